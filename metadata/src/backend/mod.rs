@@ -10,6 +10,11 @@
 //! No implementation retries a transaction by itself. A transaction whose answer is lost may have been
 //! executed, and only the caller knows how to find out (see `LOG.md`, "unknown outcomes").
 
+#[cfg(feature = "log")]
+pub mod embedded;
+#[cfg(feature = "log")]
+pub mod request;
+
 use std::fmt;
 
 use async_trait::async_trait;

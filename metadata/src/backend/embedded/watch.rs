@@ -1,0 +1,70 @@
+//! A watch on the embedded store: a position in its history, and nothing that could grow.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::Shared;
+use crate::backend::{BackendError, KeyRange, Watch, WatchBatch};
+
+/// How long a watch is silent at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Revisions with events that one batch holds at most, as in etcd.
+const MAX_BATCH_REVISIONS: usize = 1000;
+
+/// A batch ends with the revision that takes it beyond this many bytes of keys and values.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct EmbeddedWatch {
+    shared: Arc<Shared>,
+    keys: KeyRange,
+    /// The next revision that was not looked at yet.
+    next: i64,
+    changed: watch::Receiver<()>,
+    progress_at: Instant,
+}
+
+impl EmbeddedWatch {
+    pub(super) fn new(shared: Arc<Shared>, keys: KeyRange, revision: i64) -> Self {
+        let changed = shared.changed.subscribe();
+        Self { shared, keys, next: revision, changed, progress_at: Instant::now() + PROGRESS_INTERVAL }
+    }
+
+    /// Whatever there is to deliver now, and when a lease may bring more if nobody else does.
+    fn poll(&mut self) -> Result<(Option<WatchBatch>, Option<Instant>), BackendError> {
+        let now = Instant::now();
+        let state = self.shared.state_at(now);
+        let visible = state.mvcc.revision();
+        let found =
+            state.mvcc.events(&self.keys, self.next, visible, MAX_BATCH_REVISIONS, MAX_BATCH_BYTES)?;
+        self.next = self.next.max(found.through + 1);
+        let progress = now >= self.progress_at;
+        if found.events.is_empty() && !progress {
+            return Ok((None, state.deadlines.next()));
+        }
+        self.progress_at = now + PROGRESS_INTERVAL;
+        // A watch from a future revision has delivered everything there is, not everything before its start.
+        Ok((Some(WatchBatch { events: found.events, revision: visible.min(self.next - 1) }), None))
+    }
+}
+
+#[async_trait]
+impl Watch for EmbeddedWatch {
+    async fn next(&mut self) -> Result<WatchBatch, BackendError> {
+        loop {
+            self.changed.borrow_and_update();
+            let (batch, lease_deadline) = self.poll()?;
+            if let Some(batch) = batch {
+                return Ok(batch);
+            }
+            let wake_at = lease_deadline.map_or(self.progress_at, |deadline| deadline.min(self.progress_at));
+            // Either a change or the time that has come: both are looked at above.
+            let _ = timeout_at(wake_at, self.changed.changed()).await;
+        }
+    }
+}
