@@ -1,0 +1,195 @@
+//! What this broker keeps of objects in memory: bounded in bytes, in three pools that do not evict each other.
+//!
+//! | pool | holds | filled by |
+//! |---|---|---|
+//! | written | whole objects, in the buffers that they were sent from | this broker's flushes |
+//! | tail | blocks of 16 MiB | reads near the end of a partition: what other brokers wrote |
+//! | catch-up | blocks of 16 MiB | reads of the past |
+//!
+//! So a consumer that starts from the beginning takes nothing from those at the tail. Within a pool the entry that
+//! was not used for the longest time goes first. Nothing depends on a hash's order, so a simulation can repeat it.
+
+mod lru;
+mod written;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use self::lru::Lru;
+use self::written::Written;
+use crate::limits::{BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_TAIL_PERCENT, CACHE_WRITTEN_PERCENT};
+use crate::metrics::StorageMetrics;
+use crate::path::ObjectId;
+
+/// A part of the cache with a bound of its own. Its name is the `pool` label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pool {
+    /// Objects that this broker wrote.
+    Written,
+    /// Blocks that were fetched for readers at the tail.
+    Tail,
+    /// Blocks that were fetched for readers of the past.
+    CatchUp,
+}
+
+impl Pool {
+    /// All pools, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Written, Self::Tail, Self::CatchUp];
+
+    /// The pool's name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Tail => "tail",
+            Self::CatchUp => "catch_up",
+        }
+    }
+}
+
+/// A block of an object: the unit of fetching.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct BlockKey {
+    pub(crate) id: ObjectId,
+    pub(crate) index: u64,
+}
+
+impl BlockKey {
+    /// Where the block lies in an object of `object_bytes`.
+    pub(crate) fn range(self, object_bytes: u64) -> Range<u64> {
+        let start = self.index.saturating_mul(BLOCK_BYTES).min(object_bytes);
+        start..start.saturating_add(BLOCK_BYTES).min(object_bytes)
+    }
+}
+
+/// The three pools. Not shared by itself: its owner holds the lock.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    written: Lru<ObjectId, Written>,
+    tail: Lru<BlockKey, Bytes>,
+    catch_up: Lru<BlockKey, Bytes>,
+    metrics: StorageMetrics,
+}
+
+impl Cache {
+    /// A cache of at most `bytes`, all pools and their bookkeeping together.
+    pub(crate) fn new(bytes: u64, metrics: StorageMetrics) -> Self {
+        let share = |percent: u64| bytes / 100 * percent;
+        Self {
+            written: Lru::new(share(CACHE_WRITTEN_PERCENT)),
+            tail: Lru::new(share(CACHE_TAIL_PERCENT)),
+            catch_up: Lru::new(share(CACHE_CATCH_UP_PERCENT)),
+            metrics,
+        }
+    }
+
+    /// Keeps an object that this broker wrote.
+    pub(crate) fn insert_written(&mut self, id: ObjectId, payload: Vec<Bytes>) {
+        let object = Written::new(payload);
+        let bytes = object.bytes();
+        let evicted = self.written.insert(id, object, bytes);
+        self.metrics.observe_evictions(Pool::Written, evicted);
+        self.metrics.set_cache_bytes(Pool::Written, self.written.bytes());
+    }
+
+    /// Keeps a block that was fetched.
+    pub(crate) fn insert_block(&mut self, pool: Pool, key: BlockKey, block: Bytes) {
+        let lru = match pool {
+            Pool::Written => return,
+            Pool::Tail => &mut self.tail,
+            Pool::CatchUp => &mut self.catch_up,
+        };
+        let bytes = block.len() as u64;
+        let evicted = lru.insert(key, block, bytes);
+        self.metrics.observe_evictions(pool, evicted);
+        self.metrics.set_cache_bytes(pool, lru.bytes());
+    }
+
+    /// A range of an object that this broker wrote, in pieces that share its buffers.
+    pub(crate) fn written(&mut self, id: ObjectId, range: Range<u64>) -> Option<Vec<Bytes>> {
+        self.written.get(&id).and_then(|object| object.slice(range))
+    }
+
+    /// A block that was fetched, whoever it was fetched for.
+    pub(crate) fn block(&mut self, key: BlockKey) -> Option<Bytes> {
+        self.tail.get(&key).or_else(|| self.catch_up.get(&key)).cloned()
+    }
+
+    /// Forgets an object.
+    pub(crate) fn evict(&mut self, id: ObjectId) {
+        self.written.remove_range(id..=id);
+        let blocks = BlockKey { id, index: 0 }..=BlockKey { id, index: u64::MAX };
+        self.tail.remove_range(blocks.clone());
+        self.catch_up.remove_range(blocks);
+        self.metrics.set_cache_bytes(Pool::Written, self.written.bytes());
+        self.metrics.set_cache_bytes(Pool::Tail, self.tail.bytes());
+        self.metrics.set_cache_bytes(Pool::CatchUp, self.catch_up.bytes());
+    }
+
+    /// Bytes in all pools, bookkeeping included.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written.bytes() + self.tail.bytes() + self.catch_up.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::CACHE_ENTRY_OVERHEAD_BYTES;
+
+    fn id(number: u64) -> ObjectId {
+        ObjectId { incarnation: 1, number, salt: 0 }
+    }
+
+    fn block(bytes: u64) -> Bytes {
+        Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()])
+    }
+
+    #[test]
+    fn blocks_tile_an_object() {
+        let size = 2 * BLOCK_BYTES + 5;
+        let range = |index| BlockKey { id: id(1), index }.range(size);
+        assert_eq!(range(0), 0..BLOCK_BYTES);
+        assert_eq!(range(1), BLOCK_BYTES..2 * BLOCK_BYTES);
+        assert_eq!(range(2), 2 * BLOCK_BYTES..size);
+        assert!(range(3).is_empty());
+        assert!(range(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn catching_up_takes_nothing_from_the_tail() {
+        let mut cache = Cache::new(100_000, StorageMetrics::unregistered());
+        cache.insert_written(id(1), vec![block(1000)]);
+        cache.insert_block(Pool::Tail, BlockKey { id: id(2), index: 0 }, block(1000));
+        for number in 3..1000 {
+            cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: 0 }, block(1000));
+            assert!(cache.bytes() <= 100_000);
+        }
+        assert!(cache.written(id(1), 0..10).is_some());
+        assert!(cache.block(BlockKey { id: id(2), index: 0 }).is_some());
+        assert!(cache.block(BlockKey { id: id(3), index: 0 }).is_none());
+        assert!(cache.block(BlockKey { id: id(999), index: 0 }).is_some());
+    }
+
+    #[test]
+    fn evicting_forgets_every_block_of_one_object_only() {
+        let mut cache = Cache::new(1_000_000, StorageMetrics::unregistered());
+        for number in 1..=3 {
+            cache.insert_written(id(number), vec![block(300)]);
+            for index in [0, 1, 7] {
+                cache.insert_block(Pool::Tail, BlockKey { id: id(number), index }, block(300));
+                cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: index + 10 }, block(300));
+            }
+        }
+        let before = cache.bytes();
+        cache.evict(id(2));
+        assert_eq!(cache.bytes(), before / 3 * 2);
+        assert!(cache.written(id(2), 0..1).is_none());
+        for index in [0, 1, 7, 10, 11, 17] {
+            assert!(cache.block(BlockKey { id: id(2), index }).is_none());
+            assert!(cache.block(BlockKey { id: id(1), index }).is_some());
+            assert!(cache.block(BlockKey { id: id(3), index }).is_some());
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Every limit of this crate, with the relations between them that must hold.
+
+use std::time::Duration;
+
+/// One kibibyte, to say the sizes below in words.
+const KIB: usize = 1024;
+/// One mebibyte.
+const MIB: usize = 1024 * KIB;
+
+/// The unit in which objects are fetched and cached. A write object up to this size is read with one GET.
+pub const BLOCK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The longest key that an [`crate::ObjectKey`] may have. S3 allows 1,024 bytes, operator's prefix included.
+pub const MAX_KEY_BYTES: usize = 512;
+/// The longest prefix that an operator may put before every key.
+pub const MAX_PREFIX_BYTES: usize = 400;
+
+/// Most keys in one page of a listing: what S3 answers at most with one request.
+pub const MAX_LIST_PAGE: usize = 1000;
+
+/// Batches shorter than this are copied together while a write object is built: a request body of many small
+/// pieces costs more CPU than the copy does.
+pub const COALESCE_BELOW_BYTES: usize = 16 * KIB;
+/// Size of the buffers that small batches are copied into.
+pub const COALESCE_BUFFER_BYTES: usize = 256 * KIB;
+
+/// Bytes of one index entry of a write object.
+pub const SEGMENT_INDEX_ENTRY_BYTES: usize = 40;
+/// Bytes of the footer of a write object.
+pub const SEGMENT_FOOTER_BYTES: usize = 32;
+/// Most partition ranges in one write object, when writing and when reading.
+pub const MAX_SEGMENT_RANGES: usize = 1 << 18;
+/// How much of an object's end is read at first when its index is wanted; most indexes fit.
+pub const INDEX_TAIL_BYTES: u64 = 64 * 1024;
+
+/// What a cached block costs beside its bytes: keys, tree nodes, reference counts. Without it a cache of tiny
+/// objects would have no bound.
+pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 256;
+/// The share of the cache that is for objects which this broker wrote.
+pub const CACHE_WRITTEN_PERCENT: u64 = 50;
+/// The share of the cache that is for blocks fetched for readers at the tail.
+pub const CACHE_TAIL_PERCENT: u64 = 25;
+/// The share of the cache that is for blocks fetched for readers of the past.
+pub const CACHE_CATCH_UP_PERCENT: u64 = 25;
+/// Granularity of the bound on bytes in flight, so that it fits the semaphore's 32-bit requests.
+pub const IN_FLIGHT_UNIT_BYTES: u64 = 1024;
+
+/// One attempt of one request to the object store may take this long, unless configured otherwise. A store that is
+/// slow to 10 s is slow, not broken.
+pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// All attempts of one request together, unless configured otherwise: within Kafka's default `request.timeout.ms`
+/// of 30 s, so that a producer hears of it from us.
+pub const DEFAULT_RETRY_BUDGET: Duration = Duration::from_secs(25);
+/// A TCP and TLS connection must stand within this time.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is closed after this time; servers commonly close theirs after 60 s or later.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first pause between two attempts.
+pub const RETRY_BASE_BACKOFF: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts.
+pub const RETRY_MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// The first pause that SlowDown imposes on all callers of a store.
+pub const THROTTLE_BASE: Duration = Duration::from_millis(100);
+/// The longest pause that SlowDown imposes on all callers of a store.
+pub const THROTTLE_MAX: Duration = Duration::from_secs(5);
+/// A store is out of trouble when it answers and has not failed for this long.
+pub const TROUBLE_CALM: Duration = Duration::from_secs(5);
+/// So many failures in a row, with no answer in between, make a store unhealthy.
+pub const UNHEALTHY_AFTER_FAILURES: u32 = 3;
+
+/// Longest error text that is kept of what a server answered.
+pub const MAX_ERROR_TEXT_BYTES: usize = 500;
+
+const _: () = assert!(MAX_KEY_BYTES + MAX_PREFIX_BYTES < 1024, "prefix and key must fit S3's limit together");
+const _: () =
+    assert!(COALESCE_BELOW_BYTES * 4 <= COALESCE_BUFFER_BYTES, "a copy buffer holds several batches");
+const _: () = assert!(
+    MAX_SEGMENT_RANGES * SEGMENT_INDEX_ENTRY_BYTES < 16 * MIB,
+    "an index must be worth reading with one request"
+);
+const _: () = assert!(INDEX_TAIL_BYTES > (SEGMENT_FOOTER_BYTES + SEGMENT_INDEX_ENTRY_BYTES) as u64);
+const _: () = assert!(INDEX_TAIL_BYTES < BLOCK_BYTES);
+const _: () = assert!(CACHE_WRITTEN_PERCENT + CACHE_TAIL_PERCENT + CACHE_CATCH_UP_PERCENT == 100);
+const _: () = assert!(DEFAULT_REQUEST_TIMEOUT.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());
+const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DEFAULT_REQUEST_TIMEOUT.as_millis());
+const _: () = assert!(RETRY_BASE_BACKOFF.as_millis() < RETRY_MAX_BACKOFF.as_millis());
+const _: () = assert!(THROTTLE_BASE.as_millis() < THROTTLE_MAX.as_millis());
+const _: () = assert!(THROTTLE_MAX.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());

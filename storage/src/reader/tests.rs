@@ -1,0 +1,375 @@
+use std::time::Duration;
+
+use futures::future::{join, join_all};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::*;
+use crate::format::batch::tests::batch_of;
+use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
+
+const CONFIG: ReaderConfig = ReaderConfig { cache_bytes: 256 << 20, max_in_flight_bytes: 64 << 20 };
+
+struct Bench {
+    reader: Reader,
+    store: Arc<ObjectStoreBackend>,
+    faults: FaultHandle,
+    metrics: StorageMetrics,
+}
+
+impl Bench {
+    fn new(config: ReaderConfig) -> Self {
+        let store = Arc::new(ObjectStoreBackend::memory());
+        let faulty = Faulty::new(Arc::clone(&store) as Arc<dyn Store>, 1);
+        let faults = faulty.handle();
+        let metrics = StorageMetrics::unregistered();
+        Self { reader: Reader::new(Arc::new(faulty), config, metrics.clone()), store, faults, metrics }
+    }
+
+    async fn put(&self, number: u64, bytes: &Bytes) -> ObjectId {
+        let id = id(number);
+        self.store.put(&id.key(), vec![bytes.clone()]).await.unwrap();
+        id
+    }
+
+    /// Hits, misses and joins so far.
+    fn counts(&self) -> [u64; 3] {
+        [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Joined].map(|o| self.metrics.cache_requests(o))
+    }
+
+    fn fetches(&self) -> usize {
+        self.reader.inner.lock().fetches.len()
+    }
+}
+
+fn id(number: u64) -> ObjectId {
+    ObjectId { incarnation: 1, number, salt: 7 }
+}
+
+fn random_bytes(seed: u64, length: usize) -> Bytes {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes.into()
+}
+
+#[tokio::test]
+async fn what_was_written_is_served_from_memory_without_a_copy() {
+    let bench = Bench::new(CONFIG);
+    let pieces: Vec<Bytes> = (0..4).map(|seed| random_bytes(seed, 1000)).collect();
+    bench.reader.insert_written(id(1), pieces.clone());
+    bench.faults.set(FaultPlan::outage());
+    let found = bench.reader.read(id(1), 4000, 1000..2000).await.unwrap();
+    assert_eq!(found, [pieces[1].clone()]);
+    assert_eq!(found[0].as_ptr(), pieces[1].as_ptr());
+    let found = bench.reader.read_as(ReadKind::CatchUp, id(1), 4000, 500..3500).await.unwrap();
+    assert_eq!(found.concat(), pieces.concat()[500..3500]);
+    assert_eq!(bench.counts(), [2, 0, 0]);
+}
+
+#[tokio::test]
+async fn an_object_is_fetched_once_and_then_cached() {
+    let bench = Bench::new(CONFIG);
+    let bytes = random_bytes(1, 100_000);
+    let id = bench.put(1, &bytes).await;
+    for range in [0..1, 99_999..100_000, 500..80_000, 0..100_000] {
+        let found = bench.reader.read(id, 100_000, range.clone()).await.unwrap();
+        let (from, to) = (usize::try_from(range.start).unwrap(), usize::try_from(range.end).unwrap());
+        assert_eq!(found, [bytes.slice(from..to)]);
+    }
+    assert_eq!(bench.counts(), [3, 1, 0]);
+    bench.reader.evict(id);
+    bench.reader.read(id, 100_000, 0..1).await.unwrap();
+    assert_eq!(bench.counts(), [3, 2, 0], "what was evicted is fetched again");
+}
+
+#[tokio::test]
+async fn a_range_over_several_blocks_is_whole() {
+    let bench = Bench::new(CONFIG);
+    let size = 2 * BLOCK_BYTES + 1000;
+    let bytes = random_bytes(1, usize::try_from(size).unwrap());
+    let id = bench.put(1, &bytes).await;
+    let edge = usize::try_from(BLOCK_BYTES).unwrap();
+    for (from, to) in [(edge - 1, edge), (edge, edge + 1), (edge - 5, edge + 5), (5, 2 * edge + 1000)] {
+        let found = bench.reader.read(id, size, from as u64..to as u64).await.unwrap();
+        assert!(found.concat() == bytes[from..to], "{from}..{to}");
+        assert!(found.iter().all(|piece| !piece.is_empty()), "{from}..{to}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_outside_of_the_object_are_refused() {
+    let bench = Bench::new(CONFIG);
+    for range in [0..11, 5..5, 11..12] {
+        let refused = bench.reader.read(id(1), 10, range).await;
+        assert!(matches!(refused, Err(StoreError::Invalid { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_share_one_get() {
+    let bench = Bench::new(CONFIG);
+    let bytes = random_bytes(1, 1000);
+    let id = bench.put(1, &bytes).await;
+    bench.faults.inject(Operation::Get, Fault::Delay(Duration::from_secs(1)));
+    let found = join_all((0..100).map(|i| bench.reader.read(id, 1000, i..i + 10))).await;
+    for (i, pieces) in found.into_iter().enumerate() {
+        assert_eq!(pieces.unwrap(), [bytes.slice(i..i + 10)]);
+    }
+    assert_eq!(bench.counts(), [0, 1, 99]);
+    assert_eq!(bench.fetches(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_leaves_does_not_disturb_the_others() {
+    let bench = Bench::new(CONFIG);
+    let bytes = random_bytes(1, 1000);
+    let id = bench.put(1, &bytes).await;
+    bench.faults.inject(Operation::Get, Fault::Delay(Duration::from_secs(1)));
+    // The first to come drives the fetch, and leaves first.
+    let leaver = timeout(Duration::from_millis(100), bench.reader.read(id, 1000, 0..10));
+    let stayer = async {
+        sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        let found = bench.reader.read(id, 1000, 0..10).await;
+        (found, begin.elapsed())
+    };
+    let (left, (found, waited)) = join(leaver, stayer).await;
+    assert!(left.is_err());
+    assert_eq!(found.unwrap(), [bytes.slice(0..10)]);
+    assert_eq!(waited, Duration::from_millis(950), "the fetch was not started again");
+    assert_eq!(bench.counts(), [0, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_nobody_waits_for_is_given_up() {
+    let bench = Bench::new(CONFIG);
+    let bytes = random_bytes(1, 1000);
+    let id = bench.put(1, &bytes).await;
+    bench.faults.inject(Operation::Get, Fault::Hang);
+    let left = timeout(Duration::from_secs(1), bench.reader.read(id, 1000, 0..10)).await;
+    assert!(left.is_err(), "the first GET hangs");
+    assert_eq!(bench.fetches(), 0, "nothing is left of it");
+    let begin = Instant::now();
+    assert_eq!(bench.reader.read(id, 1000, 0..10).await.unwrap(), [bytes.slice(0..10)]);
+    assert_eq!(begin.elapsed(), Duration::ZERO, "the next one starts anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_get_fails_all_who_wait_and_is_not_remembered() {
+    let bench = Bench::new(CONFIG);
+    let bytes = random_bytes(1, 1000);
+    let id = bench.put(1, &bytes).await;
+    bench.faults.set(FaultPlan {
+        error_before: 1.0,
+        delay: Duration::from_millis(1)..Duration::from_millis(2),
+        ..FaultPlan::default()
+    });
+    let found = join_all((0..10).map(|_| bench.reader.read(id, 1000, 0..10))).await;
+    for result in found {
+        let error = result.unwrap_err();
+        assert!(error.is_retryable());
+        assert_eq!(error.key(), Some(id.key().as_str()));
+    }
+    assert_eq!(bench.faults.injected(), 1);
+    bench.faults.clear();
+    assert_eq!(bench.reader.read(id, 1000, 0..10).await.unwrap(), [bytes.slice(0..10)]);
+}
+
+#[tokio::test]
+async fn missing_and_short_objects_are_errors_that_name_them() {
+    let bench = Bench::new(CONFIG);
+    let missing = bench.reader.read(id(9), 1000, 0..10).await;
+    assert_eq!(missing, Err(StoreError::NotFound { key: id(9).key().to_string() }));
+    let id = bench.put(1, &random_bytes(1, 500)).await;
+    let error = bench.reader.read(id, 1000, 0..10).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert_eq!(error.key(), Some(id.key().as_str()));
+    // A store that breaks its contract.
+    let id = bench.put(2, &random_bytes(1, 1000)).await;
+    bench.faults.inject(Operation::Get, Fault::ShortAnswer);
+    let error = bench.reader.read(id, 1000, 0..1000).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    bench.reader.read(id, 1000, 0..1000).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_in_flight_are_bounded_for_each_kind_of_read() {
+    let bench = Bench::new(ReaderConfig { cache_bytes: 1 << 20, max_in_flight_bytes: 2 * 10_240 });
+    let bytes = random_bytes(1, 5000);
+    for number in 0..20 {
+        bench.put(number, &bytes).await;
+    }
+    let second = Duration::from_secs(1);
+    bench.faults.set(FaultPlan { delay: second..second + Duration::from_nanos(1), ..FaultPlan::default() });
+    let begin = Instant::now();
+    let past = async {
+        join_all((0..10).map(|n| bench.reader.read_as(ReadKind::CatchUp, id(n), 5000, 0..10))).await;
+        begin.elapsed()
+    };
+    let tail = async {
+        sleep(Duration::from_millis(1)).await;
+        join_all((10..12).map(|n| bench.reader.read(id(n), 5000, 0..10))).await;
+        begin.elapsed()
+    };
+    let (past, tail) = join(past, tail).await;
+    assert_eq!(past.as_secs(), 5, "two objects of 5 KB at a time");
+    assert_eq!(tail.as_secs(), 1, "the tail does not queue behind the past");
+}
+
+#[tokio::test]
+async fn an_object_larger_than_all_the_room_is_still_read() {
+    let bench = Bench::new(ReaderConfig { cache_bytes: 0, max_in_flight_bytes: 0 });
+    let bytes = random_bytes(1, 50_000);
+    let id = bench.put(1, &bytes).await;
+    assert_eq!(bench.reader.read(id, 50_000, 7..40_000).await.unwrap(), [bytes.slice(7..40_000)]);
+    assert_eq!(bench.reader.inner.lock().cache.bytes(), 0);
+}
+
+#[tokio::test]
+async fn batches_are_checked_and_cut_where_they_end() {
+    let bench = Bench::new(CONFIG);
+    let sent: Vec<Bytes> = (0..20).map(|seed| batch_of(seed, usize::try_from(seed * 40).unwrap())).collect();
+    let object = Bytes::from(sent.concat());
+    let size = object.len() as u64;
+    let id = bench.put(1, &object).await;
+    for kind in [ReadKind::Tail, ReadKind::CatchUp] {
+        let found = bench.reader.read_batches(kind, id, size, 0..size).await.unwrap();
+        assert_eq!(found.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>(), sent);
+        assert!(found.iter().all(|(header, bytes)| header.total_bytes() == bytes.len()));
+    }
+    let error = bench.reader.read_batches(ReadKind::Tail, id, size, 1..size).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "a range that is no batch: {error}");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_an_error_and_asked_for_again() {
+    let sent: Vec<Bytes> = (0..20).map(|seed| batch_of(seed, 200)).collect();
+    let object = Bytes::from(sent.concat());
+    let size = object.len() as u64;
+    for seed in 0..200 {
+        let bench = Bench::new(CONFIG);
+        let id = bench.put(seed, &object).await;
+        for _ in 0..=seed {
+            // Draw another place to flip for each seed.
+            bench.faults.inject(Operation::Get, Fault::FlippedByte);
+            bench.reader.read(id, size, 0..size).await.unwrap();
+            bench.reader.evict(id);
+        }
+        bench.faults.inject(Operation::Get, Fault::FlippedByte);
+        match bench.reader.read_batches(ReadKind::Tail, id, size, 0..size).await {
+            Err(error) => {
+                assert!(matches!(error, StoreError::Corrupt { .. }), "seed {seed}: {error}");
+                assert_eq!(error.key(), Some(id.key().as_str()));
+                let again = bench.reader.read_batches(ReadKind::Tail, id, size, 0..size).await.unwrap();
+                assert_eq!(again.len(), 20, "seed {seed}: the damage was remembered");
+            }
+            // Base offset and leader epoch are outside of the CRC, and replaced before anybody sees them.
+            Ok(found) => {
+                for ((_, found), sent) in found.iter().zip(&sent) {
+                    assert_eq!(found[8..12], sent[8..12], "seed {seed}");
+                    assert_eq!(found[16..], sent[16..], "seed {seed}: wrong bytes");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_ranges_of_a_damaged_object_are_served() {
+    let bench = Bench::new(CONFIG);
+    let sent: Vec<Bytes> = (0..3).map(|seed| batch_of(seed, 200)).collect();
+    let mut object = sent.concat();
+    object[300] ^= 1;
+    let size = object.len() as u64;
+    let id = bench.put(1, &object.into()).await;
+    let length = sent[0].len() as u64;
+    for batch in 0..3 {
+        let range = batch * length..(batch + 1) * length;
+        let found = bench.reader.read_batches(ReadKind::Tail, id, size, range).await;
+        assert_eq!(found.is_ok(), batch != 1, "batch {batch}");
+    }
+}
+
+#[test]
+fn batches_are_found_however_the_bytes_are_cut() {
+    for seed in 0..300 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let sent: Vec<Bytes> =
+            (0..rng.random_range(1..6)).map(|i| batch_of(seed + i, rng.random_range(0..200))).collect();
+        let mut rest = Bytes::from(sent.concat());
+        if rng.random_bool(0.2) {
+            rest.truncate(rng.random_range(1..rest.len()));
+        }
+        let whole = rest.clone();
+        let mut pieces = Vec::new();
+        while !rest.is_empty() {
+            let length = rng.random_range(1..=rest.len().min(120));
+            pieces.push(rest.split_to(length));
+        }
+        let cut = batches(pieces, true);
+        let uncut = batches(vec![whole], true);
+        assert_eq!(cut, uncut, "seed {seed}");
+        if let Ok(found) = cut {
+            assert!(found.iter().map(|(_, bytes)| bytes).eq(&sent[..found.len()]), "seed {seed}");
+        }
+    }
+}
+
+/// Many readers, objects, faults and departures: whoever gets an answer gets the right one.
+#[tokio::test(start_paused = true)]
+async fn readers_get_right_bytes_or_an_error_whatever_happens() {
+    for seed in 0..20 {
+        let bench = Bench::new(ReaderConfig { cache_bytes: 40_000, max_in_flight_bytes: 20_000 });
+        let objects: Vec<Bytes> = (0..10).map(|n| random_bytes(seed * 100 + n, 4000)).collect();
+        for (number, bytes) in (0..).zip(&objects) {
+            bench.put(number, bytes).await;
+        }
+        bench.faults.set(FaultPlan {
+            error_before: 0.1,
+            error_after: 0.1,
+            short_answer: 0.1,
+            missing: 0.05,
+            hang: 0.05,
+            delay: Duration::ZERO..Duration::from_millis(20),
+            ..FaultPlan::default()
+        });
+        let (bench, objects) = (&bench, &objects);
+        let answered = join_all((0..30_u64).map(|reader| async move {
+            let mut rng = StdRng::seed_from_u64(seed * 1000 + reader);
+            let mut answered = 0;
+            for _ in 0..50 {
+                let number = rng.random_range(0..10_usize);
+                let from = rng.random_range(0..4000_usize);
+                let to = rng.random_range(from + 1..=4000);
+                let kind = if rng.random_bool(0.5) { ReadKind::Tail } else { ReadKind::CatchUp };
+                let range = from as u64..to as u64;
+                let read = bench.reader.read_as(kind, id(number as u64), 4000, range);
+                let patience = Duration::from_millis(rng.random_range(1..60));
+                if let Ok(Ok(found)) = timeout(patience, read).await {
+                    assert_eq!(found.concat(), objects[number][from..to], "seed {seed}");
+                    answered += 1;
+                }
+                if rng.random_bool(0.1) {
+                    bench.reader.evict(id(number as u64));
+                }
+                sleep(Duration::from_millis(rng.random_range(0..5))).await;
+            }
+            answered
+        }))
+        .await;
+        assert!(answered.iter().sum::<i32>() > 300, "seed {seed}: hardly anybody was answered");
+        assert_eq!(bench.fetches(), 0, "seed {seed}");
+        let room = &bench.reader.inner;
+        for room in [&room.tail_room, &room.catch_up_room] {
+            assert_eq!(room.permits.available_permits(), room.units as usize, "seed {seed}: room was lost");
+        }
+    }
+}
+
+#[test]
+fn a_reader_is_shown_without_its_contents() {
+    let bench = Bench::new(CONFIG);
+    bench.reader.insert_written(id(1), vec![Bytes::from_static(b"secret record")]);
+    assert!(!format!("{:?}", bench.reader).contains("secret"));
+}

@@ -1,0 +1,140 @@
+//! Counts what is asked of a store, how long it takes and how it ends, and from that tells whether it is well.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{ObjectMeta, Store};
+use crate::clock::Clock;
+use crate::error::{Operation, StoreError};
+use crate::metrics::{Outcome, StorageMetrics};
+use crate::path::ObjectKey;
+
+/// Whether the object store answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// False after several failures in a row, with no answer in between.
+    pub healthy: bool,
+    /// Wall time in milliseconds at which this began.
+    pub since_ms: i64,
+}
+
+/// A store that counts. Belongs below the retries, so that every attempt is seen.
+#[derive(Debug)]
+pub struct Measured {
+    inner: Arc<dyn Store>,
+    metrics: StorageMetrics,
+    clock: Arc<dyn Clock>,
+}
+
+impl Measured {
+    /// Measures what is asked of `inner`.
+    pub fn new(inner: Arc<dyn Store>, metrics: StorageMetrics, clock: Arc<dyn Clock>) -> Self {
+        metrics.observe_start(clock.now_ms());
+        Self { inner, metrics, clock }
+    }
+
+    fn start(&self, operation: Operation) -> Attempt<'_> {
+        Attempt { store: self, operation, started: Instant::now(), outcome: Outcome::Cancelled }
+    }
+}
+
+/// One request under way. Counts itself when dropped, so that one whose caller went away is counted too.
+struct Attempt<'a> {
+    store: &'a Measured,
+    operation: Operation,
+    started: Instant,
+    outcome: Outcome,
+}
+
+impl Attempt<'_> {
+    fn end<T>(mut self, result: &Result<T, StoreError>) {
+        self.outcome = Outcome::of(result);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Measured { metrics, clock, .. } = self.store;
+        metrics.observe_request(self.operation, self.outcome, self.started.elapsed(), clock.now_ms());
+    }
+}
+
+#[async_trait]
+impl Store for Measured {
+    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+        let bytes: u64 = payload.iter().map(|piece| piece.len() as u64).sum();
+        let attempt = self.start(Operation::Put);
+        let result = self.inner.put(key, payload).await;
+        attempt.end(&result);
+        if result.is_ok() {
+            self.metrics.observe_bytes(Operation::Put, bytes);
+        }
+        result
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let attempt = self.start(Operation::Get);
+        let result = self.inner.get(key, range).await;
+        attempt.end(&result);
+        if let Ok(bytes) = &result {
+            self.metrics.observe_bytes(Operation::Get, bytes.len() as u64);
+        }
+        result
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let attempt = self.start(Operation::Delete);
+        let result = self.inner.delete(key).await;
+        attempt.end(&result);
+        result
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        let attempt = self.start(Operation::List);
+        let result = self.inner.list(prefix, start_after, limit).await;
+        attempt.end(&result);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::store::{Fault, Faulty, ObjectStoreBackend, conformance};
+
+    #[tokio::test]
+    async fn a_measured_store_conforms() {
+        let metrics = StorageMetrics::unregistered();
+        let store =
+            Measured::new(Arc::new(ObjectStoreBackend::memory()), metrics.clone(), Arc::new(SystemClock));
+        conformance::run(&store).await;
+        assert!(metrics.requests(Operation::Put, Outcome::Ok) > 1000);
+        assert!(metrics.requests(Operation::Get, Outcome::Corrupt) > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_is_counted_as_that() {
+        let metrics = StorageMetrics::unregistered();
+        let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
+        faulty.handle().inject(Operation::Get, Fault::Hang);
+        let store = Measured::new(Arc::new(faulty), metrics.clone(), Arc::new(SystemClock));
+        let key = ObjectKey::parse("a").unwrap();
+        let asked = tokio::time::timeout(Duration::from_secs(1), store.get(&key, None)).await;
+        assert!(asked.is_err(), "it hangs");
+        assert_eq!(metrics.requests(Operation::Get, Outcome::Cancelled), 1);
+        assert!(store.get(&key, None).await.is_err());
+        assert_eq!(metrics.requests(Operation::Get, Outcome::NotFound), 1);
+    }
+}

@@ -1,0 +1,273 @@
+//! The one backend: any `object_store`, which is S3, a folder, or memory.
+//!
+//! It adds a prefix, and holds the client to this crate's contract: exactly the range that was asked for, keys in
+//! order, deleting what is absent is no error.
+
+use std::fs;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutPayload,
+};
+
+use super::answer::classify;
+use super::config::{StoreConfig, StoreUrl};
+use super::{ObjectMeta, Store, s3};
+use crate::error::{Operation, StoreError};
+use crate::limits::MAX_LIST_PAGE;
+use crate::path::{KeyError, ObjectKey, check_list_prefix, normalize_prefix};
+
+/// A store on top of an [`ObjectStore`].
+#[derive(Debug)]
+pub struct ObjectStoreBackend {
+    inner: Arc<dyn ObjectStore>,
+    /// Empty, or ending with a slash.
+    prefix: String,
+    /// Whether the client lists keys in their order, so that a listing may stop at the end of a page.
+    lists_in_order: bool,
+}
+
+impl ObjectStoreBackend {
+    /// Opens what `config` names. A folder is made if absent; S3 is not asked for anything yet.
+    pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
+        let own = normalize_prefix(&config.prefix)?;
+        match &config.url {
+            StoreUrl::S3 { bucket, prefix } => {
+                // The joined prefix is what has to keep the rules, its length above all.
+                let prefix = normalize_prefix(&format!("{}{own}", normalize_prefix(prefix)?))?;
+                Ok(Self { inner: s3::open(config, bucket)?, prefix, lists_in_order: true })
+            }
+            StoreUrl::File { path } => {
+                let fail = |error: &dyn std::fmt::Display| {
+                    StoreError::invalid(format!("the folder {} cannot be used: {error}", path.display()))
+                };
+                fs::create_dir_all(path).map_err(|error| fail(&error))?;
+                let folder = LocalFileSystem::new_with_prefix(path).map_err(|error| fail(&error))?;
+                let inner = Arc::new(folder.with_fsync(config.fsync));
+                Ok(Self { inner, prefix: own, lists_in_order: false })
+            }
+            StoreUrl::Memory => {
+                Ok(Self { inner: Arc::new(InMemory::new()), prefix: own, lists_in_order: true })
+            }
+        }
+    }
+
+    /// A store of its own in memory, for tests.
+    pub fn memory() -> Self {
+        Self { inner: Arc::new(InMemory::new()), prefix: String::new(), lists_in_order: true }
+    }
+
+    /// A view of the same objects under another prefix, as another cluster of the same bucket has it.
+    pub fn with_prefix(&self, prefix: &str) -> Result<Self, KeyError> {
+        let prefix = normalize_prefix(prefix)?;
+        Ok(Self { inner: Arc::clone(&self.inner), prefix, lists_in_order: self.lists_in_order })
+    }
+
+    fn locate(&self, key: &str) -> Result<Path, StoreError> {
+        Path::parse(format!("{}{key}", self.prefix)).map_err(|error| StoreError::invalid(error.to_string()))
+    }
+
+    /// Turns what was listed into a key of ours; `None` for what lies beside our objects and cannot be one.
+    fn listed(&self, meta: &object_store::ObjectMeta) -> Option<ObjectMeta> {
+        let key = meta.location.as_ref().strip_prefix(&self.prefix)?;
+        Some(ObjectMeta { key: ObjectKey::parse(key).ok()?, size: meta.size })
+    }
+}
+
+#[async_trait]
+impl Store for ObjectStoreBackend {
+    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+        let location = self.locate(key.as_str())?;
+        match self.inner.put(&location, PutPayload::from_iter(payload)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(classify(Operation::Put, key.as_str(), &error)),
+        }
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Err(StoreError::invalid(format!("an empty range of {key} was asked for")));
+        }
+        let location = self.locate(key.as_str())?;
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let found = match self.inner.get_opts(&location, options).await {
+            Ok(found) => found,
+            Err(error) => return Err(classify(Operation::Get, key.as_str(), &error)),
+        };
+        let wanted = range.unwrap_or(0..found.meta.size);
+        if found.range != wanted {
+            let what = format!("it has {} bytes, bytes {wanted:?} were asked for", found.meta.size);
+            return Err(StoreError::corrupt(key, what));
+        }
+        collect(key, found, wanted.end - wanted.start).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let location = self.locate(key.as_str())?;
+        match self.inner.delete(&location).await {
+            Ok(()) => Ok(()),
+            Err(error) => match classify(Operation::Delete, key.as_str(), &error) {
+                StoreError::NotFound { .. } => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        check_list_prefix(prefix)?;
+        let limit = limit.min(MAX_LIST_PAGE);
+        let whole = self.locate(prefix.trim_end_matches('/'))?;
+        let within = (!whole.as_ref().is_empty()).then_some(&whole);
+        let mut stream = match start_after {
+            Some(key) => self.inner.list_with_offset(within, &self.locate(key.as_str())?),
+            None => self.inner.list(within),
+        };
+        let mut page = Vec::new();
+        while page.len() < limit || !self.lists_in_order {
+            match stream.next().await {
+                Some(Ok(meta)) => page.extend(self.listed(&meta)),
+                Some(Err(error)) => return Err(classify(Operation::List, prefix, &error)),
+                None => break,
+            }
+        }
+        page.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        page.truncate(limit);
+        Ok(page)
+    }
+}
+
+/// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever the server sends.
+async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes, StoreError> {
+    let cut = |got: usize| StoreError::Unavailable {
+        key: key.to_string(),
+        operation: Operation::Get,
+        message: format!("the answer has {got} bytes instead of {wanted}"),
+    };
+    let fail = |error: &object_store::Error| classify(Operation::Get, key.as_str(), error);
+    let wanted_bytes =
+        usize::try_from(wanted).map_err(|_| StoreError::invalid("a range beyond the memory"))?;
+    if !matches!(found.payload, GetResultPayload::Stream(_)) {
+        let bytes = found.bytes().await.map_err(|error| fail(&error))?;
+        return if bytes.len() == wanted_bytes { Ok(bytes) } else { Err(cut(bytes.len())) };
+    }
+    let mut stream = found.into_stream();
+    let mut buffer = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| fail(&error))?;
+        if buffer.is_empty() {
+            if piece.len() == wanted_bytes {
+                return Ok(piece);
+            }
+            buffer.reserve(wanted_bytes);
+        }
+        if piece.len() > wanted_bytes - buffer.len() {
+            return Err(cut(buffer.len() + piece.len()));
+        }
+        buffer.extend_from_slice(&piece);
+    }
+    if buffer.len() == wanted_bytes { Ok(buffer.freeze()) } else { Err(cut(buffer.len())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    struct TempFolder(std::path::PathBuf);
+
+    impl TempFolder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("strandline-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for TempFolder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_conforms() {
+        conformance::run(&ObjectStoreBackend::memory()).await;
+    }
+
+    #[tokio::test]
+    async fn folder_conforms() {
+        let folder = TempFolder::new("conforms");
+        let mut config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
+        config.prefix = "some/cluster".into();
+        conformance::run(&ObjectStoreBackend::open(&config).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_hides_what_a_crash_left_and_what_is_not_ours() {
+        let folder = TempFolder::new("leftovers");
+        let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
+        let store = ObjectStoreBackend::open(&config).unwrap();
+        let key = ObjectKey::parse("wal/a").unwrap();
+        store.put(&key, vec![Bytes::from_static(b"whole")]).await.unwrap();
+        fs::write(folder.0.join("wal/b#1"), "half an obj").unwrap();
+        fs::write(folder.0.join("wal/not a key"), "x").unwrap();
+        let listed = store.list("wal/", None, 10).await.unwrap();
+        assert_eq!(listed, [ObjectMeta { key, size: 5 }]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_survives_being_opened_again() {
+        let folder = TempFolder::new("again");
+        let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
+        let key = ObjectKey::parse("wal/a").unwrap();
+        ObjectStoreBackend::open(&config).unwrap().put(&key, vec![Bytes::from_static(b"x")]).await.unwrap();
+        let found = ObjectStoreBackend::open(&config).unwrap().get(&key, None).await.unwrap();
+        assert_eq!(found, "x");
+    }
+
+    #[tokio::test]
+    async fn a_truncated_file_is_an_error_that_names_the_object() {
+        let folder = TempFolder::new("truncated");
+        let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
+        let store = ObjectStoreBackend::open(&config).unwrap();
+        let key = ObjectKey::parse("wal/a").unwrap();
+        store.put(&key, vec![Bytes::from_static(b"0123456789")]).await.unwrap();
+        fs::write(folder.0.join("wal/a"), "0123").unwrap();
+        for range in [2..10, 4..5, 6..10] {
+            let error = store.get(&key, Some(range.clone())).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{range:?}: {error}");
+            assert_eq!(error.key(), Some("wal/a"));
+        }
+        assert_eq!(store.get(&key, Some(1..4)).await.unwrap(), "123", "what is there is served");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_refused() {
+        let config = StoreConfig::new(StoreUrl::File { path: "/proc/nowhere".into() });
+        let refused = ObjectStoreBackend::open(&config);
+        assert!(matches!(refused, Err(StoreError::Invalid { what }) if what.contains("/proc/nowhere")));
+    }
+
+    #[tokio::test]
+    async fn clusters_in_one_bucket_do_not_see_each_other() {
+        let one = ObjectStoreBackend::memory().with_prefix("clusters/one").unwrap();
+        let two = one.with_prefix("clusters/two").unwrap();
+        let key = ObjectKey::parse("wal/a").unwrap();
+        one.put(&key, vec![Bytes::from_static(b"1")]).await.unwrap();
+        assert!(matches!(two.get(&key, None).await, Err(StoreError::NotFound { .. })));
+        assert_eq!(two.list("", None, 10).await.unwrap(), []);
+        assert_eq!(one.list("", None, 10).await.unwrap().len(), 1);
+    }
+}
