@@ -11,9 +11,13 @@
 //! executed, and only the caller knows how to find out (see `LOG.md`, "unknown outcomes").
 
 #[cfg(feature = "log")]
-pub mod embedded;
+pub mod conformance;
 #[cfg(feature = "log")]
-pub mod request;
+pub mod embedded;
+pub mod etcd;
+mod request;
+#[cfg(feature = "log")]
+pub mod txn_rules;
 
 use std::fmt;
 

@@ -17,7 +17,8 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::record::{Change, Record};
-use crate::backend::request::{check_range, check_revision, check_txn_limits, check_txn_shape};
+use crate::backend::request::{check_range, check_revision};
+use crate::backend::txn_rules::{check_txn_limits, check_txn_shape};
 use crate::backend::{
     BackendError, Compare, Event, KeyRange, KeyValue, Op, OpResponse, RangeRequest, RangeResponse, Txn,
     TxnResponse,

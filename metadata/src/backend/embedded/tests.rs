@@ -118,3 +118,8 @@ async fn clones_share_one_store() {
     let taken = Txn { compares: vec![Compare::CreateRevision("k".into(), 0)], ..Txn::default() };
     assert!(!store.txn(taken).await.unwrap().succeeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn conforms_in_memory() {
+    crate::backend::conformance::run_all(async || Arc::new(Embedded::in_memory()) as Arc<dyn Backend>).await;
+}
