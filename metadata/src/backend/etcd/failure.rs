@@ -82,9 +82,7 @@ pub(super) fn of_status(status: &Status) -> Failure {
     match status.code() {
         Code::Unauthenticated => Failure::Token(said()),
         Code::PermissionDenied => Failure::Refused(BackendError::Denied(said())),
-        Code::InvalidArgument if is("auth token") || is("user name is empty") || is("auth store is old") => {
-            Failure::Token(said())
-        }
+        Code::InvalidArgument if is_about_token(text) => Failure::Token(said()),
         Code::InvalidArgument if is("authentication failed") => {
             Failure::Refused(BackendError::Denied(said()))
         }
@@ -117,6 +115,11 @@ pub(super) fn of_status(status: &Status) -> Failure {
         | Code::Internal
         | Code::Unavailable => Failure::Lost(format!("{:?}: {text}", status.code())),
     }
+}
+
+/// Whether etcd wants another token than the one it got. It looks at that before anything else.
+pub(super) fn is_about_token(text: &str) -> bool {
+    ["auth token", "user name is empty", "auth store is old"].iter().any(|known| text.contains(known))
 }
 
 /// Of everything that can happen to a connection, only this is certain: without a connection, nothing was sent.

@@ -22,10 +22,10 @@ use async_trait::async_trait;
 use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchResponse, WatchStream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::convert::{event, split, watch_options};
-use super::failure::Failure;
+use super::failure::{Failure, is_about_token, of_status};
 use super::lanes::{Choice, Purpose};
 use super::session::Session;
 use crate::backend::{BackendError, Event, KeyRange, Watch, WatchBatch};
@@ -172,10 +172,10 @@ fn why_canceled(response: &PbWatchResponse) -> Failure {
     }
     let reason = &response.cancel_reason;
     // etcd before 3.5.9 says so of an old token as well; the caller finds out which it is by logging in again.
-    if reason.contains("permission denied") || reason.contains("auth token") {
+    if reason.contains("permission denied") || is_about_token(reason) {
         return Failure::Token(reason.clone());
     }
-    super::failure::of_status(&tonic::Status::new(Code::Unavailable, reason))
+    of_status(&Status::new(Code::Unavailable, reason))
 }
 
 async fn until(deadline: Option<Instant>) {
