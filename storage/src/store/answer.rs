@@ -33,6 +33,8 @@ pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Er
             StoreError::Throttled { key, operation, message }
         }
         (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, ..)
+        // The client has no words of its own for a listing's status.
+        | (_, Some(401 | 403), _)
         | (_, _, Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken")) => {
             StoreError::Denied { key, operation, message }
         }
@@ -164,6 +166,8 @@ mod tests {
             (Operation::Put, generic("Server returned error response: <Code>SlowDown</Code>"), "throttled"),
             (Operation::Put, forbidden, "denied"),
             (Operation::Put, unsigned, "denied"),
+            (Operation::List, status("403 Forbidden", "AccessDenied"), "denied"),
+            (Operation::List, status("404 Not Found", "x"), "invalid"),
             (Operation::Get, status("400 Bad Request", "ExpiredToken"), "denied"),
             (Operation::Get, status("416 Range Not Satisfiable", "InvalidRange"), "corrupt"),
             (
