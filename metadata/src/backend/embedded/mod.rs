@@ -4,14 +4,14 @@
 //!   Embedded (clones share one store)
 //!      │ lock
 //!      ▼
-//!   State { Mvcc: keys, history, leases' keys   (pure)
+//!   State { Mvcc: keys, history, leases' keys   (pure)     ── records ─▶ Tail ─ drain ─▶ Journal (file)
 //!           Deadlines: when leases end          (told the time) }
 //!      │ changed
 //!      ▼
 //!   EmbeddedWatch: a revision and a filter; reads the shared history
 //! ```
 //!
-//! Everything is as in etcd (see `conformance.rs`), with these differences, all of which make it stricter or
+//! Everything is as in etcd (see `conformance`), with these differences, all of which make it stricter or
 //! more predictable: a lease may be as short as one second and ends exactly at its deadline; lease ids count up
 //! from 1; a delete and a put of one key never share a transaction, whichever nested transactions they are in.
 //!
@@ -19,25 +19,37 @@
 //! next, whoever makes it, and by any watch that is being waited on. An owner who wants keys to vanish in time
 //! although nobody calls and nobody watches runs [`Embedded::run_leases`] as a task.
 //!
+//! **Journal.** A store that was opened with [`Embedded::open`] survives kill -9. What a call has answered is
+//! durable, and nothing is shown, by a range or a watch, that is not. Changes that come together share one write
+//! and one fdatasync, on a blocking thread. After opening, every lease has its full time to live again: how much
+//! of it had passed is not written down, and a broker that is still alive gets to keep its keys. If the journal
+//! cannot be written any more, calls that were waiting for it end with [`BackendError::OutcomeUnknown`] and all
+//! later ones with [`BackendError::Unavailable`], until the store is opened again.
+//!
 //! **Determinism.** In memory nothing is spawned, no clock but tokio's is read and no order is arbitrary: under
 //! a paused clock and one thread, a run can be repeated.
 
 mod deadlines;
+mod journal;
 mod mvcc;
 mod record;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch as signal;
 use tokio::time::{Instant, timeout_at};
 
-use self::deadlines::Deadlines;
+pub use self::journal::{Durability, OpenError};
+
+use self::journal::Journal;
 use self::mvcc::Mvcc;
+use self::shared::{Shared, State};
 use self::watch::EmbeddedWatch;
 use super::request::{check_range, check_revision};
 use super::{
@@ -53,25 +65,22 @@ pub struct Embedded {
     shared: Arc<Shared>,
 }
 
-/// What all handles and watches of one store share.
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Signalled after every change of `state` that a watch or [`Embedded::run_leases`] may wait for.
-    changed: signal::Sender<()>,
-}
-
-#[derive(Debug)]
-struct State {
-    mvcc: Mvcc,
-    deadlines: Deadlines,
-}
-
 impl Embedded {
     /// An empty store that lives as long as its handles.
     pub fn in_memory() -> Self {
-        let state = State { mvcc: Mvcc::new(), deadlines: Deadlines::default() };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: signal::Sender::new(()) }) }
+        Self { shared: Arc::new(Shared::new(Mvcc::new(), None)) }
+    }
+
+    /// A store that lives in a file, which is made if it is not there. Call it when the program starts: it reads
+    /// the whole file before it returns. See the module's documentation for what a journal promises.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, Durability::default())
+    }
+
+    /// The same, with another idea of what is durable.
+    pub fn open_with(path: &Path, durability: Durability) -> Result<Self, OpenError> {
+        let (journal, mvcc) = Journal::open(path, durability)?;
+        Ok(Self { shared: Arc::new(Shared::new(mvcc, Some(journal))) })
     }
 
     /// Ends leases in time although nobody calls or watches. Never returns; the owner of the store runs it as a
@@ -80,7 +89,7 @@ impl Embedded {
         let mut changed = self.shared.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let next = self.shared.state_at(Instant::now()).deadlines.next();
+            let (next, _) = self.shared.with_state(|state, _| state.deadlines.next());
             match next {
                 Some(deadline) => {
                     // Either a lease changed or one is due: the next round finds out.
@@ -92,29 +101,28 @@ impl Embedded {
             }
         }
     }
-}
 
-impl Shared {
-    /// The state, with every lease ended that has run out by `now`.
-    fn state_at(&self, now: Instant) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock; were it to happen in a test, that test has failed already.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ended = false;
-        while let Some(lease) = state.deadlines.due(now) {
-            state.deadlines.remove(lease);
-            ended |= state.mvcc.end_lease(lease).is_ok();
-        }
-        if ended {
-            self.changed.send_replace(());
-        }
-        state
+    /// Does something that may change the store, and returns when that is durable.
+    async fn write<T>(
+        &self,
+        change: impl FnOnce(&mut State, Instant) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        self.shared.check()?;
+        let (result, position) = self.shared.with_state(change);
+        // Also a refusal is told only when what it is based on is durable.
+        self.shared.settled(position).await.map_err(BackendError::OutcomeUnknown)?;
+        result
     }
 }
 
 #[async_trait]
 impl ReadBackend for Embedded {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
-        self.shared.state_at(Instant::now()).mvcc.range(&request)
+        self.shared.check()?;
+        let (response, position) = self.shared.with_state(|state, _| state.mvcc.range(&request));
+        // What was read may be the work of a call that is still waiting for the disk.
+        self.shared.settled(position).await.map_err(BackendError::Unavailable)?;
+        response
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {
@@ -127,44 +135,42 @@ impl ReadBackend for Embedded {
 #[async_trait]
 impl Backend for Embedded {
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
-        let (response, record) = self.shared.state_at(Instant::now()).mvcc.txn(&txn)?;
-        if record.is_some() {
-            self.shared.changed.send_replace(());
-        }
-        Ok(response)
+        self.write(|state, _| {
+            let (response, record) = state.mvcc.txn(&txn)?;
+            state.remember(record);
+            Ok(response)
+        })
+        .await
     }
 
     async fn lease_grant(&self, ttl_s: i64) -> Result<i64, BackendError> {
         if ttl_s > MAX_LEASE_TTL_S {
             return Err(BackendError::Broken(format!("a lease of {ttl_s} seconds is too long")));
         }
-        let now = Instant::now();
-        let mut state = self.shared.state_at(now);
-        let (lease, _) = state.mvcc.grant(ttl_s.max(1));
-        state.deadlines.set(lease, now, ttl_s.max(1));
-        self.shared.changed.send_replace(());
-        Ok(lease)
+        self.write(|state, now| {
+            let (lease, record) = state.mvcc.grant(ttl_s.max(1));
+            state.deadlines.set(lease, now, ttl_s.max(1));
+            state.remember(Some(record));
+            Ok(lease)
+        })
+        .await
     }
 
     async fn lease_keep_alive(&self, lease: i64) -> Result<i64, BackendError> {
-        let now = Instant::now();
-        let mut state = self.shared.state_at(now);
-        let ttl_s = state.mvcc.lease_ttl_s(lease).ok_or(BackendError::LeaseGone(lease))?;
-        state.deadlines.set(lease, now, ttl_s);
-        Ok(ttl_s)
+        self.write(|state, now| {
+            let ttl_s = state.mvcc.lease_ttl_s(lease).ok_or(BackendError::LeaseGone(lease))?;
+            state.deadlines.set(lease, now, ttl_s);
+            Ok(ttl_s)
+        })
+        .await
     }
 
     async fn lease_revoke(&self, lease: i64) -> Result<(), BackendError> {
-        let mut state = self.shared.state_at(Instant::now());
-        state.mvcc.end_lease(lease)?;
-        state.deadlines.remove(lease);
-        self.shared.changed.send_replace(());
-        Ok(())
+        self.write(|state, _| state.end_lease(lease)).await
     }
 
     async fn compact(&self, revision: i64) -> Result<(), BackendError> {
-        self.shared.state_at(Instant::now()).mvcc.compact(revision)?;
-        Ok(())
+        self.write(|state, _| state.compact(revision)).await
     }
 }
 

@@ -1,6 +1,11 @@
 //! The pure store against records, and time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::mvcc::Mvcc;
 use super::*;
@@ -87,8 +92,8 @@ async fn run_leases_ends_them_although_nobody_calls() {
     let op = Op::Put { key: "k".into(), value: "v".into(), lease };
     store.txn(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
     let _ = tokio::time::timeout(Duration::from_secs(4), store.run_leases()).await.unwrap_err();
-    let state = store.shared.state.lock().unwrap();
-    assert_eq!(state.mvcc.revision(), 3);
+    let (revision, _) = store.shared.with_state(|state, _| state.mvcc.revision());
+    assert_eq!(revision, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,4 +127,113 @@ async fn clones_share_one_store() {
 #[tokio::test(start_paused = true)]
 async fn conforms_in_memory() {
     crate::backend::conformance::run_all(async || Arc::new(Embedded::in_memory()) as Arc<dyn Backend>).await;
+}
+
+/// What a store must be: all its keys, at every revision.
+#[derive(Default)]
+struct Model {
+    revisions: Vec<(i64, BTreeMap<Bytes, KeyValue>)>,
+}
+
+impl Model {
+    fn observe(&mut self, store: &Mvcc) {
+        let kvs = store.range(&newest(all())).unwrap().kvs;
+        let keys = kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+        match self.revisions.last_mut() {
+            Some((revision, last)) if *revision == store.revision() => assert_eq!(*last, keys),
+            _ => self.revisions.push((store.revision(), keys)),
+        }
+    }
+
+    /// Every revision that was not forgotten reads as it did when it was the newest, and the events between two
+    /// revisions lead from the one to the other.
+    fn check(&self, store: &Mvcc, oldest: i64) {
+        let readable = self.revisions.iter().filter(|(revision, _)| *revision >= oldest);
+        for ((_, before), (revision, after)) in readable.clone().zip(readable.skip(1)) {
+            let at = RangeRequest { keys: all(), revision: Some(*revision), limit: 0 };
+            assert_eq!(store.range(&at).unwrap().kvs, after.values().cloned().collect::<Vec<_>>());
+            let mut keys = before.clone();
+            for event in store.events(&all(), *revision, *revision, 10, usize::MAX).unwrap().events {
+                match event {
+                    Event::Put(kv) => drop(keys.insert(kv.key.clone(), kv)),
+                    Event::Delete { key, .. } => assert!(keys.remove(&key).is_some(), "{key:?}"),
+                }
+            }
+            assert_eq!(keys, *after, "at revision {revision}");
+        }
+    }
+}
+
+fn random_op(random: &mut StdRng, leases: &[i64]) -> Op {
+    let key = format!("k{}", random.random_range(0..8));
+    match random.random_range(0..10) {
+        0..3 => Op::Delete(KeyRange::key(key)),
+        3 => Op::Delete(KeyRange::Span { start: key.into(), end: "k6".into() }),
+        4 if !leases.is_empty() => {
+            let lease = leases[random.random_range(0..leases.len())];
+            Op::Put { key: key.into(), value: "leased".into(), lease }
+        }
+        5 => Op::Txn(Txn {
+            compares: vec![Compare::CreateRevision(key.clone().into(), 0)],
+            then: vec![Op::put(key, "created")],
+            otherwise: vec![Op::Range(all())],
+        }),
+        _ => Op::put(key, random.random_range(0..1000).to_string()),
+    }
+}
+
+/// One random history. Returns what happened, to compare two runs of one seed.
+fn run_history(seed: u64) -> String {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut store, mut model, mut records) = (Mvcc::new(), Model::default(), Vec::new());
+    let (mut leases, mut oldest) = (Vec::new(), 1);
+    for _ in 0..200 {
+        match random.random_range(0..20) {
+            0 => {
+                let (lease, record) = store.grant(10);
+                leases.push(lease);
+                records.push(record);
+            }
+            1 if !leases.is_empty() => {
+                let lease = leases.swap_remove(random.random_range(0..leases.len()));
+                records.push(store.end_lease(lease).unwrap());
+            }
+            2 => {
+                oldest = random.random_range(oldest..=store.revision());
+                records.extend(store.compact(oldest).unwrap());
+            }
+            _ => {
+                let then = (0..random.random_range(1..4)).map(|_| random_op(&mut random, &leases)).collect();
+                // Some change a key twice: those must change nothing.
+                if let Ok((_, record)) = store.txn(&Txn { then, ..Txn::default() }) {
+                    records.extend(record);
+                }
+            }
+        }
+        model.observe(&store);
+    }
+    model.check(&store, oldest);
+
+    let expected = format!("{store:?}");
+    for (what, source) in [("records", records), ("a snapshot", store.snapshot())] {
+        let mut copy = Mvcc::new();
+        for record in source {
+            copy.replay(record).unwrap();
+        }
+        assert!(format!("{copy:?}") == expected, "seed {seed}: another store comes of {what}");
+    }
+    expected
+}
+
+#[test]
+fn random_histories_hold_together() {
+    for seed in 0..300 {
+        run_history(seed);
+    }
+}
+
+#[test]
+fn a_history_can_be_repeated() {
+    assert!(run_history(42) == run_history(42));
+    assert!(run_history(42) != run_history(43));
 }

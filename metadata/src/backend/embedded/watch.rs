@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::backend::{BackendError, KeyRange, Watch, WatchBatch};
 
 /// How long a watch is silent at most.
@@ -37,15 +37,18 @@ impl EmbeddedWatch {
 
     /// Whatever there is to deliver now, and when a lease may bring more if nobody else does.
     fn poll(&mut self) -> Result<(Option<WatchBatch>, Option<Instant>), BackendError> {
-        let now = Instant::now();
-        let state = self.shared.state_at(now);
-        let visible = state.mvcc.revision();
-        let found =
-            state.mvcc.events(&self.keys, self.next, visible, MAX_BATCH_REVISIONS, MAX_BATCH_BYTES)?;
+        self.shared.check()?;
+        let (next, keys) = (self.next, &self.keys);
+        let ((found, visible, lease_deadline), _) = self.shared.with_state(|state, _| {
+            let visible = state.visible();
+            let found = state.mvcc.events(keys, next, visible, MAX_BATCH_REVISIONS, MAX_BATCH_BYTES);
+            (found, visible, state.deadlines.next())
+        });
+        let found = found?;
         self.next = self.next.max(found.through + 1);
-        let progress = now >= self.progress_at;
-        if found.events.is_empty() && !progress {
-            return Ok((None, state.deadlines.next()));
+        let now = Instant::now();
+        if found.events.is_empty() && now < self.progress_at {
+            return Ok((None, lease_deadline));
         }
         self.progress_at = now + PROGRESS_INTERVAL;
         // A watch from a future revision has delivered everything there is, not everything before its start.

@@ -11,6 +11,8 @@
 //!  ◀─ gone ─────┤
 //! ```
 
+mod replay;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
@@ -212,41 +214,9 @@ impl Mvcc {
         Ok(found)
     }
 
-    #[cfg(test)]
-    /// Repeats what a record says was done.
-    pub(super) fn replay(&mut self, record: Record) -> Result<(), String> {
-        match record {
-            Record::Committed { revision, changes } => {
-                if revision != self.revision + 1 {
-                    return Err(format!("revision {revision} follows revision {}", self.revision));
-                }
-                let mut events = Vec::with_capacity(changes.len());
-                for change in changes {
-                    events.push(match change {
-                        Change::Put { key, value, lease } => self.put_key(key, value, lease, revision),
-                        Change::Delete { key } => self.delete_key(key, revision),
-                    });
-                }
-                self.finish(revision, events);
-            }
-            Record::Granted { lease, ttl_s } => {
-                self.leases.insert(lease, Lease { ttl_s, keys: BTreeSet::new() });
-                self.last_lease = self.last_lease.max(lease);
-            }
-            Record::Ended { lease, revision } => {
-                self.end_lease(lease).map_err(|error| error.to_string())?;
-                if self.revision != revision {
-                    return Err(format!(
-                        "ending lease {lease} led to revision {}, not {revision}",
-                        self.revision
-                    ));
-                }
-            }
-            Record::Compacted { revision } => {
-                self.compact(revision).map_err(|error| error.to_string())?;
-            }
-        }
-        Ok(())
+    /// Every lease with the time to live that it was granted with.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease.ttl_s))
     }
 
     /// The live keys of a range at a revision that is neither forgotten nor in the future, in key order.
@@ -366,7 +336,11 @@ impl Mvcc {
         let versions = entry.get_mut();
         let visible = versions.partition_point(|version| version.revision <= self.oldest).saturating_sub(1);
         versions.drain(..visible);
-        if matches!(&versions[..], [only] if only.value.is_none()) {
+        // That a key was gone at `oldest` needs no saying.
+        if versions.first().is_some_and(|first| first.value.is_none() && first.revision <= self.oldest) {
+            versions.remove(0);
+        }
+        if versions.is_empty() {
             entry.remove();
         }
     }
