@@ -11,15 +11,21 @@ use std::fs;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, put};
 use bytes::Bytes;
 use strandline_dev_s3::{Config, FaultPlan, Operation as ServerOperation, Place, Server, Tls};
 use strandline_storage::store::{Checksum, ObjectStoreBackend, Secret, StoreUrl, conformance, open_backend};
 use strandline_storage::{
     Clock, ObjectKey, StorageMetrics, Store, StoreConfig, StoreError, SystemClock, open,
 };
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const BUCKET: &str = "test-bucket";
 
@@ -254,6 +260,47 @@ async fn a_session_token_is_sent() {
     let store = open_backend(&StoreConfig { session_token, ..server.config() }).unwrap();
     // The server signs with every header that the client signed: a token that were not sent would not verify.
     store.put(&key("a"), payload()).await.unwrap();
+}
+
+/// An instance's metadata service that knows one role. Its first answers are refusals, as while a machine boots.
+fn metadata_service(refusals: u32) -> Router {
+    let refused = Arc::new(AtomicU32::new(0));
+    let token = move || async move {
+        if refused.fetch_add(1, Ordering::Relaxed) < refusals {
+            return (StatusCode::NOT_FOUND, "no role yet");
+        }
+        (StatusCode::OK, "a-token")
+    };
+    let credentials = || async {
+        r#"{"AccessKeyId": "test", "SecretAccessKey": "test-secret", "Token": "t", "Expiration": "2100-01-01T00:00:00Z"}"#
+    };
+    Router::new()
+        .route("/latest/api/token", put(token))
+        .route("/latest/meta-data/iam/security-credentials/", get(|| async { "a-role" }))
+        .route("/latest/meta-data/iam/security-credentials/a-role", get(credentials))
+}
+
+#[tokio::test]
+async fn the_credentials_of_an_instance_are_used_once_they_are_there() {
+    let server = Running::in_memory().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, metadata_service(2)).await.unwrap() });
+    let config = StoreConfig {
+        access_key_id: None,
+        secret_access_key: None,
+        metadata_endpoint: Some(endpoint),
+        ..server.config()
+    };
+    let error = open_backend(&config).unwrap().put(&key("a"), payload()).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Denied { message, .. } if message.contains("credentials")),
+        "{error}"
+    );
+    let store = open(&config, &StorageMetrics::unregistered(), Arc::new(SystemClock), 1).unwrap();
+    store.put(&key("a"), payload()).await.unwrap();
+    assert_eq!(server.bare().get(&key("a"), None).await.unwrap().len(), 200_000);
 }
 
 #[tokio::test]

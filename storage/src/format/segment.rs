@@ -354,6 +354,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::*;
+    use crate::store::ObjectStoreBackend;
 
     fn golden() -> Segment {
         let mut builder = SegmentBuilder::new();
@@ -551,6 +552,50 @@ mod tests {
             let segment = builder.finish();
             let found = parse_index(&segment.payload.concat(), segment.size);
             assert!(matches!(found, Err(FormatError::Tiling(_))), "case {case}: {found:?}");
+        }
+    }
+
+    async fn stored(bytes: Vec<u8>) -> (ObjectStoreBackend, ObjectKey) {
+        let (store, key) = (ObjectStoreBackend::memory(), ObjectKey::parse("wal/a").unwrap());
+        store.put(&key, vec![bytes.into()]).await.unwrap();
+        (store, key)
+    }
+
+    #[tokio::test]
+    async fn an_index_is_read_from_the_store_however_large_it_is() {
+        for partitions in [0, 1, 1000, 1637, 1638, 10_000] {
+            let mut builder = SegmentBuilder::new();
+            for partition in 0..partitions {
+                builder.push([3; 16], partition, vec![Bytes::from_static(b"some batch")]);
+            }
+            let segment = builder.finish();
+            let (store, key) = stored(segment.payload.concat()).await;
+            let ranges = read_index(&store, &key, segment.size).await.unwrap();
+            assert_eq!(ranges, segment.ranges, "{partitions} partitions");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_index_in_the_store_is_an_error_that_names_the_object() {
+        let good = golden_bytes();
+        let size = good.len() as u64;
+        let mut flipped = good.clone();
+        flipped[40] ^= 1;
+        let mut lying_count = good.clone();
+        lying_count[good.len() - 20] = 0x7f;
+        let cut = good[..good.len() - 1].to_vec();
+        for (bytes, told) in [
+            (flipped, size),
+            (lying_count, size),
+            (cut.clone(), size),
+            (cut, size - 1),
+            (vec![], 0),
+            (vec![1], 1),
+        ] {
+            let (store, key) = stored(bytes).await;
+            let error = read_index(&store, &key, told).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+            assert_eq!(error.key(), Some("wal/a"));
         }
     }
 

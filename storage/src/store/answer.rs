@@ -12,6 +12,8 @@ use crate::limits::MAX_ERROR_TEXT_BYTES;
 const STATUS_MARK: &str = "status code: ";
 /// How the client words a range that begins behind the object's end, without having asked a server.
 const RANGE_MARKS: [&str; 2] = ["Wanted range starting at", "Out of range of file"];
+/// Where credentials are fetched from. No answer from there is no answer about an object.
+const CREDENTIAL_MARKS: [&str; 3] = ["/latest/api/token", "/latest/meta-data/iam/", "http://169.254.170.2"];
 
 /// Decides what a failed operation means. `key` is the object, or the prefix of a listing.
 pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Error) -> StoreError {
@@ -19,6 +21,9 @@ pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Er
     let answer = Answer::read(&text);
     let key = key.to_owned();
     let message = answer.message(&text);
+    if CREDENTIAL_MARKS.iter().any(|mark| text.contains(mark)) {
+        return StoreError::Denied { key, operation, message: format!("no credentials: {message}") };
+    }
     match (error, answer.status, answer.code) {
         (_, _, Some("NoSuchBucket")) => {
             StoreError::Invalid { what: format!("the bucket does not exist ({message})") }
@@ -166,6 +171,11 @@ mod tests {
             (Operation::Put, generic("Server returned error response: <Code>SlowDown</Code>"), "throttled"),
             (Operation::Put, forbidden, "denied"),
             (Operation::Put, unsigned, "denied"),
+            (
+                Operation::Put,
+                generic("PUT http://169.254.169.254/latest/api/token status code: 404"),
+                "denied",
+            ),
             (Operation::List, status("403 Forbidden", "AccessDenied"), "denied"),
             (Operation::List, status("404 Not Found", "x"), "invalid"),
             (Operation::Get, status("400 Bad Request", "ExpiredToken"), "denied"),

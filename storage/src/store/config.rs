@@ -132,6 +132,8 @@ pub struct StoreConfig {
     pub secret_access_key: Option<Secret>,
     /// The session token of temporary static credentials.
     pub session_token: Option<Secret>,
+    /// Where the instance's credentials come from, instead of the environment and the usual address.
+    pub metadata_endpoint: Option<String>,
     /// Whether plain HTTP will do.
     pub allow_http: bool,
     /// Bucket in the path (`host/bucket/key`) instead of the host (`bucket.host/key`).
@@ -159,6 +161,7 @@ impl StoreConfig {
             access_key_id: None,
             secret_access_key: None,
             session_token: None,
+            metadata_endpoint: None,
             allow_http: false,
             path_style: true,
             ca_file: None,

@@ -25,6 +25,7 @@ mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod faulty;
+mod folder;
 mod measure;
 mod object;
 mod retry;

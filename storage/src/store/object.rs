@@ -3,14 +3,12 @@
 //! It adds a prefix, and holds the client to this crate's contract: exactly the range that was asked for, keys in
 //! order, deleting what is absent is no error.
 
-use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -19,7 +17,7 @@ use object_store::{
 
 use super::answer::classify;
 use super::config::{StoreConfig, StoreUrl};
-use super::{ObjectMeta, Store, s3};
+use super::{ObjectMeta, Store, folder, s3};
 use crate::error::{Operation, StoreError};
 use crate::limits::MAX_LIST_PAGE;
 use crate::path::{KeyError, ObjectKey, check_list_prefix, normalize_prefix};
@@ -45,12 +43,7 @@ impl ObjectStoreBackend {
                 Ok(Self { inner: s3::open(config, bucket)?, prefix, lists_in_order: true })
             }
             StoreUrl::File { path } => {
-                let fail = |error: &dyn std::fmt::Display| {
-                    StoreError::invalid(format!("the folder {} cannot be used: {error}", path.display()))
-                };
-                fs::create_dir_all(path).map_err(|error| fail(&error))?;
-                let folder = LocalFileSystem::new_with_prefix(path).map_err(|error| fail(&error))?;
-                let inner = Arc::new(folder.with_fsync(config.fsync));
+                let inner = Arc::new(folder::open(path, config.fsync)?);
                 Ok(Self { inner, prefix: own, lists_in_order: false })
             }
             StoreUrl::Memory => {
@@ -182,6 +175,8 @@ async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::store::conformance;
 
@@ -225,6 +220,24 @@ mod tests {
         fs::write(folder.0.join("wal/not a key"), "x").unwrap();
         let listed = store.list("wal/", None, 10).await.unwrap();
         assert_eq!(listed, [ObjectMeta { key, size: 5 }]);
+    }
+
+    #[tokio::test]
+    async fn deleted_objects_leave_no_folders_behind() {
+        let folder = TempFolder::new("cleanup");
+        let store =
+            ObjectStoreBackend::open(&StoreConfig::new(StoreUrl::File { path: folder.0.clone() })).unwrap();
+        let keys = ["wal/0/1-1", "wal/1/1-2", "wal/1/1-3"].map(|key| ObjectKey::parse(key).unwrap());
+        for key in &keys {
+            store.put(key, vec![Bytes::from_static(b"x")]).await.unwrap();
+        }
+        store.delete(&keys[0]).await.unwrap();
+        store.delete(&keys[1]).await.unwrap();
+        assert!(!folder.0.join("wal/0").exists());
+        assert_eq!(store.get(&keys[2], None).await.unwrap(), "x");
+        store.delete(&keys[2]).await.unwrap();
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+        store.put(&keys[0], vec![]).await.unwrap();
     }
 
     #[tokio::test]

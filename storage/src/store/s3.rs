@@ -68,6 +68,9 @@ fn credentials(mut builder: AmazonS3Builder, config: &StoreConfig) -> Result<Ama
             }
             Ok(builder)
         }
+        (None, None) if let Some(endpoint) = &config.metadata_endpoint => {
+            Ok(builder.with_metadata_endpoint(endpoint))
+        }
         (None, None) => {
             let environment = AmazonS3Builder::from_env();
             for key in ENVIRONMENT_CREDENTIALS {
