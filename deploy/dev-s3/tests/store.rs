@@ -208,14 +208,14 @@ async fn an_outage_ends_without_help() {
         server.faults(plan.clone());
         let put = async { store.put(&key, payload()).await };
         let heal = async {
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::sleep(Duration::from_millis(2500)).await;
             assert!(!metrics.health().healthy, "{plan:?}");
             server.faults(FaultPlan::default());
         };
         let begin = Instant::now();
         let (put, ()) = futures::future::join(put, heal).await;
         put.unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(8), "{plan:?}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(15), "{plan:?}: {:?}", begin.elapsed());
         assert!(metrics.health().healthy, "{plan:?}");
     }
 }

@@ -53,7 +53,8 @@ pub struct ObjectMeta {
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
     /// Writes a whole object, given in pieces. Unconditional; repeating it with the same bytes changes nothing. When
-    /// it returns `Ok` the object is durable, and visible to all.
+    /// it returns `Ok` the object is durable, and visible to all. When it fails, whatever the error, the object may
+    /// exist, now or in a moment: whoever gives up on it deletes it, and a later LIST finds what came after that.
     async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError>;
 
     /// Reads a range of an object, or all of it: exactly that, or an error. Never fewer bytes.

@@ -93,7 +93,8 @@ impl Retrying {
         Self { inner, policy, shared: Mutex::new(shared) }
     }
 
-    /// Asks until there is an answer, the failure is final, or the budget is used up.
+    /// Asks until there is an answer, the failure is final, or the budget is used up. If the outcome of any attempt
+    /// is unknown, then so is the outcome of all: a later refusal does not undo a PUT whose answer was lost.
     async fn run<'a, T>(
         &self,
         operation: Operation,
@@ -102,7 +103,7 @@ impl Retrying {
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.policy.budget;
         let mut pause = self.policy.base_backoff;
-        let mut last_error = None;
+        let mut last_error: Option<StoreError> = None;
         loop {
             if !self.wait_for_turn(deadline).await {
                 return Err(last_error.unwrap_or_else(|| StoreError::Throttled {
@@ -123,17 +124,22 @@ impl Retrying {
                     return Err(error);
                 }
                 Err(_) => {
-                    // An error that was seen says more than that the time is up.
-                    let error = last_error.unwrap_or_else(|| StoreError::Unavailable {
+                    let before =
+                        last_error.map(|error| format!("; before that: {error}")).unwrap_or_default();
+                    let error = StoreError::Unavailable {
                         key: key.to_owned(),
                         operation,
-                        message: format!("no answer within {:?}", self.policy.budget),
-                    });
+                        message: format!("no answer within {:?}{before}", self.policy.budget),
+                    };
                     self.note_failure(&error);
                     return Err(error);
                 }
             };
             self.note_failure(&error);
+            let error = match last_error {
+                Some(unknown @ StoreError::Unavailable { .. }) => unknown,
+                _ => error,
+            };
             let wake = Instant::now() + self.jitter(pause);
             if wake >= deadline {
                 return Err(error);

@@ -75,6 +75,31 @@ async fn a_lost_answer_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_does_not_hide_that_an_earlier_attempt_may_have_happened() {
+    let (store, faults) = retrying(1);
+    faults.inject(Operation::Put, Fault::ErrorAfter);
+    faults.set(FaultPlan { denied: 1.0, ..FaultPlan::default() });
+    let error = store.put(&key(), payload()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    let error = store.put(&key(), payload()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    faults.clear();
+    assert_eq!(store.get(&key(), None).await.unwrap(), "bytes", "it did happen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_until_the_end_may_have_happened() {
+    let (store, faults) = retrying(1);
+    faults.inject(Operation::Put, Fault::Denied);
+    faults.inject(Operation::Put, Fault::Hang);
+    let error = store.put(&key(), payload()).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable { message, .. } if message.contains("denies")),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn slow_down_makes_all_callers_wait() {
     let (store, faults) = retrying(1);
     store.put(&key(), payload()).await.unwrap();
