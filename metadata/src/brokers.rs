@@ -1,0 +1,148 @@
+//! Registering a broker, and what the whole cluster agrees on.
+//!
+//! A registration is a leased key; its create revision is the broker's incarnation, and every transaction of the broker
+//! compares it. So a broker whose registration went can commit nothing any more (invariant 5).
+
+use std::fmt::Write as _;
+
+use rand::{Rng, RngExt};
+
+use crate::backend::{Backend, BackendError, Compare, KeyRange, KeyValue, Op, OpResponse, RangeRequest, Txn};
+use crate::keys::{Key, Keyspace};
+use crate::log::Session;
+use crate::state::FEATURE_LEVEL;
+use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
+
+/// Why a broker cannot register.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// The metadata store does not answer.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A stored value cannot be read.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// The cluster demands more than this build can do.
+    #[error("the cluster's feature level is {0}, this build knows {FEATURE_LEVEL}: use a newer build")]
+    FeatureLevel(u32),
+    /// Another process registered the same node id in between.
+    #[error("another process registered node id {0} at the same time")]
+    Raced(i32),
+}
+
+/// A registration that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Under which the broker may commit.
+    pub session: Session,
+    /// The lease that keeps the registration.
+    pub lease: i64,
+}
+
+/// Reads `cluster`, or writes it if this is the first broker: then with a new id, 22 characters as Kafka's own.
+pub async fn ensure_cluster(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    rng: &mut (dyn Rng + Send),
+) -> Result<ClusterValue, RegisterError> {
+    let key = keys.encode(&Key::Cluster);
+    let mut cluster_id = String::new();
+    for _ in 0..11 {
+        // Writing into a string cannot fail.
+        let _ = write!(cluster_id, "{:02x}", rng.random::<u8>());
+    }
+    let fresh = ClusterValue { format: VALUE_FORMAT, cluster_id, feature_level: FEATURE_LEVEL };
+    let create = Txn {
+        compares: vec![Compare::CreateRevision(key.clone(), 0)],
+        then: vec![Op::put(key.clone(), fresh.encode())],
+        otherwise: vec![Op::Range(KeyRange::Key(key.clone()))],
+    };
+    let response = backend.txn(create).await?;
+    if response.succeeded {
+        return Ok(fresh);
+    }
+    match response.responses.first() {
+        Some(OpResponse::Range(kvs)) if !kvs.is_empty() => {
+            let known = ClusterValue::decode(&kvs[0].value)?;
+            if known.feature_level > FEATURE_LEVEL {
+                return Err(RegisterError::FeatureLevel(known.feature_level));
+            }
+            Ok(known)
+        }
+        _ => Err(BackendError::Broken("a key exists and cannot be read".to_owned()).into()),
+    }
+}
+
+/// The registration of a node id as it is now, read linearizably.
+pub async fn registered(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    node_id: i32,
+) -> Result<Option<(BrokerValue, i64)>, RegisterError> {
+    let read =
+        RangeRequest { keys: KeyRange::Key(keys.encode(&Key::Broker(node_id))), revision: None, limit: 1 };
+    match backend.range(read).await?.kvs.first() {
+        None => Ok(None),
+        Some(kv) => Ok(Some((BrokerValue::decode(&kv.value)?, kv.create_revision))),
+    }
+}
+
+/// Registers a broker under a new lease of `ttl_s` seconds. A predecessor with the same node id is deleted first, in
+/// a transaction of its own: a put over its key would keep the create revision, and let the old process commit.
+pub async fn register(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    cluster: &ClusterValue,
+    value: &BrokerValue,
+    ttl_s: i64,
+) -> Result<Registration, RegisterError> {
+    let key = keys.encode(&Key::Broker(value.node_id));
+    if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await? {
+        let delete = Txn {
+            compares: vec![Compare::CreateRevision(key.clone(), incarnation)],
+            then: vec![Op::Delete(KeyRange::Key(key.clone()))],
+            otherwise: Vec::new(),
+        };
+        backend.txn(delete).await?;
+    }
+    let lease = backend.lease_grant(ttl_s).await?;
+    let create = Txn {
+        compares: vec![
+            Compare::CreateRevision(key.clone(), 0),
+            Compare::Value(keys.encode(&Key::Cluster), cluster.encode().into()),
+        ],
+        then: vec![Op::Put { key: key.clone(), value: value.encode().into(), lease }],
+        otherwise: vec![Op::Range(KeyRange::Key(key))],
+    };
+    let response = backend.txn(create).await?;
+    if response.succeeded {
+        let session = Session { node_id: value.node_id, incarnation: response.revision };
+        return Ok(Registration { session, lease });
+    }
+    let found: Option<&KeyValue> = match response.responses.first() {
+        Some(OpResponse::Range(kvs)) => kvs.first(),
+        _ => None,
+    };
+    // A lease that is not used ends by itself; ending it now is only tidier.
+    let _ = backend.lease_revoke(lease).await;
+    match found {
+        Some(_) => Err(RegisterError::Raced(value.node_id)),
+        None => Err(RegisterError::FeatureLevel(FEATURE_LEVEL + 1)),
+    }
+}
+
+/// Changes the value of a live registration, without touching its create revision (for example: draining).
+pub async fn update(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    registration: &Registration,
+    value: &BrokerValue,
+) -> Result<bool, BackendError> {
+    let key = keys.encode(&Key::Broker(value.node_id));
+    let txn = Txn {
+        compares: vec![Compare::CreateRevision(key.clone(), registration.session.incarnation)],
+        then: vec![Op::Put { key, value: value.encode().into(), lease: registration.lease }],
+        otherwise: Vec::new(),
+    };
+    Ok(backend.txn(txn).await?.succeeded)
+}

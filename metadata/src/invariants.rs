@@ -1,0 +1,160 @@
+//! The numbered invariants of ARCHITECTURE.md that can be seen in one state, as functions.
+//!
+//! Tests and the simulation call [`check`] after every step; a snapshot is checked when it is read, so that one which
+//! contradicts itself never becomes the truth.
+
+use std::collections::BTreeMap;
+
+use strandline_storage::path::ObjectId;
+use uuid::Uuid;
+
+use crate::state::{Partition, REMEMBERED_BATCHES, State};
+
+/// What a state must not be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Invariant 2: the ranges of a partition tile its offsets from before the log start to the end.
+    #[error("invariant 2: partition {partition} of topic {topic_id}: {what}")]
+    Offsets {
+        /// The topic.
+        topic_id: Uuid,
+        /// The partition.
+        partition: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Invariant 3: what is remembered of a producer is in order and bounded.
+    #[error("invariant 3: producer {producer_id} in partition {partition} of topic {topic_id}: {what}")]
+    Producer {
+        /// The topic.
+        topic_id: Uuid,
+        /// The partition.
+        partition: usize,
+        /// The producer.
+        producer_id: i64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Invariant 6: objects are live exactly as long as ranges lie in them.
+    #[error("invariant 6: object {object}: {what}")]
+    Object {
+        /// The object.
+        object: ObjectId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A count that is kept beside what it counts is off.
+    #[error("the state counts {counted} ranges and has {actual}")]
+    Count {
+        /// What the counter says.
+        counted: u64,
+        /// What is there.
+        actual: u64,
+    },
+}
+
+/// Checks every invariant that one state can show. Costs time in proportion to the state.
+pub fn check(state: &State) -> Result<(), Violation> {
+    let mut references: BTreeMap<ObjectId, u32> = BTreeMap::new();
+    let mut ranges = 0;
+    for (&topic_id, topic) in state.topics() {
+        for (number, partition) in topic.partitions().iter().enumerate() {
+            offsets_tile(partition).map_err(|what| Violation::Offsets {
+                topic_id,
+                partition: number,
+                what,
+            })?;
+            producers_are_in_order(partition).map_err(|(producer_id, what)| Violation::Producer {
+                topic_id,
+                partition: number,
+                producer_id,
+                what,
+            })?;
+            for range in partition.ranges() {
+                *references.entry(range.object).or_default() += 1;
+                ranges += 1;
+            }
+        }
+    }
+    if ranges != state.range_count() {
+        return Err(Violation::Count { counted: state.range_count(), actual: ranges });
+    }
+    objects_are_live_while_referenced(state, &references)
+}
+
+/// Invariant 2, for one partition.
+fn offsets_tile(partition: &Partition) -> Result<(), &'static str> {
+    let mut next = None;
+    let mut bytes = 0;
+    for range in partition.ranges() {
+        if range.base_offset >= range.end_offset || range.bytes == 0 || range.batches == 0 {
+            return Err("a range is empty");
+        }
+        if next.is_some_and(|n| n != range.base_offset) {
+            return Err("there is a gap or an overlap between ranges");
+        }
+        next = Some(range.end_offset);
+        bytes += range.bytes;
+    }
+    if bytes != partition.bytes() {
+        return Err("the bytes are miscounted");
+    }
+    if partition.log_start() < 0 || partition.log_start() > partition.end() {
+        return Err("the log start is not within the log");
+    }
+    let first = partition.ranges().front();
+    match (first, next) {
+        (Some(first), Some(last_end)) => {
+            if last_end != partition.end() {
+                Err("the last range does not reach the end")
+            } else if first.base_offset > partition.log_start() || first.end_offset <= partition.log_start() {
+                Err("the log start is not in the first range")
+            } else {
+                Ok(())
+            }
+        }
+        _ if partition.log_start() == partition.end() => Ok(()),
+        _ => Err("there are offsets without a range"),
+    }
+}
+
+/// Invariant 3, for one partition.
+fn producers_are_in_order(partition: &Partition) -> Result<(), (i64, &'static str)> {
+    for (&id, producer) in partition.producers() {
+        if producer.batches.is_empty() || producer.batches.len() > REMEMBERED_BATCHES {
+            return Err((id, "it has no batch, or too many"));
+        }
+        if !producer.batches.is_sorted_by(|a, b| a.base_offset + i64::from(a.count) <= b.base_offset) {
+            return Err((id, "its batches are not in order"));
+        }
+        if producer.batches.iter().any(|b| b.base_offset + i64::from(b.count) > partition.end()) {
+            return Err((id, "a batch is beyond the end"));
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 6, as far as one state can show it.
+fn objects_are_live_while_referenced(
+    state: &State,
+    references: &BTreeMap<ObjectId, u32>,
+) -> Result<(), Violation> {
+    for (&object, live) in state.objects() {
+        let open =
+            state.incarnations().get(&object.incarnation).is_some_and(|i| i.open_object == Some(object));
+        let referenced = references.get(&object).copied().unwrap_or(0);
+        if referenced != live.ranges {
+            return Err(Violation::Object { object, what: "its references are miscounted" });
+        }
+        if referenced == 0 && !open {
+            return Err(Violation::Object { object, what: "it is live and nothing refers to it" });
+        }
+        if state.dead().contains_key(&object) {
+            return Err(Violation::Object { object, what: "it is live and dead" });
+        }
+    }
+    match references.keys().find(|o| !state.objects().contains_key(o)) {
+        Some(&object) => Err(Violation::Object { object, what: "a range refers to it and it is not live" }),
+        None => Ok(()),
+    }
+}

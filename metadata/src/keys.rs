@@ -1,0 +1,177 @@
+//! The only place that builds or parses an etcd key.
+//!
+//! Everything of a cluster is under `/strandline/<cluster>/`. Names of topics are safe as they are: Kafka allows
+//! only `[a-zA-Z0-9._-]` in them, so none can leave its prefix.
+
+use bytes::Bytes;
+
+use crate::backend::KeyRange;
+
+/// Digits of a sequence number in a key, so that key order is number order.
+const SEQUENCE_DIGITS: usize = 20;
+
+/// The keys of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyspace {
+    root: String,
+}
+
+/// What a key of the cluster stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// `cluster`: id, format version, feature level.
+    Cluster,
+    /// `brokers/<node id>`: a registration; its create revision is the incarnation.
+    Broker(i32),
+    /// `heads/<incarnation>`: the last sequence number of that incarnation.
+    Head(i64),
+    /// `log/<incarnation>/<sequence>`: one record of the commit log.
+    Log {
+        /// The incarnation that wrote it.
+        incarnation: i64,
+        /// Its sequence number, from 1, without gaps.
+        sequence: u64,
+    },
+    /// `topics/<name>`: id, partition count, configs.
+    Topic(String),
+    /// `snapshot`: the newest snapshots, and how far the log is trimmed.
+    Snapshot,
+    /// `producer-ids`: the next block.
+    ProducerIds,
+    /// `leaders/<job>`: the broker that runs a background job; leased.
+    Leader(String),
+    /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
+    BrokerConfig(Option<i32>),
+}
+
+impl Keyspace {
+    /// The keyspace of `cluster`, or `None` if the name is not of `[a-zA-Z0-9._-]`, or is empty or over 100 characters.
+    pub fn new(cluster: &str) -> Option<Self> {
+        let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let named = !cluster.is_empty() && cluster.len() <= 100 && cluster != "." && cluster != "..";
+        (named && cluster.chars().all(safe)).then(|| Self { root: format!("/strandline/{cluster}/") })
+    }
+
+    fn under(&self, rest: &str) -> Bytes {
+        format!("{}{rest}", self.root).into()
+    }
+
+    /// Every key of the cluster.
+    pub fn all(&self) -> KeyRange {
+        KeyRange::prefix(self.root.clone())
+    }
+
+    /// The key of `key`.
+    pub fn encode(&self, key: &Key) -> Bytes {
+        match key {
+            Key::Cluster => self.under("cluster"),
+            Key::Broker(node_id) => self.under(&format!("brokers/{node_id}")),
+            Key::Head(incarnation) => self.under(&format!("heads/{incarnation}")),
+            Key::Log { incarnation, sequence } => {
+                self.under(&format!("log/{incarnation}/{sequence:0SEQUENCE_DIGITS$}"))
+            }
+            Key::Topic(name) => self.under(&format!("topics/{name}")),
+            Key::Snapshot => self.under("snapshot"),
+            Key::ProducerIds => self.under("producer-ids"),
+            Key::Leader(job) => self.under(&format!("leaders/{job}")),
+            Key::BrokerConfig(Some(node_id)) => self.under(&format!("configs/brokers/{node_id}")),
+            Key::BrokerConfig(None) => self.under("configs/brokers/default"),
+        }
+    }
+
+    /// What `key` stands for; `None` for a key that this version does not know.
+    pub fn parse(&self, key: &[u8]) -> Option<Key> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?;
+        match rest.split_once('/') {
+            None => match rest {
+                "cluster" => Some(Key::Cluster),
+                "snapshot" => Some(Key::Snapshot),
+                "producer-ids" => Some(Key::ProducerIds),
+                _ => None,
+            },
+            Some(("brokers", node_id)) => node_id.parse().ok().map(Key::Broker),
+            Some(("heads", incarnation)) => incarnation.parse().ok().map(Key::Head),
+            Some(("log", tail)) => {
+                let (incarnation, sequence) = tail.split_once('/')?;
+                Some(Key::Log { incarnation: incarnation.parse().ok()?, sequence: sequence.parse().ok()? })
+            }
+            Some(("topics", name)) => Some(Key::Topic(name.to_owned())),
+            Some(("leaders", job)) => Some(Key::Leader(job.to_owned())),
+            Some(("configs", tail)) => match tail.strip_prefix("brokers/")? {
+                "default" => Some(Key::BrokerConfig(None)),
+                node_id => node_id.parse().ok().map(|id| Key::BrokerConfig(Some(id))),
+            },
+            Some(_) => None,
+        }
+    }
+
+    /// Every registration.
+    pub fn brokers(&self) -> KeyRange {
+        KeyRange::prefix(self.under("brokers/"))
+    }
+
+    /// Every topic.
+    pub fn topics(&self) -> KeyRange {
+        KeyRange::prefix(self.under("topics/"))
+    }
+
+    /// Every head.
+    pub fn heads(&self) -> KeyRange {
+        KeyRange::prefix(self.under("heads/"))
+    }
+
+    /// Every dynamic config.
+    pub fn configs(&self) -> KeyRange {
+        KeyRange::prefix(self.under("configs/"))
+    }
+
+    /// Every record of the log.
+    pub fn log(&self) -> KeyRange {
+        KeyRange::prefix(self.under("log/"))
+    }
+
+    /// The records of one incarnation with sequence numbers from `first` to below `end`.
+    pub fn log_span(&self, incarnation: i64, first: u64, end: u64) -> KeyRange {
+        KeyRange::Span {
+            start: self.encode(&Key::Log { incarnation, sequence: first }),
+            end: self.encode(&Key::Log { incarnation, sequence: end }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip() {
+        let keys = Keyspace::new("prod-1").unwrap();
+        for key in [
+            Key::Cluster,
+            Key::Broker(3),
+            Key::Head(77),
+            Key::Log { incarnation: 77, sequence: 9 },
+            Key::Topic("a.b_c-d".into()),
+            Key::Snapshot,
+            Key::ProducerIds,
+            Key::Leader("jobs".into()),
+            Key::BrokerConfig(None),
+            Key::BrokerConfig(Some(2)),
+        ] {
+            assert_eq!(keys.parse(&keys.encode(&key)), Some(key));
+        }
+        assert_eq!(
+            &keys.encode(&Key::Log { incarnation: 12, sequence: 34 })[..],
+            b"/strandline/prod-1/log/12/00000000000000000034"
+        );
+        assert_eq!(keys.parse(b"/strandline/prod-1/from-the-future/1"), None);
+        assert_eq!(keys.parse(b"/strandline/prod-2/cluster"), None);
+    }
+
+    #[test]
+    fn a_cluster_name_cannot_leave_its_prefix() {
+        for bad in ["", ".", "..", "a/b", "a b", &"x".repeat(101)] {
+            assert_eq!(Keyspace::new(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Every limit of this crate, with the relations between them.
+
+use std::time::Duration;
+
+/// Partitions of one topic.
+pub const MAX_PARTITIONS_PER_TOPIC: u32 = 100_000;
+
+/// etcd's limit for the operations of one transaction; compares count against it too.
+pub const BACKEND_TXN_OPS: usize = 128;
+
+/// etcd's default limit for a request is 1.5 MiB; this leaves room for framing.
+pub const BACKEND_REQUEST_BYTES: usize = 1_400_000;
+
+/// A log record above this is split, so that no value is hard to read and several share a transaction.
+pub const RECORD_BYTES: usize = 256 * 1024;
+
+/// Log records in one transaction.
+pub const RECORDS_PER_TXN: usize = 64;
+
+/// Bytes of log records in one transaction.
+pub const TXN_RECORD_BYTES: usize = 1_000_000;
+
+/// Proposals that wait for the log writer.
+pub const PROPOSAL_QUEUE: usize = 256;
+
+/// Keys per page when the log is read.
+pub const LOG_PAGE_KEYS: usize = 1_000;
+
+/// Keys per page of topics and other plain keys.
+pub const PLAIN_PAGE_KEYS: usize = 2_000;
+
+/// A watch is not opened further in the past than this: etcd serves such a watch under a lock that blocks writers.
+pub const WATCH_REVISIONS_BEHIND: i64 = 1_000;
+
+/// History that is kept in etcd when it is compacted.
+pub const HISTORY_REVISIONS: i64 = 10_000;
+
+/// Log keys that one transaction of the trimmer deletes.
+pub const TRIM_KEYS: u64 = 500;
+
+/// Snapshots that `snapshot` lists.
+pub const SNAPSHOTS: usize = 3;
+
+/// A commit that is not applied within this restarts the watch.
+pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One read or transaction of the backend may take so long before its outcome is looked up.
+pub const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);
+const _: () = assert!(RECORDS_PER_TXN + 8 <= BACKEND_TXN_OPS);
+const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);

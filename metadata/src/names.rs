@@ -1,0 +1,117 @@
+//! What the plain keys say, cached: topics by name, brokers by node id, dynamic broker configs.
+//!
+//! These caches answer clients; they never decide anything in the state machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::backend::{Event, KeyValue};
+use crate::keys::{Key, Keyspace};
+use crate::values::{BrokerValue, ConfigsValue, TopicValue, Value, ValueError};
+
+/// A topic as its key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// The topic's name.
+    pub name: String,
+    /// The stored value.
+    pub value: TopicValue,
+    /// Mod revision of the key, for compare-and-set.
+    pub mod_revision: i64,
+}
+
+/// A broker that is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerInfo {
+    /// The stored value.
+    pub value: BrokerValue,
+    /// Create revision of the registration.
+    pub incarnation: i64,
+}
+
+/// The caches of plain keys, as of one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    topics: BTreeMap<String, Arc<TopicInfo>>,
+    ids: BTreeMap<Uuid, Arc<TopicInfo>>,
+    brokers: BTreeMap<i32, Arc<BrokerInfo>>,
+    configs: BTreeMap<Option<i32>, (ConfigsValue, i64)>,
+}
+
+impl Names {
+    /// The topic called `name`.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicInfo>> {
+        self.topics.get(name)
+    }
+
+    /// The topic with this id.
+    pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<TopicInfo>> {
+        self.ids.get(&id)
+    }
+
+    /// Every topic, by name.
+    pub fn topics(&self) -> &BTreeMap<String, Arc<TopicInfo>> {
+        &self.topics
+    }
+
+    /// Every registered broker, by node id.
+    pub fn brokers(&self) -> &BTreeMap<i32, Arc<BrokerInfo>> {
+        &self.brokers
+    }
+
+    /// Dynamic configs of one broker, or the default of all, with the key's mod revision; 0 while there is none.
+    pub fn broker_configs(&self, node_id: Option<i32>) -> (BTreeMap<String, String>, i64) {
+        self.configs
+            .get(&node_id)
+            .map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
+    }
+
+    /// Takes over a key as it was read. Keys that mean nothing here are passed over.
+    pub(crate) fn put(&mut self, keys: &Keyspace, kv: &KeyValue) -> Result<(), ValueError> {
+        match keys.parse(&kv.key) {
+            Some(Key::Topic(name)) => {
+                let value = TopicValue::decode(&kv.value)?;
+                let topic = Arc::new(TopicInfo { name: name.clone(), value, mod_revision: kv.mod_revision });
+                if let Some(before) = self.topics.insert(name, topic.clone())
+                    && before.value.topic_id != topic.value.topic_id
+                {
+                    self.ids.remove(&before.value.topic_id);
+                }
+                self.ids.insert(topic.value.topic_id, topic);
+            }
+            Some(Key::Broker(node_id)) => {
+                let value = BrokerValue::decode(&kv.value)?;
+                self.brokers.insert(node_id, Arc::new(BrokerInfo { value, incarnation: kv.create_revision }));
+            }
+            Some(Key::BrokerConfig(node_id)) => {
+                self.configs.insert(node_id, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes over a change. Says whether it may have changed what clients see.
+    pub(crate) fn apply(&mut self, keys: &Keyspace, event: &Event) -> Result<(), ValueError> {
+        match event {
+            Event::Put(kv) => self.put(keys, kv)?,
+            Event::Delete { key, .. } => match keys.parse(key) {
+                Some(Key::Topic(name)) => {
+                    if let Some(gone) = self.topics.remove(&name) {
+                        self.ids.remove(&gone.value.topic_id);
+                    }
+                }
+                Some(Key::Broker(node_id)) => {
+                    self.brokers.remove(&node_id);
+                }
+                Some(Key::BrokerConfig(node_id)) => {
+                    self.configs.remove(&node_id);
+                }
+                _ => {}
+            },
+        }
+        Ok(())
+    }
+}

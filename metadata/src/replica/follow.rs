@@ -1,0 +1,314 @@
+//! The loop that follows the watch and applies each revision.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::load::{self, LoadError};
+use super::{Replica, View};
+use crate::backend::{BackendError, Event, Watch, WatchBatch};
+use crate::keys::Key;
+use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT};
+use crate::record::Record;
+use crate::state::{ApplyError, Effects, Position};
+use crate::values::{SnapshotValue, Value, ValueError};
+
+/// A watch that says nothing at all for this long, not even that there is nothing, is opened again.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Pause before a failed watch or load is tried again: doubles from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Follows the log; run it for as long as the replica is used.
+#[derive(Debug)]
+pub struct ReplicaLoop {
+    replica: Replica,
+    backoff: Duration,
+}
+
+/// Why following ended, and so how to go on.
+#[derive(Debug)]
+enum Interrupted {
+    /// Open the watch again from the next revision.
+    Rewatch(String),
+    /// Throw the state away and read it anew.
+    Rebuild(String),
+    /// Stop the broker.
+    Stop(LoadError),
+}
+
+impl From<ApplyError> for Interrupted {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Gap { .. } | ApplyError::Backwards { .. } => Self::Rebuild(error.to_string()),
+            ApplyError::Record(_) | ApplyError::FeatureLevel(_) => Self::Stop(error.into()),
+        }
+    }
+}
+
+impl From<ValueError> for Interrupted {
+    fn from(error: ValueError) -> Self {
+        Self::Stop(error.into())
+    }
+}
+
+impl ReplicaLoop {
+    pub(super) fn new(replica: Replica) -> Self {
+        Self { replica, backoff: BACKOFF.0 }
+    }
+
+    /// Follows until it is dropped, or until it meets something that this build must not pass over: then it ends
+    /// with the reason, and the broker must stop.
+    pub async fn run(mut self) -> LoadError {
+        loop {
+            let next = self.replica.read(|view| view.revision) + 1;
+            let shared = &self.replica.shared;
+            let interrupted =
+                match timeout(BACKEND_TIMEOUT, shared.backend.watch(shared.keys.all(), next)).await {
+                    Ok(Ok(watch)) => match self.follow(watch).await {
+                        Ok(never) => match never {},
+                        Err(interrupted) => interrupted,
+                    },
+                    Ok(Err(BackendError::Compacted { .. })) => {
+                        Interrupted::Rebuild("the history is compacted".into())
+                    }
+                    Ok(Err(error)) => Interrupted::Rewatch(error.to_string()),
+                    Err(_) => Interrupted::Rewatch("opening it took too long".into()),
+                };
+            match interrupted {
+                Interrupted::Stop(reason) => {
+                    error!(%reason, "the log cannot be followed any further");
+                    return reason;
+                }
+                Interrupted::Rewatch(why) => {
+                    debug!(why, "opening the watch again");
+                    self.count(|c| c.rewatches += 1);
+                    self.pause().await;
+                    if self.is_far_behind().await
+                        && let Some(reason) = self.rebuild("the watch would begin too far in the past").await
+                    {
+                        return reason;
+                    }
+                }
+                Interrupted::Rebuild(why) => {
+                    if let Some(reason) = self.rebuild(&why).await {
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies what the watch delivers until something is wrong with it.
+    async fn follow(&mut self, mut watch: Box<dyn Watch>) -> Result<std::convert::Infallible, Interrupted> {
+        let shared = self.replica.shared.clone();
+        let mut committed = shared.committed.subscribe();
+        let mut heard = Instant::now();
+        // When this broker's own newest commit must have come through the watch.
+        let mut due: Option<(i64, Instant)> = None;
+        loop {
+            let deadline = due.map_or(heard + SILENCE, |(_, at)| at.min(heard + SILENCE));
+            tokio::select! {
+                batch = watch.next() => {
+                    match batch {
+                        Ok(batch) => self.apply(&batch)?,
+                        Err(BackendError::Compacted { .. }) => {
+                            return Err(Interrupted::Rebuild("the history was compacted under the watch".into()));
+                        }
+                        Err(error) => return Err(Interrupted::Rewatch(error.to_string())),
+                    }
+                    heard = Instant::now();
+                    self.backoff = BACKOFF.0;
+                }
+                changed = committed.changed() => {
+                    if changed.is_err() {
+                        return Err(Interrupted::Rewatch("the replica is being dropped".into()));
+                    }
+                    let revision = *committed.borrow_and_update();
+                    due.get_or_insert((revision, Instant::now() + APPLY_TIMEOUT));
+                }
+                () = shared.rebuild.notified() => {
+                    return Err(Interrupted::Rebuild("the log was trimmed beyond what is applied".into()));
+                }
+                () = sleep_until(deadline) => {}
+            }
+            let applied = *shared.applied.borrow();
+            let now = Instant::now();
+            match due {
+                Some((revision, _)) if applied >= revision => {
+                    // Later commits may be under way; each gets its full time.
+                    let newest = *shared.committed.borrow();
+                    due = (newest > applied).then_some((newest, now + APPLY_TIMEOUT));
+                }
+                Some((revision, at)) if now >= at => {
+                    return Err(Interrupted::Rewatch(format!(
+                        "revision {revision} is committed and did not arrive"
+                    )));
+                }
+                _ => {}
+            }
+            if now >= heard + SILENCE {
+                return Err(Interrupted::Rewatch("it fell silent".into()));
+            }
+        }
+    }
+
+    /// Applies one batch of complete revisions and wakes who waits for it.
+    fn apply(&mut self, batch: &WatchBatch) -> Result<(), Interrupted> {
+        let shared = &self.replica.shared;
+        let started = Instant::now();
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        for event in &batch.events {
+            if let Event::Put(kv) = event
+                && let Some(Key::Log { incarnation, sequence }) = shared.keys.parse(&kv.key)
+            {
+                let (record, body) = Record::from_bytes(&kv.value).map_err(ApplyError::from)?;
+                bytes += kv.value.len() as u64;
+                records.push((Position { revision: kv.mod_revision, sequence, incarnation }, record, body));
+            }
+        }
+        // The watch gives the events of one revision in no order that means anything.
+        records.sort_unstable_by_key(|(at, ..)| *at);
+        let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
+        {
+            let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
+            for (at, record, body) in &records {
+                let effects = view.state.apply(*at, record, body)?;
+                if effects.checkpoint.is_some() {
+                    let mut capture = self.replica.lock_checkpoint();
+                    if std::mem::take(&mut capture.armed) {
+                        capture.state = Some(view.state.clone());
+                    }
+                }
+                applied.push((*at, record.time_ms, effects));
+            }
+            for event in &batch.events {
+                apply_plain(&mut view, &self.replica, event)?;
+            }
+            // Progress reports are no evidence that everything before them was delivered: only events move the revision.
+            if let Some(newest) = batch.events.iter().map(Event::revision).max() {
+                view.revision = view.revision.max(newest);
+                view.state.advance(newest);
+            }
+        }
+        let mut counters = shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.records += records.len() as u64;
+        counters.records_since_snapshot += records.len() as u64;
+        counters.log_bytes_since_snapshot += bytes;
+        counters.apply_nanos += u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        drop(counters);
+        self.announce(applied);
+        Ok(())
+    }
+
+    fn announce(&self, applied: Vec<(Position, i64, Effects)>) {
+        let shared = &self.replica.shared;
+        for (at, time_ms, effects) in applied {
+            shared.observer.applied(at, time_ms, &effects);
+            shared.waiters.wake(&effects.moved);
+            let mut outcomes = shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            if !effects.repeated
+                && let Some(waiting) = outcomes.remove(&(at.incarnation, at.sequence))
+            {
+                // Whoever stopped waiting does not need the outcome.
+                let _ = waiting.send(effects);
+            }
+        }
+        let revision = self.replica.read(|view| view.revision);
+        shared.applied.send_replace(revision);
+    }
+
+    async fn is_far_behind(&self) -> bool {
+        let shared = &self.replica.shared;
+        let newest = timeout(
+            BACKEND_TIMEOUT,
+            shared.backend.range(crate::backend::RangeRequest {
+                keys: crate::backend::KeyRange::Key(shared.keys.encode(&Key::Snapshot)),
+                revision: None,
+                limit: 1,
+            }),
+        );
+        let known = self.replica.read(|view| view.revision);
+        match newest.await {
+            Ok(Ok(answer)) => {
+                // A store that is behind what was applied has been restored; `load` says so.
+                answer.revision > known + crate::limits::WATCH_REVISIONS_BEHIND || answer.revision < known
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the state anew and puts it in the place of the old one. Gives the reason if that can never work.
+    async fn rebuild(&mut self, why: &str) -> Option<LoadError> {
+        warn!(why, "throwing the state away and reading it anew");
+        loop {
+            let shared = self.replica.shared.clone();
+            let known = self.replica.read(|view| view.revision);
+            match load::load(shared.backend.as_ref(), &shared.keys, shared.store.as_ref(), known).await {
+                Ok(view) => {
+                    info!(revision = view.revision, "the state is rebuilt");
+                    self.replace(view);
+                    return None;
+                }
+                Err(reason) if reason.is_retryable() => {
+                    warn!(%reason, "reading the state failed; trying again");
+                    self.pause().await;
+                }
+                Err(reason) => {
+                    error!(%reason, "the state cannot be read");
+                    return Some(reason);
+                }
+            }
+        }
+    }
+
+    fn replace(&self, view: View) {
+        let shared = &self.replica.shared;
+        let revision = view.revision;
+        let state_heads = view.state.incarnations().clone();
+        *shared.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        self.count(|c| c.rebuilds += 1);
+        // Whoever waits for a record that the rebuilt state covers will never see its outcome: dropping the sender
+        // says so. What is beyond the heads will still come.
+        shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner).retain(
+            |(incarnation, sequence), _| state_heads.get(incarnation).is_none_or(|i| i.head < *sequence),
+        );
+        shared.applied.send_replace(revision);
+        shared.waiters.wake_all();
+    }
+
+    fn count(&self, change: impl FnOnce(&mut super::ReplicaCounters)) {
+        change(&mut self.replica.shared.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn pause(&mut self) {
+        sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+}
+
+fn apply_plain(view: &mut View, replica: &Replica, event: &Event) -> Result<(), Interrupted> {
+    let keys = &replica.shared.keys;
+    if let Event::Put(kv) = event
+        && keys.parse(&kv.key) == Some(Key::Snapshot)
+    {
+        let pointer = SnapshotValue::decode(&kv.value)?;
+        // Divergence is detected here: whoever wrote the snapshot must have had the digest that this broker noted.
+        if let Some(newest) = pointer.snapshots.first()
+            && let Some(own) = view.state.checkpoints().iter().find(|c| c.revision == newest.revision)
+            && format!("{:016x}", own.digest) != newest.digest
+        {
+            return Err(Interrupted::Rebuild(format!(
+                "the snapshot of revision {} has digest {}, this broker derived {:016x}",
+                newest.revision, newest.digest, own.digest
+            )));
+        }
+        view.snapshots = Some(pointer);
+        view.snapshots_revision = kv.mod_revision;
+        replica.note_snapshot();
+    }
+    view.names.apply(keys, event)?;
+    Ok(())
+}

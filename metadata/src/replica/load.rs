@@ -1,0 +1,205 @@
+//! Reading everything at one revision: plain keys, log and the newest snapshot that can be read.
+
+use strandline_storage::store::Store;
+use tracing::{info, warn};
+
+use super::View;
+use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest};
+use crate::keys::{Key, Keyspace};
+use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
+use crate::record::{Record, RecordError};
+use crate::snapshot::{self, SnapshotError};
+use crate::state::{ApplyError, Position, State};
+use crate::values::{SnapshotValue, Value, ValueError};
+
+/// How often a load starts over because the log was trimmed under it.
+const ATTEMPTS: usize = 5;
+
+/// Why the state cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The metadata store does not answer.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// No listed snapshot can be read. Starting from nothing would lose everything, so this is final.
+    #[error("no snapshot can be read, and the log before them is gone; last: {0}")]
+    Snapshots(SnapshotError),
+    /// The object store does not answer.
+    #[error("the snapshot cannot be read for now: {0}")]
+    StoreUnavailable(SnapshotError),
+    /// A record of the log cannot be applied; the broker must stop.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A plain key cannot be read.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// The log does not reach back to any snapshot.
+    #[error(
+        "the log is trimmed to revision {trimmed_to}, and the newest readable snapshot is of revision {snapshot}"
+    )]
+    LogTooShort {
+        /// Where the log begins.
+        trimmed_to: i64,
+        /// What could be read.
+        snapshot: i64,
+    },
+    /// etcd went back in time.
+    #[error(
+        "the object store has a snapshot of revision {snapshot}, but the metadata store is only at revision {backend}: \
+         it was restored from a backup. Nothing is served and nothing is deleted. Run `strandline fsck` and follow \
+         the restore runbook"
+    )]
+    Restored {
+        /// Revision of the snapshot object.
+        snapshot: i64,
+        /// Revision of the metadata store.
+        backend: i64,
+    },
+}
+
+impl LoadError {
+    /// Whether the same load may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Backend(error) => !matches!(error, BackendError::Denied(_)),
+            Self::StoreUnavailable(_) => true,
+            Self::Snapshots(_)
+            | Self::Apply(_)
+            | Self::Value(_)
+            | Self::LogTooShort { .. }
+            | Self::Restored { .. } => false,
+        }
+    }
+}
+
+impl From<RecordError> for LoadError {
+    fn from(error: RecordError) -> Self {
+        Self::Apply(error.into())
+    }
+}
+
+/// Reads everything at one revision, which must not be below `known_revision`: a store that is behind what was
+/// applied already has been restored.
+pub(super) async fn load(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    store: &dyn Store,
+    known_revision: i64,
+) -> Result<View, LoadError> {
+    let mut attempt = 1;
+    loop {
+        match load_once(backend, keys, store, known_revision).await {
+            Err(LoadError::Backend(BackendError::Compacted { .. }) | LoadError::LogTooShort { .. })
+                if attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+                info!(attempt, "the log was trimmed while it was read; starting over");
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn load_once(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    store: &dyn Store,
+    known_revision: i64,
+) -> Result<View, LoadError> {
+    let pointer = backend
+        .range(RangeRequest { keys: KeyRange::Key(keys.encode(&Key::Snapshot)), revision: None, limit: 0 })
+        .await?;
+    let revision = pointer.revision;
+    if revision < known_revision {
+        return Err(LoadError::Restored { snapshot: known_revision, backend: revision });
+    }
+    let mut view = View { revision, ..View::default() };
+    if let Some(kv) = pointer.kvs.first() {
+        view.snapshots = Some(SnapshotValue::decode(&kv.value)?);
+        view.snapshots_revision = kv.mod_revision;
+    }
+    for range in [keys.brokers(), keys.topics(), keys.configs()] {
+        for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS).await? {
+            view.names.put(keys, &kv)?;
+        }
+    }
+    let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS).await?;
+    view.state = newest_readable(store, view.snapshots.as_ref()).await?;
+    let trimmed_to = view.snapshots.as_ref().map_or(0, |s| s.trimmed_to);
+    if trimmed_to > view.state.revision() {
+        return Err(LoadError::LogTooShort { trimmed_to, snapshot: view.state.revision() });
+    }
+    replay(&mut view.state, keys, &log)?;
+    view.state.advance(revision);
+    Ok(view)
+}
+
+/// Applies the records of `log` that come after the state's revision, in the order of their revisions and, within
+/// one, of their sequence numbers: a range returns them in key order, which is another.
+fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), LoadError> {
+    let mut records: Vec<(Position, &KeyValue)> = log
+        .iter()
+        .filter(|kv| kv.mod_revision > state.revision())
+        .filter_map(|kv| match keys.parse(&kv.key) {
+            Some(Key::Log { incarnation, sequence }) => {
+                Some((Position { revision: kv.mod_revision, sequence, incarnation }, kv))
+            }
+            _ => None,
+        })
+        .collect();
+    records.sort_unstable_by_key(|(at, _)| *at);
+    for (at, kv) in records {
+        let (record, body) = Record::from_bytes(&kv.value)?;
+        state.apply(at, &record, &body)?;
+    }
+    Ok(())
+}
+
+async fn newest_readable(store: &dyn Store, pointer: Option<&SnapshotValue>) -> Result<State, LoadError> {
+    let Some(pointer) = pointer.filter(|p| !p.snapshots.is_empty()) else {
+        return Ok(State::default());
+    };
+    let mut last = None;
+    for listed in &pointer.snapshots {
+        match snapshot::read(store, listed).await {
+            Ok(state) => return Ok(state),
+            Err(error @ SnapshotError::Unavailable { .. }) => return Err(LoadError::StoreUnavailable(error)),
+            Err(error) => {
+                warn!(revision = listed.revision, %error, "a snapshot cannot be read; trying the one before it");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.map_or_else(|| unreachable!("the list is not empty"), LoadError::Snapshots))
+}
+
+async fn pages(
+    backend: &dyn Backend,
+    keys: KeyRange,
+    revision: i64,
+    limit: usize,
+) -> Result<Vec<KeyValue>, BackendError> {
+    let KeyRange::Span { mut start, end } = keys else {
+        unreachable!("only prefixes are read in pages");
+    };
+    let mut all = Vec::new();
+    loop {
+        let span = KeyRange::Span { start: start.clone(), end: end.clone() };
+        let page = backend.range(RangeRequest { keys: span, revision: Some(revision), limit }).await?;
+        let more = page.more;
+        all.extend(page.kvs);
+        match all.last() {
+            // The next key after `last` in byte order is `last` with a zero byte behind it.
+            Some(last) if more => start = [&last.key[..], &[0]].concat().into(),
+            _ => return Ok(all),
+        }
+    }
+}
+
+/// Refuses a metadata store that is older than a snapshot in the object store.
+pub(super) async fn refuse_restored_store(store: &dyn Store, revision: i64) -> Result<(), LoadError> {
+    match snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)? {
+        Some(newest) if newest > revision => Err(LoadError::Restored { snapshot: newest, backend: revision }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,256 @@
+//! A broker's copy of the log's meaning, kept current by one loop.
+//!
+//! [`Replica::open`] reads everything at one revision; [`ReplicaLoop::run`] then follows the watch and applies each
+//! revision when it is complete. Whatever goes wrong with the watch (it is cut, compacted away, stuck, or skips a
+//! sequence number) ends in one of two ways: it is opened again from the next revision, or the state is thrown away
+//! and read anew. Reads of what is known go on meanwhile.
+
+mod barrier;
+mod follow;
+mod load;
+mod waiters;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use strandline_storage::store::Store;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+pub use self::barrier::BarrierError;
+pub use self::barrier::BarrierLoop;
+pub(crate) use self::barrier::{decode_head, encode_head};
+pub use self::follow::ReplicaLoop;
+pub use self::load::LoadError;
+pub use self::waiters::Subscription;
+use self::waiters::Waiters;
+use crate::backend::{Backend, BackendError, RangeRequest};
+use crate::keys::{Key, Keyspace};
+use crate::names::Names;
+use crate::state::{Effects, Position, State};
+use crate::values::SnapshotValue;
+
+/// The state and the caches of plain keys, as of the same revision.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// What the log says.
+    pub state: State,
+    /// What the plain keys say.
+    pub names: Names,
+    /// The value of `snapshot`, if there is one yet.
+    pub snapshots: Option<SnapshotValue>,
+    /// Mod revision of `snapshot`; 0 while there is none.
+    pub snapshots_revision: i64,
+    /// The newest revision that is applied; unlike the state's own, it also counts revisions without a record.
+    pub revision: i64,
+}
+
+/// A record of this broker disappeared into a snapshot before its outcome was seen: it is committed, but with what
+/// result is not known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the record is committed, but its outcome was lost while the state was rebuilt")]
+pub struct OutcomeLost;
+
+/// What the replica has seen and done since it was opened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaCounters {
+    /// Records applied.
+    pub records: u64,
+    /// Times the state was thrown away and read anew.
+    pub rebuilds: u64,
+    /// Times a watch was opened again.
+    pub rewatches: u64,
+    /// Nanoseconds spent applying.
+    pub apply_nanos: u64,
+    /// Bytes of log records applied since the newest snapshot.
+    pub log_bytes_since_snapshot: u64,
+    /// Records applied since the newest snapshot.
+    pub records_since_snapshot: u64,
+}
+
+/// A cheap handle to the copy.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    backend: Arc<dyn Backend>,
+    keys: Keyspace,
+    store: Arc<dyn Store>,
+    view: RwLock<View>,
+    applied: watch::Sender<i64>,
+    committed: watch::Sender<i64>,
+    rebuild: tokio::sync::Notify,
+    outcomes: Mutex<BTreeMap<(i64, u64), oneshot::Sender<Effects>>>,
+    waiters: Waiters,
+    barrier: mpsc::Sender<oneshot::Sender<Result<(), BarrierError>>>,
+    counters: Mutex<ReplicaCounters>,
+    checkpoint: Mutex<CheckpointCapture>,
+    observer: Box<dyn ApplyObserver>,
+}
+
+/// A copy of the state exactly at a checkpoint, taken for whoever writes the snapshot.
+#[derive(Debug, Default)]
+struct CheckpointCapture {
+    armed: bool,
+    state: Option<State>,
+}
+
+/// Hears of every record of the log as it is applied, in order. It must not block.
+pub trait ApplyObserver: Send + Sync + std::fmt::Debug {
+    /// A record was applied. `time_ms` is the wall clock of its writer.
+    fn applied(&self, at: Position, time_ms: i64, effects: &Effects);
+}
+
+/// An observer that hears nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoObserver;
+
+impl ApplyObserver for NoObserver {
+    fn applied(&self, _: Position, _: i64, _: &Effects) {}
+}
+
+/// Barriers that may wait for their turn.
+const BARRIER_QUEUE: usize = 1_024;
+
+impl Replica {
+    /// Reads snapshot, log and plain keys at one revision. The loops must then be run for as long as the replica is used.
+    pub async fn open(
+        backend: Arc<dyn Backend>,
+        keys: Keyspace,
+        store: Arc<dyn Store>,
+        observer: Box<dyn ApplyObserver>,
+    ) -> Result<(Self, ReplicaLoop, BarrierLoop), LoadError> {
+        let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), 0).await?;
+        load::refuse_restored_store(store.as_ref(), loaded.revision).await?;
+        let (barrier, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
+        let revision = loaded.revision;
+        let shared = Arc::new(Shared {
+            backend,
+            keys,
+            store,
+            view: RwLock::new(loaded),
+            applied: watch::Sender::new(revision),
+            committed: watch::Sender::new(0),
+            rebuild: tokio::sync::Notify::new(),
+            outcomes: Mutex::default(),
+            waiters: Waiters::default(),
+            barrier,
+            counters: Mutex::default(),
+            checkpoint: Mutex::default(),
+            observer,
+        });
+        let replica = Self { shared };
+        Ok((replica.clone(), ReplicaLoop::new(replica.clone()), BarrierLoop::new(replica, barrier_queue)))
+    }
+
+    /// Looks at the newest view. Keep it short: while it lasts nothing is applied.
+    pub fn read<R>(&self, look: impl FnOnce(&View) -> R) -> R {
+        look(&self.shared.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A copy of the state; partitions are shared until they change.
+    pub fn state(&self) -> State {
+        self.read(|view| view.state.clone())
+    }
+
+    /// The backend that this replica follows.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.shared.backend
+    }
+
+    /// The keys of the cluster.
+    pub fn keys(&self) -> &Keyspace {
+        &self.shared.keys
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> ReplicaCounters {
+        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Revisions that this broker committed itself and has not applied yet.
+    pub fn lag_revisions(&self) -> i64 {
+        (*self.shared.committed.borrow() - *self.shared.applied.borrow()).max(0)
+    }
+
+    /// Waits until everything up to `revision` is applied.
+    pub async fn wait_applied(&self, revision: i64) {
+        let mut applied = self.shared.applied.subscribe();
+        // The sender lives in `shared`, which `self` holds: waiting cannot fail.
+        let _ = applied.wait_for(|&r| r >= revision).await;
+    }
+
+    /// Waits until the state covers everything that any broker had committed when this was called. Fails if the
+    /// metadata store cannot be reached.
+    pub async fn barrier(&self) -> Result<(), BarrierError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.barrier.send(reply).await.map_err(|_| BarrierError::Closed)?;
+        answer.await.unwrap_or(Err(BarrierError::Closed))
+    }
+
+    /// A subscription that is woken when one of these partitions moves, or when the state was rebuilt.
+    pub fn subscribe(&self, partitions: &[(Uuid, u32)]) -> Subscription {
+        self.shared.waiters.subscribe(self, partitions)
+    }
+
+    /// Announces interest in the outcome of a record before it is sent. The receiver fails if the outcome is lost.
+    pub(crate) fn expect(&self, incarnation: i64, sequence: u64) -> oneshot::Receiver<Effects> {
+        let (sender, receiver) = oneshot::channel();
+        let mut outcomes = self.shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those who gave up are swept when someone new comes, so the map never holds more than what is in flight.
+        outcomes.retain(|_, waiting| !waiting.is_closed());
+        outcomes.insert((incarnation, sequence), sender);
+        receiver
+    }
+
+    /// Notes that a transaction of this broker is committed at `revision`: it must come through the watch soon.
+    pub(crate) fn note_committed(&self, revision: i64) {
+        self.shared.committed.send_if_modified(|known| {
+            let newer = revision > *known;
+            *known = revision.max(*known);
+            newer
+        });
+    }
+
+    /// A snapshot was written: the counters that decide about the next one start over.
+    pub(crate) fn note_snapshot(&self) {
+        let mut counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.log_bytes_since_snapshot = 0;
+        counters.records_since_snapshot = 0;
+    }
+
+    /// From now on, the state at the next checkpoint is kept for [`Self::take_checkpoint`].
+    pub(crate) fn arm_checkpoint(&self) {
+        *self.lock_checkpoint() = CheckpointCapture { armed: true, state: None };
+    }
+
+    /// The state at the checkpoint, if one came since [`Self::arm_checkpoint`].
+    pub(crate) fn take_checkpoint(&self) -> Option<State> {
+        std::mem::take(&mut *self.lock_checkpoint()).state
+    }
+
+    fn lock_checkpoint(&self) -> std::sync::MutexGuard<'_, CheckpointCapture> {
+        self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first sequence number up to `head` that an incarnation still has in the log.
+    pub(crate) async fn log_span_first(
+        &self,
+        incarnation: i64,
+        head: u64,
+    ) -> Result<Option<u64>, BackendError> {
+        let keys = self.shared.keys.log_span(incarnation, 0, head + 1);
+        let found = self.shared.backend.range(RangeRequest { keys, revision: None, limit: 1 }).await?;
+        Ok(found.kvs.first().and_then(|kv| match self.shared.keys.parse(&kv.key) {
+            Some(Key::Log { sequence, .. }) => Some(sequence),
+            _ => None,
+        }))
+    }
+
+    fn request_rebuild(&self) {
+        self.shared.rebuild.notify_one();
+    }
+}

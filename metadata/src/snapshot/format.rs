@@ -1,0 +1,416 @@
+//! The bytes of a snapshot: a manifest object and, once the state is large, chunk objects. `LOG.md` specifies them.
+//!
+//! Topics are spread over chunks by the first byte of their id, so a topic that did not change leaves its chunk as it
+//! was, and the next snapshot refers to the same object. A chunk brings its own table of objects for the same
+//! reason: indices into a common table would change with every commit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use prost::Message;
+use strandline_storage::path::ObjectId;
+use uuid::Uuid;
+
+use crate::record::{ObjectRef, topic_id};
+use crate::state::{
+    CheckpointDigest, Incarnation, Object, Partition, PartitionParts, Producer, Range, SeenBatch, State,
+    StateParts, Topic, object_id,
+};
+
+/// The format that this build writes.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// Ranges that one chunk should hold, about 64 KiB.
+const RANGES_PER_CHUNK: u64 = 4_096;
+
+/// The most chunks of a snapshot: the values of the byte that picks one.
+const MAX_CHUNKS: u64 = 256;
+
+/// A single chunk up to this size lies in the manifest itself.
+const INLINE_BYTES: usize = 256 * 1024;
+
+/// Why a snapshot cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The object is missing, cut or changed: the previous snapshot must serve.
+    #[error("snapshot object {object} is damaged: {what}")]
+    Damaged {
+        /// Key of the object.
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The object was written by a newer build.
+    #[error("snapshot object {object} has format {format}, this build knows {SNAPSHOT_FORMAT}")]
+    Newer {
+        /// Key of the object.
+        object: String,
+        /// Its format.
+        format: u32,
+    },
+    /// The store could not be reached for now.
+    #[error("snapshot object {object} cannot be read or written now: {why}")]
+    Unavailable {
+        /// Key of the object.
+        object: String,
+        /// What the store said.
+        why: String,
+    },
+}
+
+/// The manifest: everything but the topics, and where the chunks are.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Manifest {
+    #[prost(uint32, tag = "1")]
+    pub(super) format: u32,
+    #[prost(int64, tag = "2")]
+    pub(super) revision: i64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) digest: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) feature_level: u32,
+    #[prost(int64, tag = "5")]
+    pub(super) producer_ids_end: i64,
+    #[prost(int64, tag = "6")]
+    pub(super) producer_ids_forgotten_below: i64,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) incarnations: Vec<IncarnationEntry>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) objects: Vec<ObjectEntry>,
+    #[prost(message, repeated, tag = "9")]
+    pub(super) dead: Vec<DeadEntry>,
+    #[prost(message, repeated, tag = "10")]
+    pub(super) checkpoints: Vec<CheckpointEntry>,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) chunks: Vec<ChunkRef>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct IncarnationEntry {
+    #[prost(int64, tag = "1")]
+    incarnation: i64,
+    #[prost(uint64, tag = "2")]
+    head: u64,
+    #[prost(message, optional, tag = "3")]
+    open_object: Option<ObjectRef>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ObjectEntry {
+    #[prost(message, optional, tag = "1")]
+    object: Option<ObjectRef>,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DeadEntry {
+    #[prost(message, optional, tag = "1")]
+    object: Option<ObjectRef>,
+    #[prost(int64, tag = "2")]
+    revision: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct CheckpointEntry {
+    #[prost(int64, tag = "1")]
+    revision: i64,
+    #[prost(fixed64, tag = "2")]
+    digest: u64,
+}
+
+/// Where a chunk is: an object of its own, or, if `object` is empty, in `inline`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ChunkRef {
+    #[prost(string, tag = "1")]
+    pub(super) object: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) bytes: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) checksum: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) inline: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Chunk {
+    #[prost(message, repeated, tag = "1")]
+    objects: Vec<ObjectRef>,
+    #[prost(message, repeated, tag = "2")]
+    topics: Vec<TopicEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TopicEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    topic_id: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    partitions: Vec<PartitionEntry>,
+}
+
+/// A partition; its ranges are columns.
+#[derive(Clone, PartialEq, Message)]
+struct PartitionEntry {
+    #[prost(int64, tag = "1")]
+    log_start: i64,
+    #[prost(int64, tag = "2")]
+    end: i64,
+    #[prost(int64, repeated, tag = "3")]
+    base_offset: Vec<i64>,
+    #[prost(int64, repeated, tag = "4")]
+    offsets: Vec<i64>,
+    #[prost(uint32, repeated, tag = "5")]
+    object: Vec<u32>,
+    #[prost(uint64, repeated, tag = "6")]
+    position: Vec<u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    bytes: Vec<u64>,
+    #[prost(sint64, repeated, tag = "8")]
+    max_timestamp_ms: Vec<i64>,
+    #[prost(uint32, repeated, tag = "9")]
+    batches: Vec<u32>,
+    #[prost(message, repeated, tag = "10")]
+    producers: Vec<ProducerEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ProducerEntry {
+    #[prost(int64, tag = "1")]
+    producer_id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(int32, repeated, tag = "3")]
+    first: Vec<i32>,
+    #[prost(uint32, repeated, tag = "4")]
+    count: Vec<u32>,
+    #[prost(int64, repeated, tag = "5")]
+    base_offset: Vec<i64>,
+}
+
+/// The checksum of snapshot objects: CRC-64/NVME.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
+}
+
+/// The manifest of a state, without chunks.
+pub(super) fn manifest(state: &State) -> Manifest {
+    Manifest {
+        format: SNAPSHOT_FORMAT,
+        revision: state.revision(),
+        digest: state.digest(),
+        feature_level: state.feature_level(),
+        producer_ids_end: state.producer_ids_end(),
+        producer_ids_forgotten_below: state.producer_ids_forgotten_below(),
+        incarnations: state
+            .incarnations()
+            .iter()
+            .map(|(&incarnation, i)| IncarnationEntry {
+                incarnation,
+                head: i.head,
+                open_object: i.open_object.as_ref().map(object_ref),
+            })
+            .collect(),
+        objects: state
+            .objects()
+            .iter()
+            .map(|(id, o)| ObjectEntry { object: Some(object_ref(id)), bytes: o.bytes })
+            .collect(),
+        dead: state
+            .dead()
+            .iter()
+            .map(|(id, &revision)| DeadEntry { object: Some(object_ref(id)), revision })
+            .collect(),
+        checkpoints: state
+            .checkpoints()
+            .iter()
+            .map(|c| CheckpointEntry { revision: c.revision, digest: c.digest })
+            .collect(),
+        chunks: Vec::new(),
+    }
+}
+
+/// The encoded chunks of a state. The same topics give the same bytes.
+pub(super) fn chunks(state: &State) -> Vec<Vec<u8>> {
+    let wanted = (state.range_count() / RANGES_PER_CHUNK).next_power_of_two().clamp(1, MAX_CHUNKS);
+    let mut buckets: BTreeMap<u64, Vec<(&Uuid, &Topic)>> = BTreeMap::new();
+    for (id, topic) in state.topics() {
+        let bucket = u64::from(id.as_bytes()[0]) * wanted / MAX_CHUNKS;
+        buckets.entry(bucket).or_default().push((id, topic));
+    }
+    buckets.values().map(|topics| chunk(topics)).collect()
+}
+
+/// Whether these chunks go into the manifest itself.
+pub(super) fn fits_inline(chunks: &[Vec<u8>]) -> bool {
+    chunks.iter().map(Vec::len).sum::<usize>() <= INLINE_BYTES
+}
+
+fn chunk(topics: &[(&Uuid, &Topic)]) -> Vec<u8> {
+    let mut chunk = Chunk::default();
+    let mut indices: BTreeMap<ObjectId, u32> = BTreeMap::new();
+    for (id, topic) in topics {
+        let mut entry = TopicEntry { topic_id: id.as_bytes().to_vec(), partitions: Vec::new() };
+        for partition in topic.partitions() {
+            let mut columns = PartitionEntry {
+                log_start: partition.log_start(),
+                end: partition.end(),
+                ..Default::default()
+            };
+            for range in partition.ranges() {
+                let next = u32::try_from(chunk.objects.len()).unwrap_or(u32::MAX);
+                let index = *indices.entry(range.object).or_insert_with(|| {
+                    chunk.objects.push(object_ref(&range.object));
+                    next
+                });
+                columns.base_offset.push(range.base_offset);
+                columns.offsets.push(range.end_offset - range.base_offset);
+                columns.object.push(index);
+                columns.position.push(range.position);
+                columns.bytes.push(range.bytes);
+                columns.max_timestamp_ms.push(range.max_timestamp_ms);
+                columns.batches.push(range.batches);
+            }
+            for (&producer_id, producer) in partition.producers() {
+                columns.producers.push(ProducerEntry {
+                    producer_id,
+                    epoch: i32::from(producer.epoch),
+                    first: producer.batches.iter().map(|b| b.first).collect(),
+                    count: producer.batches.iter().map(|b| b.count).collect(),
+                    base_offset: producer.batches.iter().map(|b| b.base_offset).collect(),
+                });
+            }
+            entry.partitions.push(columns);
+        }
+        chunk.topics.push(entry);
+    }
+    chunk.encode_to_vec()
+}
+
+fn object_ref(id: &ObjectId) -> ObjectRef {
+    ObjectRef { incarnation: id.incarnation, number: id.number, salt: id.salt }
+}
+
+/// Reads a manifest's bytes.
+pub(super) fn parse_manifest(object: &str, bytes: &[u8]) -> Result<Manifest, SnapshotError> {
+    let manifest = Manifest::decode(bytes).map_err(|e| damaged(object, &e.to_string()))?;
+    if manifest.format > SNAPSHOT_FORMAT {
+        return Err(SnapshotError::Newer { object: object.to_owned(), format: manifest.format });
+    }
+    if manifest.format == 0 {
+        return Err(damaged(object, "it has no format"));
+    }
+    Ok(manifest)
+}
+
+pub(super) fn damaged(object: &str, what: &str) -> SnapshotError {
+    SnapshotError::Damaged { object: object.to_owned(), what: what.to_owned() }
+}
+
+/// Puts a state together from a manifest and its chunks' bytes. What does not add up is an error: a snapshot that
+/// contradicts itself must not become the truth.
+pub(super) fn assemble(
+    object: &str,
+    manifest: &Manifest,
+    chunks: &[Vec<u8>],
+) -> Result<State, SnapshotError> {
+    let wrong = |what: &str| damaged(object, what);
+    let mut topics = BTreeMap::new();
+    for bytes in chunks {
+        let chunk = Chunk::decode(&bytes[..]).map_err(|e| wrong(&e.to_string()))?;
+        let ids: Vec<ObjectId> = chunk.objects.iter().map(object_id).collect();
+        for entry in &chunk.topics {
+            let id = topic_id(&entry.topic_id).map_err(|e| wrong(&e.to_string()))?;
+            let partitions = entry
+                .partitions
+                .iter()
+                .map(|p| partition(p, &ids).map(Arc::new).ok_or_else(|| wrong("a partition does not add up")))
+                .collect::<Result<Vec<_>, _>>()?;
+            if topics.insert(id, Topic { partitions }).is_some() {
+                return Err(wrong("a topic occurs twice"));
+            }
+        }
+    }
+    let mut objects = BTreeMap::new();
+    for entry in &manifest.objects {
+        let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
+        objects.insert(id, Object { bytes: entry.bytes, ranges: 0 });
+    }
+    let mut dead = BTreeMap::new();
+    for entry in &manifest.dead {
+        let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
+        dead.insert(id, entry.revision);
+    }
+    let incarnations = manifest
+        .incarnations
+        .iter()
+        .map(|i| {
+            (i.incarnation, Incarnation { head: i.head, open_object: i.open_object.as_ref().map(object_id) })
+        })
+        .collect();
+    let checkpoints: VecDeque<CheckpointDigest> = manifest
+        .checkpoints
+        .iter()
+        .map(|c| CheckpointDigest { revision: c.revision, digest: c.digest })
+        .collect();
+    State::from_parts(StateParts {
+        revision: manifest.revision,
+        digest: manifest.digest,
+        feature_level: manifest.feature_level,
+        incarnations,
+        topics,
+        objects,
+        dead,
+        producer_ids_end: manifest.producer_ids_end,
+        producer_ids_forgotten_below: manifest.producer_ids_forgotten_below,
+        checkpoints,
+    })
+    .map_err(|what| wrong(&what))
+}
+
+fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
+    let count = columns.base_offset.len();
+    let lengths = [
+        columns.offsets.len(),
+        columns.object.len(),
+        columns.position.len(),
+        columns.bytes.len(),
+        columns.max_timestamp_ms.len(),
+        columns.batches.len(),
+    ];
+    if lengths.iter().any(|&l| l != count) {
+        return None;
+    }
+    let mut ranges = VecDeque::with_capacity(count);
+    for i in 0..count {
+        ranges.push_back(Range {
+            base_offset: columns.base_offset[i],
+            end_offset: columns.base_offset[i].checked_add(columns.offsets[i])?,
+            object: *ids.get(usize::try_from(columns.object[i]).ok()?)?,
+            position: columns.position[i],
+            bytes: columns.bytes[i],
+            max_timestamp_ms: columns.max_timestamp_ms[i],
+            batches: columns.batches[i],
+        });
+    }
+    let mut producers = BTreeMap::new();
+    for entry in &columns.producers {
+        let epoch = i16::try_from(entry.epoch).ok()?;
+        if entry.first.len() != entry.count.len() || entry.first.len() != entry.base_offset.len() {
+            return None;
+        }
+        let batches = (0..entry.first.len())
+            .map(|i| SeenBatch {
+                first: entry.first[i],
+                count: entry.count[i],
+                base_offset: entry.base_offset[i],
+            })
+            .collect();
+        producers.insert(entry.producer_id, Producer { epoch, batches });
+    }
+    Partition::from_parts(PartitionParts {
+        log_start: columns.log_start,
+        end: columns.end,
+        ranges,
+        producers,
+    })
+}

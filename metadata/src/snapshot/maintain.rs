@@ -1,0 +1,241 @@
+//! Keeping etcd small: snapshot, move the pointer, trim the log, compact the history, forget what is gone.
+//!
+//! One broker does it, chosen by a leased key. Being wrong about that is harmless: two snapshots at once race for
+//! the pointer, which only one can move, and trimming deletes only what a listed snapshot covers. Any step may be the last
+//! one that a broker does; the next pass starts over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use strandline_storage::clock::Clock;
+use strandline_storage::store::Store;
+use tracing::{info, warn};
+
+use super::SnapshotError;
+use crate::backend::{BackendError, Compare, KeyRange, Op, RangeRequest};
+use crate::keys::Key;
+use crate::limits::{HISTORY_REVISIONS, SNAPSHOTS, TRIM_KEYS};
+use crate::log::{Change, LogWriter, ProposeError, SessionCell};
+use crate::record::{Body, Checkpoint, IncarnationRetired};
+use crate::replica::{Replica, View};
+use crate::values::{SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
+
+/// Why a pass ended early. The next one starts over.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintainError {
+    /// A record or a change could not be committed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The snapshot could not be written or read back.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The metadata store did not answer.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The state was rebuilt while the checkpoint was under way.
+    #[error("the state at the checkpoint was not captured")]
+    NotCaptured,
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Revision of the snapshot.
+    pub revision: i64,
+    /// Transactions that deleted log keys.
+    pub trims: u64,
+    /// Incarnations that were forgotten.
+    pub retired: u64,
+    /// Snapshot objects that were deleted.
+    pub objects_deleted: u64,
+}
+
+/// Writes snapshots and trims what they cover.
+#[derive(Debug)]
+pub struct Maintainer {
+    replica: Replica,
+    log: LogWriter,
+    sessions: SessionCell,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    /// First log key of each incarnation that may still be there, so that no pass looks at what is long gone.
+    trimmed: BTreeMap<i64, u64>,
+}
+
+impl Maintainer {
+    /// A maintainer for this broker; it does nothing until it is asked to.
+    pub fn new(
+        replica: Replica,
+        log: LogWriter,
+        sessions: SessionCell,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { replica, log, sessions, store, clock, trimmed: BTreeMap::new() }
+    }
+
+    /// Writes a snapshot and cleans up behind it.
+    pub async fn run_once(&mut self) -> Result<Maintained, MaintainError> {
+        self.replica.arm_checkpoint();
+        self.change(Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() }).await?;
+        let state = self.replica.take_checkpoint().ok_or(MaintainError::NotCaptured)?;
+        let (pointer, pointer_revision) = self.pointer();
+        let previous = pointer.as_ref().and_then(|p| p.snapshots.first());
+        let written = super::write(self.store.as_ref(), &state, previous).await?;
+        let revision = written.revision;
+        let moved = self.move_pointer(pointer, pointer_revision, written).await?;
+        let mut done = Maintained { revision, ..Maintained::default() };
+        // Only now, with the pointer moved, may anything go that the snapshots cover.
+        if let Some(second) = moved.snapshots.get(1) {
+            let heads = self.heads_at(second).await?;
+            done.trims = self.trim_log(&heads).await?;
+            done.retired = self.retire_incarnations(&heads).await?;
+            let margin = revision.saturating_sub(HISTORY_REVISIONS).min(second.revision);
+            if margin > 0 {
+                self.replica.backend().compact(margin).await?;
+            }
+        }
+        done.objects_deleted = self.delete_unlisted(&moved).await?;
+        info!(?done, "snapshot written");
+        Ok(done)
+    }
+
+    fn pointer(&self) -> (Option<SnapshotValue>, i64) {
+        self.replica.read(|view: &View| (view.snapshots.clone(), view.snapshots_revision))
+    }
+
+    async fn move_pointer(
+        &self,
+        pointer: Option<SnapshotValue>,
+        pointer_revision: i64,
+        written: SnapshotRef,
+    ) -> Result<SnapshotValue, MaintainError> {
+        let before =
+            pointer.unwrap_or(SnapshotValue { format: VALUE_FORMAT, snapshots: Vec::new(), trimmed_to: 0 });
+        let mut snapshots = before.snapshots;
+        snapshots.insert(0, written);
+        snapshots.truncate(SNAPSHOTS);
+        // Trimmed to at most the second-newest: if the newest turns out bad, the log since the one before is there.
+        let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(before.trimmed_to);
+        let moved = SnapshotValue { format: VALUE_FORMAT, snapshots, trimmed_to };
+        assert!(
+            moved.snapshots.get(1).is_none_or(|second| moved.trimmed_to <= second.revision),
+            "the log since the second-newest snapshot is kept"
+        );
+        let key = self.replica.keys().encode(&Key::Snapshot);
+        let change = Change {
+            compares: vec![Compare::ModRevision(key.clone(), pointer_revision)],
+            ops: vec![Op::put(key, moved.encode())],
+            body: None,
+        };
+        self.change(change).await?;
+        Ok(moved)
+    }
+
+    /// The head of every incarnation at a snapshot: all records up to there have revisions that it covers.
+    async fn heads_at(&self, snapshot: &SnapshotRef) -> Result<BTreeMap<i64, u64>, MaintainError> {
+        let state = super::read(self.store.as_ref(), snapshot).await?;
+        Ok(state.incarnations().iter().map(|(&incarnation, i)| (incarnation, i.head)).collect())
+    }
+
+    async fn trim_log(&mut self, heads: &BTreeMap<i64, u64>) -> Result<u64, MaintainError> {
+        let mut trims = 0;
+        for (&incarnation, &head) in heads {
+            let mut first = match self.trimmed.get(&incarnation) {
+                Some(&first) => first,
+                None => self.first_key(incarnation, head).await?,
+            };
+            while first <= head {
+                let end = (first + TRIM_KEYS).min(head + 1);
+                let span = self.replica.keys().log_span(incarnation, first, end);
+                self.change(Change { ops: vec![Op::Delete(span)], ..Change::default() }).await?;
+                first = end;
+                trims += 1;
+            }
+            self.trimmed.insert(incarnation, first);
+        }
+        self.trimmed.retain(|incarnation, _| heads.contains_key(incarnation));
+        Ok(trims)
+    }
+
+    /// The first log key of an incarnation that is still there; beyond `head` if none is.
+    async fn first_key(&self, incarnation: i64, head: u64) -> Result<u64, MaintainError> {
+        let keys = self.replica.log_span_first(incarnation, head).await?;
+        Ok(keys.unwrap_or(head + 1))
+    }
+
+    /// Forgets incarnations that are not registered any more and whose whole log is trimmed.
+    async fn retire_incarnations(&mut self, trimmed: &BTreeMap<i64, u64>) -> Result<u64, MaintainError> {
+        // A registration that is not there at the view's revision never comes back: create revisions only grow.
+        // And all that it committed is applied, since nothing can be committed under it after it went.
+        let gone: Vec<i64> = self.replica.read(|view| {
+            let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
+            let unregistered = view.state.incarnations().iter().filter(|(i, _)| !registered.contains(i));
+            unregistered.filter(|(i, known)| trimmed.get(i) == Some(&known.head)).map(|(&i, _)| i).collect()
+        });
+        for &incarnation in &gone {
+            let head = KeyRange::Key(self.replica.keys().encode(&Key::Head(incarnation)));
+            let body = Body::IncarnationRetired(IncarnationRetired { incarnation });
+            self.change(Change { ops: vec![Op::Delete(head)], body: Some(body), compares: Vec::new() })
+                .await?;
+            self.trimmed.remove(&incarnation);
+        }
+        Ok(gone.len() as u64)
+    }
+
+    /// Deletes the objects of snapshots that are older than the newest and not listed any more.
+    async fn delete_unlisted(&self, pointer: &SnapshotValue) -> Result<u64, MaintainError> {
+        let mut kept = BTreeSet::new();
+        for listed in &pointer.snapshots {
+            kept.extend(super::objects_of(self.store.as_ref(), listed).await?);
+        }
+        let newest = pointer.snapshots.first().map_or(0, |s| s.revision);
+        let mut deleted = 0;
+        for key in super::list(self.store.as_ref()).await? {
+            let older = super::snapshot_revision(&key).is_some_and(|r| r < newest);
+            if older && !kept.contains(key.as_str()) {
+                match self.store.delete(&key).await {
+                    Ok(()) => deleted += 1,
+                    // It is found again by the next pass.
+                    Err(error) => {
+                        warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted")
+                    }
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn change(&self, change: Change) -> Result<(), MaintainError> {
+        self.log.change(self.clock.now_ms(), change).await?;
+        Ok(())
+    }
+
+    /// Whether this broker runs the background job `job`; takes the job over if nobody does. The key is attached to the broker's
+    /// lease, so it goes when the broker goes.
+    pub async fn lead(&self, job: &str, lease: i64) -> Result<bool, MaintainError> {
+        let Some(session) = self.sessions.current() else { return Ok(false) };
+        let key = self.replica.keys().encode(&Key::Leader(job.to_owned()));
+        let read = RangeRequest { keys: KeyRange::Key(key.clone()), revision: None, limit: 1 };
+        if let Some(kv) = self.replica.backend().range(read).await?.kvs.first() {
+            let leader = crate::values::LeaderValue::decode(&kv.value)
+                .map_err(|e| BackendError::Broken(format!("the key of job {job}: {e}")))?;
+            return Ok(leader.incarnation == session.incarnation);
+        }
+        let leader = crate::values::LeaderValue {
+            format: VALUE_FORMAT,
+            node_id: session.node_id,
+            incarnation: session.incarnation,
+        };
+        let change = Change {
+            compares: vec![Compare::CreateRevision(key.clone(), 0)],
+            ops: vec![Op::Put { key, value: leader.encode().into(), lease }],
+            body: None,
+        };
+        match self.change(change).await {
+            Ok(()) => Ok(true),
+            Err(MaintainError::Propose(ProposeError::Conflict)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The state machine: what the log of commits means.
+//!
+//! [`State::apply`] is pure and total. It reads the record and the state, nothing else: no clock, no randomness, no
+//! configuration, and no plain key (invariant 4 rests on that). Every broker applies the same records in the same
+//! order, and so derives the same offsets, the same duplicates and the same dead objects without asking anybody.
+//!
+//! A state can be cloned cheaply: partitions are shared until one side changes them. A snapshot is written from such
+//! a clone while records go on being applied.
+
+mod partition;
+mod producers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use strandline_storage::path::ObjectId;
+use uuid::Uuid;
+
+pub(crate) use self::partition::PartitionParts;
+pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
+pub use self::producers::{Producer, REMEMBERED_BATCHES, SeenBatch, Sequence};
+use crate::invariants;
+use crate::record::{
+    self, Body, Flush, FlushBatch, ObjectRef, ObjectsDeleted, ProducersExpired, Record, RecordError, Trim,
+};
+
+/// The highest feature level that this build knows.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// How many checkpoints' digests are kept for comparing with snapshots.
+const CHECKPOINTS: usize = 8;
+
+/// A topic's partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topic {
+    pub(crate) partitions: Vec<Arc<Partition>>,
+}
+
+impl Topic {
+    /// The partitions, by number.
+    pub fn partitions(&self) -> &[Arc<Partition>] {
+        &self.partitions
+    }
+}
+
+/// A live object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// How many ranges lie in it.
+    pub ranges: u32,
+}
+
+/// What is known of an incarnation of a broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Incarnation {
+    /// The last sequence number that was applied.
+    pub head: u64,
+    /// The object of a flush whose records are not all applied yet.
+    pub open_object: Option<ObjectId>,
+}
+
+/// A digest that every broker must have at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointDigest {
+    /// Revision of the checkpoint record.
+    pub revision: i64,
+    /// The digest after it was applied.
+    pub digest: u64,
+}
+
+/// Everything that the log says, up to a revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub(crate) revision: i64,
+    pub(crate) digest: u64,
+    pub(crate) feature_level: u32,
+    pub(crate) incarnations: BTreeMap<i64, Incarnation>,
+    pub(crate) topics: BTreeMap<Uuid, Topic>,
+    pub(crate) objects: BTreeMap<ObjectId, Object>,
+    pub(crate) dead: BTreeMap<ObjectId, i64>,
+    pub(crate) producer_ids_end: i64,
+    pub(crate) producer_ids_forgotten_below: i64,
+    pub(crate) checkpoints: VecDeque<CheckpointDigest>,
+    pub(crate) range_count: u64,
+}
+
+/// What a snapshot stores of a state; the rest is derived.
+#[derive(Debug)]
+pub(crate) struct StateParts {
+    pub(crate) revision: i64,
+    pub(crate) digest: u64,
+    pub(crate) feature_level: u32,
+    pub(crate) incarnations: BTreeMap<i64, Incarnation>,
+    pub(crate) topics: BTreeMap<Uuid, Topic>,
+    pub(crate) objects: BTreeMap<ObjectId, Object>,
+    pub(crate) dead: BTreeMap<ObjectId, i64>,
+    pub(crate) producer_ids_end: i64,
+    pub(crate) producer_ids_forgotten_below: i64,
+    pub(crate) checkpoints: VecDeque<CheckpointDigest>,
+}
+
+/// Where a record stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The revision that wrote it.
+    pub revision: i64,
+    /// Its sequence number; within a revision, records are applied in this order.
+    pub sequence: u64,
+    /// The incarnation that wrote it.
+    pub incarnation: i64,
+}
+
+/// What a record brought about, for those who wait for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// For a flush, the outcome of each batch in the order of the record.
+    pub outcomes: Vec<BatchOutcome>,
+    /// Partitions whose end or log start moved.
+    pub moved: Vec<(Uuid, u32)>,
+    /// Objects that nothing refers to any more.
+    pub died: Vec<ObjectId>,
+    /// Topics that are gone.
+    pub deleted_topics: Vec<Uuid>,
+    /// Set by a checkpoint.
+    pub checkpoint: Option<CheckpointDigest>,
+    /// The record had been applied before, and did nothing.
+    pub repeated: bool,
+}
+
+/// Why a record cannot be applied. The state is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A sequence number was skipped: records are missing. The state must be rebuilt.
+    #[error("record {got} of incarnation {incarnation} follows {head}: records are missing")]
+    Gap {
+        /// Whose record.
+        incarnation: i64,
+        /// The last one applied.
+        head: u64,
+        /// The one that came.
+        got: u64,
+    },
+    /// The record belongs to a revision before the state's.
+    #[error("a record of revision {got} came after revision {applied} was applied")]
+    Backwards {
+        /// The state's revision.
+        applied: i64,
+        /// The record's.
+        got: i64,
+    },
+    /// This build cannot apply the record; the broker must stop.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The log demands more than this build can do; the broker must stop.
+    #[error("the cluster's feature level is {0}, this build knows {FEATURE_LEVEL}")]
+    FeatureLevel(u32),
+}
+
+impl State {
+    /// The revision up to which the log is applied.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// A running hash over everything that was derived. Equal logs give equal digests (invariant 4).
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The level of what `apply` does.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// Every incarnation that has written and was not retired.
+    pub fn incarnations(&self) -> &BTreeMap<i64, Incarnation> {
+        &self.incarnations
+    }
+
+    /// The last sequence number of `incarnation` that was applied; 0 if none.
+    pub fn head(&self, incarnation: i64) -> u64 {
+        self.incarnations.get(&incarnation).map_or(0, |i| i.head)
+    }
+
+    /// Every topic, by id.
+    pub fn topics(&self) -> &BTreeMap<Uuid, Topic> {
+        &self.topics
+    }
+
+    /// One partition, or `None` if it does not exist at this revision.
+    pub fn partition(&self, topic_id: Uuid, partition: u32) -> Option<&Arc<Partition>> {
+        self.topics.get(&topic_id)?.partitions.get(usize::try_from(partition).ok()?)
+    }
+
+    /// Every live object.
+    pub fn objects(&self) -> &BTreeMap<ObjectId, Object> {
+        &self.objects
+    }
+
+    /// Objects that nothing refers to, with the revision at which that came about.
+    pub fn dead(&self) -> &BTreeMap<ObjectId, i64> {
+        &self.dead
+    }
+
+    /// Producers with ids below this may have been forgotten: their blocks are older than the expiry.
+    pub fn producer_ids_forgotten_below(&self) -> i64 {
+        self.producer_ids_forgotten_below
+    }
+
+    /// First producer id that no block covers.
+    pub fn producer_ids_end(&self) -> i64 {
+        self.producer_ids_end
+    }
+
+    /// The digests at the newest checkpoints, oldest first.
+    pub fn checkpoints(&self) -> &VecDeque<CheckpointDigest> {
+        &self.checkpoints
+    }
+
+    /// How many ranges all partitions have together: what the state's memory grows with.
+    pub fn range_count(&self) -> u64 {
+        self.range_count
+    }
+
+    /// A state from what a snapshot stores. Counts are derived; the error says what does not add up.
+    pub(crate) fn from_parts(parts: StateParts) -> Result<Self, String> {
+        let mut state = Self {
+            revision: parts.revision,
+            digest: parts.digest,
+            feature_level: parts.feature_level,
+            incarnations: parts.incarnations,
+            topics: parts.topics,
+            objects: parts.objects,
+            dead: parts.dead,
+            producer_ids_end: parts.producer_ids_end,
+            producer_ids_forgotten_below: parts.producer_ids_forgotten_below,
+            checkpoints: parts.checkpoints,
+            range_count: 0,
+        };
+        for range in state.topics.values().flat_map(|t| &t.partitions).flat_map(|p| &p.ranges) {
+            let object = state.objects.get_mut(&range.object).ok_or("a range lies in an unknown object")?;
+            object.ranges += 1;
+            state.range_count += 1;
+        }
+        invariants::check(&state).map_err(|v| v.to_string())?;
+        Ok(state)
+    }
+
+    /// Notes that every record up to and including `revision` is applied, so also those revisions that wrote none.
+    pub fn advance(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Applies one record. Records must come in the order of [`Position`]. A record whose sequence number was applied
+    /// already does nothing.
+    pub fn apply(&mut self, at: Position, record: &Record, body: &Body) -> Result<Effects, ApplyError> {
+        let head = self.head(at.incarnation);
+        if at.sequence <= head {
+            return Ok(Effects { repeated: true, ..Effects::default() });
+        }
+        if at.sequence != head + 1 {
+            return Err(ApplyError::Gap { incarnation: at.incarnation, head, got: at.sequence });
+        }
+        if at.revision < self.revision {
+            return Err(ApplyError::Backwards { applied: self.revision, got: at.revision });
+        }
+        // Everything that can refuse the record comes before anything that changes the state.
+        check(body)?;
+        self.incarnations.entry(at.incarnation).or_default().head = at.sequence;
+        self.revision = at.revision;
+        self.mix(at.revision.cast_unsigned());
+        self.mix(at.incarnation.cast_unsigned());
+        self.mix(at.sequence);
+
+        let mut effects = Effects::default();
+        match body {
+            Body::Flush(flush) => self.apply_flush(at, record.time_ms, flush, &mut effects)?,
+            Body::TopicCreated(created) => {
+                self.grow_topic(record::topic_id(&created.topic_id)?, created.partitions, true)
+            }
+            Body::PartitionsAdded(added) => {
+                self.grow_topic(record::topic_id(&added.topic_id)?, added.partitions, false)
+            }
+            Body::TopicDeleted(deleted) => {
+                self.apply_topic_deleted(record::topic_id(&deleted.topic_id)?, at.revision, &mut effects);
+            }
+            Body::ProducerIdBlock(block) => {
+                self.producer_ids_end = self.producer_ids_end.max(offset(block.end)?);
+            }
+            Body::Trim(trim) => self.apply_trim(at, trim, &mut effects)?,
+            Body::ObjectsDeleted(deleted) => self.apply_objects_deleted(deleted),
+            Body::Checkpoint(_) => {
+                let checkpoint = CheckpointDigest { revision: at.revision, digest: self.digest };
+                if self.checkpoints.len() == CHECKPOINTS {
+                    self.checkpoints.pop_front();
+                }
+                self.checkpoints.push_back(checkpoint);
+                effects.checkpoint = Some(checkpoint);
+            }
+            Body::IncarnationRetired(retired) => {
+                if let Some(gone) = self.incarnations.remove(&retired.incarnation)
+                    && let Some(object) = gone.open_object
+                {
+                    self.release(object, at.revision, &mut effects);
+                }
+            }
+            Body::ProducersExpired(expired) => self.apply_producers_expired(expired)?,
+            Body::FeatureLevel(level) => self.feature_level = self.feature_level.max(level.level),
+        }
+        Ok(effects)
+    }
+
+    fn apply_flush(
+        &mut self,
+        at: Position,
+        time_ms: i64,
+        flush: &Flush,
+        effects: &mut Effects,
+    ) -> Result<(), RecordError> {
+        let object =
+            ObjectId { incarnation: at.incarnation, number: flush.object_number, salt: flush.object_salt };
+        let forgotten_below = self.producer_ids_forgotten_below;
+        let mut new_ranges = 0;
+        for topic in &flush.topics {
+            let topic_id = record::topic_id(&topic.topic_id)?;
+            for entry in &topic.partitions {
+                let mut partition = self
+                    .topics
+                    .get_mut(&topic_id)
+                    .and_then(|t| t.partitions.get_mut(entry.partition as usize));
+                let mut position = entry.position;
+                let mut moved = false;
+                for batch in &entry.batches {
+                    let described = describe(batch, time_ms)?;
+                    let (outcome, new_range) = match &mut partition {
+                        None => (BatchOutcome::Refused(Refusal::UnknownTopicOrPartition), false),
+                        Some(p) => Arc::make_mut(p).append(&described, object, position, forgotten_below),
+                    };
+                    moved |= matches!(outcome, BatchOutcome::Appended { .. });
+                    new_ranges += u32::from(new_range);
+                    position += u64::from(batch.bytes);
+                    effects.outcomes.push(outcome);
+                }
+                if moved {
+                    effects.moved.push((topic_id, entry.partition));
+                }
+            }
+        }
+        for outcome in &effects.outcomes {
+            self.digest = mixed(self.digest, outcome_digest(outcome));
+        }
+        self.range_count += u64::from(new_ranges);
+        let known = self.objects.entry(object).or_insert(Object { bytes: flush.object_bytes, ranges: 0 });
+        known.ranges += new_ranges;
+        let unused = known.ranges == 0;
+        let open = flush.continues.then_some(object);
+        self.incarnations.entry(at.incarnation).or_default().open_object = open;
+        if unused && open.is_none() {
+            self.bury(object, at.revision, effects);
+        }
+        Ok(())
+    }
+
+    fn grow_topic(&mut self, topic_id: Uuid, partitions: u32, create: bool) {
+        let topic = if create {
+            self.topics.entry(topic_id).or_default()
+        } else {
+            // The topic may have been deleted before this record got its place in the log.
+            let Some(topic) = self.topics.get_mut(&topic_id) else { return };
+            topic
+        };
+        let wanted = (partitions as usize).max(topic.partitions.len());
+        topic.partitions.resize_with(wanted, Arc::default);
+        self.mix(u64::from(partitions));
+    }
+
+    fn apply_topic_deleted(&mut self, topic_id: Uuid, revision: i64, effects: &mut Effects) {
+        let Some(topic) = self.topics.remove(&topic_id) else { return };
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            for range in &partition.ranges {
+                self.dereference(range, revision, effects);
+            }
+            effects.moved.push((topic_id, u32::try_from(number).unwrap_or(u32::MAX)));
+        }
+        effects.deleted_topics.push(topic_id);
+    }
+
+    fn apply_trim(&mut self, at: Position, trim: &Trim, effects: &mut Effects) -> Result<(), RecordError> {
+        for entry in &trim.partitions {
+            let topic_id = record::topic_id(&entry.topic_id)?;
+            let log_start = offset(entry.log_start)?;
+            let partition =
+                self.topics.get_mut(&topic_id).and_then(|t| t.partitions.get_mut(entry.partition as usize));
+            let Some(partition) = partition else { continue };
+            if log_start <= partition.log_start {
+                continue;
+            }
+            let partition = Arc::make_mut(partition);
+            let gone = partition.trim(log_start);
+            let now = partition.log_start;
+            self.mix(now.cast_unsigned());
+            for range in &gone {
+                self.dereference(range, at.revision, effects);
+            }
+            effects.moved.push((topic_id, entry.partition));
+        }
+        Ok(())
+    }
+
+    fn apply_objects_deleted(&mut self, deleted: &ObjectsDeleted) {
+        for object in &deleted.objects {
+            self.dead.remove(&object_id(object));
+        }
+    }
+
+    fn apply_producers_expired(&mut self, expired: &ProducersExpired) -> Result<(), RecordError> {
+        for entry in &expired.producers {
+            let topic_id = record::topic_id(&entry.topic_id)?;
+            let (producer_id, last) = (offset(entry.producer_id)?, offset(entry.last_base_offset)?);
+            let partition =
+                self.topics.get_mut(&topic_id).and_then(|t| t.partitions.get_mut(entry.partition as usize));
+            let Some(partition) = partition else { continue };
+            let unchanged = partition
+                .producers
+                .get(&producer_id)
+                .and_then(|p| p.batches.last())
+                .is_some_and(|b| b.base_offset == last);
+            if unchanged {
+                Arc::make_mut(partition).producers.remove(&producer_id);
+                self.mix(entry.producer_id);
+            }
+        }
+        self.producer_ids_forgotten_below = self.producer_ids_forgotten_below.max(offset(expired.ids_below)?);
+        Ok(())
+    }
+
+    /// A range is gone: its object loses a reference, and dies with the last.
+    fn dereference(&mut self, range: &Range, revision: i64, effects: &mut Effects) {
+        self.range_count -= 1;
+        let Some(object) = self.objects.get_mut(&range.object) else {
+            unreachable!("invariant 6: a range lies in a live object");
+        };
+        object.ranges -= 1;
+        if object.ranges == 0 {
+            self.release(range.object, revision, effects);
+        }
+    }
+
+    /// Buries an object if no range lies in it and no flush is still adding ranges.
+    fn release(&mut self, object: ObjectId, revision: i64, effects: &mut Effects) {
+        let unused = self.objects.get(&object).is_some_and(|o| o.ranges == 0);
+        let open = self.incarnations.get(&object.incarnation).is_some_and(|i| i.open_object == Some(object));
+        if unused && !open {
+            self.bury(object, revision, effects);
+        }
+    }
+
+    fn bury(&mut self, object: ObjectId, revision: i64, effects: &mut Effects) {
+        self.objects.remove(&object);
+        self.dead.insert(object, revision);
+        self.mix(object.number);
+        effects.died.push(object);
+    }
+
+    fn mix(&mut self, value: u64) {
+        self.digest = mixed(self.digest, value);
+    }
+}
+
+/// One step of the digest: FNV's multiplication with a rotation, so that order counts and no bit stays where it is.
+fn mixed(digest: u64, value: u64) -> u64 {
+    (digest ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+}
+
+fn outcome_digest(outcome: &BatchOutcome) -> u64 {
+    match outcome {
+        BatchOutcome::Appended { base_offset } => base_offset.cast_unsigned() << 2,
+        BatchOutcome::Duplicate { base_offset } => (base_offset.cast_unsigned() << 2) | 1,
+        BatchOutcome::Refused(refusal) => {
+            let reason = match refusal {
+                Refusal::UnknownTopicOrPartition => 0,
+                Refusal::OutOfOrderSequence => 1,
+                Refusal::InvalidProducerEpoch => 2,
+                Refusal::UnknownProducerId => 3,
+            };
+            (reason << 2) | 2
+        }
+    }
+}
+
+/// Refuses a record that no writer may write, before anything of it is applied.
+fn check(body: &Body) -> Result<(), ApplyError> {
+    match body {
+        Body::Flush(flush) => {
+            for topic in &flush.topics {
+                record::topic_id(&topic.topic_id)?;
+                for batch in topic.partitions.iter().flat_map(|p| &p.batches) {
+                    describe(batch, 0)?;
+                }
+            }
+        }
+        Body::TopicCreated(record::TopicCreated { topic_id, partitions })
+        | Body::PartitionsAdded(record::PartitionsAdded { topic_id, partitions }) => {
+            record::topic_id(topic_id)?;
+            if *partitions > crate::limits::MAX_PARTITIONS_PER_TOPIC {
+                return Err(RecordError::Impossible("a topic has too many partitions").into());
+            }
+        }
+        Body::TopicDeleted(deleted) => {
+            record::topic_id(&deleted.topic_id)?;
+        }
+        Body::ProducerIdBlock(block) => {
+            offset(block.end)?;
+        }
+        Body::Trim(trim) => {
+            for entry in &trim.partitions {
+                record::topic_id(&entry.topic_id)?;
+                offset(entry.log_start)?;
+            }
+        }
+        Body::ProducersExpired(expired) => {
+            offset(expired.ids_below)?;
+            for entry in &expired.producers {
+                record::topic_id(&entry.topic_id)?;
+                offset(entry.producer_id)?;
+                offset(entry.last_base_offset)?;
+            }
+        }
+        Body::FeatureLevel(level) if level.level > FEATURE_LEVEL => {
+            return Err(ApplyError::FeatureLevel(level.level));
+        }
+        Body::ObjectsDeleted(_)
+        | Body::Checkpoint(_)
+        | Body::IncarnationRetired(_)
+        | Body::FeatureLevel(_) => {}
+    }
+    Ok(())
+}
+
+fn offset(value: u64) -> Result<i64, RecordError> {
+    i64::try_from(value).map_err(|_| RecordError::Impossible("an offset or id is below 2^63"))
+}
+
+fn describe(batch: &FlushBatch, time_ms: i64) -> Result<Batch, RecordError> {
+    if batch.offsets == 0 || batch.bytes == 0 {
+        return Err(RecordError::Impossible("a batch has at least one offset and one byte"));
+    }
+    let sequence = match batch.producer.checked_sub(1) {
+        None => None,
+        Some(producer_id) => Some(Sequence {
+            producer_id: offset(producer_id)?,
+            epoch: i16::try_from(batch.producer_epoch)
+                .map_err(|_| RecordError::Impossible("a producer epoch is below 2^15"))?,
+            first: i32::try_from(batch.base_sequence)
+                .map_err(|_| RecordError::Impossible("a sequence number is below 2^31"))?,
+        }),
+    };
+    Ok(Batch {
+        offsets: batch.offsets,
+        bytes: batch.bytes,
+        max_timestamp_ms: time_ms.wrapping_add(batch.max_timestamp_delta_ms),
+        sequence,
+    })
+}
+
+/// The object that a record names.
+pub fn object_id(object: &ObjectRef) -> ObjectId {
+    ObjectId { incarnation: object.incarnation, number: object.number, salt: object.salt }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! One partition: where its offsets lie, and who wrote them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use strandline_storage::path::ObjectId;
+
+use super::producers::{Producer, Sequence, SequenceError};
+
+/// A run of offsets that lies in one piece of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First offset.
+    pub base_offset: i64,
+    /// First offset after the range.
+    pub end_offset: i64,
+    /// The object.
+    pub object: ObjectId,
+    /// Where the range begins in the object.
+    pub position: u64,
+    /// How long it is, in bytes.
+    pub bytes: u64,
+    /// Largest timestamp of its records, ms since 1970.
+    pub max_timestamp_ms: i64,
+    /// How many batches it has.
+    pub batches: u32,
+}
+
+/// A batch as a record of the log describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Number of offsets that it takes; at least 1.
+    pub offsets: u32,
+    /// Length in bytes, header included.
+    pub bytes: u32,
+    /// Largest timestamp of its records, ms since 1970.
+    pub max_timestamp_ms: i64,
+    /// Who wrote it, if the producer is idempotent.
+    pub sequence: Option<Sequence>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// It is in the log from this offset on.
+    Appended {
+        /// Its first offset.
+        base_offset: i64,
+    },
+    /// It was in the log already, from this offset on; the bytes of this copy are dead.
+    Duplicate {
+        /// The first offset that it got back then.
+        base_offset: i64,
+    },
+    /// It is not in the log.
+    Refused(Refusal),
+}
+
+/// Why a batch is not in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The topic id or the partition does not exist (any more) at this point of the history.
+    UnknownTopicOrPartition,
+    /// The producer's sequence number does not follow its last one.
+    OutOfOrderSequence,
+    /// The producer's epoch is older than the newest one seen.
+    InvalidProducerEpoch,
+    /// The producer is not known here, and its id is so old that it may have been forgotten.
+    UnknownProducerId,
+}
+
+impl From<SequenceError> for Refusal {
+    fn from(error: SequenceError) -> Self {
+        match error {
+            SequenceError::OutOfOrder => Self::OutOfOrderSequence,
+            SequenceError::OldEpoch => Self::InvalidProducerEpoch,
+            SequenceError::Forgotten => Self::UnknownProducerId,
+        }
+    }
+}
+
+/// The state of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Partition {
+    pub(super) log_start: i64,
+    pub(super) end: i64,
+    pub(super) ranges: VecDeque<Range>,
+    pub(super) bytes: u64,
+    pub(super) producers: BTreeMap<i64, Producer>,
+}
+
+/// What a snapshot stores of a partition; the rest is derived.
+#[derive(Debug)]
+pub(crate) struct PartitionParts {
+    pub(crate) log_start: i64,
+    pub(crate) end: i64,
+    pub(crate) ranges: VecDeque<Range>,
+    pub(crate) producers: BTreeMap<i64, Producer>,
+}
+
+impl Partition {
+    /// A partition from what a snapshot stores; `None` if its bytes do not add up to a number.
+    pub(crate) fn from_parts(parts: PartitionParts) -> Option<Self> {
+        let bytes = parts.ranges.iter().try_fold(0_u64, |sum, r| sum.checked_add(r.bytes))?;
+        let PartitionParts { log_start, end, ranges, producers } = parts;
+        Some(Self { log_start, end, ranges, bytes, producers })
+    }
+
+    /// First offset that can be read.
+    pub fn log_start(&self) -> i64 {
+        self.log_start
+    }
+
+    /// The offset that the next record gets: Kafka's log end offset and, here, its high watermark too, since what is
+    /// ordered is durable.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// First offset that may belong to an open transaction; the end while there is none.
+    pub fn last_stable(&self) -> i64 {
+        self.end
+    }
+
+    /// Bytes of the ranges that are still referenced.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The ranges, in offset order. The first may begin before the log start.
+    pub fn ranges(&self) -> &VecDeque<Range> {
+        &self.ranges
+    }
+
+    /// The idempotent producers that wrote here and are remembered, by id.
+    pub fn producers(&self) -> &BTreeMap<i64, Producer> {
+        &self.producers
+    }
+
+    /// The largest timestamp in the partition, or `None` if it has no records.
+    pub fn max_timestamp_ms(&self) -> Option<i64> {
+        self.ranges.iter().map(|r| r.max_timestamp_ms).max()
+    }
+
+    /// The ranges from the one that contains `offset` on, up to and including the one with which at least `max_bytes`
+    /// are covered. Pure; nothing if `offset` is at or past the end or before the first range.
+    pub fn plan(&self, offset: i64, max_bytes: u64) -> Vec<Range> {
+        let first = self.ranges.partition_point(|r| r.end_offset <= offset);
+        let mut planned = Vec::new();
+        let mut bytes = 0;
+        for range in self.ranges.iter().skip(first) {
+            if bytes >= max_bytes && !planned.is_empty() {
+                break;
+            }
+            if planned.is_empty() && range.base_offset > offset {
+                break;
+            }
+            bytes += range.bytes;
+            planned.push(*range);
+        }
+        planned
+    }
+
+    /// Decides about a batch and, if it is new, appends it. Says whether that began a range of its own.
+    pub(super) fn append(
+        &mut self,
+        batch: &Batch,
+        object: ObjectId,
+        position: u64,
+        ids_forgotten_below: i64,
+    ) -> (BatchOutcome, bool) {
+        let base_offset = self.end;
+        if let Some(sequence) = &batch.sequence {
+            let known = self.producers.get(&sequence.producer_id);
+            match Producer::check(known, sequence, batch.offsets, ids_forgotten_below) {
+                Ok(Some(duplicate_of)) => {
+                    return (BatchOutcome::Duplicate { base_offset: duplicate_of }, false);
+                }
+                Ok(None) => {}
+                Err(error) => return (BatchOutcome::Refused(error.into()), false),
+            }
+            self.producers.entry(sequence.producer_id).or_default().remember(
+                sequence,
+                batch.offsets,
+                base_offset,
+            );
+        }
+        let end_offset = base_offset + i64::from(batch.offsets);
+        assert!(end_offset > base_offset, "invariant 2: a batch takes at least one offset");
+        self.end = end_offset;
+        self.bytes += u64::from(batch.bytes);
+        let new_range = match self.ranges.back_mut() {
+            Some(last)
+                if last.object == object
+                    && last.position + last.bytes == position
+                    && last.end_offset == base_offset =>
+            {
+                last.end_offset = end_offset;
+                last.bytes += u64::from(batch.bytes);
+                last.max_timestamp_ms = last.max_timestamp_ms.max(batch.max_timestamp_ms);
+                last.batches += 1;
+                false
+            }
+            _ => {
+                self.ranges.push_back(Range {
+                    base_offset,
+                    end_offset,
+                    object,
+                    position,
+                    bytes: u64::from(batch.bytes),
+                    max_timestamp_ms: batch.max_timestamp_ms,
+                    batches: 1,
+                });
+                true
+            }
+        };
+        (BatchOutcome::Appended { base_offset }, new_range)
+    }
+
+    /// Moves the log start up to `log_start`, at most to the last stable offset, and gives the ranges that nothing
+    /// refers to any more.
+    pub(super) fn trim(&mut self, log_start: i64) -> Vec<Range> {
+        self.log_start = self.log_start.max(log_start.min(self.last_stable()));
+        let mut gone = Vec::new();
+        while let Some(first) = self.ranges.front() {
+            if first.end_offset > self.log_start {
+                break;
+            }
+            self.bytes -= first.bytes;
+            gone.extend(self.ranges.pop_front());
+        }
+        gone
+    }
+}

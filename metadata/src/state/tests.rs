@@ -1,0 +1,324 @@
+//! Random histories: whatever the order of records, the invariants hold after each, a record applied twice does
+//! nothing, and a state that was cut in two by a snapshot equals one that was not.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use strandline_storage::store::ObjectStoreBackend;
+
+use super::*;
+use crate::invariants;
+use crate::record::{
+    Checkpoint, ExpiredProducer, FlushPartition, FlushTopic, IncarnationRetired, PartitionsAdded,
+    ProducerIdBlock, TopicCreated, TopicDeleted, TrimPartition,
+};
+use crate::snapshot;
+
+/// Makes records that brokers might write, with a bias towards trouble: unknown topics, gaps, repeats, split flushes.
+struct Writers {
+    rng: StdRng,
+    revision: i64,
+    heads: BTreeMap<i64, u64>,
+    objects: BTreeMap<i64, u64>,
+    topics: Vec<Uuid>,
+    /// An incarnation that is in the middle of a split flush, with its object.
+    continuing: BTreeMap<i64, (u64, u32)>,
+    sequences: BTreeMap<(Uuid, u32, i64), i32>,
+}
+
+impl Writers {
+    fn new(seed: u64) -> Self {
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            revision: 10,
+            heads: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            topics: vec![Uuid::from_u128(999)],
+            continuing: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    fn topic(&mut self) -> Uuid {
+        self.topics[self.rng.random_range(0..self.topics.len())]
+    }
+
+    fn next(&mut self, state: &State) -> (Position, Record) {
+        self.revision += self.rng.random_range(0..3);
+        let incarnation = self.rng.random_range(1..=3);
+        let head = self.heads.entry(incarnation).or_default();
+        *head += 1;
+        let at = Position { revision: self.revision, sequence: *head, incarnation };
+        let time_ms = 1_000_000 + self.revision;
+        let body = match self.rng.random_range(0..20) {
+            _ if self.continuing.contains_key(&incarnation) => self.flush(incarnation),
+            0 => {
+                let topic_id = Uuid::from_u128(self.rng.random());
+                self.topics.push(topic_id);
+                let partitions = self.rng.random_range(1..4);
+                Body::TopicCreated(TopicCreated { topic_id: topic_id.as_bytes().to_vec(), partitions })
+            }
+            1 => {
+                let topic_id = self.topic().as_bytes().to_vec();
+                Body::PartitionsAdded(PartitionsAdded { topic_id, partitions: self.rng.random_range(1..6) })
+            }
+            2 if self.topics.len() > 3 => {
+                let topic_id = self.topics.swap_remove(1);
+                Body::TopicDeleted(TopicDeleted { topic_id: topic_id.as_bytes().to_vec() })
+            }
+            3 | 4 => self.trim(state),
+            5 => {
+                let dead = state.dead.keys().take(2).map(|o| ObjectRef {
+                    incarnation: o.incarnation,
+                    number: o.number,
+                    salt: o.salt,
+                });
+                Body::ObjectsDeleted(ObjectsDeleted { objects: dead.collect() })
+            }
+            6 => Body::Checkpoint(Checkpoint {}),
+            7 => Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: self.rng.random_range(0..100) }),
+            8 => self.expire(state),
+            9 if self.heads.len() > 3 => Body::IncarnationRetired(IncarnationRetired { incarnation: 77 }),
+            _ => self.flush(incarnation),
+        };
+        (at, Record::new(time_ms, body))
+    }
+
+    fn flush(&mut self, incarnation: i64) -> Body {
+        let (object_number, object_salt) = self.continuing.remove(&incarnation).unwrap_or_else(|| {
+            let number = self.objects.entry(incarnation).or_default();
+            *number += 1;
+            (*number, 0xab)
+        });
+        let continues = self.rng.random_bool(0.1);
+        if continues {
+            self.continuing.insert(incarnation, (object_number, object_salt));
+        }
+        let mut topics = Vec::new();
+        let mut position = self.rng.random_range(0..3) * 1000;
+        for _ in 0..self.rng.random_range(0..4) {
+            let topic_id = self.topic();
+            let partition = self.rng.random_range(0..5);
+            let batches: Vec<FlushBatch> =
+                (0..self.rng.random_range(1..4)).map(|_| self.batch(topic_id, partition)).collect();
+            let bytes: u64 = batches.iter().map(|b| u64::from(b.bytes)).sum();
+            let partitions = vec![FlushPartition { partition, position, batches }];
+            topics.push(FlushTopic { topic_id: topic_id.as_bytes().to_vec(), partitions });
+            position += bytes;
+        }
+        Body::Flush(Flush { object_number, object_salt, object_bytes: 1 << 20, topics, continues })
+    }
+
+    fn batch(&mut self, topic_id: Uuid, partition: u32) -> FlushBatch {
+        let offsets = self.rng.random_range(1..10);
+        let mut batch =
+            FlushBatch { offsets, bytes: self.rng.random_range(70..500), ..FlushBatch::default() };
+        if self.rng.random_bool(0.7) {
+            let producer_id = self.rng.random_range(0..4);
+            let next = self.sequences.entry((topic_id, partition, producer_id)).or_default();
+            batch.producer = producer_id.cast_unsigned() + 1;
+            // Mostly the next one, at times a repeat or a gap.
+            batch.base_sequence = match self.rng.random_range(0..10) {
+                0 => (*next - 3).max(0).cast_unsigned(),
+                1 => (*next + 5).cast_unsigned(),
+                _ => {
+                    let first = *next;
+                    *next += offsets.cast_signed();
+                    first.cast_unsigned()
+                }
+            };
+        }
+        batch
+    }
+
+    fn trim(&mut self, state: &State) -> Body {
+        let topic_id = self.topic();
+        let partition = self.rng.random_range(0..4);
+        let end = state.partition(topic_id, partition).map_or(0, |p| p.end());
+        let log_start = self.rng.random_range(0..=end + 5).cast_unsigned();
+        let entry = TrimPartition { topic_id: topic_id.as_bytes().to_vec(), partition, log_start };
+        Body::Trim(Trim { partitions: vec![entry] })
+    }
+
+    fn expire(&mut self, state: &State) -> Body {
+        let topic_id = self.topic();
+        let partition = self.rng.random_range(0..4);
+        let known = state.partition(topic_id, partition).and_then(|p| p.producers().iter().next());
+        let producers = known.map(|(&id, producer)| ExpiredProducer {
+            topic_id: topic_id.as_bytes().to_vec(),
+            partition,
+            producer_id: id.cast_unsigned(),
+            last_base_offset: producer.batches.last().map_or(0, |b| b.base_offset).cast_unsigned(),
+        });
+        Body::ProducersExpired(ProducersExpired { producers: producers.into_iter().collect(), ids_below: 2 })
+    }
+}
+
+fn apply(state: &mut State, at: Position, record: &Record) -> Effects {
+    let (record, body) = Record::from_bytes(&record.to_bytes()).unwrap();
+    state.apply(at, &record, &body).unwrap()
+}
+
+/// A random history of `length` records, and the state that it leads to, checked after every step.
+fn history(seed: u64, length: usize) -> (Vec<(Position, Record)>, State) {
+    let (mut writers, mut state, mut records) = (Writers::new(seed), State::default(), Vec::new());
+    for _ in 0..length {
+        let (at, record) = writers.next(&state);
+        apply(&mut state, at, &record);
+        invariants::check(&state)
+            .unwrap_or_else(|violation| panic!("seed {seed}, {at:?}: {violation}\n{record:?}"));
+        records.push((at, record));
+    }
+    (records, state)
+}
+
+#[test]
+fn invariants_hold_after_every_record() {
+    for seed in 0..60 {
+        let (_, state) = history(seed, 400);
+        assert!(!state.topics.is_empty(), "the history of seed {seed} did nothing");
+    }
+}
+
+#[test]
+fn equal_logs_give_equal_states_and_repeats_do_nothing() {
+    let (records, state) = history(7, 500);
+    let mut again = State::default();
+    for (at, record) in &records {
+        apply(&mut again, *at, record);
+        let before = again.clone();
+        assert!(apply(&mut again, *at, record).repeated);
+        assert_eq!(again, before);
+    }
+    assert_eq!(again, state);
+    assert_eq!(again.digest(), state.digest());
+}
+
+#[tokio::test]
+async fn a_snapshot_and_the_rest_of_the_log_equal_the_whole_log() {
+    let store = ObjectStoreBackend::memory();
+    for seed in 100..110 {
+        let (records, state) = history(seed, 300);
+        // Cut between revisions, as snapshots are.
+        for cut in (50..300).step_by(83) {
+            let cut_at = records[cut].0.revision;
+            let mut first = State::default();
+            for (at, record) in records.iter().filter(|(at, _)| at.revision <= cut_at) {
+                apply(&mut first, *at, record);
+            }
+            let written = snapshot::write(&store, &first, None).await.unwrap();
+            let mut restored = snapshot::read(&store, &written).await.unwrap();
+            for (at, record) in records.iter().filter(|(at, _)| at.revision > cut_at) {
+                apply(&mut restored, *at, record);
+            }
+            assert_eq!(restored, state, "seed {seed} cut after {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_different_history_has_a_different_digest() {
+    let (mut records, state) = history(3, 300);
+    let flush = records
+        .iter()
+        .position(|(_, r)| matches!(&r.body, Some(Body::Flush(f)) if f.topics.len() > 1))
+        .unwrap();
+    let Some(Body::Flush(changed)) = &mut records[flush].1.body else { unreachable!() };
+    changed.topics[0].partitions[0].batches[0].offsets += 1;
+    let mut other = State::default();
+    for (at, record) in &records {
+        apply(&mut other, *at, record);
+    }
+    // The first changed batch may have been refused; then nothing may differ either.
+    assert_eq!(other.digest() == state.digest(), other == state);
+}
+
+#[test]
+fn a_skipped_sequence_number_is_noticed_and_changes_nothing() {
+    let (records, _) = history(5, 50);
+    let mut state = State::default();
+    let (at, record) = &records[0];
+    let skipped = Position { sequence: at.sequence + 1, ..*at };
+    let (record, body) = Record::from_bytes(&record.to_bytes()).unwrap();
+    let error = state.apply(skipped, &record, &body).unwrap_err();
+    assert_eq!(error, ApplyError::Gap { incarnation: at.incarnation, head: 0, got: 2 });
+    assert_eq!(state, State::default());
+}
+
+#[test]
+fn impossible_and_newer_records_stop_before_anything_changes() {
+    let mut state = State::default();
+    let at = Position { revision: 5, sequence: 1, incarnation: 1 };
+    let topic = FlushTopic {
+        topic_id: vec![1; 16],
+        partitions: vec![FlushPartition { batches: vec![FlushBatch::default()], ..Default::default() }],
+    };
+    let bodies = [
+        Body::TopicCreated(TopicCreated { topic_id: vec![1; 15], partitions: 1 }),
+        Body::TopicCreated(TopicCreated { topic_id: vec![1; 16], partitions: u32::MAX }),
+        Body::Flush(Flush { topics: vec![topic], ..Flush::default() }),
+        Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: u64::MAX }),
+        Body::FeatureLevel(record::FeatureLevel { level: FEATURE_LEVEL + 1 }),
+    ];
+    for body in bodies {
+        let record = Record::new(0, body.clone());
+        assert!(state.apply(at, &record, &body).is_err(), "{body:?}");
+        assert_eq!(state, State::default());
+    }
+}
+
+/// A state with one topic of one partition.
+fn with_topic(topic_id: Uuid) -> State {
+    let mut state = State::default();
+    let created = TopicCreated { topic_id: topic_id.as_bytes().to_vec(), partitions: 1 };
+    apply(
+        &mut state,
+        Position { revision: 1, sequence: 1, incarnation: 9 },
+        &Record::new(0, Body::TopicCreated(created)),
+    );
+    state
+}
+
+fn produce(state: &mut State, sequence: u64, topic_id: Uuid, batch: FlushBatch) -> BatchOutcome {
+    let partitions = vec![FlushPartition { partition: 0, position: 0, batches: vec![batch] }];
+    let topics = vec![FlushTopic { topic_id: topic_id.as_bytes().to_vec(), partitions }];
+    let flush =
+        Flush { object_number: sequence, object_salt: 0, object_bytes: 100, topics, continues: false };
+    let at = Position { revision: 10 + sequence.cast_signed(), sequence, incarnation: 5 };
+    apply(state, at, &Record::new(0, Body::Flush(flush))).outcomes[0]
+}
+
+#[test]
+fn a_duplicate_gets_its_first_offset_and_its_object_is_dead() {
+    let topic_id = Uuid::from_u128(1);
+    let mut state = with_topic(topic_id);
+    let batch = FlushBatch { offsets: 3, bytes: 100, producer: 8, ..FlushBatch::default() };
+    assert_eq!(produce(&mut state, 1, topic_id, batch), BatchOutcome::Appended { base_offset: 0 });
+    assert_eq!(produce(&mut state, 2, topic_id, batch), BatchOutcome::Duplicate { base_offset: 0 });
+    assert_eq!(state.partition(topic_id, 0).unwrap().end(), 3);
+    assert_eq!((state.objects.len(), state.dead.len()), (1, 1));
+}
+
+#[test]
+fn a_topic_that_was_created_again_has_none_of_the_old_data() {
+    let old = Uuid::from_u128(1);
+    let mut state = with_topic(old);
+    let batch = FlushBatch { offsets: 3, bytes: 100, ..FlushBatch::default() };
+    produce(&mut state, 1, old, batch);
+    let deleted = TopicDeleted { topic_id: old.as_bytes().to_vec() };
+    let at = Position { revision: 50, sequence: 2, incarnation: 9 };
+    apply(&mut state, at, &Record::new(0, Body::TopicDeleted(deleted)));
+    assert_eq!(state.dead.len(), 1, "its object is dead");
+    // A batch that was on its way to the old one does not reach the new one.
+    let late = FlushBatch { offsets: 1, bytes: 50, ..FlushBatch::default() };
+    let flush = Flush {
+        object_number: 9,
+        topics: vec![FlushTopic {
+            topic_id: old.as_bytes().to_vec(),
+            partitions: vec![FlushPartition { partition: 0, position: 0, batches: vec![late] }],
+        }],
+        ..Flush::default()
+    };
+    let at = Position { revision: 51, sequence: 2, incarnation: 5 };
+    let effects = apply(&mut state, at, &Record::new(0, Body::Flush(flush)));
+    assert_eq!(effects.outcomes, [BatchOutcome::Refused(Refusal::UnknownTopicOrPartition)]);
+}
