@@ -15,6 +15,8 @@ pub mod conformance;
 #[cfg(feature = "log")]
 pub mod embedded;
 pub mod etcd;
+#[cfg(feature = "log")]
+pub mod faulty;
 mod request;
 #[cfg(feature = "log")]
 pub mod txn_rules;
