@@ -1,1 +1,120 @@
-//! Placeholder.
+//! A Kafka-compatible broker whose log lives in object storage.
+//!
+//! The path of a produce, one queue:
+//!
+//! ```text
+//! server/connection → api/produce → produce/validate → produce/buffer ═▶ produce/flush
+//!       → storage: PUT → metadata: log (etcd transaction) → metadata: replica (watch, apply) → ack
+//! ```
+//!
+//! The path of a fetch, no queue:
+//!
+//! ```text
+//! server/connection → api/fetch → fetch/session → fetch/plan (pure) → fetch/read → storage: reader → fetch/encode
+//! ```
+//!
+//! A [`Broker`] is everything that a request may touch. It has no clock, no randomness and no socket of its own: all
+//! three are handed in, so that a whole cluster can run in one deterministic process.
+
+mod api;
+pub mod config;
+mod configs;
+mod fetch;
+mod jobs;
+mod leaders;
+mod membership;
+pub mod metrics;
+pub mod process;
+pub mod produce;
+mod producer_ids;
+mod records;
+pub mod run;
+pub mod server;
+pub mod tasks;
+mod topic_config;
+mod topics;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::rngs::StdRng;
+use strandline_metadata::log::{LogWriter, SessionCell};
+use strandline_metadata::replica::Replica;
+use strandline_metadata::values::ClusterValue;
+use strandline_storage::clock::Clock;
+use strandline_storage::reader::Reader;
+use strandline_storage::store::Store;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::config::{Advertised, Config};
+use crate::fetch::session::FetchSessions;
+use crate::membership::CurrentRegistration;
+pub use crate::membership::MembershipEnd;
+use crate::metrics::{ClockSkew, Metrics};
+use crate::produce::ProduceBuffer;
+use crate::producer_ids::ProducerIds;
+use crate::tasks::TaskSet;
+
+/// Everything that a request may touch.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterValue,
+    pub(crate) process_id: Uuid,
+    pub(crate) advertised: Advertised,
+    pub(crate) metrics_url: String,
+    pub(crate) replica: Replica,
+    pub(crate) log: LogWriter,
+    pub(crate) sessions: SessionCell,
+    pub(crate) registration: CurrentRegistration,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) reader: Reader,
+    pub(crate) buffer: ProduceBuffer,
+    pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock_skew: ClockSkew,
+    pub(crate) tasks: TaskSet,
+    rng: Mutex<StdRng>,
+    draining: AtomicBool,
+    turning_away: AtomicBool,
+    closing: watch::Sender<bool>,
+}
+
+impl Broker {
+    /// Randomness for ids.
+    pub(crate) fn with_rng<R>(&self, draw: impl FnOnce(&mut StdRng) -> R) -> R {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether this broker is leaving.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether clients are told to go to another broker.
+    pub(crate) fn is_turning_away(&self) -> bool {
+        self.turning_away.load(Ordering::Relaxed)
+    }
+
+    /// Ends when connections without a request under way are to be closed.
+    pub(crate) async fn connections_close(&self) {
+        let mut closing = self.closing.subscribe();
+        // The sender lives in `self`.
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+
+    /// Why clients should not be sent here now; `None` if they should.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        if self.is_draining() {
+            return Some("this broker is leaving".to_owned());
+        }
+        if self.sessions.current().is_none() {
+            return Some("this broker is not registered with the cluster".to_owned());
+        }
+        let health = self.metrics.storage().health();
+        (!health.healthy).then(|| "the object store does not answer".to_owned())
+    }
+}

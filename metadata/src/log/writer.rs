@@ -251,7 +251,7 @@ impl LogLoop {
                     return Outcome::Fenced;
                 }
                 Err(BackendError::Unavailable(why)) => {
-                    debug!(why, "the transaction was not executed; trying again")
+                    debug!(why, "the transaction was not executed; trying again");
                 }
                 Err(BackendError::OutcomeUnknown(why)) => {
                     warn!(why, "the outcome of a commit is unknown; looking it up");
@@ -259,7 +259,7 @@ impl LogLoop {
                 }
                 Err(refused) if !unknown => return Outcome::Refused(refused),
                 Err(error) => {
-                    warn!(%error, "a commit that may have been executed is refused now; looking it up")
+                    warn!(%error, "a commit that may have been executed is refused now; looking it up");
                 }
             }
             if unknown {

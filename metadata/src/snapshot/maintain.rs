@@ -198,7 +198,7 @@ impl Maintainer {
                     Ok(()) => deleted += 1,
                     // It is found again by the next pass.
                     Err(error) => {
-                        warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted")
+                        warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted");
                     }
                 }
             }

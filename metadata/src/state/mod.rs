@@ -278,10 +278,10 @@ impl State {
         match body {
             Body::Flush(flush) => self.apply_flush(at, record.time_ms, flush, &mut effects)?,
             Body::TopicCreated(created) => {
-                self.grow_topic(record::topic_id(&created.topic_id)?, created.partitions, true)
+                self.grow_topic(record::topic_id(&created.topic_id)?, created.partitions, true);
             }
             Body::PartitionsAdded(added) => {
-                self.grow_topic(record::topic_id(&added.topic_id)?, added.partitions, false)
+                self.grow_topic(record::topic_id(&added.topic_id)?, added.partitions, false);
             }
             Body::TopicDeleted(deleted) => {
                 self.apply_topic_deleted(record::topic_id(&deleted.topic_id)?, at.revision, &mut effects);

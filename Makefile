@@ -1,0 +1,59 @@
+# Everything a developer or a new user does here. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A target folder outside the clone may be shared between clones: CARGO_TARGET_DIR=… make test
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
+
+.PHONY: deps
+deps: ## Install what building and testing need (protoc, etcd, kcat; needs apt and root)
+	@deploy/scripts/deps.sh build test
+
+.PHONY: build
+build: ## Build the release binaries
+	@deploy/scripts/deps.sh build
+	cargo build --release --locked --workspace --bins
+
+.PHONY: test
+test: ## Run the fast tests, on real etcd and a real S3 server
+	@deploy/scripts/deps.sh build test
+	cargo build --locked --workspace --bins
+	STRANDLINE_REQUIRE_ETCD=1 cargo test --locked --workspace
+
+.PHONY: test-clients
+test-clients: ## Run the suites of real clients against three brokers (long)
+	@deploy/scripts/deps.sh build test clients
+	cargo build --locked --workspace --bins
+	tests/clients/run.sh
+
+.PHONY: check
+check: ## Format, clippy, docs, licences and advisories
+	@deploy/scripts/deps.sh build check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p strandline-metadata --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	deploy/scripts/supply-chain.sh
+
+.PHONY: bench
+bench: ## Measure speed side by side with the floor; a table and JSON under target/bench
+	@deploy/scripts/deps.sh build test
+	cargo build --release --locked --workspace --bins
+	$(CARGO_TARGET_DIR)/release/strandline-bench
+
+.PHONY: demo-platform
+demo-platform: ## Start the whole platform: etcd, S3, three brokers (9092), the observer (8090)
+	@deploy/scripts/demo.sh start
+
+.PHONY: demo-status
+demo-status: ## Show what of the platform is running
+	@deploy/scripts/demo.sh status
+
+.PHONY: demo-stop
+demo-stop: ## Stop what demo-platform started, and nothing else
+	@deploy/scripts/demo.sh stop

@@ -1,0 +1,37 @@
+//! AlterConfigs (key 33), versions 0–2.
+//!
+//! Replaces all configs of a topic, or all cluster-wide defaults: what is not named goes back to its default. Kafka has replaced it by
+//! IncrementalAlterConfigs; tools still use it.
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
+
+use super::{Call, text};
+use crate::configs::{self, Alter, Resource};
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
+
+pub(super) async fn handle(call: &Call, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let entries =
+            resource.configs.iter().filter_map(|c| Some((c.name.to_string(), c.value.as_ref()?.to_string())));
+        let replace = Alter::Replace(entries.collect());
+        let outcome = match Resource::parse(resource.resource_type, &resource.resource_name) {
+            Ok(parsed) => configs::alter(&call.broker, &parsed, replace, request.validate_only).await,
+            Err(error) => Err(error),
+        };
+        let response = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name);
+        responses.push(match outcome {
+            Ok(()) => response,
+            Err(error) => {
+                response.with_error_code(error.code.code()).with_error_message(Some(text(error.message)))
+            }
+        });
+    }
+    AlterConfigsResponse::default().with_responses(responses)
+}

@@ -1,0 +1,68 @@
+//! ApiVersions (key 18), versions 0–4.
+//!
+//! What is spoken, derived from the one table. A version that is not known is answered as version 0 with
+//! UNSUPPORTED_VERSION and the versions that are, so that clients can go down (KIP-511). The client's software name
+//! and version are noted for the metrics; names that are not of Kafka's form are refused.
+
+use std::ops::RangeInclusive;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::Encodable;
+
+use super::{Call, SUPPORTED, Taken};
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
+
+pub(crate) fn handle(call: &Call, request: &ApiVersionsRequest) -> ApiVersionsResponse {
+    if call.version >= 3 {
+        let (name, version) = (&request.client_software_name, &request.client_software_version);
+        if !is_software_text(name) || !is_software_text(version) {
+            return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
+        }
+        // Only the first word counts: a client says it once per connection.
+        if call.client.software.set((name.to_string(), version.to_string())).is_ok() {
+            call.broker.metrics.client_software(name, version);
+        }
+    }
+    spoken().with_finalized_features_epoch(-1)
+}
+
+fn spoken() -> ApiVersionsResponse {
+    let mut keys: Vec<ApiVersion> = SUPPORTED
+        .iter()
+        .map(|(api, versions)| {
+            ApiVersion::default()
+                .with_api_key(*api as i16)
+                .with_min_version(*versions.start())
+                .with_max_version(*versions.end())
+        })
+        .collect();
+    keys.sort_by_key(|k| k.api_key);
+    ApiVersionsResponse::default().with_api_keys(keys)
+}
+
+/// The answer to a version that is not spoken: in version 0, so that any client can read it.
+pub(super) fn unsupported(frame: &Bytes) -> Taken {
+    let correlation_id = frame.get(4..8).map_or(0, |mut id| id.get_i32());
+    let response = spoken().with_error_code(ResponseError::UnsupportedVersion.code());
+    let mut body = BytesMut::new();
+    body.put_i32(0);
+    body.put_i32(correlation_id);
+    let encoded = response.encode(&mut body, 0).is_ok();
+    let length = i32::try_from(body.len() - 4).unwrap_or(i32::MAX);
+    body[..4].copy_from_slice(&length.to_be_bytes());
+    let reply = encoded.then(|| vec![body.freeze()]);
+    Box::pin(async move { reply })
+}
+
+/// Kafka's rule for these texts: letters, digits, `-` and `.`, beginning and ending with a letter or digit.
+fn is_software_text(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    !text.is_empty()
+        && text.chars().all(|c| plain(c) || matches!(c, '-' | '.'))
+        && text.starts_with(plain)
+        && text.ends_with(plain)
+}

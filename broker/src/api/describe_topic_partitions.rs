@@ -1,0 +1,97 @@
+//! DescribeTopicPartitions (key 75), version 0 (KIP-966).
+//!
+//! Topics in the order of their names, a page at a time: a cursor says where the next page begins. An empty list stands for all
+//! topics. There are no eligible leader replicas to report: replication is the object store's.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+};
+use kafka_protocol::messages::{
+    BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
+};
+
+use super::{Call, text};
+use crate::leaders::Leaders;
+use crate::topics;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
+
+/// Partitions of one page, whatever the request asks for; Kafka's own default.
+const MAX_PAGE: usize = 2_000;
+
+pub(super) async fn handle(
+    call: &Call,
+    request: DescribeTopicPartitionsRequest,
+) -> DescribeTopicPartitionsResponse {
+    let broker = &call.broker;
+    let asked: BTreeSet<String> = request.topics.iter().map(|t| t.name.to_string()).collect();
+    let missing: Vec<String> =
+        broker.replica.read(|view| asked.iter().filter(|n| view.names.topic(n).is_none()).cloned().collect());
+    if !missing.is_empty() {
+        topics::learn(broker, &missing, false).await;
+    }
+    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, MAX_PAGE);
+    let start =
+        request.cursor.map(|c| (c.topic_name.to_string(), u32::try_from(c.partition_index).unwrap_or(0)));
+    broker.replica.read(|view| {
+        let leaders = Leaders::of(broker, &view.names, &call.client_id);
+        let names: Vec<&String> =
+            if asked.is_empty() { view.names.topics().keys().collect() } else { asked.iter().collect() };
+        let mut response = DescribeTopicPartitionsResponse::default();
+        let mut left = limit;
+        for name in names {
+            let first = match &start {
+                Some((topic, _)) if name < topic => continue,
+                Some((topic, partition)) if name == topic => *partition,
+                _ => 0,
+            };
+            if left == 0 {
+                response.next_cursor = Some(cursor(name, first));
+                break;
+            }
+            let described = DescribeTopicPartitionsResponseTopic::default()
+                .with_name(Some(TopicName(text(name.clone()))));
+            let Some(topic) = view.names.topic(name) else {
+                let code =
+                    topics::check_name(name).err().map_or(ResponseError::UnknownTopicOrPartition, |e| e.code);
+                response.topics.push(described.with_error_code(code.code()));
+                continue;
+            };
+            let numbers = (first..topic.value.partitions).take(left);
+            let partitions: Vec<_> = numbers
+                .map(|number| {
+                    let leader = BrokerId(leaders.of_partition(topic.value.topic_id, number));
+                    DescribeTopicPartitionsResponsePartition::default()
+                        .with_partition_index(number.cast_signed())
+                        .with_leader_id(leader)
+                        .with_leader_epoch(0)
+                        .with_replica_nodes(vec![leader])
+                        .with_isr_nodes(vec![leader])
+                        .with_eligible_leader_replicas(None)
+                        .with_last_known_elr(None)
+                })
+                .collect();
+            left -= partitions.len();
+            let next = first + u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+            response.topics.push(
+                described
+                    .with_topic_id(topic.value.topic_id)
+                    .with_partitions(partitions)
+                    .with_topic_authorized_operations(super::metadata::TOPIC_OPERATIONS),
+            );
+            if next < topic.value.partitions {
+                response.next_cursor = Some(cursor(name, next));
+                break;
+            }
+        }
+        response
+    })
+}
+
+fn cursor(topic: &str, partition: u32) -> Cursor {
+    Cursor::default().with_topic_name(TopicName(text(topic))).with_partition_index(partition.cast_signed())
+}

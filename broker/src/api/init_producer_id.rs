@@ -1,0 +1,30 @@
+//! InitProducerId (key 22), versions 0–5.
+//!
+//! A producer id for an idempotent producer, from a block that this broker took for itself: one etcd transaction
+//! for a thousand ids. Epochs start at 0; an idempotent producer bumps its epoch by itself (KIP-360).
+//!
+//! Differences: a transactional id is refused with UNSUPPORTED_VERSION until transactions exist.
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
+
+use super::Call;
+use crate::producer_ids::NextIdError;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
+
+pub(super) async fn handle(call: &Call, request: InitProducerIdRequest) -> InitProducerIdResponse {
+    let answer = InitProducerIdResponse::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+    if request.transactional_id.is_some() {
+        return answer.with_error_code(ResponseError::UnsupportedVersion.code());
+    }
+    match call.broker.producer_ids.next(&call.broker).await {
+        Ok(id) => answer.with_producer_id(ProducerId(id)).with_producer_epoch(0),
+        Err(NextIdError::Unavailable) => {
+            answer.with_error_code(ResponseError::CoordinatorNotAvailable.code())
+        }
+        Err(NextIdError::Exhausted) => answer.with_error_code(ResponseError::UnknownServerError.code()),
+    }
+}

@@ -1,0 +1,226 @@
+//! One file per Kafka API. Each opens with its contract: versions, behaviour, KIPs, known differences.
+//!
+//! The table below is the only list of what is spoken: ApiVersions, the dispatch and the tests are derived from it. A version is in it
+//! when its handler was written for it, not when it parses.
+
+pub(crate) mod alter_configs;
+pub(crate) mod api_versions;
+pub(crate) mod create_partitions;
+pub(crate) mod create_topics;
+pub(crate) mod delete_topics;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
+pub(crate) mod describe_topic_partitions;
+pub(crate) mod fetch;
+pub(crate) mod incremental_alter_configs;
+pub(crate) mod init_producer_id;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod produce;
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use tokio::time::Instant;
+
+use crate::Broker;
+
+/// The pieces of an answer, length included; `None` where the protocol has no answer (`acks=0`).
+pub(crate) type Reply = Option<Vec<Bytes>>;
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Name and version of its software, once it has said so (KIP-511).
+    pub(crate) software: OnceLock<(String, String)>,
+}
+
+impl Client {
+    pub(crate) fn new() -> Self {
+        Self { software: OnceLock::new() }
+    }
+}
+
+/// One request on its way through a handler.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) api: ApiKey,
+    pub(crate) version: i16,
+    pub(crate) correlation_id: i32,
+    /// The client id that the request names; empty for none.
+    pub(crate) client_id: StrBytes,
+    started: Instant,
+}
+
+/// A request that cannot be answered: the connection is closed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("api key {0} is not known")]
+    UnknownApi(i16),
+    #[error("{api:?} version {version} is not supported")]
+    UnsupportedVersion { api: ApiKey, version: i16 },
+    #[error("a request of api key {api} version {version} does not parse: {why}")]
+    Malformed { api: i16, version: i16, why: String },
+}
+
+/// A taken request: what is left is to wait for its answer.
+type Taken = BoxFuture<'static, Reply>;
+
+/// Declares what is spoken. Every module has `VERSIONS` and `handle(call, request) -> response`, except those that are taken by
+/// hand in `take`.
+macro_rules! apis {
+    ($($api:ident $module:ident $request:ident,)*) => {
+        /// Every API that is spoken, with its versions.
+        pub(crate) const SUPPORTED: &[(ApiKey, RangeInclusive<i16>)] = &[
+            (ApiKey::Produce, produce::VERSIONS),
+            (ApiKey::Fetch, fetch::VERSIONS),
+            (ApiKey::ApiVersions, api_versions::VERSIONS),
+            $((ApiKey::$api, $module::VERSIONS),)*
+        ];
+
+        /// Decodes the request and starts its handler.
+        fn dispatch(call: Call, mut body: Bytes) -> Result<Taken, RequestError> {
+            match call.api {
+                $(ApiKey::$api => {
+                    let request = call.decode::<kafka_protocol::messages::$request>(&mut body)?;
+                    Ok(Box::pin(async move {
+                        let response = $module::handle(&call, request).await;
+                        call.reply(&response)
+                    }))
+                })*
+                other => Err(RequestError::UnsupportedVersion { api: other, version: call.version }),
+            }
+        }
+    };
+}
+
+apis! {
+    ListOffsets list_offsets ListOffsetsRequest,
+    Metadata metadata MetadataRequest,
+    CreateTopics create_topics CreateTopicsRequest,
+    DeleteTopics delete_topics DeleteTopicsRequest,
+    InitProducerId init_producer_id InitProducerIdRequest,
+    OffsetForLeaderEpoch offset_for_leader_epoch OffsetForLeaderEpochRequest,
+    DescribeConfigs describe_configs DescribeConfigsRequest,
+    AlterConfigs alter_configs AlterConfigsRequest,
+    CreatePartitions create_partitions CreatePartitionsRequest,
+    IncrementalAlterConfigs incremental_alter_configs IncrementalAlterConfigsRequest,
+    DescribeCluster describe_cluster DescribeClusterRequest,
+    DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest,
+}
+
+/// The versions of an API that are spoken.
+pub(crate) fn versions(api: ApiKey) -> Option<&'static RangeInclusive<i16>> {
+    SUPPORTED.iter().find(|(key, _)| *key == api).map(|(_, versions)| versions)
+}
+
+/// Takes a request in: when this returns, a produce is in the buffer, and the next request of the connection may be
+/// read. The future that it gives waits for the answer.
+pub(crate) async fn take(
+    broker: Arc<Broker>,
+    client: Arc<Client>,
+    frame: Bytes,
+) -> Result<Taken, RequestError> {
+    let started = Instant::now();
+    let (key, version) = match (frame.get(..2), frame.get(2..4)) {
+        (Some(mut key), Some(mut version)) => (key.get_i16(), version.get_i16()),
+        _ => {
+            return Err(RequestError::Malformed {
+                api: -1,
+                version: -1,
+                why: "there is no header".to_owned(),
+            });
+        }
+    };
+    let api = ApiKey::try_from(key).map_err(|()| RequestError::UnknownApi(key))?;
+    let spoken = versions(api).ok_or(RequestError::UnsupportedVersion { api, version })?;
+    if !spoken.contains(&version) {
+        if api == ApiKey::ApiVersions {
+            return Ok(api_versions::unsupported(&frame));
+        }
+        return Err(RequestError::UnsupportedVersion { api, version });
+    }
+    let mut body = frame;
+    let header = RequestHeader::decode(&mut body, api.request_header_version(version))
+        .map_err(|e| RequestError::Malformed { api: key, version, why: e.to_string() })?;
+    let call = Call {
+        broker,
+        client,
+        api,
+        version,
+        correlation_id: header.correlation_id,
+        client_id: header.client_id.unwrap_or_default(),
+        started,
+    };
+    match api {
+        ApiKey::Produce => {
+            let request = call.decode(&mut body)?;
+            Ok(produce::take(call, request).await)
+        }
+        ApiKey::Fetch => {
+            let request = call.decode(&mut body)?;
+            Ok(Box::pin(fetch::handle(call, request)))
+        }
+        ApiKey::ApiVersions => {
+            let request = call.decode(&mut body)?;
+            let response = api_versions::handle(&call, &request);
+            let reply = call.reply(&response);
+            Ok(Box::pin(async move { reply }))
+        }
+        _ => dispatch(call, body),
+    }
+}
+
+impl Call {
+    fn decode<T: Decodable>(&self, body: &mut Bytes) -> Result<T, RequestError> {
+        let malformed =
+            |why: String| RequestError::Malformed { api: self.api as i16, version: self.version, why };
+        let request = T::decode(body, self.version).map_err(|e| malformed(e.to_string()))?;
+        if body.has_remaining() {
+            return Err(malformed(format!("{} bytes are left over", body.len())));
+        }
+        Ok(request)
+    }
+
+    /// Frames an answer.
+    pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Reply {
+        let mut body = BytesMut::new();
+        if let Err(error) = response.encode(&mut body, self.version) {
+            // The handler built something that this version cannot say: a bug, seen by the test that walks versions.
+            tracing::error!(api = ?self.api, version = self.version, %error, "an answer cannot be encoded");
+            return None;
+        }
+        self.reply_pieces(vec![body.freeze()])
+    }
+
+    /// Frames an answer whose body is already encoded.
+    pub(crate) fn reply_pieces(&self, body: Vec<Bytes>) -> Reply {
+        self.broker.metrics.request_done(self.api, self.started.elapsed());
+        let mut head = BytesMut::with_capacity(16);
+        head.put_i32(0);
+        let header = ResponseHeader::default().with_correlation_id(self.correlation_id);
+        if let Err(error) = header.encode(&mut head, self.api.response_header_version(self.version)) {
+            tracing::error!(%error, "a response header cannot be encoded");
+            return None;
+        }
+        let length = head.len() - 4 + body.iter().map(Bytes::len).sum::<usize>();
+        let length = i32::try_from(length).unwrap_or(i32::MAX);
+        head[..4].copy_from_slice(&length.to_be_bytes());
+        let mut pieces = Vec::with_capacity(body.len() + 1);
+        pieces.push(head.freeze());
+        pieces.extend(body);
+        Some(pieces)
+    }
+}
+
+/// A text for a response.
+pub(crate) fn text(text: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(text.into())
+}

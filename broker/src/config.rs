@@ -1,0 +1,429 @@
+//! Settings as data: one table says name, unit, default and meaning; flags, environment, file, `--help` and the
+//! effective configuration in the log are all derived from it.
+//!
+//! A flag wins over the environment, the environment over the file, the file over the default. Keys that are not in
+//! the table are refused, wherever they stand.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use strandline_metadata::backend::etcd::EtcdConfig;
+use strandline_metadata::keys::Keyspace;
+use strandline_storage::store::StoreConfig;
+
+pub use self::table::{SETTINGS, Setting};
+
+/// A configuration that cannot be used; the sentence names the key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// Where the order of commits is kept.
+#[derive(Clone, Debug)]
+pub enum MetadataConfig {
+    /// In etcd.
+    Etcd(EtcdConfig),
+    /// In this process, with a journal file if there is a path.
+    Embedded(Option<PathBuf>),
+}
+
+/// Host and port that clients are told to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// The write path's settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProduceConfig {
+    /// A buffer of this size is flushed, in bytes.
+    pub flush_bytes: usize,
+    /// The longest that a record waits for its flush while a PUT slot is free.
+    pub linger: Duration,
+    /// PUTs per second that flushes before the linger may use.
+    pub put_budget_per_s: f64,
+    /// How many PUTs the budget saves up.
+    pub put_budget_burst: f64,
+    /// PUTs in flight.
+    pub puts_in_flight: usize,
+    /// Bytes that are buffered or in flight, over all connections.
+    pub buffer_bytes: usize,
+}
+
+/// What new topics and unset topic configs default to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDefaults {
+    /// Whether naming a topic that does not exist creates it.
+    pub auto_create: bool,
+    /// Partitions of a topic that is created without a number.
+    pub partitions: u32,
+    /// The broker's value for each topic config that it may set, by the topic config's name.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// The validated configuration of a broker.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The broker's node id.
+    pub node_id: i32,
+    /// Name of the cluster: its prefix in etcd.
+    pub cluster: String,
+    /// Address that Kafka clients connect to.
+    pub listen: String,
+    /// What they are told; the listen address if absent.
+    pub advertised: Option<Advertised>,
+    /// Address of metrics and health.
+    pub http_listen: String,
+    /// Availability zone.
+    pub zone: String,
+    /// Where the order of commits is kept.
+    pub metadata: MetadataConfig,
+    /// Where objects are kept.
+    pub store: StoreConfig,
+    /// The write path.
+    pub produce: ProduceConfig,
+    /// Bytes of the cache.
+    pub cache_bytes: u64,
+    /// Bytes of GETs in flight.
+    pub read_in_flight_bytes: u64,
+    /// Largest request, in bytes.
+    pub max_request_bytes: usize,
+    /// Bytes of requests that are being read, over all connections.
+    pub request_memory_bytes: usize,
+    /// Largest fetch response, in bytes.
+    pub fetch_max_bytes: usize,
+    /// Fetch sessions that are kept.
+    pub fetch_sessions: usize,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// A connection without a request for so long is closed.
+    pub connection_idle: Duration,
+    /// The registration ends so long after the broker's last sign of life.
+    pub lease_ttl_s: i64,
+    /// Topic defaults.
+    pub topics: TopicDefaults,
+    /// Log records after which a snapshot is written.
+    pub snapshot_records: u64,
+    /// Bytes of log after which a snapshot is written.
+    pub snapshot_log_bytes: u64,
+    /// How often background jobs look whether there is something to do.
+    pub job_interval: Duration,
+    /// How long a dead object stays after it is certain that nobody plans with it.
+    pub delete_delay: Duration,
+    /// A producer that wrote nothing for so long is forgotten.
+    pub producer_id_expiration: Duration,
+    /// How long a leaving broker serves on before it closes connections.
+    pub drain: Duration,
+    /// Filter of the log, in `tracing`'s syntax.
+    pub log: String,
+    /// Whether the log is JSON.
+    pub log_json: bool,
+    /// Seed of everything random; from the operating system if absent.
+    pub seed: Option<u64>,
+    /// What is logged at start: each key with its value, secrets masked.
+    pub effective: Vec<(String, String)>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Run with this configuration.
+    Run(Box<Config>),
+    /// Print this text and end.
+    Print(String),
+}
+
+/// Values by key, before validation.
+struct Values(BTreeMap<&'static str, String>);
+
+impl Values {
+    fn text(&self, key: &'static str) -> &str {
+        self.0.get(key).map_or("", String::as_str)
+    }
+
+    fn optional(&self, key: &'static str) -> Option<String> {
+        let text = self.text(key);
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn get<T: FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
+        let text = self.text(key);
+        text.parse().map_err(|_| ConfigError(format!("{key}: {text:?} is not what this setting takes")))
+    }
+
+    fn within<T: FromStr + PartialOrd + Copy + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        least: T,
+        most: T,
+    ) -> Result<T, ConfigError> {
+        let value: T = self.get(key)?;
+        if value < least || value > most {
+            return Err(ConfigError(format!("{key}: {value} is not between {least} and {most}")));
+        }
+        Ok(value)
+    }
+
+    fn millis(&self, key: &'static str) -> Result<Duration, ConfigError> {
+        self.get(key).map(Duration::from_millis)
+    }
+}
+
+/// Reads flags (without the program's name), environment and file. `environment` looks a variable up.
+pub fn parse(
+    flags: impl IntoIterator<Item = String>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, ConfigError> {
+    let matches =
+        match table::command().try_get_matches_from(std::iter::once("strandline".to_owned()).chain(flags)) {
+            Ok(matches) => matches,
+            Err(e) if !e.use_stderr() => return Ok(Parsed::Print(e.to_string())),
+            Err(e) => return Err(ConfigError(e.to_string().trim_end().to_owned())),
+        };
+    let dev =
+        matches.get_flag("dev") || environment("STRANDLINE_DEV").is_some_and(|v| v == "true" || v == "1");
+    let file_path = matches.get_one::<String>("config").cloned().or_else(|| environment("STRANDLINE_CONFIG"));
+    let file = match &file_path {
+        None => BTreeMap::new(),
+        Some(path) => table::read_file(path)?,
+    };
+    let mut values = BTreeMap::new();
+    for setting in SETTINGS {
+        let chosen = matches
+            .get_one::<String>(setting.key)
+            .cloned()
+            .or_else(|| environment(&setting.variable()))
+            .or_else(|| file.get(setting.key).cloned())
+            .unwrap_or_else(|| setting.default_value(dev).to_owned());
+        values.insert(setting.key, chosen);
+    }
+    let mut config = validate(&Values(values.clone()))?;
+    config.effective = SETTINGS.iter().map(|s| (s.key.to_owned(), s.shown(&values[s.key]))).collect();
+    Ok(Parsed::Run(Box::new(config)))
+}
+
+fn validate(values: &Values) -> Result<Config, ConfigError> {
+    let cluster = values.text("cluster").to_owned();
+    if Keyspace::new(&cluster).is_none() {
+        return Err(ConfigError(format!(
+            "cluster: {cluster:?} is not of 1 to 100 letters, digits, '.', '_' or '-'"
+        )));
+    }
+    let log_json = match values.text("log_format") {
+        "text" => false,
+        "json" => true,
+        other => return Err(ConfigError(format!("log_format: {other:?} is neither text nor json"))),
+    };
+    let produce = ProduceConfig {
+        flush_bytes: values.within("flush_bytes", 1024, 64 << 20)?,
+        linger: values.millis("linger_ms")?,
+        put_budget_per_s: values.within("put_budget_per_s", 0.0, 100_000.0)?,
+        put_budget_burst: values.within("put_budget_burst", 1.0, 100_000.0)?,
+        puts_in_flight: values.within("puts_in_flight", 1, 64)?,
+        buffer_bytes: values.within("buffer_bytes", 1 << 20, 1 << 40)?,
+    };
+    let max_request_bytes = values.within("max_request_bytes", 1024, 1 << 30)?;
+    if produce.buffer_bytes < max_request_bytes {
+        return Err(ConfigError(
+            "buffer_bytes: must not be below max_request_bytes, or the largest request would never fit"
+                .into(),
+        ));
+    }
+    if produce.buffer_bytes < 2 * produce.flush_bytes {
+        return Err(ConfigError("buffer_bytes: must be at least twice flush_bytes, or nothing is gathered while a PUT is under way".into()));
+    }
+    Ok(Config {
+        node_id: values.within("node_id", 0, i32::MAX)?,
+        cluster,
+        listen: values.text("listen").to_owned(),
+        advertised: values.optional("advertised").map(|text| advertised(&text)).transpose()?,
+        http_listen: values.text("http_listen").to_owned(),
+        zone: values.text("zone").to_owned(),
+        metadata: metadata(values)?,
+        store: store(values)?,
+        produce,
+        cache_bytes: values.get("cache_bytes")?,
+        read_in_flight_bytes: values.within("read_in_flight_bytes", 1 << 20, 1 << 40)?,
+        max_request_bytes,
+        request_memory_bytes: values.within("request_memory_bytes", 1 << 20, 1 << 40)?,
+        fetch_max_bytes: values.within("fetch_max_bytes", 1024, 1 << 30)?,
+        fetch_sessions: values.get("fetch_sessions")?,
+        max_connections: values.within("max_connections", 1, 10_000_000)?,
+        connection_idle: values.millis("connection_idle_ms")?,
+        lease_ttl_s: values.within("lease_ttl_s", 2, 600)?,
+        topics: topic_defaults(values)?,
+        snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
+        snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
+        job_interval: Duration::from_millis(values.within("job_interval_ms", 10, 86_400_000)?),
+        delete_delay: values.millis("delete_delay_ms")?,
+        producer_id_expiration: values.millis("producer_id_expiration_ms")?,
+        drain: values.millis("drain_ms")?,
+        log: values.text("log").to_owned(),
+        log_json,
+        seed: values.optional("seed").map(|_| values.get("seed")).transpose()?,
+        effective: Vec::new(),
+    })
+}
+
+fn advertised(text: &str) -> Result<Advertised, ConfigError> {
+    let wrong = || ConfigError(format!("advertised: {text:?} is not host:port"));
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Advertised { host, port: port.parse().map_err(|_| wrong())? })
+}
+
+fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
+    match values.text("metadata") {
+        "embedded" => Ok(MetadataConfig::Embedded(values.optional("metadata_journal").map(PathBuf::from))),
+        "etcd" => {
+            let endpoints: Vec<String> = values
+                .text("etcd_endpoints")
+                .split(',')
+                .map(|e| e.trim().to_owned())
+                .filter(|e| !e.is_empty())
+                .collect();
+            if endpoints.is_empty() {
+                return Err(ConfigError("etcd_endpoints: at least one is needed".to_owned()));
+            }
+            Ok(MetadataConfig::Etcd(EtcdConfig {
+                user: values.optional("etcd_user"),
+                password: values
+                    .optional("etcd_password")
+                    .map(strandline_metadata::backend::etcd::Password::new),
+                ca_file: values.optional("etcd_ca_file").map(PathBuf::from),
+                cert_file: values.optional("etcd_cert_file").map(PathBuf::from),
+                key_file: values.optional("etcd_key_file").map(PathBuf::from),
+                ..EtcdConfig::new(endpoints)
+            }))
+        }
+        other => Err(ConfigError(format!("metadata: {other:?} is neither etcd nor embedded"))),
+    }
+}
+
+fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
+    let mut url = values.text("store_url").to_owned();
+    if let Some(relative) = url.strip_prefix("file:").filter(|rest| !rest.starts_with("//")) {
+        let absolute = std::path::absolute(relative).map_err(|e| ConfigError(format!("store_url: {e}")))?;
+        url = format!("file://{}", absolute.display());
+    }
+    let url = url.parse().map_err(|e| ConfigError(format!("store_url: {e}")))?;
+    let mut config = StoreConfig::new(url);
+    config.endpoint = values.optional("s3_endpoint");
+    config.region = values.optional("s3_region");
+    config.access_key_id = values.optional("s3_access_key_id");
+    config.secret_access_key =
+        values.optional("s3_secret_access_key").map(strandline_storage::store::Secret::new);
+    config.session_token = values.optional("s3_session_token").map(strandline_storage::store::Secret::new);
+    config.allow_http = values.get("s3_allow_http")?;
+    config.path_style = values.get("s3_path_style")?;
+    config.ca_file = values.optional("s3_ca_file").map(PathBuf::from);
+    config.checksum =
+        values.text("s3_checksum").parse().map_err(|e| ConfigError(format!("s3_checksum: {e}")))?;
+    config.request_timeout = values.millis("store_request_timeout_ms")?;
+    config.retry_budget = values.millis("store_retry_budget_ms")?;
+    Ok(config)
+}
+
+fn topic_defaults(values: &Values) -> Result<TopicDefaults, ConfigError> {
+    let named = [
+        ("log_retention_ms", "retention.ms"),
+        ("log_retention_bytes", "retention.bytes"),
+        ("log_cleanup_policy", "cleanup.policy"),
+        ("message_max_bytes", "max.message.bytes"),
+        ("compression_type", "compression.type"),
+        ("log_message_timestamp_type", "message.timestamp.type"),
+        ("log_message_timestamp_before_max_ms", "message.timestamp.before.max.ms"),
+        ("log_message_timestamp_after_max_ms", "message.timestamp.after.max.ms"),
+    ];
+    let mut configs = BTreeMap::new();
+    for (key, config) in named {
+        let value = values.text(key);
+        crate::topic_config::check(config, value).map_err(|why| ConfigError(format!("{key}: {why}")))?;
+        configs.insert(config.to_owned(), value.to_owned());
+    }
+    Ok(TopicDefaults {
+        auto_create: values.get("auto_create_topics")?,
+        partitions: values.within(
+            "num_partitions",
+            1,
+            strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC,
+        )?,
+        configs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(flags: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment: BTreeMap<String, String> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        match parse(flags.iter().map(|f| (*f).to_owned()), |key| environment.get(key).cloned())? {
+            Parsed::Run(config) => Ok(*config),
+            Parsed::Print(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = std::env::temp_dir().join(format!("strandline-config-{}.toml", std::process::id()));
+        std::fs::write(&file, "node_id = 3\nzone = \"file\"\ncluster = \"file\"\ns3_allow_http = true\n")
+            .unwrap();
+        let file = file.to_str().unwrap();
+        let environment = [("STRANDLINE_ZONE", "env"), ("STRANDLINE_CLUSTER", "env")];
+        let config = run(&["--config", file, "--cluster", "flag"], &environment).unwrap();
+        assert_eq!((config.node_id, &*config.zone, &*config.cluster), (3, "env", "flag"));
+        assert!(config.store.allow_http);
+        std::fs::write(file, "node_idd = 3\n").unwrap();
+        let error = run(&["--config", file], &[]).unwrap_err();
+        assert!(error.to_string().contains("node_idd"), "{error}");
+        std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (flags, key) in [
+            (&["--node-id", "x"][..], "node_id"),
+            (&["--node-id", "-1"], "node_id"),
+            (&["--cluster", "a/b"], "cluster"),
+            (&["--advertised", "nohost"], "advertised"),
+            (&["--metadata", "zookeeper"], "metadata"),
+            (&["--store-url", "ftp://x"], "store_url"),
+            (&["--log-cleanup-policy", "shred"], "log_cleanup_policy"),
+            (&["--buffer-bytes", "2000000"], "buffer_bytes"),
+            (&["--no-such-flag"], "--no-such-flag"),
+        ] {
+            let error = run(flags, &[]).unwrap_err().to_string();
+            assert!(error.contains(key), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked_and_dev_needs_nothing() {
+        let config =
+            run(&["--dev", "--s3-secret-access-key", "hunter2"], &[("STRANDLINE_ETCD_PASSWORD", "hunter3")])
+                .unwrap();
+        assert!(matches!(config.metadata, MetadataConfig::Embedded(Some(_))));
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn help_explains_each_setting() {
+        let Ok(Parsed::Print(help)) = parse(["--help".to_owned()], |_| None) else { panic!("no help") };
+        for setting in SETTINGS {
+            assert!(help.contains(&setting.flag()), "{}", setting.key);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The table of settings.
+
+use std::collections::BTreeMap;
+
+use super::ConfigError;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals behind `STRANDLINE_`.
+    pub key: &'static str,
+    /// Its default, as text; empty for none.
+    pub default: &'static str,
+    /// Its default with `--dev`, where that is another.
+    pub dev: Option<&'static str>,
+    /// Its unit, or what kind of value it takes.
+    pub unit: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// The flag, with its dashes.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("STRANDLINE_{}", self.key.to_uppercase())
+    }
+
+    pub(super) fn default_value(&self, dev: bool) -> &'static str {
+        self.dev.filter(|_| dev).unwrap_or(self.default)
+    }
+
+    pub(super) fn shown(&self, value: &str) -> String {
+        if self.secret && !value.is_empty() { "********".to_owned() } else { value.to_owned() }
+    }
+}
+
+const fn setting(
+    key: &'static str,
+    default: &'static str,
+    unit: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, default, dev: None, unit, help, secret: false }
+}
+
+const fn dev(setting: Setting, default: &'static str) -> Setting {
+    Setting { dev: Some(default), ..setting }
+}
+
+const fn secret(key: &'static str, help: &'static str) -> Setting {
+    Setting { key, default: "", dev: None, unit: "text", help, secret: true }
+}
+
+/// Every setting of the broker.
+pub const SETTINGS: &[Setting] = &[
+    setting("node_id", "1", "number", "Node id of this broker, unique in the cluster"),
+    setting("cluster", "strandline", "name", "Name of the cluster: its prefix in etcd"),
+    dev(setting("listen", "0.0.0.0:9092", "address", "Where Kafka clients connect"), "127.0.0.1:9092"),
+    setting(
+        "advertised",
+        "",
+        "host:port",
+        "What clients are told to connect to [default: the listen address; 127.0.0.1 for a wildcard]",
+    ),
+    dev(
+        setting("http_listen", "0.0.0.0:9093", "address", "Where /metrics, /healthz and /readyz are served"),
+        "127.0.0.1:9093",
+    ),
+    setting("zone", "", "name", "Availability zone; clients that name theirs are led to brokers in it"),
+    dev(
+        setting(
+            "metadata",
+            "etcd",
+            "etcd|embedded",
+            "Where the order of commits is kept; embedded serves a single broker only",
+        ),
+        "embedded",
+    ),
+    dev(
+        setting(
+            "metadata_journal",
+            "",
+            "path",
+            "Journal file of embedded metadata; without it they are gone when the broker ends",
+        ),
+        "./strandline-data/metadata.journal",
+    ),
+    setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "etcd's client URLs, separated by commas"),
+    setting("etcd_user", "", "name", "User for etcd, if it demands one"),
+    secret("etcd_password", "Password of that user"),
+    setting("etcd_ca_file", "", "path", "Certificates (PEM) that etcd's is checked against"),
+    setting("etcd_cert_file", "", "path", "Client certificate (PEM) for etcd"),
+    setting("etcd_key_file", "", "path", "Key (PEM) of the client certificate"),
+    dev(
+        setting(
+            "store_url",
+            "s3://strandline",
+            "url",
+            "Where objects are kept: s3://bucket/prefix, file:///folder or memory:",
+        ),
+        "file:./strandline-data/objects",
+    ),
+    setting("s3_endpoint", "", "url", "The S3 server, if it is not Amazon's"),
+    setting("s3_region", "us-east-1", "name", "Region that requests are signed for"),
+    setting(
+        "s3_access_key_id",
+        "",
+        "text",
+        "Static credentials; without them the instance's or container's are used",
+    ),
+    secret("s3_secret_access_key", "Secret of the static credentials"),
+    secret("s3_session_token", "Session token of temporary credentials"),
+    setting("s3_allow_http", "false", "true|false", "Whether plain HTTP will do"),
+    setting("s3_path_style", "true", "true|false", "Bucket in the path rather than in the host name"),
+    setting("s3_ca_file", "", "path", "Certificates (PEM) to trust beside the system's"),
+    setting("s3_checksum", "crc64nvme", "none|crc64nvme|sha256", "Checksum sent with every PUT"),
+    setting(
+        "store_request_timeout_ms",
+        "10000",
+        "ms",
+        "How long one attempt of one request to the store may take",
+    ),
+    setting("store_retry_budget_ms", "25000", "ms", "How long all attempts of one request may take together"),
+    setting("flush_bytes", "8388608", "bytes", "A buffer of this size is written as an object"),
+    setting(
+        "linger_ms",
+        "250",
+        "ms",
+        "The longest that a record waits for its flush while a PUT slot is free",
+    ),
+    setting(
+        "put_budget_per_s",
+        "4",
+        "PUTs per second",
+        "Flushes before the linger has passed; the ceiling of the request bill",
+    ),
+    setting("put_budget_burst", "8", "PUTs", "How many of them are saved up while nothing is written"),
+    setting("puts_in_flight", "4", "PUTs", "PUTs at a time"),
+    setting(
+        "buffer_bytes",
+        "268435456",
+        "bytes",
+        "Records that are buffered or being written, over all connections",
+    ),
+    setting("cache_bytes", "268435456", "bytes", "Records kept in memory for reading"),
+    setting("read_in_flight_bytes", "134217728", "bytes", "Reads from the store that are under way"),
+    setting("max_request_bytes", "104857600", "bytes", "Largest request that a client may send"),
+    setting(
+        "request_memory_bytes",
+        "268435456",
+        "bytes",
+        "Requests that are being read, over all connections",
+    ),
+    setting("fetch_max_bytes", "57671680", "bytes", "Largest answer to a fetch"),
+    setting("fetch_sessions", "1000", "number", "Incremental fetch sessions that are kept"),
+    setting("max_connections", "10000", "number", "Connections at a time"),
+    setting("connection_idle_ms", "600000", "ms", "A connection without a request for so long is closed"),
+    setting(
+        "lease_ttl_s",
+        "4",
+        "s",
+        "The cluster takes a broker for dead so long after its last sign of life",
+    ),
+    setting(
+        "auto_create_topics",
+        "true",
+        "true|false",
+        "Whether naming a topic that does not exist creates it",
+    ),
+    setting("num_partitions", "1", "number", "Partitions of a topic that is created without a number"),
+    setting("log_retention_ms", "604800000", "ms", "Default of retention.ms; -1 for ever"),
+    setting(
+        "log_retention_bytes",
+        "-1",
+        "bytes",
+        "Default of retention.bytes, per partition; -1 without limit",
+    ),
+    setting("log_cleanup_policy", "delete", "list", "Default of cleanup.policy"),
+    setting(
+        "message_max_bytes",
+        "1048588",
+        "bytes",
+        "Default of max.message.bytes: the largest record batch",
+    ),
+    setting("compression_type", "producer", "codec", "Default of compression.type"),
+    setting(
+        "log_message_timestamp_type",
+        "CreateTime",
+        "CreateTime|LogAppendTime",
+        "Default of message.timestamp.type",
+    ),
+    setting(
+        "log_message_timestamp_before_max_ms",
+        "9223372036854775807",
+        "ms",
+        "Default of message.timestamp.before.max.ms",
+    ),
+    setting(
+        "log_message_timestamp_after_max_ms",
+        "3600000",
+        "ms",
+        "Default of message.timestamp.after.max.ms",
+    ),
+    setting("snapshot_records", "5000", "records", "Log records after which a snapshot is written"),
+    setting("snapshot_log_bytes", "30000000", "bytes", "Bytes of log after which a snapshot is written"),
+    setting(
+        "job_interval_ms",
+        "5000",
+        "ms",
+        "How often background jobs look whether there is something to do",
+    ),
+    setting(
+        "delete_delay_ms",
+        "600000",
+        "ms",
+        "How long an object stays after nothing refers to it any more",
+    ),
+    setting(
+        "producer_id_expiration_ms",
+        "86400000",
+        "ms",
+        "A producer that wrote nothing for so long is forgotten",
+    ),
+    setting("drain_ms", "5000", "ms", "How long a leaving broker serves on, while clients move to others"),
+    setting("log", "info", "filter", "What is logged, in tracing's filter syntax"),
+    setting("log_format", "text", "text|json", "How it is logged"),
+    setting("seed", "", "number", "Seed of everything random, for repeating a run"),
+];
+
+/// The command line, as the table says.
+pub(super) fn command() -> clap::Command {
+    let mut command = clap::Command::new("strandline")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A Kafka-compatible broker whose log lives in object storage")
+        .after_help("Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
+        .arg(clap::Arg::new("dev").long("dev").action(clap::ArgAction::SetTrue).help("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"))
+        .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_CONFIG]"));
+    for setting in SETTINGS {
+        let default = match (setting.default, setting.dev) {
+            ("", None) => String::new(),
+            (default, None) => format!(" [default: {default}]"),
+            (default, Some(dev)) => format!(" [default: {default}; with --dev: {dev}]"),
+        };
+        let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
+        command = command.arg(
+            clap::Arg::new(setting.key)
+                .long(setting.key.replace('_', "-"))
+                .value_name(setting.unit)
+                .allow_hyphen_values(true)
+                .help(help),
+        );
+    }
+    command
+}
+
+/// Reads a file of settings into text values; arrays are joined with commas.
+pub(super) fn read_file(path: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("config file {path}: {e}")))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| ConfigError(format!("config file {path}: {e}")))?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        if !SETTINGS.iter().any(|s| s.key == key) {
+            return Err(ConfigError(format!("config file {path}: there is no setting {key}")));
+        }
+        let text = plain(&value)
+            .ok_or_else(|| ConfigError(format!("config file {path}: {key} takes a plain value")))?;
+        values.insert(key, text);
+    }
+    Ok(values)
+}
+
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Array(items) => {
+            items.iter().map(plain).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}

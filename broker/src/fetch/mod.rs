@@ -1,0 +1,121 @@
+//! The read path: `plan (pure) → wait for commits → read (cache or one shared GET) → patched slices`.
+//!
+//! There is no queue on it. A fetch that has nothing to return subscribes to its partitions and is woken by the
+//! commit that moves one of them.
+
+pub(crate) mod encode;
+mod plan;
+mod read;
+pub(crate) mod session;
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use kafka_protocol::error::ResponseError;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use self::plan::Assessment;
+pub(crate) use self::read::Records;
+use crate::Broker;
+
+/// Partitions of one fetch that are read at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// What is wanted of one partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The topic, or the code that says why it is not known.
+    pub(crate) topic: Result<Uuid, ResponseError>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) max_bytes: usize,
+    /// The leader epoch that the client knows; −1 for none.
+    pub(crate) leader_epoch: i32,
+}
+
+/// What is wanted altogether.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) min_bytes: usize,
+    pub(crate) max_bytes: usize,
+    pub(crate) max_wait: Duration,
+}
+
+/// What one partition gives.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fetched {
+    pub(crate) error: Option<ResponseError>,
+    pub(crate) high_watermark: i64,
+    pub(crate) last_stable: i64,
+    pub(crate) log_start: i64,
+    pub(crate) records: Records,
+}
+
+impl Fetched {
+    fn failed(error: ResponseError) -> Self {
+        Self { error: Some(error), high_watermark: -1, last_stable: -1, log_start: -1, ..Self::default() }
+    }
+}
+
+/// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is up.
+///
+/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics.
+pub(crate) async fn fetch(
+    broker: &Broker,
+    resolve: impl Fn() -> Vec<Wanted>,
+    limits: Limits,
+) -> Vec<Fetched> {
+    let deadline = Instant::now() + limits.max_wait;
+    let mut wanted = resolve();
+    if broker.is_turning_away() {
+        return wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower)).collect();
+    }
+    let mut is_current = false;
+    loop {
+        // Subscribed before looking: what moves in between is not missed.
+        let partitions: Vec<(Uuid, u32)> =
+            wanted.iter().filter_map(|w| Some((w.topic.ok()?, u32::try_from(w.partition).ok()?))).collect();
+        let subscription = broker.replica.subscribe(&partitions);
+        let assessed: Vec<Assessment> =
+            broker.replica.read(|view| wanted.iter().map(|w| plan::assess(&view.state, w)).collect());
+        if !is_current && assessed.iter().any(Assessment::lag_may_explain) {
+            // A final no must not be said out of this broker's own lag: another one may be ahead.
+            is_current = true;
+            if broker.replica.barrier().await.is_ok() {
+                wanted = resolve();
+                continue;
+            }
+            let softened = assessed.into_iter().map(Assessment::soften).collect::<Vec<_>>();
+            return read_all(broker, &wanted, softened, limits.max_bytes).await;
+        }
+        let available: usize = assessed.iter().map(Assessment::available).sum();
+        let finished = available >= limits.min_bytes || assessed.iter().any(Assessment::is_error);
+        if finished || timeout_at(deadline, subscription.moved()).await.is_err() {
+            return read_all(broker, &wanted, assessed, limits.max_bytes).await;
+        }
+    }
+}
+
+/// Reads what was planned, within `max_bytes`, except that the first batch always comes.
+async fn read_all(
+    broker: &Broker,
+    wanted: &[Wanted],
+    assessed: Vec<Assessment>,
+    max_bytes: usize,
+) -> Vec<Fetched> {
+    let mut left = max_bytes;
+    let mut first = true;
+    let reads = wanted.iter().zip(assessed).map(|(wanted, assessment)| {
+        let budget = wanted.max_bytes.min(left);
+        let reads = assessment.available() > 0 && (first || budget > 0);
+        if reads {
+            left = left.saturating_sub(assessment.available().min(budget));
+            first = false;
+        }
+        read::read(broker, wanted, assessment, reads.then_some(budget))
+    });
+    // Budgets are dealt out in order, before anything is read.
+    let reads: Vec<_> = reads.collect();
+    futures::stream::iter(reads).buffered(READS_AT_ONCE).collect().await
+}

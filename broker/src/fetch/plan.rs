@@ -1,0 +1,120 @@
+//! What a partition has for a fetch: pure, from the state alone.
+
+use kafka_protocol::error::ResponseError;
+use strandline_metadata::state::{Range, State};
+use uuid::Uuid;
+
+use super::Wanted;
+
+/// Ranges of a partition that count as its tail: whoever reads there is not catching up.
+const TAIL_RANGES: usize = 64;
+
+/// A range to read, and the length of the object that it lies in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    pub(super) range: Range,
+    pub(super) object_bytes: u64,
+    /// Whether it is near the end of the partition.
+    pub(super) tail: bool,
+}
+
+/// What a partition has.
+#[derive(Clone, Debug)]
+pub(super) struct Assessment {
+    pub(super) topic_id: Uuid,
+    pub(super) error: Option<ResponseError>,
+    pub(super) high_watermark: i64,
+    pub(super) last_stable: i64,
+    pub(super) log_start: i64,
+    pub(super) planned: Vec<Planned>,
+    available: usize,
+    lag_may_explain: bool,
+}
+
+impl Assessment {
+    fn failed(topic_id: Uuid, error: ResponseError, lag_may_explain: bool) -> Self {
+        Self {
+            topic_id,
+            error: Some(error),
+            high_watermark: -1,
+            last_stable: -1,
+            log_start: -1,
+            planned: Vec::new(),
+            available: 0,
+            lag_may_explain,
+        }
+    }
+
+    /// About how many bytes could be returned, at most what was asked for.
+    pub(super) fn available(&self) -> usize {
+        self.available
+    }
+
+    pub(super) fn is_error(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Whether a broker that is ahead might have answered otherwise.
+    pub(super) fn lag_may_explain(&self) -> bool {
+        self.lag_may_explain
+    }
+
+    /// The same where it could not be found out whether lag explains it: an error that a client retries instead of
+    /// one that makes it start over.
+    pub(super) fn soften(mut self) -> Self {
+        if self.lag_may_explain && self.error == Some(ResponseError::OffsetOutOfRange) {
+            self.error = Some(ResponseError::NotLeaderOrFollower);
+        }
+        self
+    }
+}
+
+/// Looks at one partition.
+pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
+    let topic_id = match wanted.topic {
+        Ok(id) => id,
+        Err(error) => return Assessment::failed(Uuid::nil(), error, true),
+    };
+    let found = u32::try_from(wanted.partition).ok().and_then(|p| state.partition(topic_id, p));
+    let Some(partition) = found else {
+        return Assessment::failed(topic_id, ResponseError::UnknownTopicOrPartition, true);
+    };
+    // The epoch of every partition is 0 for ever: there are no leaders to elect.
+    if wanted.leader_epoch > 0 {
+        return Assessment::failed(topic_id, ResponseError::UnknownLeaderEpoch, false);
+    }
+    let (log_start, end) = (partition.log_start(), partition.end());
+    let mut assessment = Assessment {
+        topic_id,
+        error: None,
+        high_watermark: end,
+        last_stable: partition.last_stable(),
+        log_start,
+        planned: Vec::new(),
+        available: 0,
+        lag_may_explain: false,
+    };
+    if wanted.offset < log_start || wanted.offset > end {
+        assessment.error = Some(ResponseError::OffsetOutOfRange);
+        assessment.lag_may_explain = wanted.offset > end;
+        return assessment;
+    }
+    let ranges = partition.ranges();
+    let tail_from = ranges.len().saturating_sub(TAIL_RANGES);
+    let tail_offset = ranges.get(tail_from).map_or(0, |r| r.base_offset);
+    let planned = partition.plan(wanted.offset, wanted.max_bytes as u64);
+    assessment.planned = planned
+        .into_iter()
+        .map(|range| Planned {
+            range,
+            object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
+            tail: range.base_offset >= tail_offset,
+        })
+        .collect();
+    let planned_bytes: u64 = assessment.planned.iter().map(|p| p.range.bytes).sum();
+    assessment.available = usize::try_from(planned_bytes).unwrap_or(usize::MAX).min(wanted.max_bytes.max(1));
+    if assessment.planned.is_empty() {
+        assessment.available = 0;
+    }
+    assessment
+}

@@ -1,0 +1,97 @@
+//! Forgetting idempotent producers that have written nothing for the expiry time.
+//!
+//! Time is this broker's monotonic clock: a producer is proposed for expiry only after it was seen unchanged for that long, and
+//! the record names what it expects to find, so a batch that came in between saves it.
+
+use std::collections::BTreeMap;
+
+use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::record::{Body, ExpiredProducer, ProducersExpired};
+use tokio::time::Instant;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::Broker;
+use crate::topics::commit;
+
+/// Producers in one record.
+const PER_RECORD: usize = 5_000;
+
+/// Producers that are watched at a time; others wait for their turn (invariant 9).
+const MAX_WATCHED: usize = 1_000_000;
+
+/// A producer in a partition, and the base offset of its newest batch.
+type Seen = (Uuid, u32, i64);
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(super) struct ProducerExpiry {
+    unchanged_since: BTreeMap<Seen, (i64, Instant)>,
+    /// The end of the blocks that had been handed out, and when that was noted.
+    ids_noted: Option<(i64, Instant)>,
+    looked_at: Option<Instant>,
+}
+
+impl ProducerExpiry {
+    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), ProposeError> {
+        let (now, expiration) = (Instant::now(), broker.config.producer_id_expiration);
+        // Looking costs time in proportion to the state: a hundredth of the expiry is precise enough.
+        if self.looked_at.is_some_and(|at| now.saturating_duration_since(at) < expiration / 100) {
+            return Ok(());
+        }
+        self.looked_at = Some(now);
+        let ids_end = broker.replica.read(|view| view.state.producer_ids_end());
+        let mut ids_below = 0;
+        match self.ids_noted {
+            Some((end, at)) if now.saturating_duration_since(at) >= expiration => {
+                ids_below = end;
+                self.ids_noted = Some((ids_end, now));
+            }
+            None => self.ids_noted = Some((ids_end, now)),
+            Some(_) => {}
+        }
+        self.note(broker, now);
+        let expired: Vec<ExpiredProducer> = self
+            .unchanged_since
+            .iter()
+            .filter(|(_, (_, since))| now.saturating_duration_since(*since) >= expiration)
+            .map(|(&(topic_id, partition, producer_id), &(last, _))| ExpiredProducer {
+                topic_id: topic_id.as_bytes().to_vec(),
+                partition,
+                producer_id: producer_id.cast_unsigned(),
+                last_base_offset: last.cast_unsigned(),
+            })
+            .collect();
+        let mut records: Vec<Vec<ExpiredProducer>> = expired.chunks(PER_RECORD).map(<[_]>::to_vec).collect();
+        if ids_below > 0 && records.is_empty() {
+            records.push(Vec::new());
+        }
+        for producers in records {
+            let count = producers.len();
+            let body = ProducersExpired { producers, ids_below: ids_below.cast_unsigned() };
+            commit(broker, Change { body: Some(Body::ProducersExpired(body)), ..Change::default() }).await?;
+            info!(producers = count, "idle producers are forgotten");
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, broker: &Broker, now: Instant) {
+        let mut present = BTreeMap::new();
+        broker.replica.read(|view| {
+            for (&topic_id, topic) in view.state.topics() {
+                for (number, partition) in (0..).zip(topic.partitions()) {
+                    for (&producer_id, producer) in partition.producers() {
+                        let last = producer.batches.last().map_or(0, |b| b.base_offset);
+                        if present.len() < MAX_WATCHED {
+                            present.insert((topic_id, number, producer_id), last);
+                        }
+                    }
+                }
+            }
+        });
+        self.unchanged_since.retain(|seen, (last, _)| present.get(seen) == Some(last));
+        for (seen, last) in present {
+            self.unchanged_since.entry(seen).or_insert((last, now));
+        }
+    }
+}

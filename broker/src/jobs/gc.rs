@@ -1,0 +1,124 @@
+//! Deleting objects that nothing can refer to any more. Safe by construction, never by age alone (invariant 6).
+//!
+//! - **Dead objects** are on the state's list. One is deleted once it is older than every snapshot that is listed, and
+//!   the delay has passed on this broker's monotonic clock since it was first seen so. A record takes it off the list
+//!   after the DELETE.
+//! - **Orphans** were written and never committed. In exactly this order: LIST; linearizable read that the incarnation is gone;
+//!   barrier; not in the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use strandline_metadata::backend::{BackendError, RangeRequest};
+use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
+use strandline_metadata::replica::BarrierError;
+use strandline_storage::error::StoreError;
+use strandline_storage::path::{ObjectId, ObjectKey};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::Broker;
+use crate::topics::commit;
+
+/// Objects that one pass deletes.
+const PER_PASS: usize = 1_000;
+/// Keys of one LIST.
+const LIST_PAGE: usize = 1_000;
+/// Passes over the dead list between two listings of the bucket: a listing costs requests.
+const PASSES_PER_LISTING: u32 = 720;
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GcError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+}
+
+/// What this broker has seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    /// Since when a dead object has been older than every listed snapshot.
+    ripe_since: BTreeMap<ObjectId, Instant>,
+    passes: u32,
+    /// Where the listing goes on.
+    listed_to: Option<ObjectKey>,
+    listing: bool,
+}
+
+impl Collector {
+    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), GcError> {
+        self.delete_dead(broker).await?;
+        if self.passes.is_multiple_of(PASSES_PER_LISTING) {
+            self.listing = true;
+        }
+        self.passes = self.passes.wrapping_add(1);
+        if self.listing {
+            self.collect_orphans(broker).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_dead(&mut self, broker: &Broker) -> Result<(), GcError> {
+        let now = Instant::now();
+        let ripe: BTreeSet<ObjectId> = broker.replica.read(|view| {
+            let oldest = view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision);
+            // Without a snapshot, a broker that starts replays the whole log, and plans nothing with what died in it.
+            let ripe =
+                view.state.dead().iter().filter(|(_, died)| oldest.is_none_or(|oldest| **died < oldest));
+            ripe.map(|(&object, _)| object).collect()
+        });
+        self.ripe_since.retain(|object, _| ripe.contains(object));
+        for object in ripe {
+            self.ripe_since.entry(object).or_insert(now);
+        }
+        let delay = broker.config.delete_delay;
+        let due = self.ripe_since.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= delay);
+        let due: Vec<ObjectId> = due.map(|(&object, _)| object).take(PER_PASS).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        for object in &due {
+            broker.store.delete(&object.key()).await?;
+            broker.reader.evict(*object);
+        }
+        let refs =
+            |id: &ObjectId| ObjectRef { incarnation: id.incarnation, number: id.number, salt: id.salt };
+        let body = Body::ObjectsDeleted(ObjectsDeleted { objects: due.iter().map(refs).collect() });
+        commit(broker, Change { body: Some(body), ..Change::default() }).await?;
+        info!(objects = due.len(), "dead objects are deleted");
+        Ok(())
+    }
+
+    /// Looks at one page of the bucket.
+    async fn collect_orphans(&mut self, broker: &Broker) -> Result<(), GcError> {
+        let page = broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), LIST_PAGE).await?;
+        self.listed_to = page.last().map(|meta| meta.key.clone());
+        self.listing = self.listed_to.is_some();
+        let keys = broker.replica.keys();
+        let read = RangeRequest { keys: keys.brokers(), revision: None, limit: 0 };
+        let registered: BTreeSet<i64> =
+            broker.replica.backend().range(read).await?.kvs.iter().map(|kv| kv.create_revision).collect();
+        // After the registration was seen to be gone, so that everything it ever committed is covered.
+        broker.replica.barrier().await?;
+        let orphans: Vec<ObjectId> = broker.replica.read(|view| {
+            let written = page.iter().filter_map(|meta| meta.key.as_wal());
+            let gone = written.filter(|id| !registered.contains(&id.incarnation));
+            gone.filter(|id| !view.state.objects().contains_key(id) && !view.state.dead().contains_key(id))
+                .collect()
+        });
+        for orphan in &orphans {
+            debug!(object = %orphan, "deleting an orphan");
+            broker.store.delete(&orphan.key()).await?;
+        }
+        if !orphans.is_empty() {
+            info!(objects = orphans.len(), "orphans are deleted");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Background jobs. One broker runs them, chosen by a leased key; two doing so at the same time is harmless.
+
+mod expiry;
+mod gc;
+mod retention;
+
+use std::sync::Arc;
+
+use strandline_metadata::snapshot::Maintainer;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use self::expiry::ProducerExpiry;
+use self::gc::Collector;
+use crate::Broker;
+
+/// The key under which the jobs' broker is chosen.
+const LEADER: &str = "jobs";
+
+/// Runs the jobs, whenever this broker is the one to do so, until it is dropped.
+pub(crate) async fn run(broker: Arc<Broker>) {
+    let mut maintainer = Maintainer::new(
+        broker.replica.clone(),
+        broker.log.clone(),
+        broker.sessions.clone(),
+        broker.store.clone(),
+        broker.clock.clone(),
+    );
+    let mut collector = Collector::default();
+    let mut expiry = ProducerExpiry::default();
+    loop {
+        sleep(broker.config.job_interval).await;
+        let registration = *broker.registration.borrow();
+        let Some(registration) = registration else { continue };
+        match maintainer.lead(LEADER, registration.lease).await {
+            Ok(true) => {}
+            Ok(false) => {
+                // What was noted while leading is no evidence after somebody else led.
+                collector = Collector::default();
+                expiry = ProducerExpiry::default();
+                continue;
+            }
+            Err(error) => {
+                debug!(%error, "it cannot be found out who runs the jobs");
+                continue;
+            }
+        }
+        let counters = broker.replica.counters();
+        if counters.records_since_snapshot >= broker.config.snapshot_records
+            || counters.log_bytes_since_snapshot >= broker.config.snapshot_log_bytes
+        {
+            report(&broker, "snapshot", maintainer.run_once().await.map(|_| ()));
+        }
+        report(&broker, "retention", retention::run_once(&broker).await);
+        report(&broker, "gc", collector.run_once(&broker).await);
+        report(&broker, "expiry", expiry.run_once(&broker).await);
+    }
+}
+
+fn report<E: std::fmt::Display>(broker: &Broker, job: &'static str, outcome: Result<(), E>) {
+    match outcome {
+        Ok(()) => broker.metrics.job_done(job, "ok"),
+        Err(error) => {
+            warn!(job, %error, "a background job ended early; it starts over");
+            broker.metrics.job_done(job, "error");
+        }
+    }
+}

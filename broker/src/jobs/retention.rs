@@ -1,0 +1,76 @@
+//! Retention by time and by size: trim records for ranges that are too old or too many.
+//!
+//! A range goes as a whole, once its newest record is too old. Nothing is proposed while this broker's clock is far from
+//! the others': a clock that jumped ahead must not delete data.
+
+use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::record::{Body, Trim, TrimPartition};
+use strandline_metadata::state::Partition;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::Broker;
+use crate::topic_config::Effective;
+use crate::topics::commit;
+
+/// A clock further than this from the median of the others' decides nothing, in ms.
+const MAX_SKEW_MS: i64 = 30_000;
+
+/// Partitions in one record.
+const PARTITIONS_PER_RECORD: usize = 1_000;
+
+/// Trims whatever is due.
+pub(super) async fn run_once(broker: &Broker) -> Result<(), ProposeError> {
+    let skew_ms = broker.clock_skew.ahead_ms();
+    let by_time = skew_ms.is_none_or(|skew| skew.abs() <= MAX_SKEW_MS);
+    if !by_time {
+        warn!(skew_ms, "no retention by time: this broker's clock is far from the others'");
+    }
+    let now_ms = broker.clock.now_ms();
+    let due: Vec<TrimPartition> = broker.replica.read(|view| {
+        let (dynamic, _) = view.names.broker_configs(None);
+        let mut due = Vec::new();
+        for (&topic_id, topic) in view.state.topics() {
+            let Some(info) = view.names.topic_by_id(topic_id) else { continue };
+            let configs = Effective {
+                topic: &info.value.configs,
+                dynamic: &dynamic,
+                broker: &broker.config.topics.configs,
+            };
+            let oldest_ms = configs.retention_ms().filter(|_| by_time).map(|ms| now_ms.saturating_sub(ms));
+            for (number, partition) in (0..).zip(topic.partitions()) {
+                if let Some(log_start) = new_log_start(partition, oldest_ms, configs.retention_bytes()) {
+                    due.push(trim(topic_id, number, log_start));
+                }
+            }
+        }
+        due
+    });
+    for partitions in due.chunks(PARTITIONS_PER_RECORD) {
+        let trim = Trim { partitions: partitions.to_vec() };
+        commit(broker, Change { body: Some(Body::Trim(trim)), ..Change::default() }).await?;
+        info!(partitions = partitions.len(), "old records are gone by retention");
+    }
+    Ok(())
+}
+
+fn trim(topic_id: Uuid, partition: u32, log_start: i64) -> TrimPartition {
+    TrimPartition { topic_id: topic_id.as_bytes().to_vec(), partition, log_start: log_start.cast_unsigned() }
+}
+
+/// Where the log should start, if that is further up than now.
+fn new_log_start(partition: &Partition, oldest_ms: Option<i64>, max_bytes: Option<u64>) -> Option<i64> {
+    let mut log_start = None;
+    let mut left = partition.bytes();
+    for range in partition.ranges() {
+        let too_old = oldest_ms.is_some_and(|oldest| range.max_timestamp_ms < oldest);
+        // As in Kafka, a range goes by size only if what is left is still at least the limit.
+        let too_many = max_bytes.is_some_and(|max| left - range.bytes >= max);
+        if !too_old && !too_many {
+            break;
+        }
+        left -= range.bytes;
+        log_start = Some(range.end_offset);
+    }
+    log_start.filter(|&offset| offset > partition.log_start())
+}

@@ -1,0 +1,143 @@
+//! Which broker clients are led to for a partition: the "leader" of Kafka's protocol, here only a hint that makes
+//! the traffic of a partition meet in one broker's cache. Any broker serves any partition.
+//!
+//! Rendezvous hashing: every broker derives the same answer, and when one comes or goes only its own partitions move.
+
+use std::sync::Arc;
+
+use strandline_metadata::names::{BrokerInfo, Names};
+use strandline_metadata::values::{BrokerValue, VALUE_FORMAT};
+use uuid::Uuid;
+
+use crate::Broker;
+
+/// The brokers that clients may be led to, as of one view.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaders {
+    /// By node id.
+    pub(crate) brokers: Vec<Arc<BrokerInfo>>,
+    /// Those that partitions are spread over: not leaving, and in the client's zone if any is.
+    candidates: Vec<i32>,
+}
+
+impl Leaders {
+    /// The brokers for a client with this id.
+    pub(crate) fn of(broker: &Broker, names: &Names, client_id: &str) -> Self {
+        let mut brokers: Vec<Arc<BrokerInfo>> = names.brokers().values().cloned().collect();
+        if brokers.is_empty() {
+            // Between losing a registration and getting another, this broker still serves what is known.
+            brokers.push(Arc::new(BrokerInfo { value: own(broker), incarnation: 0 }));
+        }
+        Self::among(brokers, zone_of(client_id))
+    }
+
+    fn among(brokers: Vec<Arc<BrokerInfo>>, zone: Option<&str>) -> Self {
+        let staying: Vec<&Arc<BrokerInfo>> = brokers.iter().filter(|b| !b.value.draining).collect();
+        let all = if staying.is_empty() { brokers.iter().collect() } else { staying };
+        let near: Vec<&Arc<BrokerInfo>> =
+            all.iter().copied().filter(|b| zone.is_some_and(|z| b.value.zone == z)).collect();
+        let candidates = if near.is_empty() { &all } else { &near }.iter().map(|b| b.value.node_id).collect();
+        Self { brokers, candidates }
+    }
+
+    /// The broker for a partition.
+    pub(crate) fn of_partition(&self, topic_id: Uuid, partition: u32) -> i32 {
+        let weight = |node_id: i32| {
+            let (high, low) = topic_id.as_u64_pair();
+            scramble(
+                scramble(high ^ low.rotate_left(32))
+                    ^ (u64::from(partition) << 32)
+                    ^ u64::from(node_id.cast_unsigned()),
+            )
+        };
+        self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
+    }
+
+    /// The broker that is named as controller: any can do what a controller does; the lowest node id is as good as any.
+    pub(crate) fn controller(&self) -> i32 {
+        self.candidates.iter().copied().min().unwrap_or(-1)
+    }
+}
+
+/// This broker as it would register.
+pub(crate) fn own(broker: &Broker) -> BrokerValue {
+    BrokerValue {
+        format: VALUE_FORMAT,
+        node_id: broker.config.node_id,
+        process_id: broker.process_id,
+        host: broker.advertised.host.clone(),
+        port: broker.advertised.port,
+        zone: broker.config.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        metrics_url: broker.metrics_url.clone(),
+        registered_at_ms: broker.clock.now_ms(),
+        draining: broker.is_draining(),
+    }
+}
+
+/// The zone that a client names in its client id as `zone=<name>`, up to a comma, semicolon or space.
+fn zone_of(client_id: &str) -> Option<&str> {
+    let after = client_id.split_once("zone=")?.1;
+    let zone = after.split([',', ';', ' ']).next()?;
+    (!zone.is_empty()).then_some(zone)
+}
+
+/// The finaliser of SplitMix64.
+fn scramble(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brokers(zones: &[&str]) -> Vec<Arc<BrokerInfo>> {
+        let info = |(i, zone): (usize, &&str)| {
+            let node_id = i32::try_from(i).unwrap() + 1;
+            let value = BrokerValue {
+                format: VALUE_FORMAT,
+                node_id,
+                process_id: Uuid::nil(),
+                host: "h".to_owned(),
+                port: 9092,
+                zone: (*zone).to_owned(),
+                version: String::new(),
+                metrics_url: String::new(),
+                registered_at_ms: 0,
+                draining: false,
+            };
+            Arc::new(BrokerInfo { value, incarnation: 1 })
+        };
+        zones.iter().enumerate().map(info).collect()
+    }
+
+    fn spread(leaders: &Leaders) -> Vec<i32> {
+        (0..3000).map(|p| leaders.of_partition(Uuid::from_u128(99), p)).collect()
+    }
+
+    #[test]
+    fn partitions_are_spread_evenly_and_only_those_of_a_lost_broker_move() {
+        let three = spread(&Leaders::among(brokers(&["", "", ""]), None));
+        for node in 1..=3 {
+            let share = three.iter().filter(|&&n| n == node).count();
+            assert!((800..1200).contains(&share), "node {node} has {share} of 3000");
+        }
+        let two = spread(&Leaders::among(brokers(&["", ""]), None));
+        for (before, after) in three.iter().zip(&two) {
+            assert!(*before == 3 || before == after);
+        }
+    }
+
+    #[test]
+    fn a_client_is_led_into_its_zone_and_away_from_a_leaving_broker() {
+        let mut known = brokers(&["a", "b", "a"]);
+        let in_a = spread(&Leaders::among(known.clone(), zone_of("app,zone=a,x")));
+        assert!(in_a.iter().all(|n| [1, 3].contains(n)) && in_a.contains(&1) && in_a.contains(&3));
+        let nowhere = spread(&Leaders::among(known.clone(), zone_of("zone=c")));
+        assert!((1..=3).all(|n| nowhere.contains(&n)));
+        Arc::make_mut(&mut known[0]).value.draining = true;
+        assert!(spread(&Leaders::among(known, Some("a"))).iter().all(|&n| n == 3));
+    }
+}

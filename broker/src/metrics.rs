@@ -1,0 +1,401 @@
+//! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A call site says what
+//! happened, not which label.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kafka_protocol::messages::ApiKey;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+use strandline_metadata::replica::{ApplyObserver, ReplicaCounters};
+use strandline_metadata::state::{Effects, Position};
+use strandline_storage::metrics::StorageMetrics;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::Broker;
+use crate::fetch::session::TopicKey;
+use crate::produce::FlushReason;
+
+/// Topics that get metrics of their own; the others share the label `other` (invariant 9).
+const MAX_TOPIC_LABELS: usize = 1_000;
+/// Kinds of client software that get a label of their own.
+const MAX_SOFTWARE_LABELS: usize = 200;
+
+/// Seconds, from a tenth of a millisecond to a minute.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
+/// Bytes, from a kilobyte to 64 megabytes.
+const BYTES: &[f64] = &[
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    8_388_608.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// The counters of one topic, looked up once for each produce or fetch of it.
+#[derive(Clone, Debug)]
+struct TopicCounters {
+    produced_records: IntCounter,
+    produced_bytes: IntCounter,
+    fetched_records: IntCounter,
+    fetched_bytes: IntCounter,
+}
+
+/// Every metric of the broker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    registry: Registry,
+    storage: StorageMetrics,
+    produced_records: IntCounterVec,
+    produced_bytes: IntCounterVec,
+    fetched_records: IntCounterVec,
+    fetched_bytes: IntCounterVec,
+    topics: Mutex<BTreeMap<String, TopicCounters>>,
+    request_seconds: HistogramVec,
+    flush_bytes: Histogram,
+    flushes: IntCounterVec,
+    flush_failures: IntCounterVec,
+    put_seconds: Histogram,
+    commit_seconds: Histogram,
+    applied_records: IntCounter,
+    apply_seconds: Gauge,
+    rebuilds: IntGauge,
+    rewatches: IntGauge,
+    watch_lag: IntGauge,
+    state_revision: IntGauge,
+    state_ranges: IntGauge,
+    state_objects: IntGauge,
+    state_dead_objects: IntGauge,
+    topics_known: IntGauge,
+    partitions_known: IntGauge,
+    buffer_bytes: IntGauge,
+    fetch_sessions: IntGauge,
+    connections: IntGauge,
+    connections_refused: IntCounter,
+    read_failures: IntCounter,
+    registered: IntGauge,
+    brokers: IntGauge,
+    jobs: IntCounterVec,
+    clients: IntGaugeVec,
+}
+
+/// Registers one metric after the other.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn with<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let metric = made?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.with(IntCounter::new(format!("strandline_{name}"), help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.with(IntCounterVec::new(Opts::new(format!("strandline_{name}"), help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.with(IntGauge::new(format!("strandline_{name}"), help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(format!("strandline_{name}"), help).buckets(buckets.to_vec());
+        self.with(Histogram::with_opts(options))
+    }
+}
+
+impl Metrics {
+    /// Registers every metric, those of storage too.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let storage = StorageMetrics::new(&registry)?;
+        let r = Registrar(&registry);
+        let request_options = HistogramOpts::new(
+            "strandline_request_seconds",
+            "From reading a request to its answer being ready, by API",
+        )
+        .buckets(SECONDS.to_vec());
+        let shared = Shared {
+            storage,
+            produced_records: r.counters(
+                "produced_records_total",
+                "Records that were acknowledged",
+                &["topic"],
+            )?,
+            produced_bytes: r.counters(
+                "produced_bytes_total",
+                "Bytes of record batches that were acknowledged",
+                &["topic"],
+            )?,
+            fetched_records: r.counters(
+                "fetched_records_total",
+                "Records that were sent to consumers",
+                &["topic"],
+            )?,
+            fetched_bytes: r.counters(
+                "fetched_bytes_total",
+                "Bytes of record batches that were sent to consumers",
+                &["topic"],
+            )?,
+            topics: Mutex::default(),
+            request_seconds: r.with(HistogramVec::new(request_options, &["api"]))?,
+            flush_bytes: r.histogram("flush_bytes", "Size of the objects that were written", BYTES)?,
+            flushes: r.counters(
+                "flushes_total",
+                "Objects that were written, by what made it time",
+                &["reason"],
+            )?,
+            flush_failures: r.counters(
+                "flush_failures_total",
+                "Flushes whose records were refused, by the step that failed",
+                &["step"],
+            )?,
+            put_seconds: r.histogram("flush_put_seconds", "Writing an object, retries included", SECONDS)?,
+            commit_seconds: r.histogram(
+                "commit_seconds",
+                "From an object being durable to its records being applied here",
+                SECONDS,
+            )?,
+            applied_records: r
+                .counter("log_records_applied_total", "Records of the commit log that were applied")?,
+            apply_seconds: r.with(Gauge::new(
+                "strandline_log_apply_seconds_total",
+                "Time spent applying the commit log",
+            ))?,
+            rebuilds: r
+                .gauge("state_rebuilds_total", "Times that the state was thrown away and read anew")?,
+            rewatches: r.gauge("watch_restarts_total", "Times that the watch was opened again")?,
+            watch_lag: r.gauge(
+                "watch_lag_revisions",
+                "Revisions that this broker committed and has not applied yet",
+            )?,
+            state_revision: r.gauge("state_revision", "The etcd revision that is applied")?,
+            state_ranges: r
+                .gauge("state_ranges", "Offset ranges in the state: what its memory grows with")?,
+            state_objects: r.gauge("state_objects", "Objects that records lie in")?,
+            state_dead_objects: r
+                .gauge("state_dead_objects", "Objects that nothing refers to and that are to be deleted")?,
+            topics_known: r.gauge("topics", "Topics")?,
+            partitions_known: r.gauge("partitions", "Partitions")?,
+            buffer_bytes: r.gauge("buffer_bytes", "Bytes of records that are buffered or being written")?,
+            fetch_sessions: r.gauge("fetch_sessions", "Incremental fetch sessions")?,
+            connections: r.gauge("connections", "Open connections of Kafka clients")?,
+            connections_refused: r
+                .counter("connections_refused_total", "Connections refused because there were too many")?,
+            read_failures: r
+                .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
+            registered: r.gauge("registered", "1 while this broker is registered with the cluster")?,
+            brokers: r.gauge("brokers", "Brokers that are registered with the cluster")?,
+            jobs: r.counters("jobs_total", "Passes of background jobs", &["job", "outcome"])?,
+            clients: r.with(IntGaugeVec::new(
+                Opts::new("strandline_client_connections_total", "Connections by what the client says it is"),
+                &["software", "version"],
+            ))?,
+            registry,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Storage's own metrics.
+    pub fn storage(&self) -> &StorageMetrics {
+        &self.shared.storage
+    }
+
+    fn topic(&self, name: &str) -> TopicCounters {
+        let mut topics = self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = topics.get(name) {
+            return known.clone();
+        }
+        let label = if topics.len() < MAX_TOPIC_LABELS { name } else { "other" };
+        let s = &self.shared;
+        let counters = TopicCounters {
+            produced_records: s.produced_records.with_label_values(&[label]),
+            produced_bytes: s.produced_bytes.with_label_values(&[label]),
+            fetched_records: s.fetched_records.with_label_values(&[label]),
+            fetched_bytes: s.fetched_bytes.with_label_values(&[label]),
+        };
+        if label == name {
+            topics.insert(name.to_owned(), counters.clone());
+        }
+        counters
+    }
+
+    pub(crate) fn produced(&self, broker: &Broker, topic_id: Uuid, records: u64, bytes: u64) {
+        let name = broker.replica.read(|view| view.names.topic_by_id(topic_id).map(|t| t.name.clone()));
+        let counters = self.topic(&name.unwrap_or_else(|| "deleted".to_owned()));
+        counters.produced_records.inc_by(records);
+        counters.produced_bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn fetched(&self, broker: &Broker, topic: &TopicKey, records: u64, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let name = match topic {
+            TopicKey::Name(name) => Some(name.clone()),
+            TopicKey::Id(id) => {
+                broker.replica.read(|view| view.names.topic_by_id(*id).map(|t| t.name.clone()))
+            }
+        };
+        let counters = self.topic(&name.unwrap_or_else(|| "deleted".to_owned()));
+        counters.fetched_records.inc_by(records);
+        counters.fetched_bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn request_done(&self, api: ApiKey, took: Duration) {
+        self.shared.request_seconds.with_label_values(&[&format!("{api:?}")]).observe(took.as_secs_f64());
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a histogram of sizes needs no exact bytes")]
+    pub(crate) fn flushed(&self, reason: FlushReason, bytes: u64) {
+        self.shared.flushes.with_label_values(&[reason.as_str()]).inc();
+        self.shared.flush_bytes.observe(bytes as f64);
+    }
+
+    pub(crate) fn flush_failed(&self, step: &'static str) {
+        self.shared.flush_failures.with_label_values(&[step]).inc();
+    }
+
+    pub(crate) fn put_took(&self, took: Duration) {
+        self.shared.put_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn commit_took(&self, took: Duration) {
+        self.shared.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.shared.connections.inc();
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.shared.connections.dec();
+    }
+
+    pub(crate) fn open_connections(&self) -> i64 {
+        self.shared.connections.get()
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.shared.connections_refused.inc();
+    }
+
+    pub(crate) fn read_failed(&self) {
+        self.shared.read_failures.inc();
+    }
+
+    pub(crate) fn registered(&self, is_registered: bool) {
+        self.shared.registered.set(i64::from(is_registered));
+    }
+
+    pub(crate) fn job_done(&self, job: &str, outcome: &str) {
+        self.shared.jobs.with_label_values(&[job, outcome]).inc();
+    }
+
+    pub(crate) fn client_software(&self, name: &str, version: &str) {
+        let known = self
+            .shared
+            .registry
+            .gather()
+            .iter()
+            .find(|f| f.name() == "strandline_client_connections_total")
+            .map_or(0, |f| f.get_metric().len());
+        if known < MAX_SOFTWARE_LABELS {
+            let cut = |text: &str| text.chars().take(64).collect::<String>();
+            self.shared.clients.with_label_values(&[cut(name), cut(version)]).inc();
+        }
+    }
+
+    /// The text that `/metrics` serves; what is a state rather than an event is looked up now.
+    pub(crate) fn render(&self, broker: &Broker) -> prometheus::Result<Vec<u8>> {
+        let s = &self.shared;
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        broker.replica.read(|view| {
+            s.state_revision.set(view.revision);
+            s.state_ranges.set(i64::try_from(view.state.range_count()).unwrap_or(i64::MAX));
+            s.state_objects.set(number(view.state.objects().len()));
+            s.state_dead_objects.set(number(view.state.dead().len()));
+            s.topics_known.set(number(view.state.topics().len()));
+            s.partitions_known.set(number(view.state.topics().values().map(|t| t.partitions().len()).sum()));
+            s.brokers.set(number(view.names.brokers().len()));
+        });
+        let ReplicaCounters { records, rebuilds, rewatches, apply_nanos, .. } = broker.replica.counters();
+        s.applied_records.inc_by(records.saturating_sub(s.applied_records.get()));
+        s.apply_seconds.set(Duration::from_nanos(apply_nanos).as_secs_f64());
+        s.rebuilds.set(i64::try_from(rebuilds).unwrap_or(i64::MAX));
+        s.rewatches.set(i64::try_from(rewatches).unwrap_or(i64::MAX));
+        s.watch_lag.set(broker.replica.lag_revisions());
+        s.buffer_bytes.set(number(broker.buffer.bytes_in_use()));
+        s.fetch_sessions.set(number(broker.fetch_sessions.len()));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&s.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// How far other brokers' clocks are from this one's, as their records show: retention by time is safe only while they agree.
+#[derive(Clone, Debug)]
+pub struct ClockSkew {
+    clock: Arc<dyn strandline_storage::clock::Clock>,
+    own: strandline_metadata::log::SessionCell,
+    latest: Arc<Mutex<BTreeMap<i64, (i64, Instant)>>>,
+}
+
+impl ClockSkew {
+    /// Others' records older than this say nothing about clocks now.
+    const FRESH: Duration = Duration::from_mins(10);
+
+    /// No knowledge yet.
+    pub fn new(
+        clock: Arc<dyn strandline_storage::clock::Clock>,
+        own: strandline_metadata::log::SessionCell,
+    ) -> Self {
+        Self { clock, own, latest: Arc::default() }
+    }
+
+    /// By how much this broker's clock is ahead of the median of the others', in ms; `None` without others.
+    pub fn ahead_ms(&self) -> Option<i64> {
+        let now = Instant::now();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.retain(|_, (_, at)| now.saturating_duration_since(*at) < Self::FRESH);
+        let mut skews: Vec<i64> = latest.values().map(|(skew, _)| *skew).collect();
+        skews.sort_unstable();
+        skews.get(skews.len() / 2).copied()
+    }
+}
+
+impl ApplyObserver for ClockSkew {
+    fn applied(&self, at: Position, time_ms: i64, _: &Effects) {
+        if self.own.current().is_some_and(|s| s.incarnation == at.incarnation) {
+            return;
+        }
+        let skew = self.clock.now_ms().saturating_sub(time_ms);
+        self.latest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(at.incarnation, (skew, Instant::now()));
+    }
+}

@@ -1,0 +1,168 @@
+//! The process around a broker: arguments, logs, sockets, signals. Nothing here is part of a simulation.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rand::TryRng;
+use strandline_metadata::backend::Backend;
+use strandline_metadata::backend::embedded::Embedded;
+use strandline_metadata::backend::etcd::Etcd;
+use strandline_storage::clock::{Clock, SystemClock};
+use strandline_storage::store::{self, StoreConfig, StoreUrl};
+use strandline_storage::{StorageMetrics, StoreError};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Advertised, Config, MetadataConfig, Parsed};
+use crate::metrics::Metrics;
+use crate::run::{self, Opened, Parts, StoreOpener};
+use crate::server::{Listener, http};
+
+/// Runs the process; its exit code says whether it ended as asked.
+pub fn main() -> ExitCode {
+    // The environment is read here and nowhere else.
+    #[expect(clippy::disallowed_methods, reason = "this is config reading the environment")]
+    let environment = |key: &str| std::env::var(key).ok();
+    let config = match config::parse(std::env::args().skip(1), environment) {
+        Ok(Parsed::Run(config)) => *config,
+        Ok(Parsed::Print(text)) => {
+            // A closed pipe (`--help | head`) is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return complain(&error),
+    };
+    if let Err(error) = log_to_stderr(&config) {
+        return complain(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error),
+    };
+    runtime.block_on(async {
+        match serve(config).await {
+            Ok(code) => code,
+            Err(error) => {
+                error!(%error, "the broker ends");
+                complain(&error)
+            }
+        }
+    })
+}
+
+fn complain(error: &dyn std::fmt::Display) -> ExitCode {
+    // Nobody is left to hear of a failure to say so.
+    let _ = writeln!(std::io::stderr(), "strandline: {error}");
+    ExitCode::FAILURE
+}
+
+fn log_to_stderr(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let done = if config.log_json { builder.json().try_init() } else { builder.try_init() };
+    done.map_err(|e| e.to_string())
+}
+
+async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+    info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
+    // Ports first: a second broker on the same machine should say so before it does anything else.
+    let listener = Listener::bind(&config.listen).await?;
+    let http_listener = http::bind(&config.http_listen).await?;
+    let advertised = advertised(&config, listener.address()?.port());
+    let metrics_url = format!("http://{}:{}/metrics", advertised.host, http_listener.local_addr()?.port());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Metrics::new()?;
+    let seed = match config.seed {
+        Some(seed) => seed,
+        None => rand::rngs::SysRng.try_next_u64()?,
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let opening = async {
+        let (backend, leases) = backend(&config.metadata).await?;
+        let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
+        let address = advertised.clone();
+        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed };
+        let opened = run::open(config, parts).await?;
+        if let Some(embedded) = leases {
+            opened.broker.tasks.start("leases", async move { embedded.run_leases().await });
+        }
+        info!(host = address.host, port = address.port, "serving Kafka clients");
+        Ok::<Opened, Box<dyn std::error::Error>>(opened)
+    };
+    let mut opened = tokio::select! {
+        opened = opening => opened?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let broker = opened.broker.clone();
+    broker.tasks.start("listener", listener.run(broker.clone()));
+    let closing = broker.clone();
+    let http_server = broker.tasks.start(
+        "http",
+        http::run(http_listener, broker.clone(), async move { closing.connections_close().await }),
+    );
+    let code = tokio::select! {
+        _ = terminate.recv() => ExitCode::SUCCESS,
+        _ = interrupt.recv() => ExitCode::SUCCESS,
+        Some(reason) = opened.fatal.recv() => {
+            error!(%reason, "the broker must end");
+            return Ok(complain(&reason));
+        }
+    };
+    tokio::select! {
+        () = opened.drain() => {}
+        _ = terminate.recv() => info!("told twice to end: ending now"),
+        _ = interrupt.recv() => info!("told twice to end: ending now"),
+    }
+    http_server.abort();
+    Ok(code)
+}
+
+/// What clients are told: as configured, else the listen address, where a wildcard stands for this machine itself.
+fn advertised(config: &Config, port: u16) -> Advertised {
+    config.advertised.clone().unwrap_or_else(|| {
+        let host = config.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = if matches!(host, "" | "0.0.0.0" | "::") { "127.0.0.1" } else { host };
+        Advertised { host: host.to_owned(), port }
+    })
+}
+
+/// The metadata store and, if it is in this process, what has to be run for its leases to end.
+async fn backend(
+    config: &MetadataConfig,
+) -> Result<(Arc<dyn Backend>, Option<Embedded>), Box<dyn std::error::Error>> {
+    let embedded = match config {
+        MetadataConfig::Etcd(config) => return Ok((Arc::new(Etcd::new(config).await?), None)),
+        MetadataConfig::Embedded(None) => Embedded::in_memory(),
+        MetadataConfig::Embedded(Some(path)) => {
+            if let Some(folder) = path.parent().filter(|p| *p != Path::new("")) {
+                std::fs::create_dir_all(folder)?;
+            }
+            Embedded::open(path)?
+        }
+    };
+    Ok((Arc::new(embedded.clone()), Some(embedded)))
+}
+
+fn store_opener(
+    config: StoreConfig,
+    metrics: StorageMetrics,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+) -> StoreOpener {
+    Box::new(move |cluster| {
+        let config = StoreConfig { prefix: cluster.cluster_id.clone(), ..config.clone() };
+        if let StoreUrl::File { path } = &config.url {
+            std::fs::create_dir_all(path)
+                .map_err(|e| StoreError::invalid(format!("{}: {e}", path.display())))?;
+        }
+        store::open(&config, &metrics, clock.clone(), seed)
+    })
+}

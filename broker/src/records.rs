@@ -1,0 +1,280 @@
+//! Inside a record batch: the few places where the payload has to be opened.
+//!
+//! Whatever is decompressed is bounded (invariant 9): a few kilobytes on the wire must not become gigabytes here.
+
+use std::io::{self, Read, Write};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use strandline_storage::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, crc32c};
+
+/// The most that the payload of one batch may become when it is decompressed, in bytes.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 20;
+
+/// The header and framing of xerial's snappy, which Java clients write.
+const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\x00";
+const XERIAL_HEADER_BYTES: usize = 16;
+/// How much of a payload goes into one block of that framing.
+const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
+
+/// Where the codec bits are: the low byte of the attributes.
+const ATTRIBUTES_LOW_AT: usize = 22;
+const CODEC_MASK: u8 = 0x07;
+const LENGTH_AT: usize = 8;
+const CRC_AT: usize = 17;
+const CRC_FROM: usize = 21;
+
+/// Why a payload cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordsError {
+    /// The batch itself is wrong.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The payload is not what its codec writes.
+    #[error("the payload does not decompress: {0}")]
+    Codec(#[from] io::Error),
+    /// The payload would become too large.
+    #[error("the payload would have more than {MAX_PAYLOAD_BYTES} bytes")]
+    TooLarge,
+    /// The records are cut or lie about their lengths.
+    #[error("the records in the payload do not add up")]
+    Malformed,
+}
+
+/// A record's place in time, as a look-up by timestamp needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordTime {
+    /// Offset relative to the batch's base offset.
+    pub(crate) offset_delta: i32,
+    /// ms since 1970.
+    pub(crate) timestamp_ms: i64,
+}
+
+/// The times of all records of a batch, in order.
+pub(crate) fn times(header: &BatchHeader, batch: &[u8]) -> Result<Vec<RecordTime>, RecordsError> {
+    let payload = payload(header, batch)?;
+    let mut rest = &payload[..];
+    let mut times = Vec::new();
+    while !rest.is_empty() {
+        let length = usize::try_from(varint(&mut rest)?).map_err(|_| RecordsError::Malformed)?;
+        let (mut record, after) = rest.split_at_checked(length).ok_or(RecordsError::Malformed)?;
+        rest = after;
+        let (_attributes, body) = record.split_first().ok_or(RecordsError::Malformed)?;
+        record = body;
+        let timestamp_delta = varint(&mut record)?;
+        let offset_delta = i32::try_from(varint(&mut record)?).map_err(|_| RecordsError::Malformed)?;
+        let timestamp_ms = if header.has_log_append_time() {
+            header.max_timestamp
+        } else {
+            header.base_timestamp.saturating_add(timestamp_delta)
+        };
+        times.push(RecordTime { offset_delta, timestamp_ms });
+    }
+    Ok(times)
+}
+
+/// The same records in another codec.
+pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<Bytes, RecordsError> {
+    let header = BatchHeader::parse(batch)?;
+    let payload = payload(&header, batch)?;
+    let mut out = BytesMut::with_capacity(BATCH_HEADER_BYTES + payload.len() / 2);
+    out.put_slice(&batch[..BATCH_HEADER_BYTES]);
+    let mut out = compress(codec, &payload, out)?;
+    out[ATTRIBUTES_LOW_AT] = (out[ATTRIBUTES_LOW_AT] & !CODEC_MASK) | codec_bits(codec);
+    let length = i32::try_from(out.len() - 12).map_err(|_| RecordsError::TooLarge)?;
+    out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c(&out[CRC_FROM..]);
+    out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+    Ok(out.freeze())
+}
+
+/// The records of a batch, decompressed.
+fn payload(header: &BatchHeader, batch: &[u8]) -> Result<Bytes, RecordsError> {
+    let stored = batch.get(BATCH_HEADER_BYTES..).ok_or(RecordsError::Malformed)?;
+    match header.compression()? {
+        Compression::None => Ok(Bytes::copy_from_slice(stored)),
+        Compression::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored)),
+        Compression::Lz4 => read_bounded(lz4::Decoder::new(stored)?),
+        Compression::Zstd => read_bounded(zstd::Decoder::new(stored)?),
+        Compression::Snappy => unsnappy(stored),
+    }
+}
+
+fn read_bounded(reader: impl Read) -> Result<Bytes, RecordsError> {
+    let mut out = Vec::new();
+    reader.take(MAX_PAYLOAD_BYTES as u64 + 1).read_to_end(&mut out)?;
+    if out.len() > MAX_PAYLOAD_BYTES { Err(RecordsError::TooLarge) } else { Ok(out.into()) }
+}
+
+/// Snappy, in xerial's framing or bare, as Kafka's clients write either.
+fn unsnappy(stored: &[u8]) -> Result<Bytes, RecordsError> {
+    let mut decoder = snap::raw::Decoder::new();
+    let mut out = Vec::new();
+    let mut block = |bytes: &[u8]| -> Result<(), RecordsError> {
+        let length = snap::raw::decompress_len(bytes).map_err(io::Error::other)?;
+        if out.len() + length > MAX_PAYLOAD_BYTES {
+            return Err(RecordsError::TooLarge);
+        }
+        out.extend_from_slice(&decoder.decompress_vec(bytes).map_err(io::Error::other)?);
+        Ok(())
+    };
+    if !stored.starts_with(XERIAL_MAGIC) {
+        block(stored)?;
+        return Ok(out.into());
+    }
+    let mut rest = stored.get(XERIAL_HEADER_BYTES..).ok_or(RecordsError::Malformed)?;
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk::<4>().ok_or(RecordsError::Malformed)?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| RecordsError::Malformed)?;
+        let (bytes, after) = after.split_at_checked(length).ok_or(RecordsError::Malformed)?;
+        block(bytes)?;
+        rest = after;
+    }
+    Ok(out.into())
+}
+
+fn compress(codec: Compression, payload: &[u8], out: BytesMut) -> Result<BytesMut, RecordsError> {
+    let mut out = out.writer();
+    match codec {
+        Compression::None => out.write_all(payload)?,
+        Compression::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(&mut out, flate2::Compression::default());
+            encoder.write_all(payload)?;
+            encoder.finish()?;
+        }
+        Compression::Lz4 => {
+            let builder = &mut lz4::EncoderBuilder::new();
+            let mut encoder = builder.block_mode(lz4::BlockMode::Independent).build(&mut out)?;
+            encoder.write_all(payload)?;
+            encoder.finish().1?;
+        }
+        Compression::Zstd => zstd::stream::copy_encode(payload, &mut out, 0)?,
+        Compression::Snappy => {
+            out.write_all(b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01")?;
+            for block in payload.chunks(XERIAL_BLOCK_BYTES) {
+                let packed = snap::raw::Encoder::new().compress_vec(block).map_err(io::Error::other)?;
+                let length = i32::try_from(packed.len()).map_err(|_| RecordsError::TooLarge)?;
+                out.write_all(&length.to_be_bytes())?;
+                out.write_all(&packed)?;
+            }
+        }
+    }
+    Ok(out.into_inner())
+}
+
+fn codec_bits(codec: Compression) -> u8 {
+    match codec {
+        Compression::None => 0,
+        Compression::Gzip => 1,
+        Compression::Snappy => 2,
+        Compression::Lz4 => 3,
+        Compression::Zstd => 4,
+    }
+}
+
+/// A zigzag varint of up to 64 bits.
+fn varint(bytes: &mut &[u8]) -> Result<i64, RecordsError> {
+    let mut value: u64 = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or(RecordsError::Malformed)?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed());
+        }
+    }
+    Err(RecordsError::Malformed)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use kafka_protocol::indexmap::IndexMap;
+    use kafka_protocol::records::{
+        Compression as Codec, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions,
+        TimestampType,
+    };
+
+    use super::*;
+
+    /// A batch as a client writes it: record `i` has timestamp `base + i`.
+    pub(crate) fn batch(codec: Codec, base: i64, count: i32) -> Bytes {
+        let records: Vec<Record> = (0..count)
+            .map(|i| Record {
+                transactional: false,
+                control: false,
+                delete_horizon: false,
+                partition_leader_epoch: -1,
+                producer_id: -1,
+                producer_epoch: -1,
+                timestamp_type: TimestampType::Creation,
+                offset: i64::from(i),
+                sequence: i,
+                timestamp: base + i64::from(i),
+                key: None,
+                value: Some(Bytes::from(vec![b'v'; 100])),
+                headers: IndexMap::default(),
+            })
+            .collect();
+        let mut out = BytesMut::new();
+        let options = RecordEncodeOptions { version: 2, compression: codec };
+        RecordBatchEncoder::encode(&mut out, &records, &options).unwrap();
+        out.freeze()
+    }
+
+    const CODECS: [(Codec, Compression); 5] = [
+        (Codec::None, Compression::None),
+        (Codec::Gzip, Compression::Gzip),
+        (Codec::Snappy, Compression::Snappy),
+        (Codec::Lz4, Compression::Lz4),
+        (Codec::Zstd, Compression::Zstd),
+    ];
+
+    #[test]
+    fn times_are_read_from_every_codec() {
+        for (codec, _) in CODECS {
+            let batch = batch(codec, 1000, 50);
+            let header = BatchHeader::parse(&batch).unwrap();
+            let times = times(&header, &batch).unwrap();
+            assert_eq!(times.len(), 50, "{codec:?}");
+            assert_eq!(times[7], RecordTime { offset_delta: 7, timestamp_ms: 1007 });
+        }
+    }
+
+    #[test]
+    fn every_codec_becomes_every_other_one() {
+        for (from, _) in CODECS {
+            for (_, to) in CODECS {
+                let before = batch(from, 5, 20);
+                let after = recompress(&before, to).unwrap();
+                let header = strandline_storage::format::batch::verify(&after).unwrap();
+                assert_eq!(header.compression().unwrap(), to);
+                let decoded = RecordBatchDecoder::decode(&mut after.clone()).unwrap();
+                assert_eq!(decoded.records, RecordBatchDecoder::decode(&mut before.clone()).unwrap().records);
+            }
+        }
+    }
+
+    #[test]
+    fn a_decompression_bomb_is_refused() {
+        let zeros = vec![0; MAX_PAYLOAD_BYTES + 1];
+        for (codec, ours) in &CODECS[1..] {
+            let mut bomb = BytesMut::from(&batch(*codec, 0, 1)[..BATCH_HEADER_BYTES]);
+            bomb = compress(*ours, &zeros, bomb).unwrap();
+            let header = BatchHeader::parse(&batch(*codec, 0, 1)).unwrap();
+            assert!(matches!(payload(&header, &bomb), Err(RecordsError::TooLarge)), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        for (codec, _) in CODECS {
+            let whole = batch(codec, 0, 10);
+            let header = BatchHeader::parse(&whole).unwrap();
+            for i in BATCH_HEADER_BYTES..whole.len() {
+                let mut damaged = whole.to_vec();
+                damaged[i] ^= 0x55;
+                let _ = times(&header, &damaged);
+                let _ = times(&header, &whole[..i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A broker's life: open, serve, drain.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use strandline_metadata::backend::Backend;
+use strandline_metadata::brokers::{self, RegisterError};
+use strandline_metadata::keys::Keyspace;
+use strandline_metadata::log::{self, SessionCell};
+use strandline_metadata::replica::{LoadError, Replica};
+use strandline_metadata::values::ClusterValue;
+use strandline_storage::clock::Clock;
+use strandline_storage::error::StoreError;
+use strandline_storage::reader::{Reader, ReaderConfig};
+use strandline_storage::store::Store;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config::{Advertised, Config};
+use crate::fetch::session::FetchSessions;
+use crate::metrics::{ClockSkew, Metrics};
+use crate::produce::{Flusher, ProduceBuffer};
+use crate::producer_ids::ProducerIds;
+use crate::tasks::TaskSet;
+use crate::{Broker, MembershipEnd, jobs, membership};
+
+/// How long a broker waits for its own registration to be usable before it is opened anyway.
+const REGISTER_WAIT: Duration = Duration::from_secs(30);
+/// Time for other brokers to hear that this one is leaving, before it turns clients away.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(300);
+/// Time for what was accepted to be acknowledged, once nothing more is accepted.
+const FLUSH_WAIT: Duration = Duration::from_secs(30);
+/// Time for connections to send their last answers.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Pause before opening is tried again while a dependency does not answer: doubles from the first to the second.
+const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Opens the object store of a cluster.
+pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send>;
+
+/// What a broker is given from outside.
+pub struct Parts {
+    /// Where the order of commits is kept.
+    pub backend: Arc<dyn Backend>,
+    /// Opens the object store of a cluster: its objects have the cluster's id as prefix.
+    pub open_store: StoreOpener,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Counts everything; the store counts into it too.
+    pub metrics: Metrics,
+    /// Where clients are told to connect.
+    pub advertised: Advertised,
+    /// Where other programs are told to find the metrics.
+    pub metrics_url: String,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("backend", &self.backend)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a broker cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The cluster's own key cannot be read or is too new.
+    #[error(transparent)]
+    Cluster(#[from] RegisterError),
+    /// The store cannot be used as it is configured.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The cluster's name is none.
+    #[error("the cluster's name cannot be used")]
+    ClusterName,
+}
+
+/// Why a running broker must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log cannot be followed any further.
+    #[error("the log cannot be followed any further: {0}")]
+    Log(LoadError),
+    /// It may not be registered any more.
+    #[error(transparent)]
+    Membership(#[from] MembershipEnd),
+}
+
+/// A broker with its loops running.
+#[derive(Debug)]
+pub struct Opened {
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// Says why the broker must end, if it must.
+    pub fatal: mpsc::Receiver<Fatal>,
+}
+
+/// Opens a broker: reads the state, starts the loops, registers. Tries again for as long as a dependency does not
+/// answer; gives up only on what will not change by itself.
+pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
+    let keys = Keyspace::new(&config.cluster).ok_or(OpenError::ClusterName)?;
+    let mut rng = StdRng::seed_from_u64(parts.seed);
+    let cluster = ensure_cluster(parts.backend.as_ref(), &keys, &mut rng).await?;
+    let store = (parts.open_store)(&cluster)?;
+    let sessions = SessionCell::default();
+    let clock_skew = ClockSkew::new(parts.clock.clone(), sessions.clone());
+    let (replica, replica_loop, barrier_loop) = open_replica(&parts, &keys, &store, &clock_skew).await?;
+    let (log, log_loop) = log::writer(replica.clone(), sessions.clone());
+    let reader_config =
+        ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
+    let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
+    let buffer = ProduceBuffer::new(&config.produce);
+    let tasks = TaskSet::default();
+    let mut process_id = [0; 16];
+    rng.fill_bytes(&mut process_id);
+    let flusher = Flusher {
+        buffer: buffer.clone(),
+        config: config.produce,
+        store: store.clone(),
+        reader: reader.clone(),
+        log: log.clone(),
+        sessions: sessions.clone(),
+        clock: parts.clock.clone(),
+        metrics: parts.metrics.clone(),
+        tasks: tasks.clone(),
+        seed: rng.random(),
+    };
+    let broker = Arc::new(Broker {
+        cluster,
+        process_id: uuid::Builder::from_random_bytes(process_id).into_uuid(),
+        advertised: parts.advertised,
+        metrics_url: parts.metrics_url,
+        replica,
+        log,
+        sessions,
+        registration: watch::Sender::new(None),
+        store,
+        reader,
+        buffer,
+        fetch_sessions: FetchSessions::new(config.fetch_sessions, rng.random()),
+        producer_ids: ProducerIds::default(),
+        metrics: parts.metrics,
+        clock: parts.clock,
+        clock_skew,
+        tasks: tasks.clone(),
+        rng: Mutex::new(rng),
+        draining: false.into(),
+        turning_away: false.into(),
+        closing: watch::Sender::new(false),
+        config,
+    });
+    let (fatal_sender, fatal) = mpsc::channel(2);
+    let log_fatal = fatal_sender.clone();
+    tasks.start("replica", async move {
+        let reason = replica_loop.run().await;
+        // Only the first reason counts.
+        let _ = log_fatal.send(Fatal::Log(reason)).await;
+    });
+    tasks.start("barrier", barrier_loop.run());
+    tasks.start("log", log_loop.run());
+    tasks.start("flush", flusher.run());
+    let member = broker.clone();
+    tasks.start("membership", async move {
+        let end = membership::run(member).await;
+        let _ = fatal_sender.send(Fatal::Membership(end)).await;
+    });
+    tasks.start("jobs", jobs::run(broker.clone()));
+    if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
+        warn!("not registered yet; serving what is known, and trying on");
+    }
+    Ok(Opened { broker, fatal })
+}
+
+async fn ensure_cluster(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    rng: &mut StdRng,
+) -> Result<ClusterValue, RegisterError> {
+    let mut backoff = OPEN_BACKOFF.0;
+    loop {
+        match brokers::ensure_cluster(backend, keys, rng).await {
+            Err(RegisterError::Backend(error))
+                if !matches!(error, strandline_metadata::backend::BackendError::Denied(_)) =>
+            {
+                warn!(%error, "the metadata store does not answer; trying again");
+            }
+            done => return done,
+        }
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(OPEN_BACKOFF.1);
+    }
+}
+
+async fn open_replica(
+    parts: &Parts,
+    keys: &Keyspace,
+    store: &Arc<dyn Store>,
+    observer: &ClockSkew,
+) -> Result<
+    (Replica, strandline_metadata::replica::ReplicaLoop, strandline_metadata::replica::BarrierLoop),
+    LoadError,
+> {
+    let mut backoff = OPEN_BACKOFF.0;
+    loop {
+        let opened =
+            Replica::open(parts.backend.clone(), keys.clone(), store.clone(), Box::new(observer.clone()))
+                .await;
+        match opened {
+            Err(error) if error.is_retryable() => {
+                warn!(%error, "the state cannot be read for now; trying again");
+            }
+            done => return done,
+        }
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(OPEN_BACKOFF.1);
+    }
+}
+
+impl Opened {
+    /// Leaves the cluster without failing anybody: clients are led elsewhere, what was accepted is acknowledged, then
+    /// connections close and the registration is given back.
+    pub async fn drain(self) {
+        let broker = self.broker;
+        info!("leaving: clients are led to other brokers");
+        broker.draining.store(true, Ordering::Relaxed);
+        membership::announce_draining(&broker).await;
+        sleep(ANNOUNCE_PAUSE).await;
+        let others = broker.replica.read(|view| {
+            view.names
+                .brokers()
+                .values()
+                .any(|b| b.value.node_id != broker.config.node_id && !b.value.draining)
+        });
+        if others {
+            // Clients ask for new metadata when they hear that somebody else is in charge.
+            broker.turning_away.store(true, Ordering::Relaxed);
+            sleep(broker.config.drain).await;
+        }
+        broker.buffer.close();
+        let until = Instant::now() + FLUSH_WAIT;
+        while broker.buffer.bytes_in_use() > 0 && Instant::now() < until {
+            sleep(Duration::from_millis(10)).await;
+        }
+        broker.closing.send_replace(true);
+        let until = Instant::now() + CLOSE_WAIT;
+        while broker.metrics.open_connections() > 0 && Instant::now() < until {
+            sleep(Duration::from_millis(10)).await;
+        }
+        membership::leave(&broker).await;
+        broker.tasks.abort_all();
+        info!("left");
+    }
+}

@@ -1,0 +1,102 @@
+//! Accepting Kafka clients.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::connection;
+use super::frame::RequestMemory;
+use crate::Broker;
+
+/// Pause after accepting failed, for example because file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else has it.
+    #[error("{address} is already in use: another broker may be running; choose another address with {flag}")]
+    InUse {
+        /// The address.
+        address: String,
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address} (see {flag}): {error}")]
+    Other {
+        /// The address.
+        address: String,
+        /// The flag that names it.
+        flag: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl ListenError {
+    /// What went wrong when `address` was bound.
+    pub fn new(address: &str, flag: &'static str, error: io::Error) -> Self {
+        let address = address.to_owned();
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { address, flag },
+            _ => Self::Other { address, flag, error },
+        }
+    }
+}
+
+/// A bound socket for Kafka clients.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+}
+
+impl Listener {
+    /// Binds `address`.
+    pub async fn bind(address: &str) -> Result<Self, ListenError> {
+        let socket =
+            TcpListener::bind(address).await.map_err(|e| ListenError::new(address, "--listen", e))?;
+        Ok(Self { socket })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts and serves connections until it is dropped.
+    pub async fn run(self, broker: Arc<Broker>) {
+        let memory = RequestMemory::new(broker.config.request_memory_bytes);
+        let room = Arc::new(Semaphore::new(broker.config.max_connections));
+        loop {
+            let (socket, peer) = match self.socket.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "accepting a connection failed");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = room.clone().try_acquire_owned() else {
+                info!(%peer, limit = broker.config.max_connections, "refusing a connection: there are too many");
+                broker.metrics.connection_refused();
+                continue;
+            };
+            if let Err(error) = socket.set_nodelay(true) {
+                info!(%peer, %error, "a connection cannot be set up");
+                continue;
+            }
+            let (serving, memory) = (broker.clone(), memory.clone());
+            broker.tasks.start("connection", async move {
+                connection::serve(serving, socket, peer.to_string(), memory).await;
+                drop(place);
+            });
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What handlers ask about topics: rules for names, learning of topics, creating them.
+
+use kafka_protocol::error::ResponseError;
+use rand::Rng;
+use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::names::Names;
+use strandline_metadata::state::Effects;
+use strandline_metadata::topics;
+use strandline_metadata::values::TopicValue;
+use uuid::Uuid;
+
+use crate::Broker;
+
+/// The longest name, as in Kafka.
+const MAX_NAME_BYTES: usize = 249;
+
+/// Names that Kafka's own brokers keep to themselves. They do not exist here, and creating them by mentioning them
+/// would make tools believe that they do.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+
+/// Why a topic was not created, deleted or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TopicError {
+    pub(crate) code: ResponseError,
+    pub(crate) message: String,
+}
+
+impl TopicError {
+    pub(crate) fn new(code: ResponseError, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// The one mapping from what the log says to what a client hears.
+pub(crate) fn propose_error(error: &ProposeError, on_conflict: TopicError) -> TopicError {
+    match error {
+        ProposeError::Conflict => on_conflict,
+        ProposeError::NotRegistered | ProposeError::Closed => TopicError::new(
+            ResponseError::NotController,
+            "this broker may not change anything just now; try again",
+        ),
+        ProposeError::OutcomeLost => TopicError::new(
+            ResponseError::RequestTimedOut,
+            "the change was made, but this broker has not seen it yet",
+        ),
+        ProposeError::Refused(why) => {
+            TopicError::new(ResponseError::CoordinatorNotAvailable, why.to_string())
+        }
+    }
+}
+
+/// Kafka's rules for names.
+pub(crate) fn check_name(name: &str) -> Result<(), TopicError> {
+    let wrong = |why: &str| Err(TopicError::new(ResponseError::InvalidTopicException, why));
+    match name {
+        "" => wrong("a topic's name is not empty"),
+        "." | ".." => wrong("a topic's name is neither '.' nor '..'"),
+        _ if name.len() > MAX_NAME_BYTES => wrong("a topic's name has at most 249 characters"),
+        _ if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) => {
+            wrong("a topic's name consists of ASCII letters and digits, '.', '_' and '-'")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A topic whose name is the same but for `.` and `_`, which metrics cannot tell apart.
+pub(crate) fn collision<'a>(names: &'a Names, name: &str) -> Option<&'a str> {
+    if !name.contains(['.', '_']) {
+        return None;
+    }
+    let plain = |n: &str| n.replace('.', "_");
+    let wanted = plain(name);
+    names.topics().keys().find(|other| *other != name && plain(other) == wanted).map(String::as_str)
+}
+
+/// A new random topic id.
+pub(crate) fn new_id(broker: &Broker) -> Uuid {
+    let mut bytes = [0; 16];
+    broker.with_rng(|rng| rng.fill_bytes(&mut bytes));
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// Commits a change and waits for it.
+pub(crate) async fn commit(broker: &Broker, change: Change) -> Result<Effects, ProposeError> {
+    broker.log.change(broker.clock.now_ms(), change).await
+}
+
+/// Creates a topic, which must not exist.
+pub(crate) async fn create(broker: &Broker, name: &str, topic: &TopicValue) -> Result<(), TopicError> {
+    let exists = TopicError::new(ResponseError::TopicAlreadyExists, format!("topic '{name}' already exists"));
+    let change = topics::create(broker.replica.keys(), name, topic);
+    commit(broker, change).await.map(|_| ()).map_err(|e| propose_error(&e, exists))
+}
+
+/// Makes sure that topics which this broker does not know really do not exist; if asked to, creates them. Whoever
+/// asked then looks again.
+pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {
+    // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable answer from it.
+    if broker.replica.barrier().await.is_err() || !create_missing {
+        return;
+    }
+    for name in names {
+        let creatable = check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
+        let missing = broker
+            .replica
+            .read(|view| view.names.topic(name).is_none() && collision(&view.names, name).is_none());
+        if creatable && missing {
+            let partitions = default_partitions(broker);
+            let topic = topics::new_topic(
+                new_id(broker),
+                partitions,
+                std::collections::BTreeMap::new(),
+                broker.clock.now_ms(),
+            );
+            match create(broker, name, &topic).await {
+                Ok(()) => tracing::info!(topic = name, partitions, "topic created because a client named it"),
+                Err(error) => tracing::debug!(topic = name, error = error.message, "topic not created"),
+            }
+        }
+    }
+}
+
+/// Partitions of a topic that is created without a number: the dynamic default, else the broker's.
+pub(crate) fn default_partitions(broker: &Broker) -> u32 {
+    let dynamic =
+        broker.replica.read(|view| view.names.broker_configs(None).0.get("num.partitions").cloned());
+    dynamic.and_then(|text| text.parse().ok()).unwrap_or(broker.config.topics.partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_kafkas_rules() {
+        for good in ["a", "A.b_c-9", &"x".repeat(249), "...", "__consumer_offsets"] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\0", &"x".repeat(250)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}
