@@ -31,6 +31,8 @@ mod records;
 pub mod run;
 pub mod server;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 mod topic_config;
 mod topics;
 

@@ -17,7 +17,10 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
 
 pub(super) async fn handle(call: &Call, request: InitProducerIdRequest) -> InitProducerIdResponse {
     let answer = InitProducerIdResponse::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
-    if request.transactional_id.is_some() {
+    if let Some(id) = &request.transactional_id {
+        if id.is_empty() {
+            return answer.with_error_code(ResponseError::InvalidRequest.code());
+        }
         return answer.with_error_code(ResponseError::UnsupportedVersion.code());
     }
     match call.broker.producer_ids.next(&call.broker).await {

@@ -224,3 +224,6 @@ impl Call {
 pub(crate) fn text(text: impl Into<String>) -> StrBytes {
     StrBytes::from_string(text.into())
 }
+
+#[cfg(test)]
+mod tests;

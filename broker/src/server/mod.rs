@@ -5,4 +5,18 @@ mod frame;
 pub mod http;
 mod listener;
 
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
 pub use self::listener::{ListenError, Listener};
+use crate::Broker;
+
+/// Serves one connection that did not come through a [`Listener`], until either side ends it: for a simulation, or a test.
+pub async fn serve<S>(broker: Arc<Broker>, io: S, peer: String)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let memory = frame::RequestMemory::new(broker.config.request_memory_bytes);
+    connection::serve(broker, io, peer, memory).await;
+}

@@ -1,0 +1,125 @@
+//! A whole broker in memory, for tests: embedded metadata, a store in memory, no socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use strandline_metadata::backend::embedded::Embedded;
+use strandline_storage::clock::Clock;
+use strandline_storage::store::{ObjectStoreBackend, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use crate::Broker;
+use crate::config::{self, Advertised, Config, Parsed};
+use crate::metrics::Metrics;
+use crate::run::{self, Opened, Parts};
+
+/// A clock that stands still until it is told.
+#[derive(Debug, Default)]
+pub(crate) struct StoppedClock(pub(crate) AtomicI64);
+
+impl Clock for StoppedClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What clusters of a test share.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) backend: Embedded,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<StoppedClock>,
+}
+
+pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_store(Arc::new(ObjectStoreBackend::memory()))
+    }
+
+    pub(crate) fn with_store(store: Arc<dyn Store>) -> Self {
+        Self { backend: Embedded::in_memory(), store, clock: Arc::new(StoppedClock(NOW_MS.into())) }
+    }
+
+    /// Opens a broker of this world.
+    pub(crate) async fn broker(&self, node_id: i32, flags: &[&str]) -> Opened {
+        let all = ["--dev", "--node-id", &node_id.to_string(), "--zone", &format!("zone-{node_id}")];
+        let all = all.iter().chain(flags).map(|f| (*f).to_owned()).collect::<Vec<_>>();
+        let Ok(Parsed::Run(config)) = config::parse(all, |_| None) else { panic!("these flags are wrong") };
+        let store = self.store.clone();
+        let parts = Parts {
+            backend: Arc::new(self.backend.clone()),
+            open_store: Box::new(move |_| Ok(store.clone())),
+            clock: self.clock.clone(),
+            metrics: Metrics::new().unwrap(),
+            advertised: Advertised { host: "localhost".to_owned(), port: 9092 },
+            metrics_url: String::new(),
+            seed: node_id.unsigned_abs().into(),
+        };
+        run::open(Config { ..*config }, parts).await.unwrap()
+    }
+}
+
+/// A client's end of a connection to a broker of the same process.
+#[derive(Debug)]
+pub(crate) struct TestClient {
+    io: DuplexStream,
+    next_id: i32,
+}
+
+impl TestClient {
+    pub(crate) fn connect(broker: &Arc<Broker>) -> Self {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let serving = broker.clone();
+        broker.tasks.start("connection", async move {
+            crate::server::serve(serving, far, "test".to_owned()).await;
+        });
+        Self { io: near, next_id: 7 }
+    }
+
+    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
+        self.io.write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame; `None` if the broker closed the connection.
+    pub(crate) async fn receive_raw(&mut self) -> Option<Bytes> {
+        let length = self.io.read_i32().await.ok()?;
+        let mut body = vec![0; usize::try_from(length).unwrap()];
+        self.io.read_exact(&mut body).await.ok()?;
+        Some(body.into())
+    }
+
+    pub(crate) async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        self.next_id += 1;
+        let frame = frame(request, version, self.next_id);
+        self.send_raw(&frame).await;
+        let mut body = self.receive_raw().await.expect("the broker closed the connection");
+        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version)).unwrap();
+        assert_eq!(header.correlation_id, self.next_id);
+        let response = R::Response::decode(&mut body, version).unwrap();
+        assert!(!body.has_remaining(), "{} bytes are left over", body.remaining());
+        response
+    }
+}
+
+/// The bytes of a request, length included.
+pub(crate) fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i32(0);
+    let api = ApiKey::try_from(R::KEY).unwrap();
+    RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_static_str("test zone=zone-1")))
+        .encode(&mut out, api.request_header_version(version))
+        .unwrap();
+    request.encode(&mut out, version).unwrap();
+    let length = i32::try_from(out.len() - 4).unwrap();
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out.freeze()
+}
