@@ -218,7 +218,9 @@ impl Event {
 pub struct WatchBatch {
     /// Events in revision order. Within one revision their order means nothing. May be empty (a progress report).
     pub events: Vec<Event>,
-    /// Everything up to and including this revision has now been delivered.
+    /// Everything up to and including this revision has now been delivered. It may lag behind the store's revision
+    /// for as long as nothing happens in the watched range, since etcd's own progress reports cannot be trusted to
+    /// come after the events that they cover (see `etcd/watch.rs`).
     pub revision: i64,
 }
 
@@ -228,7 +230,9 @@ pub enum BackendError {
     /// It was certainly not executed (never sent, refused, no leader); the same call may be tried again.
     #[error("the metadata store is unavailable: {0}")]
     Unavailable(String),
-    /// It was sent and the answer is lost: it may have been executed, or may still be.
+    /// It was sent and the answer is lost: it may have been executed, or may still be. A read that does not find
+    /// it proves nothing, not even a linearizable one: etcd was seen to execute such a transaction after it.
+    /// Sending the same transaction again, with a compare that only one of the two can pass, decides.
     #[error("the metadata store's answer was lost: {0}")]
     OutcomeUnknown(String),
     /// The revision asked for is older than the history that is kept.
@@ -240,7 +244,8 @@ pub enum BackendError {
     /// The store is at its quota and refuses writes that need space (etcd's NOSPACE alarm).
     #[error("the metadata store is out of space")]
     NoSpace,
-    /// The request is larger or has more operations than the store allows; it was not executed.
+    /// The request is larger or has more operations than the store allows; it was not executed. Of a range: the
+    /// answer is larger than this client takes, so ask for less.
     #[error("the request is too large for the metadata store: {0}")]
     TooLarge(String),
     /// The credentials do not allow it.
@@ -280,7 +285,8 @@ pub trait Backend: ReadBackend {
     /// Executes a transaction, once at most. Never retried here.
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, BackendError>;
 
-    /// Makes a lease that ends `ttl_s` seconds after its last keep-alive, and with it every key attached to it.
+    /// Makes a lease that ends `ttl_s` seconds after its last keep-alive, and with it every key attached to it. The
+    /// store may make a very short one longer.
     async fn lease_grant(&self, ttl_s: i64) -> Result<i64, BackendError>;
 
     /// Keeps a lease alive; answers with the seconds that it now has. [`BackendError::LeaseGone`] if it ended.
@@ -289,6 +295,7 @@ pub trait Backend: ReadBackend {
     /// Ends a lease now, and deletes every key attached to it.
     async fn lease_revoke(&self, lease: i64) -> Result<(), BackendError>;
 
-    /// Forgets the history before `revision`. Asking for what is already forgotten is no error.
+    /// Forgets the history before `revision`. Asking for what is already forgotten is no error. `revision` itself can
+    /// still be read; a watch from exactly there may miss a deletion at it (etcd forgets that one), so leave a margin.
     async fn compact(&self, revision: i64) -> Result<(), BackendError>;
 }

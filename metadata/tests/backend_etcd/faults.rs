@@ -255,3 +255,53 @@ async fn an_answer_that_is_too_large_is_no_silence() {
     let found = store.range(request).await.unwrap();
     assert_eq!(found.kvs.len(), 12, "three times what tonic takes by default");
 }
+
+#[tokio::test]
+async fn each_purpose_has_a_connection_of_its_own() {
+    if !available("each_purpose_has_a_connection_of_its_own") {
+        return;
+    }
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let store = client([format!("http://127.0.0.1:{}", proxy.port)]).await;
+    assert_eq!(proxy.connections(), 0, "nothing connects before it must");
+    let mut connections = Vec::new();
+    store.txn(put("a", "1")).await.unwrap();
+    get(&store, "a").await.unwrap();
+    connections.push(proxy.connections());
+    let _watch = store.watch(KeyRange::key("a"), 1).await.unwrap();
+    let _other = store.watch(KeyRange::key("a"), 1).await.unwrap();
+    connections.push(proxy.connections());
+    let lease = store.lease_grant(60).await.unwrap();
+    store.lease_keep_alive(lease).await.unwrap();
+    store.lease_keep_alive(lease).await.unwrap();
+    connections.push(proxy.connections());
+    assert_eq!(connections, [1, 2, 3]);
+}
+
+/// As when a firewall forgets a connection: packets vanish, and nobody is told.
+#[tokio::test]
+async fn a_dead_connection_is_replaced() {
+    if !available("a_dead_connection_is_replaced") {
+        return;
+    }
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port).await;
+    let store = client([format!("http://127.0.0.1:{}", proxy.port)]).await;
+    let revision = store.txn(put("a", "1")).await.unwrap().revision;
+    let lease = store.lease_grant(60).await.unwrap();
+    store.lease_keep_alive(lease).await.unwrap();
+    let mut watch = store.watch(KeyRange::key("a"), revision + 1).await.unwrap();
+    proxy.lose_connections();
+    let start = Instant::now();
+    let lost = store.txn(put("a", "2")).await;
+    assert!(matches!(lost, Err(BackendError::OutcomeUnknown(_))), "{lost:?}");
+    unavailable(&next_events(&mut *watch).await);
+    eventually("writing comes back", async || store.txn(put("a", "3")).await).await;
+    eventually("keeping alive comes back", async || store.lease_keep_alive(lease).await).await;
+    let mut watch =
+        eventually("watching comes back", async || store.watch(KeyRange::key("a"), revision + 1).await).await;
+    next_events(&mut *watch).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
+    println!("a dead connection was replaced after {:?}", start.elapsed());
+}

@@ -1,4 +1,4 @@
-//! A TCP proxy before etcd that loses answers.
+//! A TCP proxy before etcd that loses answers, and connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,10 @@ struct Switches {
     lose_answers: AtomicBool,
     /// Bytes that clients have sent.
     sent_bytes: AtomicU64,
+    /// Connections that clients have made.
+    connections: AtomicU64,
+    /// Connections up to this one are dead, and neither side is told.
+    dead_connections: AtomicU64,
 }
 
 impl Proxy {
@@ -32,8 +36,9 @@ impl Proxy {
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
                 let server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
-                tokio::spawn(forward(client, server, Arc::clone(&shared)));
+                tokio::spawn(forward(number, client, server, Arc::clone(&shared)));
             }
         });
         Self { port, switches, task }
@@ -42,6 +47,15 @@ impl Proxy {
     /// From now on requests reach etcd and their answers do not reach the client.
     pub(crate) fn lose_answers(&self, lose: bool) {
         self.switches.lose_answers.store(lose, Ordering::SeqCst);
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.switches.connections.load(Ordering::SeqCst)
+    }
+
+    /// All connections that there are now lose everything that is sent on them, and stay open. New ones work.
+    pub(crate) fn lose_connections(&self) {
+        self.switches.dead_connections.store(self.connections(), Ordering::SeqCst);
     }
 
     pub(crate) fn sent_bytes(&self) -> u64 {
@@ -55,13 +69,17 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, server: TcpStream, switches: Arc<Switches>) {
+async fn forward(number: u64, client: TcpStream, server: TcpStream, switches: Arc<Switches>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let is_dead = || number <= switches.dead_connections.load(Ordering::SeqCst);
     let requests = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
             switches.sent_bytes.fetch_add(count as u64, Ordering::SeqCst);
+            if is_dead() {
+                continue;
+            }
             to_server.write_all(&buffer[..count]).await?;
         }
         std::io::Result::Ok(())
@@ -71,6 +89,9 @@ async fn forward(client: TcpStream, server: TcpStream, switches: Arc<Switches>) 
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
             if switches.lose_answers.load(Ordering::SeqCst) {
                 break;
+            }
+            if is_dead() {
+                continue;
             }
             to_client.write_all(&buffer[..count]).await?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{PATIENCE, Subject, events_through, next};
-use crate::backend::{BackendError, Event, Op};
+use crate::backend::{BackendError, Event, Op, Txn};
 
 /// The shortest lease that etcd grants with its default election time-out.
 const SHORT_TTL_S: i64 = 2;
@@ -66,9 +66,17 @@ pub(super) async fn a_lease_that_is_gone_is_said_to_be_gone(subject: Subject) {
     assert_eq!(subject.store.lease_revoke(lease).await, Err(gone.clone()));
     let before = subject.revision().await;
     let with_lease = Op::Put { key: subject.key("b"), value: "1".into(), lease };
-    let txn = crate::backend::Txn { then: vec![subject.put_op("a", "1"), with_lease], ..Default::default() };
-    assert_eq!(subject.store.txn(txn).await.unwrap_err(), gone);
-    assert_eq!(subject.revision().await, before, "no step of it was executed");
+    let nested = Op::Txn(Txn { then: vec![with_lease.clone()], ..Txn::default() });
+    for late in [with_lease, nested] {
+        let txn = Txn { then: vec![subject.put_op("a", "1"), late], ..Txn::default() };
+        assert_eq!(subject.store.txn(txn).await.unwrap_err(), gone);
+    }
+    assert_eq!(subject.revision().await, before, "no step of them was executed");
+    let unused = Txn {
+        otherwise: vec![Op::Put { key: subject.key("b"), value: "1".into(), lease }],
+        ..Txn::default()
+    };
+    assert!(subject.txn(unused).await.succeeded, "a step that is not taken needs no lease");
 }
 
 pub(super) async fn a_lease_runs_out(subject: Subject) {

@@ -284,6 +284,34 @@ mod tests {
         store.txn(put("after")).await.unwrap();
     }
 
+    #[tokio::test]
+    async fn nothing_is_shown_before_it_is_durable() {
+        let patience = Duration::from_millis(100);
+        let directory = tempfile::TempDir::new().unwrap();
+        let store = Embedded::open(&directory.path().join("journal")).unwrap();
+        let mut watch = store.watch(KeyRange::key("k"), 2).await.unwrap();
+        // While this thread has the journal, nobody can write to it. It lets go when `release` is dropped.
+        let (held, is_held) = std::sync::mpsc::sync_channel::<()>(0);
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
+        let shared = Arc::clone(&store.shared);
+        let holder = std::thread::spawn(move || {
+            let _journal = shared.journal.as_ref().unwrap().lock().unwrap();
+            drop(held);
+            let _ = released.recv();
+        });
+        let _ = is_held.recv();
+        let mut txn = Box::pin(store.txn(put("k")));
+        assert!(tokio::time::timeout(patience, &mut txn).await.is_err(), "no answer");
+        assert!(tokio::time::timeout(patience, watch.next()).await.is_err(), "no event");
+        let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0 };
+        assert!(tokio::time::timeout(patience, store.range(request.clone())).await.is_err(), "no key");
+        drop(release);
+        holder.join().unwrap();
+        assert_eq!(txn.await.unwrap().revision, 2);
+        assert_eq!(watch.next().await.unwrap().events.len(), 1);
+        assert_eq!(store.range(request).await.unwrap().kvs.len(), 1);
+    }
+
     /// A runtime that ends before the thread has begun must not leave the store waiting for it.
     #[test]
     fn a_store_outlives_its_runtime() {

@@ -96,6 +96,19 @@ async fn run_leases_ends_them_although_nobody_calls() {
     assert_eq!(revision, 3);
 }
 
+#[tokio::test]
+async fn a_watch_that_is_overtaken_by_compaction_says_so() {
+    let store = Embedded::in_memory();
+    let mut slow = store.watch(all(), 2).await.unwrap();
+    for _ in 0..5000 {
+        store.txn(put("k", "v")).await.unwrap();
+    }
+    let batch = slow.next().await.unwrap();
+    assert_eq!(batch.revision, 1001, "a batch is bounded, and nothing waits in the watch itself");
+    store.compact(4000).await.unwrap();
+    assert_eq!(slow.next().await.unwrap_err(), BackendError::Compacted { oldest: 4000 });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_watch_reports_progress() {
     let store = Embedded::in_memory();

@@ -8,10 +8,10 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// How often a connection with requests on it is pinged. etcd closes connections that ping more often than
 /// every 5 s, or that ping without a request (its `--grpc-keepalive-min-time`).
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(6);
 
 /// How long a ping may take before the connection counts as dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Where etcd is and how to log in.
 #[derive(Clone, Debug)]
@@ -73,6 +73,9 @@ pub enum EtcdConfigError {
     /// The TLS files were read and are of no use.
     #[error("etcd TLS settings: {0}")]
     Tls(String),
+    /// The settings make no client.
+    #[error("etcd settings: {0}")]
+    Client(String),
 }
 
 impl EtcdConfig {

@@ -37,7 +37,7 @@ impl Session {
         let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(false);
         let client = Client::from_channel(channel, Some(options))
             .await
-            .map_err(|error| EtcdConfigError::Tls(error.to_string()))?;
+            .map_err(|error| EtcdConfigError::Client(error.to_string()))?;
         Ok(Self {
             client,
             lanes,

@@ -92,9 +92,7 @@ async fn each_watch_fails_as_it_says() {
         store.txn(put("v")).await.unwrap();
         match (fault, revisions(&mut watch).await) {
             (Fault::WatchGap | Fault::WatchStuck, Ok(seen)) => assert_eq!(seen, [0; 0]),
-            (Fault::WatchBroken, Err(error)) => {
-                assert!(matches!(error, BackendError::Unavailable(_)), "{error:?}")
-            }
+            (Fault::WatchBroken, Err(error)) => assert!(error.to_string().contains("unavailable")),
             (Fault::WatchCompacted, Err(error)) => assert_eq!(error, BackendError::Compacted { oldest: 0 }),
             other => panic!("{other:?}"),
         }
