@@ -86,3 +86,6 @@ const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DEFAULT_REQUEST_TIMEOUT.as_m
 const _: () = assert!(RETRY_BASE_BACKOFF.as_millis() < RETRY_MAX_BACKOFF.as_millis());
 const _: () = assert!(THROTTLE_BASE.as_millis() < THROTTLE_MAX.as_millis());
 const _: () = assert!(THROTTLE_MAX.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());
+
+/// Ranges of one fetched block that are remembered as checked; beyond that they are checked anew.
+pub const MAX_CHECKED_RANGES: usize = 4096;

@@ -23,7 +23,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
-use crate::cache::{BlockKey, Cache, Pool};
+use crate::cache::{Block, BlockKey, Cache, Pool};
 use crate::error::{Operation, StoreError};
 use crate::format::batch::{self, BATCH_HEADER_BYTES, BatchError, BatchHeader};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
@@ -65,7 +65,7 @@ pub struct Reader {
     inner: Arc<Inner>,
 }
 
-type FetchFuture = BoxFuture<'static, Result<Bytes, StoreError>>;
+type FetchFuture = BoxFuture<'static, Result<Block, StoreError>>;
 type Fetch = Shared<FetchFuture>;
 
 struct Inner {
@@ -142,6 +142,8 @@ impl Drop for Listed {
 struct Found {
     pieces: Vec<Bytes>,
     own: bool,
+    /// The block that the range lies in, if it was fetched and lies in one.
+    block: Option<Block>,
 }
 
 impl Reader {
@@ -204,11 +206,16 @@ impl Reader {
     ) -> Result<Vec<(BatchHeader, Bytes)>, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
         // What this broker wrote was checked when it came, and has not left its memory.
-        batches(found.pieces, !found.own).map_err(|(position, error)| {
+        let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
+        let batches = batches(found.pieces, !trusted).map_err(|(position, error)| {
             self.evict(id);
             let at = range.start + position;
             StoreError::corrupt(&id.key(), format!("no valid record batch at {at}: {error}"))
-        })
+        })?;
+        if let Some(block) = found.block.filter(|_| !trusted) {
+            block.note_checked(&range);
+        }
+        Ok(batches)
     }
 
     /// Forgets an object: it was deleted, or is not what it should be.
@@ -229,9 +236,10 @@ impl Reader {
         let own = self.inner.lock().cache.written(id, range.clone());
         if let Some(pieces) = own {
             self.inner.metrics.observe_cache(CacheOutcome::Hit);
-            return Ok(Found { pieces, own: true });
+            return Ok(Found { pieces, own: true, block: None });
         }
         let mut pieces = Vec::new();
+        let mut only = None;
         for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
             let key = BlockKey { id, index };
             let place = key.range(object_bytes);
@@ -239,18 +247,19 @@ impl Reader {
             let from = range.start.max(place.start) - place.start;
             let to = range.end.min(place.end) - place.start;
             match (usize::try_from(from), usize::try_from(to)) {
-                (Ok(from), Ok(to)) if to <= block.len() => pieces.push(block.slice(from..to)),
+                (Ok(from), Ok(to)) if to <= block.bytes.len() => pieces.push(block.bytes.slice(from..to)),
                 // Cached by a read that was told another size of the same object.
                 _ => {
                     let what = format!("it has other than the {object_bytes} bytes that it should have");
                     return Err(StoreError::corrupt(&id.key(), what));
                 }
             }
+            only = (pieces.len() == 1).then_some(block);
         }
-        Ok(Found { pieces, own: false })
+        Ok(Found { pieces, own: false, block: only })
     }
 
-    async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Bytes, StoreError> {
+    async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {
         let fetch = {
             let mut state = self.inner.lock();
             if let Some(block) = state.cache.block(key) {
@@ -279,7 +288,7 @@ impl Reader {
 }
 
 /// Fetches one block into the cache.
-async fn fetch(listed: Listed, kind: ReadKind, object_bytes: u64) -> Result<Bytes, StoreError> {
+async fn fetch(listed: Listed, kind: ReadKind, object_bytes: u64) -> Result<Block, StoreError> {
     let Listed { inner, key, .. } = &listed;
     let range = key.range(object_bytes);
     let wanted = range.end - range.start;
@@ -301,6 +310,7 @@ async fn fetch(listed: Listed, kind: ReadKind, object_bytes: u64) -> Result<Byte
     if block.len() as u64 != wanted {
         return Err(unavailable(format!("{} bytes were read instead of {wanted}", block.len())));
     }
+    let block = Block::new(block);
     inner.lock().cache.insert_block(kind.pool(), *key, block.clone());
     Ok(block)
 }

@@ -12,13 +12,17 @@
 mod lru;
 mod written;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use self::lru::Lru;
 use self::written::Written;
-use crate::limits::{BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_TAIL_PERCENT, CACHE_WRITTEN_PERCENT};
+use crate::limits::{
+    BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_TAIL_PERCENT, CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES,
+};
 use crate::metrics::StorageMetrics;
 use crate::path::ObjectId;
 
@@ -62,12 +66,44 @@ impl BlockKey {
     }
 }
 
+/// A block that was fetched, and which of its bytes were found to be whole batches: these bytes in memory do not change,
+/// so they are checked once and not for every reader.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) bytes: Bytes,
+    checked: Arc<Mutex<BTreeSet<(u64, u64)>>>,
+}
+
+impl Block {
+    /// A block of which nothing is checked yet.
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        Self { bytes, checked: Arc::default() }
+    }
+
+    /// Whether exactly this range of the object was checked.
+    pub(crate) fn is_checked(&self, range: &Range<u64>) -> bool {
+        self.lock().contains(&(range.start, range.end))
+    }
+
+    /// Notes that this range of the object was checked.
+    pub(crate) fn note_checked(&self, range: &Range<u64>) {
+        let mut checked = self.lock();
+        if checked.len() < MAX_CHECKED_RANGES {
+            checked.insert((range.start, range.end));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(u64, u64)>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The three pools. Not shared by itself: its owner holds the lock.
 #[derive(Debug)]
 pub(crate) struct Cache {
     written: Lru<ObjectId, Written>,
-    tail: Lru<BlockKey, Bytes>,
-    catch_up: Lru<BlockKey, Bytes>,
+    tail: Lru<BlockKey, Block>,
+    catch_up: Lru<BlockKey, Block>,
     metrics: StorageMetrics,
 }
 
@@ -93,13 +129,13 @@ impl Cache {
     }
 
     /// Keeps a block that was fetched.
-    pub(crate) fn insert_block(&mut self, pool: Pool, key: BlockKey, block: Bytes) {
+    pub(crate) fn insert_block(&mut self, pool: Pool, key: BlockKey, block: Block) {
         let lru = match pool {
             Pool::Written => return,
             Pool::Tail => &mut self.tail,
             Pool::CatchUp => &mut self.catch_up,
         };
-        let bytes = block.len() as u64;
+        let bytes = block.bytes.len() as u64;
         let evicted = lru.insert(key, block, bytes);
         self.metrics.observe_evictions(pool, evicted);
         self.metrics.set_cache_bytes(pool, lru.bytes());
@@ -111,7 +147,7 @@ impl Cache {
     }
 
     /// A block that was fetched, whoever it was fetched for.
-    pub(crate) fn block(&mut self, key: BlockKey) -> Option<Bytes> {
+    pub(crate) fn block(&mut self, key: BlockKey) -> Option<Block> {
         self.tail.get(&key).or_else(|| self.catch_up.get(&key)).cloned()
     }
 
@@ -142,8 +178,8 @@ mod tests {
         ObjectId { incarnation: 1, number, salt: 0 }
     }
 
-    fn block(bytes: u64) -> Bytes {
-        Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()])
+    fn block(bytes: u64) -> Block {
+        Block::new(Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()]))
     }
 
     #[test]
@@ -160,7 +196,7 @@ mod tests {
     #[test]
     fn catching_up_takes_nothing_from_the_tail() {
         let mut cache = Cache::new(100_000, StorageMetrics::unregistered());
-        cache.insert_written(id(1), vec![block(1000)]);
+        cache.insert_written(id(1), vec![block(1000).bytes]);
         cache.insert_block(Pool::Tail, BlockKey { id: id(2), index: 0 }, block(1000));
         for number in 3..1000 {
             cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: 0 }, block(1000));
@@ -176,7 +212,7 @@ mod tests {
     fn evicting_forgets_every_block_of_one_object_only() {
         let mut cache = Cache::new(1_000_000, StorageMetrics::unregistered());
         for number in 1..=3 {
-            cache.insert_written(id(number), vec![block(300)]);
+            cache.insert_written(id(number), vec![block(300).bytes]);
             for index in [0, 1, 7] {
                 cache.insert_block(Pool::Tail, BlockKey { id: id(number), index }, block(300));
                 cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: index + 10 }, block(300));
