@@ -29,6 +29,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::time::Instant;
 
 use crate::Broker;
+use crate::server::shape;
 
 /// The pieces of an answer, length included; `None` where the protocol has no answer (`acks=0`).
 pub(crate) type Reply = Option<Vec<Bytes>>;
@@ -147,6 +148,12 @@ pub(crate) async fn take(
         }
         return Err(RequestError::UnsupportedVersion { api, version });
     }
+    // The decoders set memory aside for what the frame says about itself, so that has to be true first.
+    shape::check(api, version, &frame).map_err(|e| RequestError::Malformed {
+        api: key,
+        version,
+        why: e.to_string(),
+    })?;
     let mut body = frame;
     let header = RequestHeader::decode(&mut body, api.request_header_version(version))
         .map_err(|e| RequestError::Malformed { api: key, version, why: e.to_string() })?;

@@ -154,7 +154,7 @@ async fn produce_and_fetch_in_every_version() {
         let response: FetchResponse = client.call(&fetch_request(version, id, 4), version).await;
         assert_eq!(response.session_id > 0, version >= 7);
         let topic = &response.responses[0];
-        assert_eq!(if version >= 13 { topic.topic_id == id } else { &*topic.topic == "t" }, true);
+        assert!(if version >= 13 { topic.topic_id == id } else { &*topic.topic == "t" });
         let partition = &topic.partitions[0];
         assert_eq!((partition.error_code, partition.high_watermark), (0, expected));
         let mut records = partition.records.clone().unwrap();
@@ -233,7 +233,7 @@ async fn metadata_in_every_version() {
                 MetadataRequestTopic::default().with_topic_id(Uuid::from_u128(3)).with_name(None),
             ];
             let response = client.call(&MetadataRequest::default().with_topics(Some(by_id)), version).await;
-            assert_eq!(response.topics[0].name.as_deref().map(|n| n.to_string()), Some("t".to_owned()));
+            assert_eq!(response.topics[0].name.as_deref().map(ToString::to_string), Some("t".to_owned()));
             assert_eq!(response.topics[1].error_code, ResponseError::UnknownTopicId.code());
         }
     }

@@ -3,7 +3,9 @@
 mod connection;
 mod frame;
 pub mod http;
+mod limits;
 mod listener;
+pub(crate) mod shape;
 
 use std::sync::Arc;
 
