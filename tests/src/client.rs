@@ -15,6 +15,10 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +37,23 @@ pub enum ClientError {
     TimedOut,
 }
 
+impl ClientError {
+    /// Whether a client that keeps to Kafka's rules would try again.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::TimedOut => true,
+            Self::Answer(_) => false,
+            Self::Kafka(error) => error.is_retriable(),
+        }
+    }
+}
+
 /// A connection to one broker.
 #[derive(Debug)]
 pub struct Client {
     socket: TcpStream,
+    /// What has arrived and is not yet a whole frame.
+    incoming: BytesMut,
     next_id: i32,
     name: String,
     timeout: Duration,
@@ -62,10 +79,11 @@ fn check(code: i16) -> Result<(), ClientError> {
 impl Client {
     /// Connects to `host:port`.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
-        let socket = TcpStream::connect(address).await?;
+        let connecting = TcpStream::connect(address);
+        let socket = timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ClientError::TimedOut)??;
         socket.set_nodelay(true)?;
-        let name = "strandline-tests".to_owned();
-        Ok(Self { socket, next_id: 1, name, timeout: Duration::from_mins(1) })
+        let (name, timeout) = ("strandline-tests".to_owned(), Duration::from_mins(1));
+        Ok(Self { socket, incoming: BytesMut::new(), next_id: 1, name, timeout })
     }
 
     /// Waits at most so long for an answer.
@@ -78,25 +96,49 @@ impl Client {
         id.clone_into(&mut self.name);
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes as they are. After a time-out the connection is of no use any more.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        Ok(self.socket.write_all(bytes).await?)
+        let sending = self.socket.write_all(bytes);
+        Ok(timeout(self.timeout, sending).await.map_err(|_| ClientError::TimedOut)??)
     }
 
-    /// Waits for the next frame.
+    /// Waits for the next frame. Cancellation-safe.
     pub async fn receive_raw(&mut self) -> Result<Bytes, ClientError> {
+        let (socket, incoming) = (&mut self.socket, &mut self.incoming);
         let receive = async {
-            let length = self.socket.read_i32().await?;
-            let mut body = BytesMut::with_capacity(length.max(0) as usize);
-            while body.len() < length.max(0) as usize {
-                let missing = length as usize - body.len();
-                if (&mut self.socket).take(missing as u64).read_buf(&mut body).await? == 0 {
+            loop {
+                if let Some(length) = incoming.get(..4) {
+                    let length = 4 + (&length[..]).get_i32().max(0) as usize;
+                    if incoming.len() >= length {
+                        let mut frame = incoming.split_to(length);
+                        frame.advance(4);
+                        return Ok(frame.freeze());
+                    }
+                    incoming.reserve(length - incoming.len());
+                }
+                if socket.read_buf(incoming).await? == 0 {
                     return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
                 }
             }
-            Ok(body.freeze())
         };
-        tokio::time::timeout(self.timeout, receive).await.map_err(|_| ClientError::TimedOut)?
+        timeout(self.timeout, receive).await.map_err(|_| ClientError::TimedOut)?
+    }
+
+    /// Waits until the broker closes the connection; gives the bytes that came before that.
+    pub async fn until_closed(&mut self) -> Result<Bytes, ClientError> {
+        let (socket, incoming) = (&mut self.socket, &mut self.incoming);
+        let receive = async {
+            loop {
+                match socket.read_buf(incoming).await {
+                    Ok(0) => return Ok(()),
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
+                    Err(error) => return Err(error),
+                    Ok(_) => {}
+                }
+            }
+        };
+        timeout(self.timeout, receive).await.map_err(|_| ClientError::TimedOut)??;
+        Ok(self.incoming.split().freeze())
     }
 
     /// Sends a request and returns its correlation id.
@@ -104,7 +146,7 @@ impl Client {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         let frame = frame(request, version, id, &self.name);
-        self.socket.write_all(&frame).await?;
+        self.send_raw(&frame).await?;
         Ok(id)
     }
 
@@ -170,7 +212,8 @@ impl Client {
 
     /// A producer id.
     pub async fn init_producer_id(&mut self) -> Result<i64, ClientError> {
-        let request = InitProducerIdRequest::default().with_transaction_timeout_ms(1000);
+        let request =
+            InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1000);
         let response = self.call(&request, 4).await?;
         check(response.error_code)?;
         Ok(response.producer_id.0)

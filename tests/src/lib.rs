@@ -2,5 +2,14 @@
 //!
 //! Nothing here knows the insides of the product; it speaks to it over sockets, as its users do.
 
+pub mod checker;
 pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod http;
+pub mod process;
+pub mod producer;
+pub mod proxy;
 pub mod records;
+pub mod tail;
+pub mod workload;

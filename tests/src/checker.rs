@@ -1,0 +1,173 @@
+//! Reads everything back from every broker and compares it with what clients were told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+
+use crate::client::{Client, ClientError};
+use crate::history::{History, Inner, Mark};
+use crate::records::{Value, batches, values};
+
+/// Time for a broker to serve again after a fault.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A partition as one broker returns it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Where the log starts.
+    pub log_start: i64,
+    /// Base offset and bytes of every batch.
+    pub batches: Vec<(i64, Bytes)>,
+}
+
+/// Reads a whole partition. Tries again for a while on errors that clients try again on.
+pub async fn read_partition(address: &str, topic: &str, partition: i32) -> Contents {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match read_once(address, topic, partition).await {
+            Ok(contents) => return contents,
+            Err(error) => {
+                assert!(
+                    error.is_retriable() && Instant::now() < until,
+                    "{address}: {topic}-{partition} cannot be read: {error}"
+                );
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn read_once(address: &str, topic: &str, partition: i32) -> Result<Contents, ClientError> {
+    let mut client = Client::connect(address).await?;
+    client.set_timeout(Duration::from_secs(15));
+    let log_start = client.list_offset(topic, partition, -2).await?;
+    let end = client.list_offset(topic, partition, -1).await?;
+    let mut contents = Contents { log_start, batches: Vec::new() };
+    let mut next = log_start;
+    while next < end {
+        let (_, bytes) = client.fetch(topic, partition, next, 1000).await?;
+        let found = batches(bytes).ok_or_else(|| ClientError::Answer("a batch is cut".to_owned()))?;
+        let Some((last_base, last)) = found.last() else {
+            // The broker has not applied the end yet, which another one told of: it will.
+            return Err(ClientError::Kafka(ResponseError::LeaderNotAvailable));
+        };
+        let last_delta = i32::from_be_bytes([last[23], last[24], last[25], last[26]]);
+        next = last_base + i64::from(last_delta) + 1;
+        contents.batches.extend(found);
+    }
+    Ok(contents)
+}
+
+/// Checks every partition on every broker; what is wrong goes into the history. Everything must be quiet.
+pub async fn check(brokers: &[String], topic: &str, partitions: i32, history: &History) {
+    for partition in 0..partitions {
+        let mut first: Option<Contents> = None;
+        for broker in brokers {
+            let contents = read_partition(broker, topic, partition).await;
+            match &first {
+                None => {
+                    let mut inner = history.lock();
+                    let found = examine(&contents, partition, &inner);
+                    inner.anomalies.extend(found);
+                    drop(inner);
+                    first = Some(contents);
+                }
+                Some(first) => compare(history, partition, (&brokers[0], first), (broker, &contents)),
+            }
+        }
+    }
+}
+
+fn compare(history: &History, partition: i32, one: (&str, &Contents), other: (&str, &Contents)) {
+    let ends = |c: &Contents| (c.log_start, c.batches.len());
+    if one.1 != other.1 {
+        let differs =
+            one.1.batches.iter().zip(&other.1.batches).find(|(a, b)| a != b).map(|(a, b)| (a.0, b.0));
+        let what = format!(
+            "partition {partition} is not the same on {} {:?} and {} {:?}; first difference at {differs:?}",
+            one.0,
+            ends(one.1),
+            other.0,
+            ends(other.1)
+        );
+        history.anomaly("brokers differ", what);
+    }
+}
+
+/// Everything that can be said about one partition.
+fn examine(contents: &Contents, partition: i32, inner: &Inner) -> Vec<crate::history::Anomaly> {
+    let mut found = Vec::new();
+    let mut wrong = |name, what: String| found.push(crate::history::Anomaly { name, what });
+    let mut at: BTreeMap<i64, Mark> = BTreeMap::new();
+    let mut places: BTreeMap<Mark, Vec<i64>> = BTreeMap::new();
+    let mut next = contents.log_start;
+    for (offset, value) in contents.batches.iter().flat_map(|(_, batch)| values(batch.clone())) {
+        if offset != next {
+            wrong("gap", format!("partition {partition}: offset {offset} follows {}", next - 1));
+        }
+        next = offset + 1;
+        match Value::mark(&value) {
+            None => wrong("wrong bytes", format!("partition {partition}: the value at {offset}")),
+            Some(mark) => {
+                at.insert(offset, mark);
+                places.entry(mark).or_default().push(offset);
+            }
+        }
+    }
+    for acked in inner.acked.iter().filter(|a| a.first.partition == partition) {
+        for i in 0..i64::from(acked.count) {
+            let (mark, offset) =
+                (Mark { counter: acked.first.counter + i as u64, ..acked.first }, acked.base_offset + i);
+            if offset < contents.log_start || at.get(&offset) == Some(&mark) {
+                continue;
+            }
+            match places.get(&mark) {
+                Some(other) => wrong(
+                    "inconsistent offsets",
+                    format!("{mark} was acknowledged at {offset}, is at {other:?}"),
+                ),
+                None => wrong(
+                    "lost write",
+                    format!("{mark} was acknowledged at {offset}, where {:?} is", at.get(&offset)),
+                ),
+            }
+        }
+    }
+    for (&(_, offset), mark) in inner.seen.range((partition, contents.log_start)..=(partition, i64::MAX)) {
+        if at.get(&offset) != Some(mark) {
+            wrong("lost read", format!("{mark} was read at {offset}, where {:?} is", at.get(&offset)));
+        }
+    }
+    let producers: BTreeSet<u32> = places.keys().map(|m| m.producer).collect();
+    for producer in producers {
+        let sent = inner.sent.get(&(producer, partition)).copied().unwrap_or_default();
+        let idempotent = inner.idempotent.get(&producer).copied().unwrap_or(false);
+        let mut expected = 0;
+        let mut first_places: Vec<(i64, Mark)> = Vec::new();
+        let from = Mark { producer, partition: i32::MIN, counter: 0 };
+        let to = Mark { producer, partition: i32::MAX, counter: u64::MAX };
+        for (mark, offsets) in places.range(from..=to) {
+            if mark.partition != partition || mark.counter >= sent.records {
+                wrong("never sent", format!("{mark} is in partition {partition} at {offsets:?}"));
+            }
+            if offsets.len() > 1 && (idempotent || sent.repeated == 0) {
+                wrong("duplicate", format!("{mark} is at {offsets:?}"));
+            }
+            // With sequence numbers nothing can be stored before what was sent before it.
+            if idempotent && contents.log_start == 0 && mark.counter != expected {
+                wrong("hole", format!("{mark} is at {offsets:?}, record {expected} is nowhere"));
+            }
+            expected = mark.counter + 1;
+            first_places.push((offsets[0], *mark));
+        }
+        if let Some(pair) = first_places.windows(2).find(|p| p[0].0 > p[1].0) {
+            wrong(
+                "non-monotonic send",
+                format!("{} is at {}, {} at {}", pair[0].1, pair[0].0, pair[1].1, pair[1].0),
+            );
+        }
+    }
+    found
+}

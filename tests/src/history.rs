@@ -1,0 +1,110 @@
+//! What clients did and what they were told, and what of that must not be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A record's own name, which its value carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// The producer's number in the test.
+    pub producer: u32,
+    /// The partition that it was written to.
+    pub partition: i32,
+    /// Counts up from 0 for each producer and partition.
+    pub counter: u64,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {} of producer {} in partition {}", self.counter, self.producer, self.partition)
+    }
+}
+
+/// A batch that was acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct Acked {
+    /// Its first record.
+    pub first: Mark,
+    /// How many records it has.
+    pub count: u32,
+    /// The offset that was acknowledged.
+    pub base_offset: i64,
+}
+
+/// What one producer has done to one partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// Records that were made, and perhaps sent.
+    pub records: u64,
+    /// Batches that were sent more than once.
+    pub repeated: u64,
+}
+
+/// Something that must not be, by the names of faults.md.
+#[derive(Clone, Debug)]
+pub struct Anomaly {
+    /// Its name.
+    pub name: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// Everything that was seen from outside. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// What [`History`] holds.
+#[derive(Debug, Default)]
+pub struct Inner {
+    /// In the order in which they were acknowledged.
+    pub acked: Vec<Acked>,
+    /// By producer and partition.
+    pub sent: BTreeMap<(u32, i32), Sent>,
+    /// Producers that have a producer id.
+    pub idempotent: BTreeMap<u32, bool>,
+    /// Errors that producers were given and got over, by their names.
+    pub errors: BTreeMap<String, u64>,
+    /// What consumers saw, by partition and offset.
+    pub seen: BTreeMap<(i32, i64), Mark>,
+    /// What must not be.
+    pub anomalies: Vec<Anomaly>,
+}
+
+impl History {
+    /// Looks at it, or adds to it.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes something that must not be.
+    pub fn anomaly(&self, name: &'static str, what: impl Into<String>) {
+        self.lock().anomalies.push(Anomaly { name, what: what.into() });
+    }
+
+    /// Notes an error that a producer got over.
+    pub fn error(&self, error: impl Into<String>) {
+        *self.lock().errors.entry(error.into()).or_default() += 1;
+    }
+
+    /// Records that were acknowledged so far.
+    pub fn acked_records(&self) -> u64 {
+        self.lock().acked.iter().map(|a| u64::from(a.count)).sum()
+    }
+
+    /// Fails the test if anything was seen that must not be.
+    pub fn assert_clean(&self) {
+        let inner = self.lock();
+        let shown: Vec<String> =
+            inner.anomalies.iter().take(20).map(|a| format!("{}: {}", a.name, a.what)).collect();
+        assert!(
+            shown.is_empty(),
+            "{} anomalies, the first of them:\n{}\nerrors that producers got over: {:?}",
+            inner.anomalies.len(),
+            shown.join("\n"),
+            inner.errors
+        );
+    }
+}
