@@ -6,7 +6,7 @@ use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
 use strandline_storage::format::batch::patched_prefix;
 use strandline_storage::reader::ReadKind;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::plan::{self, Assessment, Planned};
 use super::{Fetched, Wanted};
@@ -119,7 +119,16 @@ async fn read_planned(
     'ranges: for Planned { range, object_bytes, tail } in planned {
         let kind = if *tail { ReadKind::Tail } else { ReadKind::CatchUp };
         let span = range.position..range.position + range.bytes;
-        let batches = broker.reader.read_batches(kind, range.object, *object_bytes, span).await?;
+        let batches = match broker.reader.read_batches(kind, range.object, *object_bytes, span).await {
+            Ok(batches) => batches,
+            // What lies before a range that cannot be read is served; the next fetch begins at that range and is told.
+            // Otherwise a consumer would never get the good records in front of it.
+            Err(error) if collector.records.bytes > 0 => {
+                debug!(object = %range.object, %error, "a fetch ends before a range that cannot be read");
+                break 'ranges;
+            }
+            Err(error) => return Err(error),
+        };
         let mut base_offset = range.base_offset;
         for (header, batch) in &batches {
             let end_offset = base_offset + i64::from(header.record_count);
