@@ -109,6 +109,8 @@ pub struct Config {
     pub lease_ttl_s: i64,
     /// Topic defaults.
     pub topics: TopicDefaults,
+    /// Offset ranges that the state may have before producers are refused.
+    pub max_state_ranges: u64,
     /// Log records after which a snapshot is written.
     pub snapshot_records: u64,
     /// Bytes of log after which a snapshot is written.
@@ -259,6 +261,7 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         connection_idle: values.millis("connection_idle_ms")?,
         lease_ttl_s: values.within("lease_ttl_s", 2, 600)?,
         topics: topic_defaults(values)?,
+        max_state_ranges: values.within("max_state_ranges", 1, u64::MAX)?,
         snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
         snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
         job_interval: Duration::from_millis(values.within("job_interval_ms", 10, 86_400_000)?),

@@ -63,6 +63,9 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> Taken {
     if !entries.is_empty() {
         let broker = &call.broker;
         let failed = match timeout_at(deadline, broker.buffer.reserve(bytes)).await {
+            _ if broker.replica.read(|view| view.state.range_count()) >= broker.config.max_state_ranges => {
+                Some(ProduceError::StateFull)
+            }
             _ if broker.is_turning_away() => Some(ProduceError::Draining),
             _ if broker.sessions.current().is_none() => Some(ProduceError::NotRegistered),
             Err(_) => Some(ProduceError::TimedOut),

@@ -169,6 +169,20 @@ async fn produce_and_fetch_in_every_version() {
 }
 
 #[tokio::test]
+async fn a_state_at_its_limit_refuses_producers_and_serves_consumers() {
+    let opened = World::new().broker(1, &["--max-state-ranges", "1"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let id = create(&mut client, "t", 2).await;
+    let one = || vec![(0, batch(Compression::None, NOW_MS, 1))];
+    assert_eq!(produce(&mut client, 9, id, one()).await.responses[0].partition_responses[0].error_code, 0);
+    let refused = &produce(&mut client, 9, id, one()).await.responses[0].partition_responses[0];
+    assert_eq!(refused.error_code, ResponseError::KafkaStorageError.code());
+    assert!(refused.error_message.as_ref().is_some_and(|m| m.contains("max_state_ranges")));
+    let response = client.call(&fetch_request(12, id, 0), 12).await;
+    assert_eq!(response.responses[0].partitions[0].high_watermark, 1);
+}
+
+#[tokio::test]
 async fn list_offsets_in_every_version() {
     let (_opened, mut client, id) = ready().await;
     for codec in [Compression::None, Compression::Zstd] {

@@ -208,6 +208,12 @@ pub const SETTINGS: &[Setting] = &[
         "ms",
         "Default of message.timestamp.after.max.ms",
     ),
+    setting(
+        "max_state_ranges",
+        "10000000",
+        "ranges",
+        "Offset ranges that the state may have, about 100 bytes each, before producers are refused; retention and deleting topics lower it",
+    ),
     setting("snapshot_records", "5000", "records", "Log records after which a snapshot is written"),
     setting("snapshot_log_bytes", "30000000", "bytes", "Bytes of log after which a snapshot is written"),
     setting(

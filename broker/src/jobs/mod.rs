@@ -45,6 +45,11 @@ pub(crate) async fn run(broker: Arc<Broker>) {
                 continue;
             }
         }
+        let (ranges, limit) =
+            (broker.replica.read(|view| view.state.range_count()), broker.config.max_state_ranges);
+        if ranges >= limit / 10 * 8 {
+            warn!(ranges, limit, "the state is near its limit; at the limit producers are refused");
+        }
         let counters = broker.replica.counters();
         if counters.records_since_snapshot >= broker.config.snapshot_records
             || counters.log_bytes_since_snapshot >= broker.config.snapshot_log_bytes

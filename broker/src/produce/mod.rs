@@ -52,6 +52,11 @@ pub enum ProduceError {
     /// The commit was refused.
     #[error("the metadata store did not take the commit: {0}")]
     Commit(String),
+    /// The state is as large as it may become.
+    #[error(
+        "the cluster's state is at its limit (max_state_ranges); retention or deleting topics makes room"
+    )]
+    StateFull,
     /// The request's time was up; the records may still be committed.
     #[error("the records were not acknowledged within the request's time")]
     TimedOut,
@@ -81,7 +86,7 @@ impl ProduceError {
     /// Kafka's code for it.
     pub fn code(&self) -> ResponseError {
         match self {
-            Self::Store(_) | Self::Commit(_) => ResponseError::KafkaStorageError,
+            Self::Store(_) | Self::Commit(_) | Self::StateFull => ResponseError::KafkaStorageError,
             Self::NotRegistered | Self::Draining => ResponseError::NotLeaderOrFollower,
             Self::TimedOut => ResponseError::RequestTimedOut,
             Self::Refused(Refused::UnknownTopicOrPartition) => ResponseError::UnknownTopicOrPartition,

@@ -1,0 +1,364 @@
+//! Brokers' replicas and writers together over one embedded store: what happens when answers are lost, when the watch
+//! is compacted away, when a snapshot is damaged, when etcd is restored from a backup.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that goes wrong panics; the helpers here are part of the tests"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use strandline_metadata::backend::embedded::Embedded;
+use strandline_metadata::backend::faulty::{Fault, Faults, FaultyBackend};
+use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, ReadBackend, Txn};
+use strandline_metadata::brokers::{self, Registration};
+use strandline_metadata::invariants;
+use strandline_metadata::keys::{Key, Keyspace};
+use strandline_metadata::log::{self, Change, LogWriter, ProposeError, Session, SessionCell};
+use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
+use strandline_metadata::replica::{LoadError, NoObserver, Replica};
+use strandline_metadata::snapshot::Maintainer;
+use strandline_metadata::state::BatchOutcome;
+use strandline_metadata::topics;
+use strandline_metadata::values::{BrokerValue, ClusterValue, SnapshotValue, VALUE_FORMAT};
+use strandline_storage::clock::SystemClock;
+use strandline_storage::path::ObjectKey;
+use strandline_storage::store::{ObjectStoreBackend, Store};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+const TOPIC: Uuid = Uuid::from_u128(42);
+
+/// One broker's metadata side, with its loops running.
+struct Node {
+    replica: Replica,
+    log: LogWriter,
+    sessions: SessionCell,
+    registration: Registration,
+    faults: Faults,
+    tasks: JoinSet<()>,
+    objects: u64,
+}
+
+fn keys() -> Keyspace {
+    Keyspace::new("test").unwrap()
+}
+
+fn value(node_id: i32) -> BrokerValue {
+    BrokerValue {
+        format: VALUE_FORMAT,
+        node_id,
+        process_id: Uuid::from_u128(node_id.unsigned_abs().into()),
+        host: "h".to_owned(),
+        port: 1,
+        zone: String::new(),
+        version: String::new(),
+        metrics_url: String::new(),
+        registered_at_ms: 0,
+        draining: false,
+    }
+}
+
+async fn cluster(backend: &dyn Backend) -> ClusterValue {
+    brokers::ensure_cluster(backend, &keys(), &mut StdRng::seed_from_u64(1)).await.unwrap()
+}
+
+impl Node {
+    async fn open(backend: &Embedded, store: &Arc<dyn Store>, node_id: i32) -> Self {
+        let faulty = FaultyBackend::new(Arc::new(backend.clone()), node_id.unsigned_abs().into());
+        let faults = faulty.faults();
+        let backend: Arc<dyn Backend> = Arc::new(faulty);
+        let cluster = cluster(backend.as_ref()).await;
+        let (replica, follow, barrier) =
+            Replica::open(backend.clone(), keys(), store.clone(), Box::new(NoObserver)).await.unwrap();
+        let sessions = SessionCell::default();
+        let (log, writer) = log::writer(replica.clone(), sessions.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(follow.run().await) });
+        tasks.spawn(barrier.run());
+        tasks.spawn(writer.run());
+        let registration =
+            brokers::register(backend.as_ref(), &keys(), &cluster, &value(node_id), 60).await.unwrap();
+        replica.wait_applied(registration.session.incarnation).await;
+        sessions.begin(registration.session);
+        Self { replica, log, sessions, registration, faults, tasks, objects: 0 }
+    }
+
+    async fn create_topic(&self) {
+        let topic = topics::new_topic(TOPIC, 1, std::collections::BTreeMap::new(), 0);
+        self.log.change(0, topics::create(&keys(), "t", &topic)).await.unwrap();
+    }
+
+    /// Commits one batch of `offsets` records; its outcome, or why there is none.
+    async fn produce(&mut self, offsets: u32) -> Result<BatchOutcome, ProposeError> {
+        self.objects += 1;
+        let batch = FlushBatch { offsets, bytes: 100, ..FlushBatch::default() };
+        let partitions = vec![FlushPartition { partition: 0, position: 0, batches: vec![batch] }];
+        let topics = vec![FlushTopic { topic_id: TOPIC.as_bytes().to_vec(), partitions }];
+        let flush = Flush { object_number: self.objects, object_bytes: 200, topics, ..Flush::default() };
+        let incarnation = self.registration.session.incarnation;
+        let outcome = self.log.flush(incarnation, 0, flush).await.unwrap().outcome().await;
+        match outcome.error {
+            None => Ok(outcome.outcomes[0]),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn end(&self) -> i64 {
+        self.replica.read(|view| view.state.partition(TOPIC, 0).map_or(-1, |p| p.end()))
+    }
+
+    fn maintainer(&self, store: &Arc<dyn Store>) -> Maintainer {
+        let (replica, log) = (self.replica.clone(), self.log.clone());
+        Maintainer::new(replica, log, self.sessions.clone(), store.clone(), Arc::new(SystemClock))
+    }
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(ObjectStoreBackend::memory())
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_brokers_derive_the_same_offsets_and_the_barrier_is_current() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut one = Node::open(&backend, &store, 1).await;
+    let mut two = Node::open(&backend, &store, 2).await;
+    one.create_topic().await;
+    two.replica.barrier().await.unwrap();
+    for i in 0..20 {
+        let (writer, reader) = if i % 2 == 0 { (&mut one, &mut two) } else { (&mut two, &mut one) };
+        assert_eq!(writer.produce(3).await, Ok(BatchOutcome::Appended { base_offset: i * 3 }));
+        reader.replica.barrier().await.unwrap();
+        assert_eq!(reader.end(), (i + 1) * 3, "the barrier shows what was acknowledged elsewhere");
+    }
+    assert_eq!(one.replica.state(), two.replica.state());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_resolved_and_nothing_is_applied_twice() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    for fault in [Fault::AnswerLost, Fault::Unavailable, Fault::ExecutedLater] {
+        let before = node.end();
+        node.faults.inject(fault);
+        let outcome =
+            timeout(Duration::from_mins(1), node.produce(2)).await.expect("every waiter gets an answer");
+        assert_eq!(outcome, Ok(BatchOutcome::Appended { base_offset: before }), "{fault:?}");
+        assert_eq!(node.end(), before + 2, "{fault:?}");
+        node.replica.read(|view| invariants::check(&view.state)).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_was_taken_commits_nothing() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut old = Node::open(&backend, &store, 1).await;
+    old.create_topic().await;
+    old.produce(1).await.unwrap();
+    // Another process of the same node id: delete, then create.
+    let mut new = Node::open(&backend, &store, 1).await;
+    assert_ne!(new.registration.session.incarnation, old.registration.session.incarnation);
+    assert_eq!(old.produce(1).await, Err(ProposeError::NotRegistered));
+    assert_eq!(old.sessions.current(), None, "the old process knows that its session is over");
+    assert_eq!(new.produce(1).await, Ok(BatchOutcome::Appended { base_offset: 1 }));
+    new.replica.barrier().await.unwrap();
+    assert_eq!(new.end(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_somebody_else_moved_ends_the_session() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    // Two writers of the same incarnation: what no process may ever be. The second finds the head moved.
+    let sessions = SessionCell::default();
+    let Session { node_id, incarnation } = node.registration.session;
+    sessions.begin(Session { node_id, incarnation });
+    let (twin, twin_loop) = log::writer(node.replica.clone(), sessions.clone());
+    node.tasks.spawn(twin_loop.run());
+    let change = Change {
+        body: Some(strandline_metadata::record::Body::Checkpoint(strandline_metadata::record::Checkpoint {})),
+        ..Change::default()
+    };
+    assert_eq!(twin.change(0, change).await, Err(ProposeError::NotRegistered));
+    assert_eq!(sessions.current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_told_and_the_next_change_goes_through() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let again = topics::new_topic(Uuid::from_u128(43), 1, std::collections::BTreeMap::new(), 0);
+    let outcome = node.log.change(0, topics::create(&keys(), "t", &again)).await;
+    assert_eq!(outcome, Err(ProposeError::Conflict));
+    let info = node.replica.read(|view| view.names.topic("t").cloned()).unwrap();
+    node.log.change(0, topics::grow(&keys(), &info, 4)).await.unwrap();
+    assert_eq!(node.replica.read(|view| view.state.topics()[&TOPIC].partitions().len()), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_trim_the_log_and_a_broker_starts_from_them() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let mut maintainer = node.maintainer(&store);
+    for _ in 0..5 {
+        for _ in 0..10 {
+            node.produce(1).await.unwrap();
+        }
+        maintainer.run_once().await.unwrap();
+    }
+    let left =
+        backend.range(RangeRequest { keys: keys().log(), revision: None, limit: 0 }).await.unwrap().kvs.len();
+    assert!(left < 30, "{left} records are left of more than 50");
+    let listed = node.replica.read(|view| view.snapshots.clone()).unwrap();
+    assert_eq!(listed.snapshots.len(), 3);
+    assert_eq!(listed.trimmed_to, listed.snapshots[1].revision);
+    let objects = store.list(ObjectKey::SNAPSHOT_PREFIX, None, 100).await.unwrap();
+    assert_eq!(objects.len(), 3, "objects of snapshots that are not listed any more are deleted");
+    let fresh = Node::open(&backend, &store, 2).await;
+    node.replica.barrier().await.unwrap();
+    assert_eq!(fresh.end(), 50);
+    assert_eq!(fresh.replica.state(), node.replica.state());
+}
+
+fn listed(node: &Node) -> SnapshotValue {
+    node.replica.read(|view| view.snapshots.clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let mut maintainer = node.maintainer(&store);
+    for _ in 0..3 {
+        node.produce(1).await.unwrap();
+        maintainer.run_once().await.unwrap();
+    }
+    node.produce(1).await.unwrap();
+    let listed = listed(&node);
+    let damage = async |object: &str| {
+        let key = ObjectKey::parse(object).unwrap();
+        let mut bytes = store.get(&key, None).await.unwrap().to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        store.put(&key, vec![Bytes::from(bytes)]).await.unwrap();
+    };
+    damage(&listed.snapshots[0].object).await;
+    assert_eq!(Node::open(&backend, &store, 2).await.end(), 4, "the snapshot before, and the log since");
+    store.delete(&ObjectKey::parse(&listed.snapshots[1].object).unwrap()).await.unwrap();
+    let open = || Replica::open(Arc::new(backend.clone()), keys(), store.clone(), Box::new(NoObserver));
+    assert!(matches!(open().await, Err(LoadError::LogTooShort { .. })), "the log is gone before the second");
+    damage(&listed.snapshots[2].object).await;
+    assert!(matches!(open().await, Err(LoadError::Snapshots(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_was_compacted_away_ends_in_a_rebuild() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let lagging = Node::open(&backend, &store, 2).await;
+    lagging.faults.inject(Fault::WatchStuck);
+    for _ in 0..20 {
+        node.produce(1).await.unwrap();
+    }
+    let newest = node.replica.read(|view| view.revision);
+    backend.compact(newest).await.unwrap();
+    timeout(Duration::from_mins(2), async {
+        while lagging.end() != 20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("the replica comes back by itself");
+    assert_eq!(lagging.replica.state(), node.replica.state());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_skips_events_is_noticed() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let other = Node::open(&backend, &store, 2).await;
+    node.produce(1).await.unwrap();
+    other.replica.barrier().await.unwrap();
+    other.faults.inject(Fault::WatchGap);
+    for _ in 0..5 {
+        node.produce(1).await.unwrap();
+    }
+    timeout(Duration::from_mins(2), async {
+        while other.end() != 6 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("the gap in the sequence numbers is noticed and the state rebuilt");
+    assert_eq!(other.replica.state(), node.replica.state());
+    assert!(other.replica.counters().rebuilds >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_metadata_store_is_not_trusted() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    for _ in 0..50 {
+        node.produce(1).await.unwrap();
+    }
+    node.maintainer(&store).run_once().await.unwrap();
+    // A store that is younger than the snapshot: as after restoring a backup.
+    let restored = Embedded::in_memory();
+    cluster(&restored).await;
+    let opened = Replica::open(Arc::new(restored), keys(), store.clone(), Box::new(NoObserver)).await;
+    let Err(error @ LoadError::Restored { .. }) = opened else { panic!("it must refuse") };
+    assert!(error.to_string().contains("restored from a backup") && !error.is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn incarnations_that_are_gone_are_forgotten_once_their_log_is() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let mut other = Node::open(&backend, &store, 2).await;
+    other.produce(1).await.unwrap();
+    let gone = other.registration.session.incarnation;
+    backend.lease_revoke(other.registration.lease).await.unwrap();
+    let mut maintainer = node.maintainer(&store);
+    for _ in 0..4 {
+        node.produce(1).await.unwrap();
+        maintainer.run_once().await.unwrap();
+    }
+    assert!(!node.replica.state().incarnations().contains_key(&gone));
+    let head = KeyRange::Key(keys().encode(&Key::Head(gone)));
+    assert!(
+        backend.range(RangeRequest { keys: head, revision: None, limit: 0 }).await.unwrap().kvs.is_empty()
+    );
+    assert_eq!(
+        other.produce(1).await,
+        Err(ProposeError::NotRegistered),
+        "and it can commit nothing any more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_record_stops_the_broker() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let (replica, follow, _barrier) =
+        Replica::open(Arc::new(backend.clone()), keys(), store.clone(), Box::new(NoObserver)).await.unwrap();
+    let key = keys().encode(&Key::Log { incarnation: 7, sequence: 1 });
+    // Format 1, and a kind of record that does not exist yet.
+    let newer = vec![0x08, 0x01, 0x9a, 0x06, 0x00];
+    backend.txn(Txn { then: vec![Op::put(key, newer)], ..Txn::default() }).await.unwrap();
+    let ended = timeout(Duration::from_mins(1), follow.run()).await.expect("it must not be passed over");
+    assert!(matches!(ended, LoadError::Apply(_)), "{ended}");
+    assert_eq!(replica.read(|view| view.state.topics().len()), 0);
+}
