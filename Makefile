@@ -22,7 +22,8 @@ build: ## Build the release binaries
 .PHONY: test
 test: ## Run the fast tests, on real etcd and a real S3 server
 	@deploy/scripts/deps.sh build test
-	cargo build --locked --workspace --bins
+	# All targets at once: binaries and tests then share one build of every dependency.
+	cargo build --locked --workspace --all-targets
 	STRANDLINE_REQUIRE_ETCD=1 cargo test --locked --workspace
 
 .PHONY: test-clients

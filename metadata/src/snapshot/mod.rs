@@ -1,6 +1,6 @@
 //! Snapshots: the state after a revision, as objects in the store.
 //!
-//! [`write`] puts chunks first and the manifest last, then reads everything back and compares it with the state: a
+//! [`write()`] puts chunks first and the manifest last, then reads everything back and compares it with the state: a
 //! snapshot that cannot be read is noticed while the log that it would replace is still there. [`read`] verifies
 //! checksums, the digest and the invariants.
 
