@@ -60,23 +60,28 @@ async fn read_once(address: &str, topic: &str, partition: i32) -> Result<Content
     Ok(contents)
 }
 
-/// Checks every partition on every broker; what is wrong goes into the history. Everything must be quiet.
-pub async fn check(brokers: &[String], topic: &str, partitions: i32, history: &History) {
+/// Checks every partition on every broker; what is wrong goes into the history. Everything must be quiet. Gives what
+/// the first broker returned, by partition.
+pub async fn check(brokers: &[String], topic: &str, partitions: i32, history: &History) -> Vec<Contents> {
+    let mut all = Vec::new();
+    let (first, others) = brokers.split_first().expect("a broker runs");
     for partition in 0..partitions {
-        let mut first: Option<Contents> = None;
-        for broker in brokers {
-            let contents = read_partition(broker, topic, partition).await;
-            match &first {
-                None => {
-                    let mut inner = history.lock();
-                    let found = examine(&contents, partition, &inner);
-                    inner.anomalies.extend(found);
-                    drop(inner);
-                    first = Some(contents);
-                }
-                Some(first) => compare(history, partition, (&brokers[0], first), (broker, &contents)),
-            }
-        }
+        let contents = read_partition(first, topic, partition).await;
+        let found = examine(&contents, partition, &history.lock());
+        history.lock().anomalies.extend(found);
+        all.push(contents);
+    }
+    for other in others {
+        check_same(other, first, topic, &all, history).await;
+    }
+    all
+}
+
+/// Checks that a broker returns what another one, or the same one before, has returned.
+pub async fn check_same(broker: &str, first: &str, topic: &str, all: &[Contents], history: &History) {
+    for (partition, contents) in (0..).zip(all) {
+        let other = read_partition(broker, topic, partition).await;
+        compare(history, partition, (first, contents), (broker, &other));
     }
 }
 

@@ -83,7 +83,7 @@ pub struct S3 {
     port: u16,
     admin_port: u16,
     folder: Option<PathBuf>,
-    process: Process,
+    process: Option<Process>,
 }
 
 /// etcd.
@@ -116,7 +116,9 @@ impl Cluster {
         let nest = Nest::new().expect("a folder for the test");
         let mut etcd = Etcd { port: free_port(), peer_port: free_port(), process: None };
         etcd.start(&nest).await;
-        let s3 = S3::start(&nest, plan.folder).await;
+        let folder = plan.folder.then(|| nest.folder().join("objects"));
+        let mut s3 = S3 { port: free_port(), admin_port: free_port(), folder, process: None };
+        s3.start(&nest).await;
         let mut cluster =
             Self { plan, brokers: Vec::new(), etcd, s3, nest, checks_logs: true, _alone: alone };
         for i in 0..cluster.plan.brokers {
@@ -164,6 +166,24 @@ impl Cluster {
     /// Where clients connect, for every broker.
     pub fn addresses(&self) -> Vec<String> {
         (0..self.brokers.len()).map(|i| self.address(i)).collect()
+    }
+
+    /// Where clients connect, for every broker that runs.
+    pub fn live_addresses(&mut self) -> Vec<String> {
+        let live: Vec<usize> = (0..self.len())
+            .filter(|&i| self.brokers[i].process.as_mut().is_some_and(Process::is_running))
+            .collect();
+        live.into_iter().map(|i| self.address(i)).collect()
+    }
+
+    /// Kills one of the brokers that run and starts it again; gives its address.
+    pub async fn restart_a_live_one(&mut self) -> String {
+        let live = |b: &mut Broker| b.process.as_mut().is_some_and(Process::is_running);
+        let i = self.brokers.iter_mut().rposition(live).expect("a broker runs");
+        self.kill9(i);
+        self.restart(i);
+        self.wait_ready(i).await;
+        self.address(i)
     }
 
     /// A connection to broker `i`.
@@ -266,8 +286,13 @@ impl Cluster {
     }
 
     /// The S3 server.
-    pub fn s3(&self) -> &S3 {
-        &self.s3
+    pub fn s3(&mut self) -> &mut S3 {
+        &mut self.s3
+    }
+
+    /// Starts the S3 server again and waits until it answers.
+    pub async fn restart_s3(&mut self) {
+        self.s3.start(&self.nest).await;
     }
 
     /// Changes the link between broker `i` and etcd.
@@ -327,32 +352,25 @@ impl Drop for Cluster {
 }
 
 impl S3 {
-    async fn start(nest: &Nest, folder: bool) -> Self {
-        let (port, admin_port) = (free_port(), free_port());
-        let folder = folder.then(|| nest.folder().join("objects"));
-        let mut args: Vec<OsString> = vec![
-            "--listen".into(),
-            format!("127.0.0.1:{port}").into(),
-            "--admin".into(),
-            format!("127.0.0.1:{admin_port}").into(),
-            "--access-key".into(),
-            "test".into(),
-            "--secret-key".into(),
-            "test-secret".into(),
-            "--bucket".into(),
-            BUCKET.into(),
+    async fn start(&mut self, nest: &Nest) {
+        assert!(self.process.as_mut().is_none_or(|p| !p.is_running()), "the S3 server runs already");
+        let args = [
+            ("--listen", format!("127.0.0.1:{}", self.port)),
+            ("--admin", format!("127.0.0.1:{}", self.admin_port)),
+            ("--access-key", "test".to_owned()),
+            ("--secret-key", "test-secret".to_owned()),
+            ("--bucket", BUCKET.to_owned()),
         ];
-        match &folder {
+        let mut args: Vec<OsString> = args.into_iter().flat_map(|(k, v)| [k.into(), v.into()]).collect();
+        match &self.folder {
             None => args.push("--memory".into()),
             Some(path) => args.extend(["--data".into(), path.clone().into_os_string()]),
         }
-        let process = nest.start("s3", &built("strandline-dev-s3"), &args).expect("the S3 server starts");
-        let s3 = Self { port, admin_port, folder, process };
-        eventually("the S3 server answers", READY, async || {
-            http::get(s3.admin_port, "/stats").await.ok().map(|_| ())
-        })
-        .await;
-        s3
+        self.process =
+            Some(nest.start("s3", &built("strandline-dev-s3"), &args).expect("the S3 server starts"));
+        let port = self.admin_port;
+        eventually("the S3 server answers", READY, async || http::get(port, "/stats").await.ok().map(|_| ()))
+            .await;
     }
 
     /// From now on this goes wrong: a plan as the S3 server's admin port takes it.
@@ -374,9 +392,9 @@ impl S3 {
         serde_json::from_str(&text).expect("statistics are JSON")
     }
 
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    /// Ends it where it stands. Only objects in a folder are there again later.
+    pub fn kill9(&mut self) {
+        self.process.as_mut().expect("it was started").kill9();
     }
 
     /// The files of all objects whose key contains `part`, in the order of their names.

@@ -227,11 +227,7 @@ pub fn built(name: &str) -> PathBuf {
 }
 
 /// Polls until `done` gives something; panics with `what` after `limit`.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    limit: Duration,
-    mut done: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T>(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + limit;
     loop {
         if let Some(value) = done().await {

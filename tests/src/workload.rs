@@ -22,7 +22,6 @@ const FINISH: Duration = Duration::from_mins(3);
 pub struct Workload {
     topic: String,
     partitions: i32,
-    brokers: Vec<String>,
     history: History,
     stop: watch::Sender<bool>,
     producers: JoinSet<()>,
@@ -32,26 +31,29 @@ pub struct Workload {
 impl Workload {
     /// Creates the topic and starts four idempotent producers, one plain one, and a consumer for each broker.
     pub async fn start(cluster: &Cluster, topic: &str, partitions: i32) -> Self {
-        let brokers = cluster.addresses();
-        create_topic(&brokers, topic, partitions).await;
+        Self::with(cluster, Options::new(0, topic, partitions, cluster.addresses())).await
+    }
+
+    /// The same, with producers like this one.
+    pub async fn with(cluster: &Cluster, like: Options) -> Self {
+        let (topic, partitions) = (like.topic.clone(), like.partitions.len() as i32);
+        create_topic(&like.brokers, &topic, partitions).await;
         let mut workload = Self {
-            topic: topic.to_owned(),
+            topic: topic.clone(),
             partitions,
-            brokers: brokers.clone(),
             history: History::default(),
             stop: watch::Sender::new(false),
             producers: JoinSet::new(),
             consumers: JoinSet::new(),
         };
-        let options = |number| Options::new(number, topic, partitions, brokers.clone());
+        let options = |number| Options { number, ..like.clone() };
         workload.add(options(0));
         workload.add(Options { codec: Compression::Zstd, ..options(1) });
         workload.add(Options { in_flight: 1, ..options(2) });
         workload.add(Options { restless: true, codec: Compression::Lz4, ..options(3) });
         workload.add(options(4).plain());
-        for address in brokers {
-            let (topic, history, stop) =
-                (topic.to_owned(), workload.history.clone(), workload.stop.subscribe());
+        for address in cluster.addresses() {
+            let (topic, history, stop) = (topic.clone(), workload.history.clone(), workload.stop.subscribe());
             workload.consumers.spawn(tail::follow(address, topic, partitions, history, stop));
         }
         workload
@@ -76,7 +78,8 @@ impl Workload {
         .await;
     }
 
-    /// Ends the load, waits until everything that was sent is acknowledged, and checks all of it on every broker.
+    /// Ends the load, waits until everything that was sent is acknowledged, and checks all of it on every broker, and on
+    /// one that was killed and started again.
     pub async fn finish(mut self, cluster: &mut Cluster) -> History {
         self.stop.send_replace(true);
         let done = async { while self.producers.join_next().await.is_some_and(|r| r.is_ok()) {} };
@@ -84,7 +87,12 @@ impl Workload {
         assert!(in_time.is_ok(), "producers are not done: {:?}", self.history.lock().errors);
         while self.consumers.join_next().await.is_some() {}
         cluster.wait_all_ready().await;
-        checker::check(&self.brokers, &self.topic, self.partitions, &self.history).await;
+        let live = cluster.live_addresses();
+        let all = checker::check(&live, &self.topic, self.partitions, &self.history).await;
+        self.history.assert_clean();
+        // A broker that starts now has nothing in memory: it reads the log and every object.
+        let last = cluster.restart_a_live_one().await;
+        checker::check_same(&last, &live[0], &self.topic, &all, &self.history).await;
         self.history.assert_clean();
         let inner = self.history.lock();
         println!(

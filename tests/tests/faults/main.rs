@@ -4,5 +4,9 @@
 //!
 //! Each test has a cluster of its own; they take turns.
 
+mod damage;
 mod etcd;
+mod jobs;
 mod kill;
+mod s3;
+mod topics;
