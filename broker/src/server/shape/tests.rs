@@ -107,14 +107,21 @@ struct Writer {
     rng: StdRng,
     version: i16,
     flexible: bool,
+    /// Whether tagged fields are also written in versions that do not have them.
+    any_version: bool,
     out: Vec<u8>,
     claims: Vec<Claim>,
 }
 
 impl Writer {
     fn frame(api: ApiKey, version: i16, seed: u64) -> Self {
+        Self::frame_with(api, version, seed, false)
+    }
+
+    fn frame_with(api: ApiKey, version: i16, seed: u64, any_version: bool) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        let mut writer = Self { rng, version, flexible: false, out: Vec::new(), claims: Vec::new() };
+        let (out, claims) = (Vec::new(), Vec::new());
+        let mut writer = Self { rng, version, flexible: false, any_version, out, claims };
         writer.out.put_i16(api as i16);
         writer.out.put_i16(version);
         writer.out.put_i32(77);
@@ -189,9 +196,10 @@ impl Writer {
             return;
         }
         let mut fields: Vec<(usize, Option<&'static Field>)> = Vec::new();
-        for field in known.iter().filter(|f| f.tag.is_some() && f.versions.contains(self.version)) {
-            if self.rng.random_bool(0.7) {
-                fields.push((field.tag.unwrap(), Some(field)));
+        for field in known {
+            let Some(tag) = field.tag else { continue };
+            if (self.any_version || field.versions.contains(self.version)) && self.rng.random_bool(0.7) {
+                fields.push((tag, Some(field)));
             }
         }
         fields.sort_by_key(|(tag, _)| *tag);
@@ -215,8 +223,7 @@ impl Writer {
     /// What `write` writes, with its claims, in a place of its own.
     fn apart(&mut self, write: impl FnOnce(&mut Self)) -> Self {
         let rng = StdRng::seed_from_u64(self.rng.random());
-        let mut apart =
-            Self { rng, version: self.version, flexible: self.flexible, out: Vec::new(), claims: Vec::new() };
+        let mut apart = Self { rng, out: Vec::new(), claims: Vec::new(), ..*self };
         write(&mut apart);
         apart
     }
@@ -508,6 +515,17 @@ fn a_known_tagged_field_has_its_version_and_its_size() {
         lying.extend(vec![0; padding]);
         let refused = Err(ShapeError::TagSize { field: "replica_state", claimed: size.into(), actual: 13 });
         assert_eq!(check(ApiKey::Fetch, 15, &lying), refused);
+    }
+}
+
+#[test]
+fn a_tagged_field_of_another_version_is_refused_by_the_decoders_too() {
+    for (api, version) in spoken() {
+        for seed in 0..20 {
+            let frame = Writer::frame_with(api, version, seed, true).out;
+            let (checked, read) = (check(api, version, &frame), (codec(api).rewrite)(&frame, version));
+            assert_eq!(checked.is_ok(), read.is_ok(), "{api:?} {version}: {checked:?}, {read:?}");
+        }
     }
 }
 
