@@ -328,6 +328,11 @@ impl Cluster {
         eventually(&what, limit, async || process.log().contains(text).then_some(())).await;
     }
 
+    /// Keeps every log, and prints the end of each.
+    pub fn show_logs(&self) {
+        self.nest.keep_and_show();
+    }
+
     /// Where everything of the cluster is kept.
     pub fn folder(&self) -> &Path {
         self.nest.folder()
