@@ -1,14 +1,14 @@
 //! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A call site says what
 //! happened, not which label.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 use strandline_metadata::replica::{ApplyObserver, ReplicaCounters};
 use strandline_metadata::state::{Effects, Position};
@@ -93,7 +93,8 @@ struct Shared {
     registered: IntGauge,
     brokers: IntGauge,
     jobs: IntCounterVec,
-    clients: IntGaugeVec,
+    clients: IntCounterVec,
+    software: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// Registers one metric after the other.
@@ -210,10 +211,12 @@ impl Metrics {
             registered: r.gauge("registered", "1 while this broker is registered with the cluster")?,
             brokers: r.gauge("brokers", "Brokers that are registered with the cluster")?,
             jobs: r.counters("jobs_total", "Passes of background jobs", &["job", "outcome"])?,
-            clients: r.with(IntGaugeVec::new(
-                Opts::new("strandline_client_connections_total", "Connections by what the client says it is"),
+            clients: r.counters(
+                "client_connections_total",
+                "Connections by what the client says it is",
                 &["software", "version"],
-            ))?,
+            )?,
+            software: Mutex::default(),
             registry,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -316,16 +319,12 @@ impl Metrics {
     }
 
     pub(crate) fn client_software(&self, name: &str, version: &str) {
-        let known = self
-            .shared
-            .registry
-            .gather()
-            .iter()
-            .find(|f| f.name() == "strandline_client_connections_total")
-            .map_or(0, |f| f.get_metric().len());
-        if known < MAX_SOFTWARE_LABELS {
-            let cut = |text: &str| text.chars().take(64).collect::<String>();
-            self.shared.clients.with_label_values(&[cut(name), cut(version)]).inc();
+        let cut = |text: &str| text.chars().take(64).collect::<String>();
+        let kind = (cut(name), cut(version));
+        let mut known = self.shared.software.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&kind) || known.len() < MAX_SOFTWARE_LABELS {
+            self.shared.clients.with_label_values(&[&kind.0, &kind.1]).inc();
+            known.insert(kind);
         }
     }
 

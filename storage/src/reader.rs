@@ -218,6 +218,15 @@ impl Reader {
         Ok(batches)
     }
 
+    /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks ahead wants to know.
+    pub fn lacks(&self, id: ObjectId, position: u64) -> bool {
+        let mut state = self.inner.lock();
+        let key = BlockKey { id, index: position / BLOCK_BYTES };
+        let is_held =
+            state.cache.written(id, position..position + 1).is_some() || state.cache.block(key).is_some();
+        !is_held && state.fetches.get(&key).is_none_or(|(_, fetch)| fetch.upgrade().is_none())
+    }
+
     /// Forgets an object: it was deleted, or is not what it should be.
     pub fn evict(&self, id: ObjectId) {
         self.inner.lock().cache.evict(id);

@@ -27,6 +27,8 @@ pub(super) struct Assessment {
     pub(super) last_stable: i64,
     pub(super) log_start: i64,
     pub(super) planned: Vec<Planned>,
+    /// What a consumer that goes on will want next, if that lies in another object.
+    pub(super) next: Option<Planned>,
     available: usize,
     lag_may_explain: bool,
 }
@@ -40,6 +42,7 @@ impl Assessment {
             last_stable: -1,
             log_start: -1,
             planned: Vec::new(),
+            next: None,
             available: 0,
             lag_may_explain,
         }
@@ -91,6 +94,7 @@ pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
         last_stable: partition.last_stable(),
         log_start,
         planned: Vec::new(),
+        next: None,
         available: 0,
         lag_may_explain: false,
     };
@@ -102,15 +106,16 @@ pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
     let ranges = partition.ranges();
     let tail_from = ranges.len().saturating_sub(TAIL_RANGES);
     let tail_offset = ranges.get(tail_from).map_or(0, |r| r.base_offset);
-    let planned = partition.plan(wanted.offset, wanted.max_bytes as u64);
-    assessment.planned = planned
-        .into_iter()
-        .map(|range| Planned {
-            range,
-            object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
-            tail: range.base_offset >= tail_offset,
-        })
-        .collect();
+    let plan = |range: &Range| Planned {
+        range: *range,
+        object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
+        tail: range.base_offset >= tail_offset,
+    };
+    assessment.planned = partition.plan(wanted.offset, wanted.max_bytes as u64).iter().map(plan).collect();
+    if let Some(last) = assessment.planned.last().map(|p| p.range) {
+        let after = partition.plan(last.end_offset, 1).first().map(plan);
+        assessment.next = after.filter(|p| p.range.object != last.object);
+    }
     let planned_bytes: u64 = assessment.planned.iter().map(|p| p.range.bytes).sum();
     assessment.available = usize::try_from(planned_bytes).unwrap_or(usize::MAX).min(wanted.max_bytes.max(1));
     if assessment.planned.is_empty() {

@@ -71,6 +71,9 @@ pub(super) async fn read(
         records: Records::default(),
     };
     let Some(budget) = budget else { return fetched };
+    if let Some(next) = &assessment.next {
+        read_ahead(broker, next);
+    }
     match read_planned(broker, wanted.offset, &assessment.planned, budget).await {
         Ok(records) => fetched.records = records,
         Err(StoreError::NotFound { key }) => {
@@ -95,6 +98,22 @@ pub(super) async fn read(
         Err(failed) => return refuse(broker, wanted, &assessment, &failed),
     }
     fetched
+}
+
+/// Gets the next object of a consumer that catches up while this one is being sent. What comes of it is found in the
+/// cache, or not; an error is the business of whoever really reads.
+fn read_ahead(broker: &Broker, next: &Planned) {
+    let Planned { range, object_bytes, tail } = *next;
+    if tail || !broker.reader.lacks(range.object, range.position) {
+        return;
+    }
+    let reader = broker.reader.clone();
+    broker.tasks.start("read ahead", async move {
+        let span = range.position..range.position + range.bytes;
+        if let Err(error) = reader.read_as(ReadKind::CatchUp, range.object, object_bytes, span).await {
+            debug!(object = %range.object, %error, "reading ahead failed");
+        }
+    });
 }
 
 fn refuse(broker: &Broker, wanted: &Wanted, assessment: &Assessment, failed: &StoreError) -> Fetched {

@@ -86,7 +86,8 @@ pub(crate) fn validate(
             .map_err(|e| invalid(ResponseError::CorruptMessage, e.to_string()))?,
         _ => records.clone(),
     };
-    let mut max_timestamp_ms = header.max_timestamp;
+    // Records without a timestamp count as written now: retention must not take them for infinitely old.
+    let mut max_timestamp_ms = if header.max_timestamp < 0 { now_ms } else { header.max_timestamp };
     let mut log_append_time_ms = -1;
     if rules.timestamp_type == TimestampType::LogAppendTime {
         stored = batch::set_log_append_time(stored, now_ms);
