@@ -500,21 +500,59 @@ fn fetch_with_tags(version: i16, tags: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_known_tagged_field_has_its_version_and_its_size() {
+fn a_known_tagged_field_has_its_version() {
     let rewrite = codec(ApiKey::Fetch).rewrite;
     let state = [&[1, 1, 13][..], &[0; 12], &[0]].concat();
     assert_eq!(check(ApiKey::Fetch, 15, &fetch_with_tags(15, &state)), Ok(()));
     let early = fetch_with_tags(14, &state);
     assert_eq!(check(ApiKey::Fetch, 14, &early), Err(ShapeError::Tag("replica_state")));
     assert!(rewrite(&early, 14).is_err());
+}
+
+#[test]
+fn a_known_tagged_field_that_lies_about_its_size_is_refused() {
     // The decoders do not look at the size: what it covers too much they would read as the next thing.
-    for (size, padding) in [(12, 0), (14, 1)] {
-        let mut lying = fetch_with_tags(15, &state);
-        let at = lying.len() - 14;
-        lying[at] = size;
-        lying.extend(vec![0; padding]);
-        let refused = Err(ShapeError::TagSize { field: "replica_state", claimed: size.into(), actual: 13 });
-        assert_eq!(check(ApiKey::Fetch, 15, &lying), refused);
+    let state = ReplicaState::default().with_replica_id(BrokerId(4)).with_replica_epoch(9);
+    let partition = FetchPartition::default();
+    let with = |partition| vec![FetchTopic::default().with_partitions(vec![partition])];
+    let fetch = FetchRequest::default();
+    let id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    for (request, version, field, content) in [
+        (
+            fetch.clone().with_cluster_id(Some(StrBytes::from_static_str("here"))),
+            12,
+            "cluster_id",
+            &b"\x05here"[..],
+        ),
+        (
+            fetch.clone().with_replica_state(state),
+            15,
+            "replica_state",
+            &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 9, 0],
+        ),
+        (
+            fetch.clone().with_topics(with(partition.clone().with_replica_directory_id(id))),
+            17,
+            "replica_directory_id",
+            id.as_bytes(),
+        ),
+        (
+            fetch.with_topics(with(partition.with_high_watermark(5))),
+            18,
+            "high_watermark",
+            &[0, 0, 0, 0, 0, 0, 0, 5],
+        ),
+    ] {
+        let frame = testing::frame(&request, version, 1).slice(4..);
+        assert_eq!(check(ApiKey::Fetch, version, &frame), Ok(()), "{field}");
+        let at = frame.windows(content.len()).rposition(|bytes| bytes == content).unwrap() - 1;
+        assert_eq!(usize::from(frame[at]), content.len(), "{field}");
+        for claimed in [content.len() - 1, content.len() + 1] {
+            let mut lying = [&frame[..], &[0]].concat();
+            lying[at] = u8::try_from(claimed).unwrap();
+            let refused = Err(ShapeError::TagSize { field, claimed, actual: content.len() });
+            assert_eq!(check(ApiKey::Fetch, version, &lying), refused);
+        }
     }
 }
 
