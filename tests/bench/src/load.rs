@@ -12,8 +12,8 @@ use strandline_tests::records::batch;
 
 /// Bytes of one record's value.
 pub const RECORD_BYTES: usize = 1024;
-/// Bytes of one request, about: a Java producer's default limit, and a librdkafka batch.
-const REQUEST_BYTES: usize = 1 << 20;
+/// Bytes of one request, about: under the largest batch that a topic takes by default.
+const REQUEST_BYTES: usize = 960 << 10;
 /// Records of the smallest batch: 16 KiB, a Java producer's default.
 const BATCH_RECORDS: usize = 16;
 
@@ -29,7 +29,7 @@ pub fn kib_batch(records: usize) -> Bytes {
     batch(&values, now_ms(), None, Compression::None)
 }
 
-/// Frames of produce requests of about 1 MiB that together cover all partitions evenly.
+/// Frames of produce requests of about a megabyte that together cover all partitions evenly.
 pub fn produce_frames(topic: &str, partitions: i32) -> Vec<(Bytes, u64)> {
     let per_request = partitions.min((REQUEST_BYTES / RECORD_BYTES / BATCH_RECORDS) as i32);
     let one = kib_batch(REQUEST_BYTES / RECORD_BYTES / per_request as usize);

@@ -171,6 +171,23 @@ async fn puts_per_gib(stack: &mut Stack, report: &mut Report) {
             410.0,
         );
     }
+    let mut brokers = Vec::new();
+    for node_id in 1..=3 {
+        brokers.push(stack.broker(node_id, "puts-three", &[]).await.0);
+    }
+    let mut client = Client::connect(&brokers[0].address).await.expect("a connection");
+    client.create_topic("load", 100, &[]).await.expect("a topic");
+    let loads = brokers.iter().map(|broker| {
+        let frames = produce_frames("load", 100);
+        async move { produce(&broker.address, frames, total / 3, 2, Some(10.0 * MIB / 3.0)).await }
+    });
+    futures::future::join_all(loads).await;
+    let mut puts = 0.0;
+    for broker in &brokers {
+        puts += broker.metric("strandline_object_store_requests_total", "operation=\"put\"").await;
+    }
+    let what = "PUTs per GiB at 10 MiB/s over three brokers, 100 partitions";
+    report.target(what, puts * GIB / total as f64, "PUTs/GiB", Bound::AtMost, 1230.0);
 }
 
 async fn fetch(stack: &mut Stack, report: &mut Report) {
