@@ -11,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// What a frame's buffer starts with; larger frames grow into larger buffers.
-const FIRST_BYTES: usize = 64 * 1024;
+/// What a frame's buffer starts with; larger frames grow into larger buffers. It is not taken from the shared budget, so
+/// that clients which send little never wait for those which promise much: the number of connections bounds it.
+const FIRST_BYTES: usize = 4 * 1024;
 /// A buffer that is full grows by this factor, as far as the frame goes.
 const GROWTH: usize = 8;
 /// Unit of the shared budget.
@@ -35,18 +36,41 @@ pub(super) enum FrameError {
 #[derive(Clone, Debug)]
 pub(super) struct RequestMemory {
     permits: Arc<Semaphore>,
-    units: u32,
+    /// Held by the one frame that may grow although nothing is left. Frames that each hold a part of the budget and
+    /// wait for more would otherwise wait for each other.
+    overdraft: Arc<Semaphore>,
+}
+
+/// What a frame holds of that memory.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    permit: Option<OwnedSemaphorePermit>,
+    overdraft: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestMemory {
     pub(super) fn new(bytes: usize) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX >> 3).max(1);
-        Self { permits: Arc::new(Semaphore::new(units as usize)), units }
+        Self { permits: Arc::new(Semaphore::new(units as usize)), overdraft: Arc::new(Semaphore::new(1)) }
     }
 
-    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
-        self.permits.clone().acquire_many_owned(units).await.ok()
+    /// Waits until `held` covers `bytes`. Cancellation-safe.
+    async fn cover(&self, held: &mut Held, bytes: usize) {
+        let units = held.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(UNIT).saturating_sub(units);
+        if missing == 0 || held.overdraft.is_some() {
+            return;
+        }
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX >> 3);
+        tokio::select! {
+            biased;
+            // The semaphores are never closed.
+            more = self.permits.clone().acquire_many_owned(missing) => match (&mut held.permit, more.ok()) {
+                (Some(permit), Some(more)) => permit.merge(more),
+                (none, more) => *none = more,
+            },
+            overdraft = self.overdraft.clone().acquire_owned() => held.overdraft = overdraft.ok(),
+        }
     }
 }
 
@@ -54,7 +78,7 @@ impl RequestMemory {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Held,
 }
 
 /// Reads one frame after the other. Cancellation-safe: what was read stays here.
@@ -66,14 +90,14 @@ pub(super) struct FrameReader {
     length_read: usize,
     wanted: usize,
     body: BytesMut,
-    permit: Option<OwnedSemaphorePermit>,
+    held: Held,
     begun: Option<Instant>,
 }
 
 impl FrameReader {
     pub(super) fn new(max_bytes: usize, memory: RequestMemory) -> Self {
-        let body = BytesMut::new();
-        Self { max_bytes, memory, length: [0; 4], length_read: 0, wanted: 0, body, permit: None, begun: None }
+        let (body, held) = (BytesMut::new(), Held::default());
+        Self { max_bytes, memory, length: [0; 4], length_read: 0, wanted: 0, body, held, begun: None }
     }
 
     /// Since when a request has been arriving; `None` between requests.
@@ -112,22 +136,13 @@ impl FrameReader {
         }
         self.length_read = 0;
         self.begun = None;
-        Ok(Some(Frame { bytes: self.body.split().freeze(), memory: self.permit.take() }))
+        Ok(Some(Frame { bytes: self.body.split().freeze(), memory: std::mem::take(&mut self.held) }))
     }
 
     /// Makes room for more of the frame, once the budget allows it.
     async fn grow(&mut self) {
         let size = (self.body.len() * GROWTH).max(FIRST_BYTES).min(self.wanted);
-        let held = self.permit.as_ref().map_or(0, |p| p.num_permits() * UNIT);
-        if size > held {
-            // The budget is never closed. A connection that waits here holds what it has already read, so the last
-            // step of growth must not need more than the whole budget has: `take` sees to that.
-            let more = self.memory.take(size - held).await;
-            match (&mut self.permit, more) {
-                (Some(permit), Some(more)) => permit.merge(more),
-                (none, more) => *none = more,
-            }
-        }
+        self.memory.cover(&mut self.held, size.saturating_sub(FIRST_BYTES)).await;
         self.body.reserve(size - self.body.len());
     }
 }
@@ -188,6 +203,48 @@ mod tests {
         client.write_all(&[0; 10]).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(50), reader.next(&mut server)).await.is_err());
         assert!(reader.body.capacity() <= 2 * FIRST_BYTES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_hold_a_part_and_wait_for_more_do_not_wait_for_each_other() {
+        // One of them alone is larger than the whole budget.
+        for bytes in [700_000, 5_000_000] {
+            let memory = RequestMemory::new(1 << 20);
+            let mut reading = Vec::new();
+            for _ in 0..8 {
+                let (mut client, mut server) = tokio::io::duplex(1 << 23);
+                let frame = framed(&vec![1; bytes]);
+                let (first, rest) = frame.split_at(300_000);
+                client.write_all(first).await.unwrap();
+                let mut reader = FrameReader::new(1 << 24, memory.clone());
+                let part = tokio::time::timeout(Duration::from_millis(1), reader.next(&mut server)).await;
+                assert!(part.is_err(), "the rest is missing");
+                client.write_all(rest).await.unwrap();
+                reading.push(async move { reader.next(&mut server).await.unwrap().map(|f| f.bytes.len()) });
+            }
+            let all = futures::future::join_all(reading);
+            let read =
+                tokio::time::timeout(Duration::from_secs(5), all).await.expect("nobody waits for ever");
+            assert_eq!(read, vec![Some(bytes); 8]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_frame_does_not_wait_for_memory_that_others_hold() {
+        let memory = RequestMemory::new(1);
+        let mut slow = Vec::new();
+        for _ in 0..3 {
+            let (mut client, mut server) = tokio::io::duplex(1 << 20);
+            client.write_all(&framed(&vec![0; 500_000])[..100_000]).await.unwrap();
+            let mut reader = FrameReader::new(1 << 24, memory.clone());
+            assert!(tokio::time::timeout(Duration::from_millis(1), reader.next(&mut server)).await.is_err());
+            slow.push((client, server, reader));
+        }
+        let (mut client, mut server) = tokio::io::duplex(1 << 20);
+        client.write_all(&framed(&[5; 4000])).await.unwrap();
+        let mut reader = FrameReader::new(1 << 24, memory);
+        let read = tokio::time::timeout(Duration::from_secs(1), reader.next(&mut server)).await;
+        assert_eq!(read.expect("it need not wait").unwrap().unwrap().bytes.len(), 4000);
     }
 
     #[tokio::test(start_paused = true)]
