@@ -8,5 +8,6 @@ mod damage;
 mod etcd;
 mod jobs;
 mod kill;
+mod net;
 mod s3;
 mod topics;
