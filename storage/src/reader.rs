@@ -255,15 +255,13 @@ impl Reader {
             let block = self.block(kind, key, object_bytes).await?;
             let from = range.start.max(place.start) - place.start;
             let to = range.end.min(place.end) - place.start;
-            match (usize::try_from(from), usize::try_from(to)) {
-                (Ok(from), Ok(to)) if to <= block.bytes.len() => pieces.push(block.bytes.slice(from..to)),
+            let Some(slices) = block.slice(from..to) else {
                 // Cached by a read that was told another size of the same object.
-                _ => {
-                    let what = format!("it has other than the {object_bytes} bytes that it should have");
-                    return Err(StoreError::corrupt(&id.key(), what));
-                }
-            }
-            only = (pieces.len() == 1).then_some(block);
+                let what = format!("it has other than the {object_bytes} bytes that it should have");
+                return Err(StoreError::corrupt(&id.key(), what));
+            };
+            only = pieces.is_empty().then_some(block);
+            pieces.extend(slices);
         }
         Ok(Found { pieces, own: false, block: only })
     }
@@ -314,12 +312,11 @@ async fn fetch(listed: Listed, kind: ReadKind, object_bytes: u64) -> Result<Bloc
         .acquire_many(room.units_of(wanted))
         .await
         .map_err(|_| unavailable("the reader is closed".to_owned()))?;
-    let block = inner.store.get(&object, Some(range)).await?;
+    let block = Block::new(inner.store.get_pieces(&object, Some(range)).await?);
     // The store promises it; what is cached is served to many.
-    if block.len() as u64 != wanted {
-        return Err(unavailable(format!("{} bytes were read instead of {wanted}", block.len())));
+    if block.bytes() != wanted {
+        return Err(unavailable(format!("{} bytes were read instead of {wanted}", block.bytes())));
     }
-    let block = Block::new(block);
     inner.lock().cache.insert_block(kind.pool(), *key, block.clone());
     Ok(block)
 }

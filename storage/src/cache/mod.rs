@@ -70,14 +70,24 @@ impl BlockKey {
 /// so they are checked once and not for every reader.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub(crate) bytes: Bytes,
+    pieces: Arc<Written>,
     checked: Arc<Mutex<BTreeSet<(u64, u64)>>>,
 }
 
 impl Block {
-    /// A block of which nothing is checked yet.
-    pub(crate) fn new(bytes: Bytes) -> Self {
-        Self { bytes, checked: Arc::default() }
+    /// A block of which nothing is checked yet, in the pieces in which it came.
+    pub(crate) fn new(pieces: Vec<Bytes>) -> Self {
+        Self { pieces: Arc::new(Written::new(pieces)), checked: Arc::default() }
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pieces.bytes()
+    }
+
+    /// A part of it, without a copy; `None` if it ends before.
+    pub(crate) fn slice(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
+        self.pieces.slice(range)
     }
 
     /// Whether exactly this range of the object was checked.
@@ -135,7 +145,7 @@ impl Cache {
             Pool::Tail => &mut self.tail,
             Pool::CatchUp => &mut self.catch_up,
         };
-        let bytes = block.bytes.len() as u64;
+        let bytes = block.bytes();
         let evicted = lru.insert(key, block, bytes);
         self.metrics.observe_evictions(pool, evicted);
         self.metrics.set_cache_bytes(pool, lru.bytes());
@@ -179,7 +189,7 @@ mod tests {
     }
 
     fn block(bytes: u64) -> Block {
-        Block::new(Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()]))
+        Block::new(vec![Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()])])
     }
 
     #[test]
@@ -196,7 +206,7 @@ mod tests {
     #[test]
     fn catching_up_takes_nothing_from_the_tail() {
         let mut cache = Cache::new(100_000, StorageMetrics::unregistered());
-        cache.insert_written(id(1), vec![block(1000).bytes]);
+        cache.insert_written(id(1), block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap());
         cache.insert_block(Pool::Tail, BlockKey { id: id(2), index: 0 }, block(1000));
         for number in 3..1000 {
             cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: 0 }, block(1000));
@@ -212,7 +222,7 @@ mod tests {
     fn evicting_forgets_every_block_of_one_object_only() {
         let mut cache = Cache::new(1_000_000, StorageMetrics::unregistered());
         for number in 1..=3 {
-            cache.insert_written(id(number), vec![block(300).bytes]);
+            cache.insert_written(id(number), block(300).slice(0..300 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap());
             for index in [0, 1, 7] {
                 cache.insert_block(Pool::Tail, BlockKey { id: id(number), index }, block(300));
                 cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: index + 10 }, block(300));

@@ -1,4 +1,4 @@
-//! An object that this broker wrote, in the buffers that it was sent from.
+//! An object or a block in the buffers that it was sent from, or came in.
 
 use std::ops::Range;
 

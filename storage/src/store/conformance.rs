@@ -45,6 +45,8 @@ async fn an_empty_store_has_nothing(store: &dyn Store) {
     assert_eq!(store.list("wal/", None, 10).await.expect("a listing"), []);
     let missing = store.get(&key("wal/none"), None).await;
     assert_eq!(missing, Err(StoreError::NotFound { key: "wal/none".into() }));
+    let missing = store.get_pieces(&key("wal/none"), Some(0..1)).await;
+    assert!(matches!(missing, Err(StoreError::NotFound { .. })), "{missing:?}");
     let missing = store.get(&key("wal/none"), Some(0..1)).await;
     assert_eq!(missing, Err(StoreError::NotFound { key: "wal/none".into() }));
 }
@@ -70,9 +72,12 @@ async fn ranges_are_exact(store: &dyn Store) {
     put(store, "ranges/a", b"0123456789").await;
     for (range, expected) in [(0..10, "0123456789"), (0..1, "0"), (3..7, "3456"), (9..10, "9")] {
         let found = store.get(&name, Some(range.clone())).await.expect("a get");
+        let pieces = store.get_pieces(&name, Some(range.clone())).await.expect("a get in pieces");
+        assert_eq!(pieces.concat(), found, "{range:?}");
         assert_eq!(found, expected, "{range:?}");
     }
     for range in [0..11, 9..11, 10..11, 100..200] {
+        store.get_pieces(&name, Some(range.clone())).await.expect_err("the range is not there");
         let error = store.get(&name, Some(range.clone())).await.expect_err("the range is not there");
         assert!(matches!(error, StoreError::Corrupt { .. }), "{range:?}: {error}");
         assert_eq!(error.key(), Some("ranges/a"), "{range:?}: {error}");

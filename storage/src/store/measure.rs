@@ -86,6 +86,17 @@ impl Store for Measured {
         result
     }
 
+    async fn get_pieces(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<Bytes>, StoreError> {
+        let attempt = self.start(Operation::Get);
+        let result = self.inner.get_pieces(key, range).await;
+        attempt.end(&result);
+        if let Ok(pieces) = &result {
+            let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
+            self.metrics.observe_bytes(Operation::Get, bytes as u64);
+        }
+        result
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let attempt = self.start(Operation::Delete);
         let result = self.inner.delete(key).await;

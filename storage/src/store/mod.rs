@@ -60,6 +60,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Reads a range of an object, or all of it: exactly that, or an error. Never fewer bytes.
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;
 
+    /// Reads like [`Self::get`], in the pieces in which the answer came: whoever can do with pieces saves a copy.
+    async fn get_pieces(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<Bytes>, StoreError> {
+        Ok(vec![self.get(key, range).await?])
+    }
+
     /// Deletes an object. Deleting what does not exist is `Ok`.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 

@@ -85,21 +85,16 @@ impl Store for ObjectStoreBackend {
     }
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        if range.as_ref().is_some_and(Range::is_empty) {
-            return Err(StoreError::invalid(format!("an empty range of {key} was asked for")));
+        let (found, wanted) = self.begin_get(key, range).await?;
+        collect(key, found, wanted).await
+    }
+
+    async fn get_pieces(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<Bytes>, StoreError> {
+        let (found, wanted) = self.begin_get(key, range).await?;
+        if matches!(found.payload, GetResultPayload::Stream(_)) {
+            return collect_pieces(key, found, wanted).await;
         }
-        let location = self.locate(key.as_str())?;
-        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        let found = match self.inner.get_opts(&location, options).await {
-            Ok(found) => found,
-            Err(error) => return Err(classify(Operation::Get, key.as_str(), &error)),
-        };
-        let wanted = range.unwrap_or(0..found.meta.size);
-        if found.range != wanted {
-            let what = format!("it has {} bytes, bytes {wanted:?} were asked for", found.meta.size);
-            return Err(StoreError::corrupt(key, what));
-        }
-        collect(key, found, wanted.end - wanted.start).await
+        Ok(vec![collect(key, found, wanted).await?])
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
@@ -141,19 +136,63 @@ impl Store for ObjectStoreBackend {
     }
 }
 
-/// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever the server sends.
-async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes, StoreError> {
-    let cut = |got: usize| StoreError::Unavailable {
+impl ObjectStoreBackend {
+    /// Sends a GET; gives its answer, whose body is still to come, and how many bytes that must have.
+    async fn begin_get(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<(GetResult, u64), StoreError> {
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Err(StoreError::invalid(format!("an empty range of {key} was asked for")));
+        }
+        let location = self.locate(key.as_str())?;
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let found = match self.inner.get_opts(&location, options).await {
+            Ok(found) => found,
+            Err(error) => return Err(classify(Operation::Get, key.as_str(), &error)),
+        };
+        let wanted = range.unwrap_or(0..found.meta.size);
+        if found.range != wanted {
+            let what = format!("it has {} bytes, bytes {wanted:?} were asked for", found.meta.size);
+            return Err(StoreError::corrupt(key, what));
+        }
+        Ok((found, wanted.end - wanted.start))
+    }
+}
+
+/// The error for an answer that is not as long as it must be.
+fn cut(key: &ObjectKey, got: usize, wanted: u64) -> StoreError {
+    StoreError::Unavailable {
         key: key.to_string(),
         operation: Operation::Get,
         message: format!("the answer has {got} bytes instead of {wanted}"),
-    };
+    }
+}
+
+/// The pieces of an answer as they come, never more than were asked for.
+async fn collect_pieces(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Vec<Bytes>, StoreError> {
+    let mut stream = found.into_stream();
+    let (mut pieces, mut got) = (Vec::new(), 0);
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| classify(Operation::Get, key.as_str(), &error))?;
+        got += piece.len();
+        if got as u64 > wanted {
+            return Err(cut(key, got, wanted));
+        }
+        pieces.push(piece);
+    }
+    if got as u64 == wanted { Ok(pieces) } else { Err(cut(key, got, wanted)) }
+}
+
+/// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever the server sends.
+async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes, StoreError> {
     let fail = |error: &object_store::Error| classify(Operation::Get, key.as_str(), error);
     let wanted_bytes =
         usize::try_from(wanted).map_err(|_| StoreError::invalid("a range beyond the memory"))?;
     if !matches!(found.payload, GetResultPayload::Stream(_)) {
         let bytes = found.bytes().await.map_err(|error| fail(&error))?;
-        return if bytes.len() == wanted_bytes { Ok(bytes) } else { Err(cut(bytes.len())) };
+        return if bytes.len() == wanted_bytes { Ok(bytes) } else { Err(cut(key, bytes.len(), wanted)) };
     }
     let mut stream = found.into_stream();
     let mut buffer = BytesMut::new();
@@ -166,11 +205,11 @@ async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes
             buffer.reserve(wanted_bytes);
         }
         if piece.len() > wanted_bytes - buffer.len() {
-            return Err(cut(buffer.len() + piece.len()));
+            return Err(cut(key, buffer.len() + piece.len(), wanted));
         }
         buffer.extend_from_slice(&piece);
     }
-    if buffer.len() == wanted_bytes { Ok(buffer.freeze()) } else { Err(cut(buffer.len())) }
+    if buffer.len() == wanted_bytes { Ok(buffer.freeze()) } else { Err(cut(key, buffer.len(), wanted)) }
 }
 
 #[cfg(test)]

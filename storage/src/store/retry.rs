@@ -240,6 +240,10 @@ impl Store for Retrying {
         self.run(Operation::Get, key.as_str(), || self.inner.get(key, range.clone())).await
     }
 
+    async fn get_pieces(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<Bytes>, StoreError> {
+        self.run(Operation::Get, key.as_str(), || self.inner.get_pieces(key, range.clone())).await
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.run(Operation::Delete, key.as_str(), || self.inner.delete(key)).await
     }
