@@ -20,6 +20,7 @@ use crate::config::{self, Advertised, Config, MetadataConfig, Parsed};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts, StoreOpener};
 use crate::server::{Listener, http};
+use crate::tasks::TaskSet;
 
 /// Runs the process; its exit code says whether it ended as asked.
 pub fn main() -> ExitCode {
@@ -83,6 +84,14 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let opened_broker = http::OpenedBroker::default();
+    let (stop_http, http_stops) = tokio::sync::oneshot::channel::<()>();
+    let http_server = TaskSet::default();
+    http_server.start(
+        "http",
+        // The sender's end means the same as its word.
+        http::run(http_listener, opened_broker.clone(), async move { drop(http_stops.await) }),
+    );
     let opening = async {
         let (backend, leases) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
@@ -102,11 +111,8 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let broker = opened.broker.clone();
     broker.tasks.start("listener", listener.run(broker.clone()));
-    let closing = broker.clone();
-    let http_server = broker.tasks.start(
-        "http",
-        http::run(http_listener, broker.clone(), async move { closing.connections_close().await }),
-    );
+    // Nobody else sets it.
+    let _ = opened_broker.set(broker.clone());
     let code = tokio::select! {
         _ = terminate.recv() => ExitCode::SUCCESS,
         _ = interrupt.recv() => ExitCode::SUCCESS,
@@ -120,7 +126,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         _ = terminate.recv() => info!("told twice to end: ending now"),
         _ = interrupt.recv() => info!("told twice to end: ending now"),
     }
-    http_server.abort();
+    drop(stop_http);
     Ok(code)
 }
 
