@@ -117,8 +117,8 @@ start_native() {
 	# The real thing where there is one; the keys are those of a local demo and no secret.
 	if command -v minio >/dev/null 2>&1; then
 		mkdir -p "$DATA/minio/strandline"
-		launch s3 env MINIO_ROOT_USER=strandline MINIO_ROOT_PASSWORD=local-dev-secret \
-			minio server --quiet --address 127.0.0.1:9000 "$DATA/minio"
+		MINIO_ROOT_USER=strandline MINIO_ROOT_PASSWORD=local-dev-secret \
+			launch s3 minio server --quiet --address 127.0.0.1:9000 "$DATA/minio"
 	else
 		launch s3 "$BIN/strandline-dev-s3" --listen 127.0.0.1:9000 --data "$DATA/s3" \
 			--access-key strandline --secret-key local-dev-secret --bucket strandline
