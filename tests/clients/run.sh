@@ -11,7 +11,7 @@
 # What cannot be had is skipped, loudly. The last line says how many passed, failed and were skipped. Environments are
 # kept in ${XDG_CACHE_HOME:-~/.cache}/strandline-clients.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/strandline-clients
 TARGET=${CARGO_TARGET_DIR:-$(cd ../.. && pwd)/target}
@@ -164,6 +164,20 @@ if printf '%s\n' "${ready[@]}" | grep -qx java; then
 		tail -n 20 "$WORK/console.log"
 		result "FAIL the Java console producer and consumer"
 	fi
+fi
+
+# ---- Rust's rdkafka, a crate of its own
+
+if CARGO_TARGET_DIR="$CACHE/rdkafka" cargo build --quiet --locked --manifest-path rdkafka/Cargo.toml 2>"$WORK/rdkafka.log"; then
+	if "$CACHE/rdkafka/debug/strandline-client-rdkafka" "${BROKERS[0]}" "${BROKERS[2]}" >"$WORK/rdkafka.out" 2>&1; then
+		while read -r line; do result "$line"; done <"$WORK/rdkafka.out"
+	else
+		tail -n 20 "$WORK/rdkafka.out"
+		result "FAIL rdkafka"
+	fi
+else
+	tail -n 3 "$WORK/rdkafka.log"
+	result "SKIP rdkafka: it does not build here"
 fi
 
 # ---- 2. under load
