@@ -356,7 +356,12 @@ impl State {
         known.ranges += new_ranges;
         let unused = known.ranges == 0;
         let open = flush.continues.then_some(object);
-        self.incarnations.entry(at.incarnation).or_default().open_object = open;
+        let writer = self.incarnations.entry(at.incarnation).or_default();
+        let before = std::mem::replace(&mut writer.open_object, open);
+        if let Some(abandoned) = before.filter(|o| *o != object) {
+            // The rest of a split flush was refused; its object lives on only if a range lies in it.
+            self.release(abandoned, at.revision, effects);
+        }
         if unused && open.is_none() {
             self.bury(object, at.revision, effects);
         }

@@ -299,6 +299,27 @@ fn a_duplicate_gets_its_first_offset_and_its_object_is_dead() {
 }
 
 #[test]
+fn an_object_whose_flush_was_never_finished_is_given_up() {
+    let mut state = with_topic(Uuid::from_u128(1));
+    let part = |number, continues| {
+        Record::new(
+            0,
+            Body::Flush(Flush { object_number: number, object_bytes: 100, continues, ..Flush::default() }),
+        )
+    };
+    let at = |sequence: i64| Position {
+        revision: 10 + sequence,
+        sequence: sequence.cast_unsigned(),
+        incarnation: 5,
+    };
+    apply(&mut state, at(1), &part(1, true));
+    assert_eq!((state.objects.len(), state.dead.len()), (1, 0), "more of it may come");
+    apply(&mut state, at(2), &part(2, false));
+    assert_eq!((state.objects.len(), state.dead.len()), (0, 2), "neither has a range");
+    invariants::check(&state).unwrap();
+}
+
+#[test]
 fn a_topic_that_was_created_again_has_none_of_the_old_data() {
     let old = Uuid::from_u128(1);
     let mut state = with_topic(old);

@@ -22,7 +22,8 @@ async fn a_lost_member_is_a_hiccup() {
     let mut servers = cluster().await;
     let store = client(servers.iter().map(Server::url)).await;
     for server in &mut servers {
-        let revision = store.txn(put("a", "before")).await.unwrap().revision;
+        let revision =
+            eventually("writing works", async || store.txn(put("a", "before")).await).await.revision;
         let mut watch = store.watch(KeyRange::key("a"), revision + 1).await.unwrap();
         // Whichever member this client uses now, and whichever leads, one round or another kills it.
         server.kill();
@@ -73,6 +74,7 @@ async fn without_a_majority_nothing_is_acknowledged() {
     servers[0].spawn();
     servers[1].spawn();
     eventually("writing comes back", async || store.txn(put("a", "3")).await).await;
-    let kv = get(&store, "a").await.unwrap().unwrap();
+    // Members that have only just come back may still be slow to answer.
+    let kv = eventually("reading comes back", async || get(&store, "a").await).await.unwrap();
     assert_eq!(kv.value, "3");
 }
