@@ -52,6 +52,10 @@ pub(crate) async fn run(broker: Arc<Broker>) -> MembershipEnd {
         broker.metrics.registered(true);
         info!(node_id = broker.config.node_id, incarnation, "registered");
         keep_alive(&broker, &registration).await;
+        if *broker.closing.borrow() {
+            // It was given back; registering once more would lead clients to a broker that is gone.
+            std::future::pending::<()>().await;
+        }
         broker.sessions.end(incarnation);
         broker.registration.send_replace(None);
         broker.metrics.registered(false);
@@ -106,6 +110,14 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
         tokio::select! {
             () = sleep(pause) => {}
             () = broker.sessions.ended(incarnation) => return,
+        }
+        // The lease of a broker whose node id was taken lives on. One that has nothing to commit would never notice.
+        let is_known = broker.replica.read(|view| {
+            let known = view.names.brokers().get(&broker.config.node_id);
+            known.is_some_and(|known| known.incarnation == incarnation)
+        });
+        if !is_known {
+            return;
         }
         let kept = timeout(
             pause.max(Duration::from_millis(500)),
