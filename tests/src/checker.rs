@@ -176,3 +176,97 @@ fn examine(contents: &Contents, partition: i32, inner: &Inner) -> Vec<crate::his
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::records::Compression;
+
+    use super::*;
+    use crate::history::{Acked, Sent};
+    use crate::records::batch;
+
+    /// A partition with one batch for each of these: producer and counters.
+    fn contents(batches: &[(u32, &[u64])]) -> Contents {
+        let mut contents = Contents::default();
+        let mut next = 0;
+        for (producer, counters) in batches {
+            let marks = counters.iter().map(|&counter| Mark { producer: *producer, partition: 0, counter });
+            let values: Vec<Value> = marks.map(|mark| Value::of(mark, 100)).collect();
+            let mut bytes = batch(&values, 1000, None, Compression::None).to_vec();
+            bytes[..8].copy_from_slice(&i64::to_be_bytes(next));
+            contents.batches.push((next, bytes.into()));
+            next += counters.len() as i64;
+        }
+        contents
+    }
+
+    /// What producers 0 (idempotent) and 1 (not) did: so many records each, these acknowledged.
+    fn history(records: u64, acked: &[(u32, u64, u32, i64)]) -> Inner {
+        let mut inner = Inner::default();
+        for (producer, idempotent) in [(0, true), (1, false)] {
+            inner.idempotent.insert(producer, idempotent);
+            inner.sent.insert((producer, 0), Sent { records, repeated: 0 });
+        }
+        inner.acked.extend(acked.iter().map(|&(producer, counter, count, base_offset)| Acked {
+            first: Mark { producer, partition: 0, counter },
+            count,
+            base_offset,
+        }));
+        inner
+    }
+
+    #[track_caller]
+    fn assert_found(contents: &Contents, inner: &Inner, names: &[&str]) {
+        let mut found: Vec<&str> = examine(contents, 0, inner).into_iter().map(|a| a.name).collect();
+        found.dedup();
+        assert_eq!(found, names);
+    }
+
+    #[test]
+    fn what_is_right_is_not_complained_of() {
+        let sound = contents(&[(0, &[0, 1]), (1, &[0]), (0, &[2]), (1, &[1, 2])]);
+        assert_found(&sound, &history(3, &[(0, 0, 2, 0), (1, 0, 1, 2), (0, 2, 1, 3), (1, 1, 2, 4)]), &[]);
+        // Records that were sent and not acknowledged may be there or not.
+        assert_found(&sound, &history(9, &[]), &[]);
+    }
+
+    #[test]
+    fn every_anomaly_is_found() {
+        let sound = contents(&[(0, &[0, 1]), (1, &[0, 1])]);
+        assert_found(&sound, &history(9, &[(0, 2, 1, 4)]), &["lost write"]);
+        assert_found(&sound, &history(9, &[(1, 0, 1, 0)]), &["inconsistent offsets"]);
+        assert_found(&sound, &history(1, &[]), &["never sent"]);
+        assert_found(&contents(&[(0, &[0]), (0, &[0])]), &history(9, &[]), &["duplicate"]);
+        assert_found(&contents(&[(0, &[0, 2])]), &history(9, &[]), &["hole"]);
+        assert_found(&contents(&[(1, &[1, 0])]), &history(9, &[]), &["non-monotonic send"]);
+        let mut seen = history(9, &[]);
+        seen.seen.insert((0, 1), Mark { producer: 1, partition: 0, counter: 7 });
+        assert_found(&sound, &seen, &["lost read"]);
+        let mut cut = sound.clone();
+        cut.batches.remove(0);
+        assert_found(&cut, &history(9, &[]), &["gap"]);
+    }
+
+    #[test]
+    fn a_plain_producer_may_have_written_twice_only_if_it_sent_twice() {
+        let twice = contents(&[(1, &[0]), (1, &[0])]);
+        assert_found(&twice, &history(9, &[]), &["duplicate"]);
+        let mut inner = history(9, &[]);
+        inner.sent.insert((1, 0), Sent { records: 9, repeated: 1 });
+        assert_found(&twice, &inner, &[]);
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_value_is_found() {
+        let mark = Mark { producer: 3, partition: 1, counter: 77 };
+        let value = Value::of(mark, 200);
+        assert_eq!(Value::mark(value.as_ref()), Some(mark));
+        for i in 0..value.as_ref().len() {
+            let mut changed = value.as_ref().to_vec();
+            changed[i] ^= 4;
+            assert_ne!(Value::mark(&changed), Some(mark), "byte {i}");
+        }
+        assert_eq!(Value::mark(&value.as_ref()[1..]), None);
+        assert_eq!(Value::mark(b""), None);
+    }
+}

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use strandline_tests::checker::read_partition;
 use strandline_tests::client::produce_request;
-use strandline_tests::cluster::{Cluster, Plan};
+use strandline_tests::cluster::{CLUSTER, Cluster, Plan};
 use strandline_tests::process::eventually;
 use strandline_tests::producer::Options;
 use strandline_tests::proxy::Link;
@@ -97,6 +97,31 @@ async fn a_broker_whose_node_id_was_taken_commits_nothing_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_broker_whose_node_id_was_taken_ends() {
+    let mut cluster = Cluster::start(Plan::new(2).flag("lease-ttl-s", 2)).await;
+    for old in [0, 1] {
+        let node_id = old as i32 + 1;
+        let twin = cluster.add_broker(node_id).await;
+        cluster.restart(twin);
+        cluster.wait_ready(twin).await;
+        let status = cluster.broker(old).wait(Duration::from_secs(30)).await;
+        assert!(!status.success());
+        let log = cluster.broker(old).log();
+        assert!(
+            log.contains(&format!("another process has registered node id {node_id}")),
+            "it says why it ends"
+        );
+    }
+}
+
+/// The keys of the brokers that are registered.
+fn registered(cluster: &mut Cluster) -> Vec<String> {
+    let keys =
+        cluster.etcd().ctl(&["get", "--prefix", "--keys-only", &format!("/strandline/{CLUSTER}/brokers/")]);
+    keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_fails_no_request() {
     let mut cluster = Cluster::start(Plan::new(3).flag("drain-ms", 1500)).await;
     let workload = Workload::start(&cluster, "rolling", 4).await;
@@ -104,6 +129,8 @@ async fn a_rolling_restart_fails_no_request() {
         workload.progress(300).await;
         let status = cluster.stop(i).await;
         assert!(status.success(), "broker {} was asked to leave and ended with {status}", i + 1);
+        // Nobody is led to a broker that has left, not even for the time of a lease.
+        assert_eq!(registered(&mut cluster).len(), 2, "broker {} has left", i + 1);
         cluster.restart(i);
         cluster.wait_ready(i).await;
     }

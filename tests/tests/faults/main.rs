@@ -8,6 +8,7 @@ mod damage;
 mod etcd;
 mod jobs;
 mod kill;
+mod mixed;
 mod net;
 mod s3;
 mod topics;
