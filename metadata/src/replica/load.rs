@@ -196,9 +196,14 @@ async fn pages(
     }
 }
 
-/// Refuses a metadata store that is older than a snapshot in the object store.
-pub(super) async fn refuse_restored_store(store: &dyn Store, revision: i64) -> Result<(), LoadError> {
-    match snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)? {
+/// The revision of the newest snapshot in the object store, whether or not the metadata store knows of it.
+pub(super) async fn newest_snapshot(store: &dyn Store) -> Result<Option<i64>, LoadError> {
+    snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)
+}
+
+/// Refuses a metadata store that is older than a snapshot which the object store had before that was read.
+pub(super) fn refuse_restored_store(newest_snapshot: Option<i64>, revision: i64) -> Result<(), LoadError> {
+    match newest_snapshot {
         Some(newest) if newest > revision => Err(LoadError::Restored { snapshot: newest, backend: revision }),
         _ => Ok(()),
     }

@@ -123,8 +123,10 @@ impl Replica {
         store: Arc<dyn Store>,
         observer: Box<dyn ApplyObserver>,
     ) -> Result<(Self, ReplicaLoop, BarrierLoop), LoadError> {
+        // Listed before the metadata store is read: another broker may write a snapshot between the two.
+        let newest_snapshot = load::newest_snapshot(store.as_ref()).await?;
         let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), 0).await?;
-        load::refuse_restored_store(store.as_ref(), loaded.revision).await?;
+        load::refuse_restored_store(newest_snapshot, loaded.revision)?;
         let (barrier, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
         let revision = loaded.revision;
         let shared = Arc::new(Shared {
