@@ -29,6 +29,8 @@ pub struct Plan {
     pub brokers: usize,
     /// Flags of every broker, without dashes; they come after the harness's own.
     pub flags: Vec<(&'static str, String)>,
+    /// Flags of etcd, with their dashes; they come after the harness's own.
+    pub etcd_flags: Vec<String>,
     /// Whether each broker reaches etcd and S3 through proxies, so that its links can be cut.
     pub proxies: bool,
     /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's memory.
@@ -40,13 +42,20 @@ impl Plan {
     pub fn new(brokers: usize) -> Self {
         let flags = [("linger-ms", "20"), ("put-budget-per-s", "100"), ("put-budget-burst", "20")];
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
-        Self { brokers, flags, proxies: false, folder: false }
+        Self { brokers, flags, etcd_flags: Vec::new(), proxies: false, folder: false }
     }
 
     /// With this flag for every broker.
     #[must_use]
     pub fn flag(mut self, name: &'static str, value: impl Display) -> Self {
         self.flags.push((name, value.to_string()));
+        self
+    }
+
+    /// With this flag for etcd.
+    #[must_use]
+    pub fn etcd_flag(mut self, flag: impl Display) -> Self {
+        self.etcd_flags.push(flag.to_string());
         self
     }
 
@@ -91,6 +100,9 @@ pub struct S3 {
 pub struct Etcd {
     port: u16,
     peer_port: u16,
+    /// The folder of its data, which another one may take the place of.
+    data: PathBuf,
+    flags: Vec<String>,
     process: Option<Process>,
 }
 
@@ -114,7 +126,8 @@ impl Cluster {
     pub async fn start(plan: Plan) -> Self {
         let alone = ALONE.lock().await;
         let nest = Nest::new().expect("a folder for the test");
-        let mut etcd = Etcd { port: free_port(), peer_port: free_port(), process: None };
+        let (data, flags) = (nest.folder().join("etcd"), plan.etcd_flags.clone());
+        let mut etcd = Etcd { port: free_port(), peer_port: free_port(), data, flags, process: None };
         etcd.start(&nest).await;
         let folder = plan.folder.then(|| nest.folder().join("objects"));
         let mut s3 = S3 { port: free_port(), admin_port: free_port(), folder, process: None };
@@ -428,7 +441,7 @@ impl Etcd {
         let client = format!("http://127.0.0.1:{}", self.port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let args = [
-            ("--data-dir", nest.folder().join("etcd").into_os_string()),
+            ("--data-dir", self.data.clone().into_os_string()),
             ("--log-level", "warn".into()),
             ("--logger", "zap".into()),
             ("--listen-client-urls", client.clone().into()),
@@ -439,6 +452,7 @@ impl Etcd {
         ];
         let mut args: Vec<OsString> = args.into_iter().flat_map(|(k, v)| [k.into(), v]).collect();
         args.push("--unsafe-no-fsync".into());
+        args.extend(self.flags.iter().map(OsString::from));
         let process = nest.start("etcd", Path::new("etcd"), &args);
         self.process = Some(process.expect("etcd starts: is the package etcd-server installed?"));
         let port = self.port;
@@ -467,17 +481,42 @@ impl Etcd {
         self.process().signal("CONT");
     }
 
-    /// What `etcdctl` says to this.
-    pub fn ctl(&self, args: &[&str]) -> String {
+    /// What `etcdctl` says to this; an error is what it complains of.
+    pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
         let done = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints=http://127.0.0.1:{}", self.port))
             .args(args)
             .output()
             .expect("etcdctl runs: is the package etcd-client installed?");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "etcdctl {args:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
-        said
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
+    }
+
+    /// What `etcdctl` says to this, which must work.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        self.try_ctl(args).unwrap_or_else(|why| panic!("etcdctl {args:?}: {why}"))
+    }
+
+    /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save` has written. It must
+    /// not run, and does not afterwards.
+    pub fn restore(&mut self, backup: &Path) {
+        self.data.set_extension("restored");
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let (data, backup) =
+            (self.data.to_string_lossy().into_owned(), backup.to_string_lossy().into_owned());
+        let cluster = format!("default={peer}");
+        self.ctl(&[
+            "snapshot",
+            "restore",
+            &backup,
+            "--data-dir",
+            &data,
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
     }
 
     /// The revision that it is at.

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use kafka_protocol::records::Compression;
+use serde_json::json;
+use strandline_tests::client::ClientError;
 use strandline_tests::cluster::{Cluster, Plan};
+use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::proxy::Link;
+use strandline_tests::records::{batch, now_ms};
 use strandline_tests::workload::Workload;
 use tokio::time::sleep;
 
@@ -84,5 +89,104 @@ async fn a_history_compacted_away_under_a_stopped_broker_is_read_anew() {
     cluster.restart(1);
     cluster.wait_ready(1).await;
     workload.progress(300).await;
+    workload.finish(&mut cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_was_restored_from_a_backup_is_not_trusted() {
+    let plan = Plan::new(2).in_folder().flag("lease-ttl-s", 2).flag("snapshot-records", 20);
+    let mut cluster = Cluster::start(plan.flag("job-interval-ms", 100)).await;
+    let workload = Workload::start(&cluster, "restored", 2).await;
+    workload.progress(200).await;
+    let backup = cluster.folder().join("backup");
+    cluster.etcd().ctl(&["snapshot", "save", &backup.to_string_lossy()]);
+    let known = cluster.s3().files("/snapshot/");
+    // What comes now is acknowledged, and the backup knows nothing of it.
+    eventually("a snapshot is written that is newer than the backup", Duration::from_mins(1), async || {
+        workload.progress(100).await;
+        cluster.s3().files("/snapshot/").iter().any(|path| !known.contains(path)).then_some(())
+    })
+    .await;
+    workload.finish(&mut cluster).await;
+    cluster.kill9(1);
+    let objects = cluster.s3().files("/wal/").len();
+    cluster.etcd().kill9();
+    cluster.etcd().restore(&backup);
+    cluster.restart_etcd().await;
+    cluster.restart(1);
+    // The one that starts, and the one that has run all the time.
+    for i in [1, 0] {
+        let status = cluster.broker(i).wait(Duration::from_mins(1)).await;
+        assert!(!status.success() && !was_killed(status), "broker {} ends in order: {status}", i + 1);
+        let log = cluster.broker(i).log();
+        assert!(log.contains("restored from a backup"), "broker {} says what is wrong", i + 1);
+    }
+    assert_eq!(cluster.s3().files("/wal/").len(), objects, "nothing is deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_without_space_refuses_writes_and_recovers_by_the_usual_steps() {
+    let plan = Plan::new(2).etcd_flag("--quota-backend-bytes=16777216");
+    let mut cluster = Cluster::start(plan).await;
+    let workload = Workload::start(&cluster, "full", 2).await;
+    workload.progress(300).await;
+    let junk = "x".repeat(100_000);
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        if let Err(why) = cluster.etcd().try_ctl(&["put", &format!("/junk/{number}"), &junk]) {
+            break why;
+        }
+        assert!(number < 1000, "etcd takes everything");
+    };
+    assert!(refused.contains("space exceeded"), "{refused}");
+    sleep(Duration::from_secs(3)).await;
+    // What is known is served, and offsets are current: the barrier writes nothing.
+    for i in 0..2 {
+        let mut client = cluster.client(i).await;
+        let end = client.list_offset("full", 0, -1).await.expect("an offset");
+        let (_, records) = client.fetch("full", 0, end - 1, 0).await.expect("records are read");
+        assert!(!records.is_empty());
+        let record = batch(&["too much"], now_ms(), None, Compression::None);
+        let outcome = client.produce("full", 1, record).await;
+        assert!(outcome.as_ref().is_err_and(ClientError::is_retriable), "{outcome:?}");
+    }
+    cluster.etcd().ctl(&["del", "--prefix", "/junk/"]);
+    cluster.etcd().compact();
+    cluster.etcd().ctl(&["defrag"]);
+    cluster.etcd().ctl(&["alarm", "disarm"]);
+    workload.progress(300).await;
+    cluster.wait_all_ready().await;
+    workload.finish(&mut cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_starts_before_etcd_and_the_store_waits_for_them() {
+    let plan = Plan::new(2).in_folder().flag("store-request-timeout-ms", 1000);
+    let mut cluster = Cluster::start(plan.flag("snapshot-records", 20).flag("job-interval-ms", 100)).await;
+    let workload = Workload::start(&cluster, "early", 2).await;
+    // A snapshot, so that a start needs the store.
+    eventually("a snapshot is written", Duration::from_mins(1), async || {
+        workload.progress(50).await;
+        (!cluster.s3().files("/snapshot/").is_empty()).then_some(())
+    })
+    .await;
+    cluster.kill9(0);
+    cluster.etcd().kill9();
+    cluster.restart(0);
+    sleep(Duration::from_secs(2)).await;
+    assert!(cluster.broker(0).is_running(), "it waits for etcd");
+    cluster.restart_etcd().await;
+    cluster.wait_ready(0).await;
+    for plan in [json!({"slowdown_rate": 1.0}), json!({"deny": true}), json!({"hang": true})] {
+        cluster.kill9(0);
+        cluster.s3().faults(plan.clone()).await;
+        cluster.restart(0);
+        sleep(Duration::from_secs(2)).await;
+        assert!(cluster.broker(0).is_running(), "it waits for the store: {plan}");
+        cluster.s3().heal().await;
+        cluster.wait_ready(0).await;
+    }
+    workload.progress(200).await;
     workload.finish(&mut cluster).await;
 }

@@ -268,3 +268,26 @@ async fn a_topic_may_set_times_and_codec() {
         assert_eq!(found, texts);
     }
 }
+
+#[tokio::test]
+async fn one_request_may_write_to_thousands_of_partitions() {
+    const PARTITIONS: i32 = 3_000;
+    let cluster = shared().await;
+    create_topic(&cluster.addresses(), "wide", PARTITIONS).await;
+    let mut client = cluster.client(0).await;
+    // More than one record of the log can carry, and more than one transaction of etcd.
+    for round in 0..3 {
+        let parts: Vec<(i32, Bytes)> = (0..PARTITIONS).map(|p| (p, one(&format!("{round} {p}")))).collect();
+        let answers = produce(&mut client, &produce_request("wide", &parts, -1)).await;
+        assert_eq!(answers.len(), PARTITIONS as usize);
+        for answer in answers {
+            assert_eq!((answer.error_code, answer.base_offset), (0, round), "partition {}", answer.index);
+        }
+    }
+    for partition in [0, 1, 1499, 2998, 2999] {
+        let contents = read_partition(&cluster.address(1), "wide", partition).await;
+        let texts = contents.batches.into_iter().flat_map(|(_, b)| values(b)).map(|(_, value)| value);
+        let expected: Vec<String> = (0..3).map(|round| format!("{round} {partition}")).collect();
+        assert_eq!(texts.collect::<Vec<_>>(), expected);
+    }
+}
