@@ -20,6 +20,7 @@ mod api;
 pub mod config;
 mod configs;
 mod fetch;
+mod group;
 mod jobs;
 mod leaders;
 mod membership;

@@ -3,6 +3,8 @@
 //! Each carries `format`. A value of a newer format than this build knows is an error, never a guess; unknown fields
 //! of a known format are refused too, so that a rewrite by an older broker cannot drop what a newer one stored.
 
+pub mod group;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -1,0 +1,97 @@
+//! Consumer groups: who is in them, who reads what, how far they have read.
+//!
+//! A group has one coordinator, the broker that rendezvous hashing picks. Two brokers may both believe it for a moment;
+//! what must survive is in etcd, and every write of it compares the group's key, so the one that is wrong finds out.
+//!
+//! The protocols are decided purely: an engine takes a request and the time and answers, and knows when it next wants to
+//! be asked. Timers, sockets and etcd are outside of it.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+pub(crate) mod consumer;
+
+/// A refusal: Kafka's code, and a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct GroupError {
+    pub(crate) code: ResponseError,
+    pub(crate) message: String,
+}
+
+impl GroupError {
+    pub(crate) fn new(code: ResponseError, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// The client id that it names.
+    pub(crate) client_id: String,
+    /// Its address, as Kafka writes it: `/10.0.0.1`.
+    pub(crate) host: String,
+}
+
+/// The topics that there are: what subscriptions and assignments are made of.
+pub(crate) trait Topics {
+    /// Id and number of partitions of the topic called `name`.
+    fn by_name(&self, name: &str) -> Option<(Uuid, u32)>;
+    /// Name of the topic with this id.
+    fn name(&self, id: Uuid) -> Option<String>;
+    /// Calls `each` for every topic: name, id, partitions.
+    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32));
+}
+
+impl Topics for BTreeMap<String, (Uuid, u32)> {
+    fn by_name(&self, name: &str) -> Option<(Uuid, u32)> {
+        self.get(name).copied()
+    }
+
+    fn name(&self, id: Uuid) -> Option<String> {
+        self.iter().find(|(_, (own, _))| *own == id).map(|(name, _)| name.clone())
+    }
+
+    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32)) {
+        for (name, (id, partitions)) in self {
+            each(name, *id, *partitions);
+        }
+    }
+}
+
+/// What may be configured of groups. Times in ms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupSettings {
+    /// Members that a group may have.
+    pub(crate) max_size: usize,
+    /// Shortest session time-out that a classic member may ask for.
+    pub(crate) min_session_timeout_ms: i32,
+    /// Longest session time-out that a classic member may ask for.
+    pub(crate) max_session_timeout_ms: i32,
+    /// How long the first rebalance of an empty classic group waits for more members.
+    pub(crate) initial_rebalance_delay_ms: i32,
+    /// Session time-out of members of the new protocol.
+    pub(crate) consumer_session_timeout_ms: i32,
+    /// How often they are told to send heartbeats.
+    pub(crate) consumer_heartbeat_interval_ms: i32,
+    /// Whether a classic group may become one of the new protocol while it has members.
+    pub(crate) may_upgrade: bool,
+    /// Whether a group of the new protocol may become a classic one while it has members.
+    pub(crate) may_downgrade: bool,
+}
+
+/// What an engine is told of the world when it decides.
+pub(crate) struct Context<'a> {
+    /// Now, on the clock that timers run by.
+    pub(crate) now: Instant,
+    /// The topics that there are.
+    pub(crate) topics: &'a dyn Topics,
+    /// What is configured for this group.
+    pub(crate) settings: &'a GroupSettings,
+    /// An id for a member that has none yet, never given before: used at most once for each call.
+    pub(crate) fresh_id: Uuid,
+}
