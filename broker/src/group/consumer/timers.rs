@@ -6,7 +6,7 @@ use std::time::Duration;
 use strandline_metadata::values::group::{ConsumerGroupValue, ConsumerMemberValue, MemberStateValue};
 use tokio::time::Instant;
 
-use super::{ConsumerGroup, Context};
+use super::{AWAY, ConsumerGroup, Context};
 
 /// A member that was given up on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,8 @@ impl Timers {
         let mut timers = Self::default();
         for (id, member) in &value.members {
             timers.session(id, session_timeout_ms(member, ctx), ctx);
-            if member.state == MemberStateValue::UnrevokedPartitions && member.classic.is_none() {
+            let revokes = member.state == MemberStateValue::UnrevokedPartitions && member.epoch != AWAY;
+            if revokes && member.classic.is_none() {
                 timers.start_revocation(id, member.rebalance_timeout_ms, ctx);
             }
         }
