@@ -212,9 +212,12 @@ impl Simulation {
         }
         let mut answer = self.world.send(&request);
         if self.random.random_bool(0.1) {
-            answer = self.world.send(&request);
+            // No answer came, so it asks again at once, for everything.
+            consumer.says_all = true;
+            answer = self.world.send(&self.request(id, consumer));
         }
-        self.log.push(format!("{id} at {} reads {:?}: {answer:?}", consumer.epoch, consumer.reads));
+        let told = answer.as_ref().map(|a| self.world.told(a)).map_err(|e| e.code);
+        self.log.push(format!("{id} at {} reads {:?}: {told:?}", consumer.epoch, consumer.reads));
         match answer {
             _ if self.loses() => consumer.says_all = true,
             Ok(answer) => self.obey(consumer, &answer),
@@ -290,6 +293,11 @@ impl Simulation {
         }
     }
 
+    /// The last things that happened.
+    fn story(&self) -> String {
+        self.log[self.log.len().saturating_sub(80)..].join("\n")
+    }
+
     /// No two members that are in the group believe that they read the same.
     fn check(&self) {
         let mut readers: BTreeMap<&String, &String> = BTreeMap::new();
@@ -299,7 +307,7 @@ impl Simulation {
             }
             for read in &consumer.reads {
                 if let Some(other) = readers.insert(read, id) {
-                    panic!("{id} and {other} both read {read}:\n{}", self.log.join("\n"));
+                    panic!("{id} and {other} both read {read}:\n{}", self.story());
                 }
             }
         }
@@ -321,7 +329,7 @@ impl Simulation {
             }
             self.check();
         }
-        let log = || self.log.join("\n");
+        let log = || self.story();
         let state = self.world.group.state();
         let expected = if ids.is_empty() { ConsumerGroupState::Empty } else { ConsumerGroupState::Stable };
         assert_eq!(state, expected, "{:#?}\n{}", self.world.group.value(), log());
