@@ -12,6 +12,7 @@ use kafka_protocol::error::ResponseError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(crate) mod assign;
 pub(crate) mod consumer;
 
 /// A refusal: Kafka's code, and a sentence for people.
