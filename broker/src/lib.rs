@@ -52,6 +52,7 @@ use uuid::Uuid;
 
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
+use crate::group::coordinator::Groups;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
 use crate::metrics::{ClockSkew, Metrics};
@@ -75,6 +76,7 @@ pub struct Broker {
     pub(crate) reader: Reader,
     pub(crate) buffer: ProduceBuffer,
     pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,

@@ -5,20 +5,34 @@
 
 pub(crate) mod alter_configs;
 pub(crate) mod api_versions;
+pub(crate) mod consumer_group_describe;
+pub(crate) mod consumer_group_heartbeat;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
+pub(crate) mod delete_groups;
 pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
+pub(crate) mod describe_groups;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
+pub(crate) mod heartbeat;
 pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
+pub(crate) mod join_group;
+pub(crate) mod leave_group;
+pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
+pub(crate) mod offset_commit;
+pub(crate) mod offset_delete;
+pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod sync_group;
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
@@ -29,6 +43,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::time::Instant;
 
 use crate::Broker;
+use crate::group::Sender;
 use crate::server::shape;
 
 /// The pieces of an answer, length included; `None` where the protocol has no answer (`acks=0`).
@@ -39,11 +54,14 @@ pub(crate) type Reply = Option<Vec<Bytes>>;
 pub(crate) struct Client {
     /// Name and version of its software, once it has said so (KIP-511).
     pub(crate) software: OnceLock<(String, String)>,
+    /// Its address, as Kafka writes it: `/10.0.0.1`.
+    pub(crate) host: String,
 }
 
 impl Client {
-    pub(crate) fn new() -> Self {
-        Self { software: OnceLock::new() }
+    pub(crate) fn new(peer: &str) -> Self {
+        let host = peer.parse::<SocketAddr>().map_or_else(|_| peer.to_owned(), |addr| addr.ip().to_string());
+        Self { software: OnceLock::new(), host: format!("/{host}") }
     }
 }
 
@@ -105,6 +123,15 @@ macro_rules! apis {
 apis! {
     ListOffsets list_offsets ListOffsetsRequest,
     Metadata metadata MetadataRequest,
+    OffsetCommit offset_commit OffsetCommitRequest,
+    OffsetFetch offset_fetch OffsetFetchRequest,
+    FindCoordinator find_coordinator FindCoordinatorRequest,
+    JoinGroup join_group JoinGroupRequest,
+    Heartbeat heartbeat HeartbeatRequest,
+    LeaveGroup leave_group LeaveGroupRequest,
+    SyncGroup sync_group SyncGroupRequest,
+    DescribeGroups describe_groups DescribeGroupsRequest,
+    ListGroups list_groups ListGroupsRequest,
     CreateTopics create_topics CreateTopicsRequest,
     DeleteTopics delete_topics DeleteTopicsRequest,
     InitProducerId init_producer_id InitProducerIdRequest,
@@ -112,7 +139,11 @@ apis! {
     DescribeConfigs describe_configs DescribeConfigsRequest,
     AlterConfigs alter_configs AlterConfigsRequest,
     CreatePartitions create_partitions CreatePartitionsRequest,
+    DeleteGroups delete_groups DeleteGroupsRequest,
     IncrementalAlterConfigs incremental_alter_configs IncrementalAlterConfigsRequest,
+    OffsetDelete offset_delete OffsetDeleteRequest,
+    ConsumerGroupHeartbeat consumer_group_heartbeat ConsumerGroupHeartbeatRequest,
+    ConsumerGroupDescribe consumer_group_describe ConsumerGroupDescribeRequest,
     DescribeCluster describe_cluster DescribeClusterRequest,
     DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest,
 }
@@ -224,6 +255,13 @@ impl Call {
         pieces.push(head.freeze());
         pieces.extend(body);
         Some(pieces)
+    }
+}
+
+impl Call {
+    /// Who sends it, for a group's member list.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender { client_id: self.client_id.to_string(), host: self.client.host.clone() }
     }
 }
 

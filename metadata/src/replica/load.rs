@@ -4,7 +4,7 @@ use strandline_storage::store::Store;
 use tracing::{info, warn};
 
 use super::View;
-use crate::backend::{Backend, ReadBackend, BackendError, KeyRange, KeyValue, RangeRequest};
+use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
 use crate::record::{Record, RecordError};
