@@ -1,6 +1,8 @@
 //! Every advertised version of every API through decode, handle, encode: over a connection, and answered with what
 //! the API promises. A version whose handler forgets a field fails here.
 
+mod groups;
+
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -103,7 +105,10 @@ async fn what_is_spoken_is_advertised_and_tested() {
         assert_eq!((produce.min_version, produce.max_version), (3, 13));
     }
     // The tests below walk these; an API that is added to the table must be added here, with its own walk.
-    let walked = [0, 1, 2, 3, 18, 19, 20, 22, 23, 32, 33, 37, 44, 60, 75];
+    let walked = [
+        0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 33, 37, 42, 44, 47, 60, 68, 69,
+        75,
+    ];
     let mut spoken: Vec<i16> = SUPPORTED.iter().map(|(api, _)| *api as i16).collect();
     spoken.sort_unstable();
     assert_eq!(spoken, walked);
