@@ -596,21 +596,22 @@ fn a_struct_is_there_or_not() {
 
 #[test]
 fn a_short_frame_does_not_become_much_memory() {
-    let described = |topics: usize, tags: &[u8]| {
-        let topic = [&[1][..], tags].concat();
-        let frame = default_frame::<DescribeTopicPartitionsRequest>(0);
-        // One byte counts the topics; limit, cursor and tagged fields follow.
-        let (head, tail) = frame.split_at(frame.len() - 7);
-        [head, &encoded(Width::Compact, signed(topics) + 1), &topic.repeat(topics), &tail[1..]].concat()
+    let asked = |groups: usize, tags: &[u8]| {
+        // No letter in its id, and all of its offsets.
+        let group = [&[1, 0][..], tags].concat();
+        let frame = default_frame::<OffsetFetchRequest>(8);
+        // One byte counts the groups; whether to wait and tagged fields follow.
+        let (head, tail) = frame.split_at(frame.len() - 3);
+        [head, &encoded(Width::Compact, signed(groups) + 1), &group.repeat(groups), &tail[1..]].concat()
     };
-    let checked = |frame: &[u8]| check(ApiKey::DescribeTopicPartitions, 0, frame);
-    assert_eq!(checked(&described(100, &[0])), Ok(()));
-    // Names without a letter are the only way to say a topic in two bytes.
-    let many = described(100_000, &[0]);
+    let checked = |frame: &[u8]| check(ApiKey::OffsetFetch, 8, frame);
+    assert_eq!(checked(&asked(100, &[0])), Ok(()));
+    // Ids without a letter are the only way to name a group in three bytes.
+    let many = asked(100_000, &[0]);
     let limit = many.len() * DECODED_PER_FRAME_BYTE + DECODED_FREE_BYTES;
     assert_eq!(checked(&many), Err(ShapeError::Memory(limit)));
-    assert_eq!(checked(&described(8, &[2, 50, 0, 51, 0])), Ok(()));
-    assert!(matches!(checked(&described(1000, &[2, 50, 0, 51, 0])), Err(ShapeError::Memory(_))));
+    assert_eq!(checked(&asked(8, &[2, 50, 0, 51, 0])), Ok(()));
+    assert!(matches!(checked(&asked(1000, &[2, 50, 0, 51, 0])), Err(ShapeError::Memory(_))));
 
     let topics = |count, letters: usize| {
         let topic = MetadataRequestTopic::default();
