@@ -3,8 +3,11 @@
 mod classic;
 mod heartbeat;
 mod migrate;
+mod outside;
 mod protocol;
 mod simulate;
+mod statics;
+mod subscribe;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,7 +170,7 @@ impl World {
         let mut expired = Vec::new();
         while let Some(at) = self.group.next_deadline().filter(|at| *at <= end) {
             self.now = at;
-            let due = self.with(|group, ctx| group.expire(ctx));
+            let due = self.with(ConsumerGroup::expire);
             assert!(!due.is_empty(), "a deadline at which nothing happens would come again and again");
             expired.extend(due.into_iter().map(|e| (e.member_id, e.by)));
         }
@@ -240,15 +243,15 @@ fn beat(id: &str, epoch: i32) -> ConsumerGroupHeartbeatRequest {
         .with_subscribed_topic_names(None)
 }
 
-fn names(topics: &[&str]) -> Option<Vec<TopicName>> {
-    Some(topics.iter().map(|t| TopicName(text(t))).collect())
+fn names(topics: &[&str]) -> Vec<TopicName> {
+    topics.iter().map(|t| TopicName(text(t))).collect()
 }
 
 fn joining(id: &str, topics: &[&str]) -> ConsumerGroupHeartbeatRequest {
     beat(id, 0)
         .with_rebalance_timeout_ms(REBALANCE_TIMEOUT_MS)
         .with_topic_partitions(Some(Vec::new()))
-        .with_subscribed_topic_names(names(topics))
+        .with_subscribed_topic_names(Some(names(topics)))
 }
 
 fn with_instance(request: ConsumerGroupHeartbeatRequest, instance: &str) -> ConsumerGroupHeartbeatRequest {
