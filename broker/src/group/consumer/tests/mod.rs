@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use strandline_metadata::values::group::{Assignment, ConsumerMemberValue};
+use strandline_metadata::values::group::{Assignment, ConsumerGroupValue, ConsumerMemberValue};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -180,7 +180,10 @@ impl World {
 
     /// What a coordinator does that takes over.
     fn take_over(&mut self) {
-        let value = self.group.value().clone();
+        self.take_over_from(self.group.value().clone());
+    }
+
+    fn take_over_from(&mut self, value: ConsumerGroupValue) {
         let fresh_id = self.id();
         let ctx = Context { now: self.now, topics: &self.topics, settings: &self.settings, fresh_id };
         self.group = ConsumerGroup::from_value(value, &ctx);
