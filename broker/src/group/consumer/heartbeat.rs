@@ -9,7 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use strandline_metadata::values::group::{Assignment, ConsumerMemberValue, MemberStateValue};
 
 use super::reconcile::{Reported, Surroundings, reconcile};
-use super::{AWAY, ConsumerGroup, Context, GroupError, JOINING, LEAVING};
+use super::{AWAY, ConsumerGroup, Context, GroupError, JOINING, LEAVING, is_reconciled};
 use crate::group::Sender;
 use crate::group::assign::Assignor;
 
@@ -146,7 +146,12 @@ impl ConsumerGroup {
         reported: Reported<'_>,
         ctx: &Context<'_>,
     ) {
-        let Some(mut member) = self.value.members.get(id).cloned() else { return };
+        let Some(member) = self.value.members.get(id) else { return };
+        // So it is with nearly every heartbeat.
+        if is_reconciled(member, self.value.assignment_epoch) && !subscription_changed {
+            return;
+        }
+        let mut member = member.clone();
         let subscribed = self.subscription(&member, ctx);
         let around = Surroundings {
             assignment_epoch: self.value.assignment_epoch,

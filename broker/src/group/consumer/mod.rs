@@ -45,8 +45,8 @@ use uuid::Uuid;
 
 pub(crate) use self::migrate::Downgraded;
 use self::subscribe::Patterns;
+pub(crate) use self::timers::ExpiredBy;
 use self::timers::Timers;
-pub(crate) use self::timers::{Expired, ExpiredBy};
 use super::{Context, GroupError};
 
 /// Member epoch of a request to join or to join again.

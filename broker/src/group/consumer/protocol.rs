@@ -52,32 +52,12 @@ pub(crate) struct TopicPartitions {
 
 /// Reads a subscription.
 pub(crate) fn subscription(bytes: &[u8]) -> Option<Subscription> {
-    let mut rest = Reader(bytes);
-    let version = rest.version()?;
-    let mut subscription = Subscription {
-        version,
-        topics: rest.array(Reader::string)?,
-        user_data: rest.nullable_bytes()?,
-        generation: -1,
-        ..Subscription::default()
-    };
-    if version >= 1 {
-        subscription.owned_partitions = rest.array(Reader::topic)?;
-    }
-    if version >= 2 {
-        subscription.generation = rest.int32()?;
-    }
-    if version >= 3 {
-        subscription.rack_id = rest.nullable_string()?;
-    }
-    Some(subscription)
+    Reader(bytes).subscription().ok()
 }
 
 /// Reads an assignment.
 pub(crate) fn assignment(bytes: &[u8]) -> Option<ClassicAssignment> {
-    let mut rest = Reader(bytes);
-    rest.version()?;
-    Some(ClassicAssignment { partitions: rest.array(Reader::topic)?, user_data: rest.nullable_bytes()? })
+    Reader(bytes).assignment().ok()
 }
 
 /// Writes an assignment for a consumer whose subscription has this version. None if it is too large for the format.
@@ -97,62 +77,94 @@ pub(crate) fn encode_assignment(version: i16, partitions: &[TopicPartitions]) ->
     Some(bytes.freeze())
 }
 
+/// The bytes are not what they should be. How, nobody asks.
+struct Malformed;
+
+type Read<T> = Result<T, Malformed>;
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
+    fn subscription(&mut self) -> Read<Subscription> {
+        let version = self.version()?;
+        let mut subscription = Subscription {
+            version,
+            topics: self.array(Self::string)?,
+            user_data: self.nullable_bytes()?,
+            generation: -1,
+            ..Subscription::default()
+        };
+        if version >= 1 {
+            subscription.owned_partitions = self.array(Self::topic)?;
+        }
+        if version >= 2 {
+            subscription.generation = self.int32()?;
+        }
+        if version >= 3 {
+            subscription.rack_id = self.nullable_string()?;
+        }
+        Ok(subscription)
     }
 
-    fn int16(&mut self) -> Option<i16> {
-        Some(i16::from_be_bytes(self.take(2)?.try_into().ok()?))
+    fn assignment(&mut self) -> Read<ClassicAssignment> {
+        self.version()?;
+        Ok(ClassicAssignment { partitions: self.array(Self::topic)?, user_data: self.nullable_bytes()? })
     }
 
-    fn int32(&mut self) -> Option<i32> {
-        Some(i32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    fn topic(&mut self) -> Read<TopicPartitions> {
+        Ok(TopicPartitions { topic: self.string()?, partitions: self.array(Self::int32)? })
     }
 
-    fn version(&mut self) -> Option<i16> {
-        self.int16().filter(|version| *version >= 0)
+    fn version(&mut self) -> Read<i16> {
+        self.int16().and_then(|version| if version < 0 { Err(Malformed) } else { Ok(version) })
     }
 
-    fn string(&mut self) -> Option<String> {
-        self.nullable_string()?
+    fn string(&mut self) -> Read<String> {
+        self.nullable_string()?.ok_or(Malformed)
     }
 
-    fn nullable_string(&mut self) -> Option<Option<String>> {
+    fn nullable_string(&mut self) -> Read<Option<String>> {
         let length = self.int16()?;
-        if length == -1 {
-            return Some(None);
-        }
-        let bytes = self.take(usize::try_from(length).ok()?)?;
-        Some(Some(str::from_utf8(bytes).ok()?.to_owned()))
+        let Some(bytes) = self.nullable(length.into())? else { return Ok(None) };
+        Ok(Some(str::from_utf8(bytes).map_err(|_| Malformed)?.to_owned()))
     }
 
-    fn nullable_bytes(&mut self) -> Option<Option<Vec<u8>>> {
+    fn nullable_bytes(&mut self) -> Read<Option<Vec<u8>>> {
         let length = self.int32()?;
-        if length == -1 {
-            return Some(None);
+        Ok(self.nullable(length)?.map(<[u8]>::to_vec))
+    }
+
+    fn nullable(&mut self, length: i32) -> Read<Option<&'a [u8]>> {
+        match length {
+            -1 => Ok(None),
+            _ => self.take(usize::try_from(length).map_err(|_| Malformed)?).map(Some),
         }
-        Some(Some(self.take(usize::try_from(length).ok()?)?.to_vec()))
     }
 
     /// Every element takes at least a byte, so a count that lies ends with the bytes.
-    fn array<T>(&mut self, element: fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        let count = usize::try_from(self.int32()?).ok()?;
+    fn array<T>(&mut self, element: fn(&mut Self) -> Read<T>) -> Read<Vec<T>> {
+        let count = usize::try_from(self.int32()?).map_err(|_| Malformed)?;
         if count > self.0.len() {
-            return None;
+            return Err(Malformed);
         }
         let mut elements = Vec::new();
         for _ in 0..count {
             elements.push(element(self)?);
         }
-        Some(elements)
+        Ok(elements)
     }
 
-    fn topic(&mut self) -> Option<TopicPartitions> {
-        Some(TopicPartitions { topic: self.string()?, partitions: self.array(Self::int32)? })
+    fn int16(&mut self) -> Read<i16> {
+        self.take(2)?.try_into().map(i16::from_be_bytes).map_err(|_| Malformed)
+    }
+
+    fn int32(&mut self) -> Read<i32> {
+        self.take(4)?.try_into().map(i32::from_be_bytes).map_err(|_| Malformed)
+    }
+
+    fn take(&mut self, count: usize) -> Read<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use kafka_protocol::error::ResponseError;
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use strandline_metadata::values::group::ConsumerMemberValue;
 use uuid::Uuid;
 
@@ -13,9 +13,9 @@ use crate::group::Topics;
 use crate::group::assign::{self, Assignor};
 
 /// Memory that a compiled pattern may take, so that no client fills the broker's with one (invariant 9).
-const PATTERN_BYTES: usize = 1 << 20;
+const PATTERN_BYTES: usize = 128 << 10;
 /// Characters that a pattern may have.
-const PATTERN_CHARS: usize = 16 << 10;
+const PATTERN_CHARS: usize = 4 << 10;
 
 /// The patterns that members subscribe to, and the topics that they match.
 ///
@@ -42,7 +42,7 @@ impl Pattern {
         let mut matches = BTreeSet::new();
         if let Some(regex) = &self.regex {
             topics.each(&mut |name, _, _| {
-                if regex.is_match(name) {
+                if regex.is_match(name.as_bytes()) {
                     matches.insert(name.to_owned());
                 }
             });
@@ -95,7 +95,10 @@ fn compile(pattern: &str) -> Result<Regex, GroupError> {
     }
     let build = |pattern: &str| {
         RegexBuilder::new(pattern)
+            // Names of topics are ASCII, and so are the classes of RE2, whose patterns Kafka's are.
+            .unicode(false)
             .size_limit(PATTERN_BYTES)
+            .dfa_size_limit(PATTERN_BYTES)
             .build()
             .map_err(|e| invalid(format!("The pattern {pattern:?} is not valid: {e}")))
     };

@@ -1,7 +1,5 @@
 //! Joining, staying and leaving with the new protocol; reconciliation step by step.
 
-use std::collections::BTreeSet;
-
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::values::group::MemberStateValue;
 
@@ -141,12 +139,12 @@ fn a_target_that_moves_on_while_partitions_are_given_up_is_followed() {
 fn a_member_that_changes_its_subscription_loses_and_gets_topics() {
     let mut world = World::new(&[("t", 2), ("u", 2)]);
     world.join("a", &["t"]);
-    let change = beat("a", 1).with_subscribed_topic_names(names(&["u"]));
+    let change = beat("a", 1).with_subscribed_topic_names(Some(names(&["u"])));
     let answer = world.send(&change).unwrap();
     assert_eq!(world.told(&answer), (1, vec![]), "it must give up first");
     // What it stops subscribing to meanwhile is added to what it is to give up.
     assert_eq!(world.report("a", 1, &[]), (2, vec!["u0".into(), "u1".into()]));
-    let answer = world.send(&beat("a", 2).with_subscribed_topic_names(names(&["t"]))).unwrap();
+    let answer = world.send(&beat("a", 2).with_subscribed_topic_names(Some(names(&["t"])))).unwrap();
     assert_eq!(world.told(&answer), (2, vec![]));
     assert_eq!(world.report("a", 2, &[]), (3, vec!["t0".into(), "t1".into()]));
 }
@@ -155,9 +153,9 @@ fn a_member_that_changes_its_subscription_loses_and_gets_topics() {
 fn what_is_unsubscribed_during_a_revocation_is_revoked_with_it() {
     let mut world = World::new(&[("t", 2), ("u", 2)]);
     world.join("a", &["t", "u"]);
-    world.send(&beat("a", 1).with_subscribed_topic_names(names(&["u"]))).unwrap();
+    world.send(&beat("a", 1).with_subscribed_topic_names(Some(names(&["u"])))).unwrap();
     assert_eq!(world.assigned("a"), ["u0", "u1"]);
-    let answer = world.send(&beat("a", 1).with_subscribed_topic_names(names(&[]))).unwrap();
+    let answer = world.send(&beat("a", 1).with_subscribed_topic_names(Some(names(&[])))).unwrap();
     assert_eq!(world.told(&answer), (1, vec![]));
     assert_eq!(world.report("a", 1, &["u0"]), (1, vec!["-".into()]));
     assert_eq!(world.report("a", 1, &[]), (3, vec!["-".into()]));
@@ -218,228 +216,4 @@ fn members_that_leave_make_room() {
     assert_eq!(world.group.state(), ConsumerGroupState::Empty);
     assert_eq!(world.group.value().topics.len(), 0);
     assert_eq!(world.join("c", &["t"]), (5, vec!["t0".into(), "t1".into()]));
-}
-
-#[test]
-fn topics_that_come_grow_and_go_are_noticed() {
-    let mut world = World::new(&[("t", 1)]);
-    world.join("a", &["t", "u"]);
-    assert!(world.group.take_changed());
-    world.create("other", 5);
-    world.with(|group, ctx| group.topics_changed(ctx));
-    assert!(!world.group.take_changed(), "a topic that nobody reads is no reason");
-
-    world.create("u", 1);
-    world.with(|group, ctx| group.topics_changed(ctx));
-    assert!(world.group.take_changed());
-    assert_eq!(world.group.state(), ConsumerGroupState::Assigning);
-    assert_eq!(world.beat("a", 1), (2, vec!["t0".into(), "u0".into()]));
-    world.create("t", 2);
-    world.with(|group, ctx| group.topics_changed(ctx));
-    assert_eq!(world.beat("a", 2), (3, vec!["t0".into(), "t1".into(), "u0".into()]));
-
-    // Deleted and created anew under its name, it is another topic.
-    world.topics.remove("t");
-    world.create("t", 1);
-    world.with(|group, ctx| group.topics_changed(ctx));
-    assert_eq!(world.beat("a", 3), (3, vec!["u0".into()]));
-    assert_eq!(world.report("a", 3, &["u0"]), (4, vec!["t0".into(), "u0".into()]));
-
-    // Another coordinator notices what happened in between.
-    world.create("u", 2);
-    world.take_over();
-    assert!(world.group.take_changed());
-    assert_eq!(world.beat("a", 4), (5, vec!["t0".into(), "u0".into(), "u1".into()]));
-}
-
-#[test]
-fn patterns_match_whole_names_and_follow_the_topics() {
-    let mut world = World::new(&[("logs", 1), ("logs-a", 1), ("my-logs", 1)]);
-    let join = joining("a", &[]).with_subscribed_topic_names(None);
-    for (pattern, expected) in [
-        ("logs", vec!["logs0"]),
-        ("logs.*", vec!["logs-a0", "logs0"]),
-        ("l|logs", vec!["logs0"]),
-        ("", vec![]),
-    ] {
-        world.send(&join.clone().with_subscribed_topic_regex(Some(text(pattern)))).unwrap();
-        assert_eq!(world.assigned("a"), expected, "{pattern}");
-    }
-    world.send(&join.clone().with_subscribed_topic_regex(Some(text("(?i)LOGS-.")))).unwrap();
-    world.create("logs-b", 1);
-    assert!(!world.group.is_subscribed_to("logs-b"));
-    world.with(|group, ctx| group.topics_changed(ctx));
-    assert!(world.group.is_subscribed_to("logs-b"));
-    let epoch = world.member("a").epoch;
-    assert_eq!(world.beat("a", epoch).1, ["logs-a0", "logs-b0"]);
-
-    // Names and pattern together, and the pattern dropped.
-    let both = beat("a", epoch + 1).with_subscribed_topic_names(names(&["my-logs"]));
-    world.send(&both).unwrap();
-    assert_eq!(world.assigned("a"), ["logs-a0", "logs-b0", "my-logs0"]);
-    world.send(&beat("a", epoch + 2).with_subscribed_topic_regex(Some(text("")))).unwrap();
-    assert_eq!(world.assigned("a"), ["my-logs0"]);
-}
-
-#[test]
-fn patterns_that_are_invalid_or_too_large_are_refused() {
-    let mut world = World::new(&[("t", 1)]);
-    let long = "a".repeat(20_000);
-    for pattern in ["(", "a)(b", "[", "(?=x)", r"(.)\1", r"(((\w{99}){99}){99}){99}", long.as_str()] {
-        let request = joining("a", &[])
-            .with_subscribed_topic_names(None)
-            .with_subscribed_topic_regex(Some(text(pattern)));
-        assert_eq!(world.refused(&request), ResponseError::InvalidRegularExpression);
-    }
-    assert!(world.group.is_empty());
-}
-
-#[test]
-fn a_pattern_survives_its_coordinator() {
-    let mut world = World::new(&[("t", 1)]);
-    let request = joining("a", &[]).with_subscribed_topic_regex(Some(text("t.*")));
-    world.send(&request).unwrap();
-    world.create("tt", 1);
-    world.take_over();
-    assert_eq!(world.beat("a", 1), (2, vec!["t0".into(), "tt0".into()]));
-}
-
-#[test]
-fn a_static_member_comes_back_to_what_it_had() {
-    let mut world = World::new(&[("t", 4)]);
-    world.send(&with_instance(joining("a", &["t"]), "i")).unwrap();
-    world.join("b", &["t"]);
-    world.beat("a", 1);
-    let answer = world.send(&going_away("a", "i")).unwrap();
-    assert_eq!((answer.member_epoch, answer.assignment), (AWAY, None));
-    assert_eq!(world.assigned("a"), ["t0", "t1"], "it keeps its place");
-    assert_eq!(world.beat("b", 2).1, ["t2", "t3"], "what it was to give up is free, as it reads no more");
-    // The answer was lost.
-    world.send(&going_away("a", "i")).unwrap();
-    assert_eq!(world.refused(&with_instance(beat("a", 1), "i")), ResponseError::FencedMemberEpoch);
-
-    let epoch = world.group.value().epoch;
-    let answer = world.send(&with_instance(joining("a2", &["t"]), "i")).unwrap();
-    assert_eq!(world.told(&answer), (2, vec!["t0".into(), "t1".into()]));
-    assert_eq!(world.group.value().epoch, epoch, "nobody else notices");
-    assert_eq!(world.group.state(), ConsumerGroupState::Stable);
-    assert_eq!(world.refused(&with_instance(beat("a", 1), "i")), ResponseError::FencedInstanceId);
-    assert_eq!(world.refused(&beat("a", 1)), ResponseError::UnknownMemberId);
-    world.send(&with_instance(beat("a2", 2), "i")).unwrap();
-}
-
-#[test]
-fn an_instance_id_belongs_to_one_member_at_a_time() {
-    let mut world = World::new(&[("t", 2)]);
-    let join = |id| with_instance(joining(id, &["t"]), "i");
-    world.send(&join("a")).unwrap();
-    assert_eq!(world.refused(&join("b")), ResponseError::UnreleasedInstanceId);
-    assert_eq!(world.refused(&with_instance(beat("b", 1), "i")), ResponseError::FencedInstanceId);
-    assert_eq!(world.refused(&with_instance(leaving("b"), "i")), ResponseError::FencedInstanceId);
-    assert_eq!(world.refused(&going_away("b", "i")), ResponseError::FencedInstanceId);
-    // Its own request to join may come again: the answer to the first may have been lost.
-    assert_eq!(world.send(&join("a")).unwrap().member_epoch, 1);
-    // And if it leaves for good, the place is free.
-    world.send(&with_instance(leaving("a"), "i")).unwrap();
-    assert_eq!(world.send(&join("b")).unwrap().member_epoch, 3);
-}
-
-#[test]
-fn a_static_member_may_come_back_under_its_own_id_or_with_another_subscription() {
-    let mut world = World::new(&[("t", 2), ("u", 1)]);
-    world.send(&with_instance(joining("a", &["t"]), "i")).unwrap();
-    world.send(&going_away("a", "i")).unwrap();
-    let answer = world.send(&with_instance(joining("a", &["t"]), "i")).unwrap();
-    assert_eq!(world.told(&answer), (1, vec!["t0".into(), "t1".into()]));
-    world.send(&going_away("a", "i")).unwrap();
-    let answer = world.send(&with_instance(joining("b", &["u"]), "i")).unwrap();
-    assert_eq!(world.told(&answer), (2, vec!["u0".into()]));
-    assert_eq!(world.group.value().members.keys().collect::<Vec<_>>(), ["b"]);
-}
-
-#[test]
-fn a_member_that_takes_the_place_of_another_leaves_its_own() {
-    let mut world = World::new(&[("t", 2)]);
-    world.send(&with_instance(joining("a", &["t"]), "i")).unwrap();
-    world.send(&with_instance(joining("b", &["t"]), "j")).unwrap();
-    world.send(&going_away("a", "i")).unwrap();
-    world.send(&with_instance(joining("b", &["t"]), "i")).unwrap();
-    let instances: BTreeSet<&String> = world.group.instances.keys().collect();
-    assert_eq!(instances, BTreeSet::from([&"i".to_owned()]));
-}
-
-#[test]
-fn most_votes_choose_the_assignor() {
-    let mut world = World::new(&[("t", 4), ("u", 4)]);
-    let wants = |id: &str, assignor| joining(id, &["t", "u"]).with_server_assignor(Some(text(assignor)));
-    let assignor = |world: &World| world.group.describe(1, &world.topics).assignor_name.to_string();
-    world.send(&wants("a", "range")).unwrap();
-    assert_eq!(assignor(&world), "range");
-    world.send(&wants("b", "uniform")).unwrap();
-    assert_eq!(assignor(&world), "uniform", "the default where they can't agree");
-    world.send(&wants("c", "range")).unwrap();
-    assert_eq!(assignor(&world), "range");
-    world.join("d", &["t"]);
-    assert_eq!(assignor(&world), "range", "who has no wish has no vote");
-}
-
-#[test]
-fn a_group_is_described_with_names() {
-    let mut world = World::new(&[("t", 4)]);
-    let join =
-        joining("a", &["t"]).with_rack_id(Some(text("r"))).with_subscribed_topic_regex(Some(text("t|x")));
-    world.send(&with_instance(join, "i")).unwrap();
-    world.join("b", &["t"]);
-    world.beat("a", 1);
-    let group = world.group.describe(1, &world.topics);
-    assert_eq!(
-        (group.group_state.as_str(), group.group_epoch, group.assignment_epoch),
-        ("Reconciling", 2, 2)
-    );
-    let [a, b] = group.members.as_slice() else { panic!("there are two") };
-    assert_eq!((a.member_id.as_str(), a.member_epoch, a.member_type), ("a", 1, 1));
-    assert_eq!((a.client_id.as_str(), a.client_host.as_str()), ("app", "/10.0.0.1"));
-    assert_eq!((a.instance_id.as_deref(), a.rack_id.as_deref()), (Some("i"), Some("r")));
-    assert_eq!(
-        (a.subscribed_topic_names[0].as_str(), a.subscribed_topic_regex.as_deref()),
-        ("t", Some("t|x"))
-    );
-    let [assigned] = a.assignment.topic_partitions.as_slice() else { panic!("one topic") };
-    assert_eq!((assigned.topic_name.as_str(), assigned.partitions.as_slice()), ("t", [0, 1].as_slice()));
-    assert_eq!(
-        (b.assignment.topic_partitions.len(), b.target_assignment.topic_partitions[0].partitions.len()),
-        (0, 2)
-    );
-    // Version 0 does not know of types; a topic that is gone has no name.
-    world.topics.clear();
-    let group = world.group.describe(0, &world.topics);
-    assert_eq!((group.members[0].member_type, group.members[0].assignment.topic_partitions.len()), (-1, 0));
-}
-
-#[test]
-fn offsets_are_for_members_at_their_epoch() {
-    let mut world = World::new(&[("t", 2)]);
-    let stale = Some(ResponseError::StaleMemberEpoch);
-    let unknown = Some(ResponseError::UnknownMemberId);
-    let code = |result: Result<(), crate::group::GroupError>| result.err().map(|e| e.code);
-    assert_eq!(code(world.group.validate_offset_commit("", -1, Some(9))), None, "an empty group is open");
-    assert_eq!(code(world.group.validate_offset_commit("", 0, Some(9))), unknown);
-    world.join("a", &["t"]);
-    let group = &world.group;
-    assert_eq!(code(group.validate_offset_commit("", -1, Some(9))), unknown);
-    assert_eq!(code(group.validate_offset_commit("b", 1, Some(9))), unknown);
-    assert_eq!(code(group.validate_offset_commit("a", 1, Some(9))), None);
-    assert_eq!(code(group.validate_offset_commit("a", 0, Some(9))), stale);
-    assert_eq!(code(group.validate_offset_commit("a", 2, None)), stale);
-    assert_eq!(code(group.validate_offset_commit("a", 1, Some(8))), Some(ResponseError::UnsupportedVersion));
-    assert_eq!(
-        code(group.validate_offset_commit("a", 1, None)),
-        None,
-        "a transaction is no matter of versions"
-    );
-    assert_eq!(code(group.validate_offset_fetch(None, -1)), None);
-    assert_eq!(code(group.validate_offset_fetch(None, 1)), unknown);
-    assert_eq!(code(group.validate_offset_fetch(Some("b"), -1)), unknown);
-    assert_eq!(code(group.validate_offset_fetch(Some("a"), 2)), stale);
-    assert_eq!(code(group.validate_offset_fetch(Some("a"), 1)), None);
 }

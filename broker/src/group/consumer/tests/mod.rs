@@ -3,8 +3,11 @@
 mod classic;
 mod heartbeat;
 mod migrate;
+mod outside;
 mod protocol;
 mod simulate;
+mod statics;
+mod subscribe;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,7 @@ use kafka_protocol::messages::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use strandline_metadata::values::group::{Assignment, ConsumerMemberValue};
+use strandline_metadata::values::group::{Assignment, ConsumerGroupValue, ConsumerMemberValue};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -167,7 +170,7 @@ impl World {
         let mut expired = Vec::new();
         while let Some(at) = self.group.next_deadline().filter(|at| *at <= end) {
             self.now = at;
-            let due = self.with(|group, ctx| group.expire(ctx));
+            let due = self.with(ConsumerGroup::expire);
             assert!(!due.is_empty(), "a deadline at which nothing happens would come again and again");
             expired.extend(due.into_iter().map(|e| (e.member_id, e.by)));
         }
@@ -177,7 +180,10 @@ impl World {
 
     /// What a coordinator does that takes over.
     fn take_over(&mut self) {
-        let value = self.group.value().clone();
+        self.take_over_from(self.group.value().clone());
+    }
+
+    fn take_over_from(&mut self, value: ConsumerGroupValue) {
         let fresh_id = self.id();
         let ctx = Context { now: self.now, topics: &self.topics, settings: &self.settings, fresh_id };
         self.group = ConsumerGroup::from_value(value, &ctx);
@@ -240,15 +246,15 @@ fn beat(id: &str, epoch: i32) -> ConsumerGroupHeartbeatRequest {
         .with_subscribed_topic_names(None)
 }
 
-fn names(topics: &[&str]) -> Option<Vec<TopicName>> {
-    Some(topics.iter().map(|t| TopicName(text(t))).collect())
+fn names(topics: &[&str]) -> Vec<TopicName> {
+    topics.iter().map(|t| TopicName(text(t))).collect()
 }
 
 fn joining(id: &str, topics: &[&str]) -> ConsumerGroupHeartbeatRequest {
     beat(id, 0)
         .with_rebalance_timeout_ms(REBALANCE_TIMEOUT_MS)
         .with_topic_partitions(Some(Vec::new()))
-        .with_subscribed_topic_names(names(topics))
+        .with_subscribed_topic_names(Some(names(topics)))
 }
 
 fn with_instance(request: ConsumerGroupHeartbeatRequest, instance: &str) -> ConsumerGroupHeartbeatRequest {
