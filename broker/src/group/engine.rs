@@ -26,7 +26,14 @@ impl Engine {
     pub(super) fn from_stored(stored: Option<&GroupState>, ctx: &Context<'_>) -> Self {
         match stored {
             None => Self::None,
-            Some(GroupState::Classic(value)) => Self::Classic(ClassicGroup::from_value(value, ctx.now)),
+            Some(GroupState::Classic(value)) => {
+                let mut group = ClassicGroup::from_value(value, ctx.now);
+                // Nobody leads a group that has just come back from the new protocol and must agree anew.
+                if value.leader.is_none() && !value.members.is_empty() {
+                    group.rebalance_after_downgrade(ctx);
+                }
+                Self::Classic(group)
+            }
             Some(GroupState::Consumer(value)) => {
                 Self::Consumer(ConsumerGroup::from_value(value.clone(), ctx))
             }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
-use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
+use kafka_protocol::messages::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
+    SyncGroupRequest, SyncGroupResponse,
+};
 use strandline_metadata::groups::OffsetsKey;
 use tokio::time::Instant;
 use tracing::info;
@@ -39,6 +42,7 @@ impl GroupTask {
                 self.answer(reply, answer);
             }
             Command::Leave { members, reply } => {
+                self.reason = "member_left";
                 let answers = self.with_context(|task, ctx| {
                     if let Engine::Consumer(group) = &mut task.engine {
                         return group.leave(&members, ctx);
@@ -50,11 +54,12 @@ impl GroupTask {
                 self.answer(reply, Ok(answers));
             }
             Command::ConsumerHeartbeat { request, version, sender, reply } => {
-                let answer = self.with_context(|task, ctx| {
-                    task.become_consumer(ctx)?;
-                    let Engine::Consumer(group) = &mut task.engine else { return Err(unknown_member()) };
-                    group.heartbeat(&request, version, &sender, ctx)
-                });
+                self.reason = match request.member_epoch {
+                    0 => "member_joined",
+                    ..0 => "member_left",
+                    _ => "subscription_changed",
+                };
+                let answer = self.consumer_heartbeat(&request, version, &sender);
                 self.after_consumer_step();
                 self.settle();
                 self.answer(reply, answer);
@@ -100,6 +105,7 @@ impl GroupTask {
         if let Engine::None = self.engine {
             self.engine = Engine::Classic(ClassicGroup::new());
         }
+        self.reason = "member_joined";
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let mut reply = Some(reply);
@@ -151,37 +157,62 @@ impl GroupTask {
             .with_error_code(left.err().map_or(0, |e| e.code.code()))
     }
 
-    /// Makes the group one of the new protocol, with the members that it has (KIP-848, online migration).
-    fn become_consumer(&mut self, ctx: &Context<'_>) -> Result<(), GroupError> {
-        match &self.engine {
-            Engine::Consumer(_) => Ok(()),
-            Engine::Classic(group) if !group.is_empty() => {
-                if !ctx.settings.may_upgrade {
-                    let why = "the group has members of the classic protocol, and may not be migrated";
-                    return Err(GroupError::new(ResponseError::GroupIdNotFound, why));
-                }
-                let upgraded = ConsumerGroup::from_classic(&group.value(), ctx)?;
-                let waiting: Vec<_> = group.waiting().collect();
-                info!(group = self.group, "a group changes to the new protocol");
-                self.engine = Engine::Consumer(upgraded);
-                self.mark_changed();
-                for ticket in waiting {
-                    // They ask again, and are served by the new engine.
-                    let why = "the group changes its protocol";
-                    let error = GroupError::new(ResponseError::RebalanceInProgress, why);
-                    match self.tickets.remove(&ticket) {
-                        Some(Waiting::Join(reply)) => drop(reply.send(Err(error))),
-                        Some(Waiting::Sync(reply)) => drop(reply.send(Err(error))),
-                        None => {}
-                    }
-                }
-                Ok(())
+    fn consumer_heartbeat(
+        &mut self,
+        request: &ConsumerGroupHeartbeatRequest,
+        version: i16,
+        sender: &Sender,
+    ) -> Result<ConsumerGroupHeartbeatResponse, GroupError> {
+        let is_join = request.member_epoch == 0;
+        let candidate = self.with_context(|task, ctx| match &task.engine {
+            Engine::Consumer(_) => Ok(None),
+            Engine::None if !is_join => Err(not_found()),
+            Engine::Classic(_) if !is_join => {
+                Err(GroupError::new(ResponseError::GroupIdNotFound, "the group speaks the classic protocol"))
             }
-            Engine::Classic(_) | Engine::None => {
-                self.engine = Engine::Consumer(ConsumerGroup::new());
-                Ok(())
+            Engine::Classic(group) if !group.is_empty() => task.upgraded(group, ctx).map(Some),
+            Engine::Classic(_) | Engine::None => Ok(Some(ConsumerGroup::new())),
+        })?;
+        self.with_context(|task, ctx| match (candidate, &mut task.engine) {
+            // The group is what it was if the member is refused.
+            (Some(mut group), _) => {
+                let answer = group.heartbeat(request, version, sender, ctx)?;
+                task.become_consumer(group);
+                Ok(answer)
+            }
+            (None, Engine::Consumer(group)) => group.heartbeat(request, version, sender, ctx),
+            (None, Engine::Classic(_) | Engine::None) => Err(not_found()),
+        })
+    }
+
+    /// The group with the members that it has, in the new protocol (KIP-848, online migration).
+    fn upgraded(&self, group: &ClassicGroup, ctx: &Context<'_>) -> Result<ConsumerGroup, GroupError> {
+        if !ctx.settings.may_upgrade {
+            let why = "the group has members of the classic protocol, and may not be migrated";
+            return Err(GroupError::new(ResponseError::GroupIdNotFound, why));
+        }
+        debug_assert!(matches!(self.engine, Engine::Classic(_)), "only a classic group is upgraded");
+        ConsumerGroup::from_classic(&group.value(), ctx)
+    }
+
+    /// Takes the engine of the new protocol. Who waits in the old one asks again.
+    fn become_consumer(&mut self, group: ConsumerGroup) {
+        if let Engine::Classic(classic) = &self.engine
+            && !classic.is_empty()
+        {
+            info!(group = self.group, "a group changes to the new protocol");
+            for ticket in classic.waiting() {
+                let why = "the group changes its protocol";
+                let error = GroupError::new(ResponseError::RebalanceInProgress, why);
+                match self.tickets.remove(&ticket) {
+                    Some(Waiting::Join(reply)) => drop(reply.send(Err(error))),
+                    Some(Waiting::Sync(reply)) => drop(reply.send(Err(error))),
+                    None => {}
+                }
             }
         }
+        self.engine = Engine::Consumer(group);
+        self.mark_changed();
     }
 
     /// Makes a group of the new protocol a classic one when nobody is left who speaks the new one.
@@ -319,6 +350,7 @@ impl GroupTask {
     /// What is due now and then.
     fn sweep(&mut self) {
         self.settings = super::coordinator::settings(&self.broker, &self.group);
+        self.reason = "topics_changed";
         self.with_context(|task, ctx| {
             if let Engine::Consumer(group) = &mut task.engine {
                 group.topics_changed(ctx);

@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use super::classic::Answer;
 use super::command::{Command, FetchOffsets, Found, Reply};
+use super::consumer::ExpiredBy;
 use super::coordinator::GroupStatus;
 use super::engine::Engine;
 use super::offsets::Offsets;
@@ -67,6 +68,10 @@ pub(super) struct GroupTask {
     /// When the group came into its state, ms since 1970.
     pub(super) state_since_ms: i64,
     was_state: &'static str,
+    /// Epoch of a group of the new protocol, as it was before the step.
+    was_epoch: i32,
+    /// What a change of that epoch is due to, in this step.
+    pub(super) reason: &'static str,
     pub(super) offsets: Offsets,
     /// Whether the offsets are known as they are stored; not after a write with an unknown outcome.
     offsets_known: bool,
@@ -137,6 +142,8 @@ pub(super) async fn run(
                 revision: stored.revision,
                 state_since_ms: stored.value.as_ref().map_or(0, |v| v.state_since_ms),
                 was_state: "",
+                was_epoch: 0,
+                reason: "",
                 offsets: Offsets::new(stored.offsets),
                 offsets_known: true,
                 dirty: false,
@@ -152,6 +159,7 @@ pub(super) async fn run(
                 task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
             });
             task.was_state = task.engine.state();
+            task.was_epoch = task.epoch();
             let end = task.serve().await;
             task.finish(end);
         }
@@ -311,6 +319,12 @@ impl GroupTask {
             debug!(group = self.group, from = self.was_state, to = state, "a group changes its state");
             self.was_state = state;
         }
+        let epoch = self.epoch();
+        if epoch > self.was_epoch {
+            info!(group = self.group, reason = self.reason, epoch, "a group rebalances");
+            self.broker.metrics.group_rebalanced(self.reason);
+        }
+        self.was_epoch = epoch;
         let Engine::Classic(group) = &mut self.engine else { return };
         for reason in group.take_rebalances() {
             info!(group = self.group, reason, "a group rebalances");
@@ -322,6 +336,14 @@ impl GroupTask {
                 (Some(Waiting::Sync(reply)), Answer::Sync(response)) => self.answer(reply, Ok(response)),
                 _ => debug_assert!(false, "a ticket is answered once, and with what was asked for"),
             }
+        }
+    }
+
+    /// Group epoch of a group of the new protocol; 0 for others.
+    fn epoch(&self) -> i32 {
+        match &self.engine {
+            Engine::Consumer(group) => group.value().epoch,
+            Engine::None | Engine::Classic(_) => 0,
         }
     }
 
@@ -339,7 +361,12 @@ impl GroupTask {
         let expired = self.with_context(|task, ctx| match &mut task.engine {
             Engine::None => 0,
             Engine::Classic(group) => group.expire(ctx),
-            Engine::Consumer(group) => group.expire(ctx).len(),
+            Engine::Consumer(group) => {
+                let expired = group.expire(ctx);
+                let slow = expired.iter().any(|e| e.by == ExpiredBy::RebalanceTimeout);
+                task.reason = if slow { "rebalance_timeout" } else { "session_expired" };
+                expired.len()
+            }
         });
         if expired > 0 {
             info!(group = self.group, expired, "members were not heard of in time");

@@ -406,6 +406,8 @@ async fn the_new_protocol_assigns_and_hands_over_in_every_version() {
         assert_eq!(commit(&mut client, &commit_request(&id, "second", epoch, 5), 9).await, 0);
         let stale = commit(&mut client, &commit_request(&id, "second", epoch - 1, 5), 9).await;
         assert_eq!(stale, ResponseError::StaleMemberEpoch.code());
+        let missing = client.call(&beat("no-such-group", "m", 3), version).await;
+        assert_eq!(missing.error_code, ResponseError::GroupIdNotFound.code());
         let unknown = client.call(&beat(&id, "nobody", 3), version).await;
         assert_eq!(unknown.error_code, ResponseError::UnknownMemberId.code());
         let fenced = client.call(&beat(&id, "first", 77), version).await;

@@ -43,7 +43,6 @@ use strandline_metadata::values::group::{
 };
 use uuid::Uuid;
 
-pub(crate) use self::migrate::Downgraded;
 use self::subscribe::Patterns;
 pub(crate) use self::timers::ExpiredBy;
 use self::timers::Timers;

@@ -11,8 +11,9 @@ use strandline_metadata::values::group::{
 
 use super::classic::{join_group, subscription};
 use super::{World, joining, leaving, text, with_instance};
+use crate::group::consumer::migrate::Downgraded;
 use crate::group::consumer::protocol::{TopicPartitions, assignment, encode_assignment};
-use crate::group::consumer::{ConsumerGroup, ConsumerGroupState, Downgraded};
+use crate::group::consumer::{ConsumerGroup, ConsumerGroupState};
 
 fn assigned(topic: &str, partitions: &[i32]) -> Blob {
     let topic = TopicPartitions { topic: topic.to_owned(), partitions: partitions.to_vec() };
