@@ -222,7 +222,7 @@ impl Call {
             |why: String| RequestError::Malformed { api: self.api as i16, version: self.version, why };
         let request = T::decode(body, self.version).map_err(|e| malformed(e.to_string()))?;
         if body.has_remaining() {
-            return Err(malformed(format!("{} bytes are left over", body.len())));
+            tracing::debug!(api = ?self.api, version = self.version, bytes = body.len(), "bytes behind a request");
         }
         Ok(request)
     }

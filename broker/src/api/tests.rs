@@ -138,6 +138,19 @@ async fn versions_that_are_not_spoken_are_answered_or_refused() {
 }
 
 #[tokio::test]
+async fn bytes_behind_a_request_mean_nothing() {
+    let (_opened, mut client, _) = ready().await;
+    // What librdkafka 2.16 sends to ask for all topics: three bytes too many.
+    let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+    let mut odd = [&frame(&request, 13, 5)[..], &[1, 0, 0]].concat();
+    let length = i32::try_from(odd.len() - 4).unwrap();
+    odd[..4].copy_from_slice(&length.to_be_bytes());
+    client.send_raw(&odd).await;
+    let answer = client.receive_raw().await.expect("as Kafka does, it answers");
+    assert_eq!(&answer[..4], 5_i32.to_be_bytes());
+}
+
+#[tokio::test]
 async fn produce_and_fetch_in_every_version() {
     let (_opened, mut client, id) = ready().await;
     let mut expected = 0;
