@@ -23,6 +23,9 @@ mod step;
 mod task;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 /// A refusal: Kafka's code, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

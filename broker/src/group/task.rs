@@ -46,6 +46,9 @@ use crate::Broker;
 /// Commands that are taken in before something is written.
 const STEPS_PER_WRITE: usize = 1_000;
 
+/// Requests of one group that may wait for the store.
+const WAITING: usize = 4_096;
+
 /// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
 /// they are heard before anybody is given up.
 const LATE: Duration = Duration::from_millis(500);
@@ -201,7 +204,7 @@ impl GroupTask {
         self.publish();
         loop {
             let mut taken = 0;
-            while taken < STEPS_PER_WRITE && !self.is_blocked() {
+            while taken < STEPS_PER_WRITE && !self.is_blocked() && !self.is_full() {
                 match self.commands.try_recv() {
                     Ok(command) => self.step(command),
                     Err(_) => break,
@@ -221,6 +224,7 @@ impl GroupTask {
                 return End::Idle;
             }
             let blocked = self.is_blocked();
+            let full = self.is_full();
             let deadline = self.engine.next_deadline().map(|d| d.max(self.no_expiry_before));
             let far = Instant::now() + Duration::from_hours(1);
             tokio::select! {
@@ -229,7 +233,7 @@ impl GroupTask {
                         return end;
                     }
                 }
-                command = self.commands.recv(), if !blocked => match command {
+                command = self.commands.recv(), if !blocked && !full => match command {
                     Some(command) => {
                         self.step(command);
                         self.publish();
@@ -246,6 +250,11 @@ impl GroupTask {
 
     fn is_blocked(&self) -> bool {
         self.in_flight.as_ref().is_some_and(|f| f.blocks)
+    }
+
+    /// Whether as many wait for the store as may (invariant 9): others wait in the queue, and then at their sockets.
+    fn is_full(&self) -> bool {
+        self.deferred.len() + self.fetches.len() >= WAITING
     }
 
     /// Nothing is stored and nobody waits: the next request makes a new task.

@@ -76,7 +76,7 @@ impl GroupWriter {
     ) -> Result<i64, GroupWriteError> {
         let txn = nested(keys, write);
         let bytes = txn_bytes(&txn);
-        if bytes > BACKEND_REQUEST_BYTES / 2 {
+        if bytes > BACKEND_REQUEST_BYTES {
             return Err(BackendError::TooLarge(format!("{bytes} bytes of one group")).into());
         }
         let (reply, written) = oneshot::channel();
