@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::StreamExt;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::groups::{GroupWriter, OffsetsKey};
 use strandline_metadata::limits::MAX_GROUP_ID_BYTES;
@@ -20,6 +21,9 @@ use crate::leaders::Leaders;
 
 /// Commands that wait for one group: whoever floods it waits, and others do not notice.
 const COMMANDS: usize = 1_024;
+
+/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
+const LOADS: usize = 100;
 
 /// What can be seen of a group that this broker coordinates.
 #[derive(Clone, Debug, Default)]
@@ -116,10 +120,13 @@ pub(crate) async fn list(broker: &Arc<Broker>) -> BTreeMap<String, GroupStatus> 
         view.names.groups().into_iter().filter(is_own).collect()
     });
     let loaded: BTreeSet<String> = broker.groups.lock().keys().cloned().collect();
-    for group in own.iter().filter(|g| !loaded.contains(*g)) {
-        // An answer to anything means that it is loaded, or that it is not ours.
-        let _ = ask(broker, group, Command::Describe).await;
-    }
+    let missing = own.into_iter().filter(|g| !loaded.contains(g));
+    futures::stream::iter(missing)
+        .for_each_concurrent(LOADS, |group| async move {
+            // An answer to anything means that it is loaded, or that it is not ours.
+            let _ = ask(broker, &group, Command::Describe).await;
+        })
+        .await;
     broker.groups.statuses().into_iter().collect()
 }
 
@@ -199,7 +206,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
             loaded.keys().cloned().collect()
         };
-        for group in own.iter().filter(|g| !loaded.contains(g)) {
+        for group in own.iter().filter(|g| !loaded.contains(g)).take(LOADS) {
             if handle(&broker, group).is_err() {
                 break;
             }
