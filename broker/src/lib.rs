@@ -25,6 +25,7 @@ mod jobs;
 mod leaders;
 mod membership;
 pub mod metrics;
+mod patterns;
 pub mod process;
 pub mod produce;
 mod producer_ids;
