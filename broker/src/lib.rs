@@ -19,6 +19,7 @@
 mod api;
 pub mod config;
 mod configs;
+mod features;
 mod fetch;
 mod group;
 mod jobs;
@@ -33,6 +34,7 @@ mod records;
 pub mod run;
 pub mod server;
 pub mod tasks;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 mod topic_config;
@@ -60,6 +62,7 @@ use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::ProduceBuffer;
 use crate::producer_ids::ProducerIds;
 use crate::tasks::TaskSet;
+use crate::telemetry::Telemetry;
 
 /// Everything that a request may touch.
 #[derive(Debug)]
@@ -79,6 +82,7 @@ pub struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) telemetry: Telemetry,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
