@@ -2,6 +2,7 @@
 //! happened, not which label.
 
 mod groups;
+mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::groups::GroupMetrics;
+use self::telemetry::TelemetryMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
 use crate::produce::FlushReason;
@@ -99,6 +101,7 @@ struct Shared {
     clients: IntCounterVec,
     software: Mutex<BTreeSet<(String, String)>>,
     groups: GroupMetrics,
+    telemetry: TelemetryMetrics,
 }
 
 /// Registers one metric after the other.
@@ -226,6 +229,7 @@ impl Metrics {
             )?,
             software: Mutex::default(),
             groups: GroupMetrics::new(&r)?,
+            telemetry: TelemetryMetrics::new(&r)?,
             registry,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -347,6 +351,10 @@ impl Metrics {
         self.shared.groups.written(offset_keys);
     }
 
+    pub(crate) fn telemetry_pushed(&self, is_taken: bool) {
+        self.shared.telemetry.pushed(is_taken);
+    }
+
     pub(crate) fn client_software(&self, name: &str, version: &str) {
         let cut = |text: &str| text.chars().take(64).collect::<String>();
         let kind = (cut(name), cut(version));
@@ -379,8 +387,11 @@ impl Metrics {
         s.buffer_bytes.set(number(broker.buffer.bytes_in_use()));
         s.fetch_sessions.set(number(broker.fetch_sessions.len()));
         s.groups.look(broker);
+        s.telemetry.look(broker);
         let mut text = Vec::new();
-        TextEncoder::new().encode(&s.registry.gather(), &mut text)?;
+        let mut families = s.registry.gather();
+        families.extend(telemetry::families(broker)?);
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }

@@ -28,6 +28,7 @@ use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::tasks::TaskSet;
+use crate::telemetry::Telemetry;
 use crate::{Broker, MembershipEnd, group, jobs, membership};
 
 /// How long a broker waits for its own registration to be usable before it is opened anyway.
@@ -154,6 +155,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         fetch_sessions: FetchSessions::new(config.fetch_sessions, rng.random()),
         groups: Groups::new(group_writer),
         producer_ids: ProducerIds::default(),
+        telemetry: Telemetry::default(),
         metrics: parts.metrics,
         clock: parts.clock,
         clock_skew,

@@ -56,6 +56,10 @@ pub enum Key {
     },
     /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
     BrokerConfig(Option<i32>),
+    /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in [`Key::Group`].
+    GroupConfig(String),
+    /// `configs/client-metrics/<name>`: a subscription to metrics of clients (KIP-714). Names are free text, too.
+    ClientMetrics(String),
 }
 
 impl Keyspace {
@@ -97,6 +101,8 @@ impl Keyspace {
             }
             Key::BrokerConfig(Some(node_id)) => self.under(&format!("configs/brokers/{node_id}")),
             Key::BrokerConfig(None) => self.under("configs/brokers/default"),
+            Key::GroupConfig(group) => self.under(&format!("configs/groups/{}", escape(group))),
+            Key::ClientMetrics(name) => self.under(&format!("configs/client-metrics/{}", escape(name))),
         }
     }
 
@@ -127,9 +133,12 @@ impl Keyspace {
                 };
                 Some(Key::Offsets { group: unescape(group)?, topic: topic.to_owned(), part })
             }
-            Some(("configs", tail)) => match tail.strip_prefix("brokers/")? {
-                "default" => Some(Key::BrokerConfig(None)),
-                node_id => node_id.parse().ok().map(|id| Key::BrokerConfig(Some(id))),
+            Some(("configs", tail)) => match tail.split_once('/')? {
+                ("brokers", "default") => Some(Key::BrokerConfig(None)),
+                ("brokers", node_id) => node_id.parse().ok().map(|id| Key::BrokerConfig(Some(id))),
+                ("groups", group) => unescape(group).map(Key::GroupConfig),
+                ("client-metrics", name) => unescape(name).map(Key::ClientMetrics),
+                _ => None,
             },
             Some(_) => None,
         }
@@ -237,6 +246,8 @@ mod tests {
             Key::Leader("jobs".into()),
             Key::BrokerConfig(None),
             Key::BrokerConfig(Some(2)),
+            Key::GroupConfig("a/b default".into()),
+            Key::ClientMetrics("../brokers/default".into()),
             Key::Group("plain-group.1".into()),
             Key::Group("a/b c%\u{e4}\n".into()),
             Key::Group(String::new()),

@@ -1,4 +1,4 @@
-//! What the plain keys say, cached: topics by name, brokers by node id, dynamic broker configs.
+//! What the plain keys say, cached: topics by name, brokers by node id, dynamic configs.
 //!
 //! These caches answer clients; they never decide anything in the state machine.
 
@@ -38,6 +38,8 @@ pub struct Names {
     ids: BTreeMap<Uuid, Arc<TopicInfo>>,
     brokers: BTreeMap<i32, Arc<BrokerInfo>>,
     configs: BTreeMap<Option<i32>, (ConfigsValue, i64)>,
+    group_configs: BTreeMap<String, (ConfigsValue, i64)>,
+    client_metrics: BTreeMap<String, (ConfigsValue, i64)>,
     groups: BTreeMap<String, i64>,
     offsets: BTreeMap<String, BTreeSet<(String, u32)>>,
 }
@@ -68,6 +70,23 @@ impl Names {
         self.configs
             .get(&node_id)
             .map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
+    }
+
+    /// Configs of one group, with the key's mod revision; 0 while there is none.
+    pub fn group_configs(&self, group: &str) -> (BTreeMap<String, String>, i64) {
+        self.group_configs
+            .get(group)
+            .map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
+    }
+
+    /// Every group that has configs of its own.
+    pub fn configured_groups(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.group_configs.keys()
+    }
+
+    /// Every subscription to metrics of clients, by name: its configs, and the key's mod revision.
+    pub fn client_metrics(&self) -> &BTreeMap<String, (ConfigsValue, i64)> {
+        &self.client_metrics
     }
 
     /// Mod revision of a group's key; 0 if there is none.
@@ -105,6 +124,12 @@ impl Names {
             Some(Key::BrokerConfig(node_id)) => {
                 self.configs.insert(node_id, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
             }
+            Some(Key::GroupConfig(group)) => {
+                self.group_configs.insert(group, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
+            Some(Key::ClientMetrics(name)) => {
+                self.client_metrics.insert(name, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
             Some(Key::Group(group)) => {
                 self.groups.insert(group, kv.mod_revision);
             }
@@ -131,6 +156,12 @@ impl Names {
                 }
                 Some(Key::BrokerConfig(node_id)) => {
                     self.configs.remove(&node_id);
+                }
+                Some(Key::GroupConfig(group)) => {
+                    self.group_configs.remove(&group);
+                }
+                Some(Key::ClientMetrics(name)) => {
+                    self.client_metrics.remove(&name);
                 }
                 Some(Key::Group(group)) => {
                     self.groups.remove(&group);

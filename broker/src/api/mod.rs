@@ -4,6 +4,7 @@
 //! when its handler was written for it, not when it parses.
 
 pub(crate) mod alter_configs;
+pub(crate) mod alter_partition_reassignments;
 pub(crate) mod api_versions;
 pub(crate) mod consumer_group_describe;
 pub(crate) mod consumer_group_heartbeat;
@@ -14,23 +15,31 @@ pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_groups;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
+pub(crate) mod get_telemetry_subscriptions;
 pub(crate) mod heartbeat;
 pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
 pub(crate) mod join_group;
 pub(crate) mod leave_group;
+pub(crate) mod list_config_resources;
 pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
+pub(crate) mod list_partition_reassignments;
 pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod push_telemetry;
 pub(crate) mod sync_group;
+pub(crate) mod update_features;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -56,12 +65,15 @@ pub(crate) struct Client {
     pub(crate) software: OnceLock<(String, String)>,
     /// Its address, as Kafka writes it: `/10.0.0.1`.
     pub(crate) host: String,
+    /// Its port, if it has one.
+    pub(crate) port: Option<u16>,
 }
 
 impl Client {
     pub(crate) fn new(peer: &str) -> Self {
-        let host = peer.parse::<SocketAddr>().map_or_else(|_| peer.to_owned(), |addr| addr.ip().to_string());
-        Self { software: OnceLock::new(), host: format!("/{host}") }
+        let address = peer.parse::<SocketAddr>().ok();
+        let host = address.map_or_else(|| peer.to_owned(), |a| a.ip().to_string());
+        Self { software: OnceLock::new(), host: format!("/{host}"), port: address.map(|a| a.port()) }
     }
 }
 
@@ -146,6 +158,15 @@ apis! {
     ConsumerGroupDescribe consumer_group_describe ConsumerGroupDescribeRequest,
     DescribeCluster describe_cluster DescribeClusterRequest,
     DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest,
+    DescribeLogDirs describe_log_dirs DescribeLogDirsRequest,
+    ElectLeaders elect_leaders ElectLeadersRequest,
+    AlterPartitionReassignments alter_partition_reassignments AlterPartitionReassignmentsRequest,
+    ListPartitionReassignments list_partition_reassignments ListPartitionReassignmentsRequest,
+    UpdateFeatures update_features UpdateFeaturesRequest,
+    DescribeProducers describe_producers DescribeProducersRequest,
+    GetTelemetrySubscriptions get_telemetry_subscriptions GetTelemetrySubscriptionsRequest,
+    PushTelemetry push_telemetry PushTelemetryRequest,
+    ListConfigResources list_config_resources ListConfigResourcesRequest,
 }
 
 /// The versions of an API that are spoken.

@@ -1,6 +1,7 @@
 //! Every advertised version of every API through decode, handle, encode: over a connection, and answered with what
 //! the API promises. A version whose handler forgets a field fails here.
 
+mod admin;
 mod groups;
 
 use bytes::Bytes;
@@ -106,8 +107,8 @@ async fn what_is_spoken_is_advertised_and_tested() {
     }
     // The tests below walk these; an API that is added to the table must be added here, with its own walk.
     let walked = [
-        0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 33, 37, 42, 44, 47, 60, 68, 69,
-        75,
+        0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 33, 35, 37, 42, 43, 44, 45, 46,
+        47, 57, 60, 61, 68, 69, 71, 72, 74, 75,
     ];
     let mut spoken: Vec<i16> = SUPPORTED.iter().map(|(api, _)| *api as i16).collect();
     spoken.sort_unstable();
@@ -502,6 +503,7 @@ async fn the_cluster_and_its_topics_are_described_in_every_version() {
             if topic_name == "t" {
                 assert_eq!(topic.topic_id, id);
             }
+            assert!(topic.partitions.iter().all(|p| p.eligible_leader_replicas.is_some()));
             seen.extend(topic.partitions.iter().map(|p| (topic_name.clone(), p.partition_index)));
         }
         let Some(next) = response.next_cursor else { break };

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::command::{Command, Reply};
 use super::task;
 use super::{GroupError, GroupSettings, step};
-use crate::Broker;
 use crate::leaders::Leaders;
+use crate::{Broker, configs};
 
 /// Commands that wait for one group: whoever floods it waits, and others do not notice.
 const COMMANDS: usize = 1_024;
@@ -96,8 +96,9 @@ pub(super) fn is_own(broker: &Broker, names: &Names, group: &str) -> bool {
 }
 
 /// What is configured for a group.
-pub(super) fn settings(broker: &Broker, _group: &str) -> GroupSettings {
-    broker.config.groups.settings.clone()
+pub(super) fn settings(broker: &Broker, group: &str) -> GroupSettings {
+    let (set, _) = broker.replica.read(|view| view.names.group_configs(group));
+    configs::group::settings(&broker.config.groups.settings, &set)
 }
 
 /// Rules for ids of groups. The empty id is one that commits and reads offsets only, as in Kafka.

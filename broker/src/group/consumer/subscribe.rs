@@ -4,18 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use kafka_protocol::error::ResponseError;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 use strandline_metadata::values::group::ConsumerMemberValue;
 use uuid::Uuid;
 
 use super::{ConsumerGroup, Context, GroupError};
 use crate::group::Topics;
 use crate::group::assign::{self, Assignor};
-
-/// Memory that a compiled pattern may take, so that no client fills the broker's with one (invariant 9).
-const PATTERN_BYTES: usize = 128 << 10;
-/// Characters that a pattern may have.
-const PATTERN_CHARS: usize = 4 << 10;
+use crate::patterns;
 
 /// The patterns that members subscribe to, and the topics that they match.
 ///
@@ -89,22 +85,7 @@ impl Patterns {
 
 /// Compiles a pattern that must match the whole name of a topic.
 fn compile(pattern: &str) -> Result<Regex, GroupError> {
-    let invalid = |message: String| GroupError::new(ResponseError::InvalidRegularExpression, message);
-    if pattern.chars().count() > PATTERN_CHARS {
-        return Err(invalid(format!("The pattern has more than {PATTERN_CHARS} characters.")));
-    }
-    let build = |pattern: &str| {
-        RegexBuilder::new(pattern)
-            // Names of topics are ASCII, and so are the classes of RE2, whose patterns Kafka's are.
-            .unicode(false)
-            .size_limit(PATTERN_BYTES)
-            .dfa_size_limit(PATTERN_BYTES)
-            .build()
-            .map_err(|e| invalid(format!("The pattern {pattern:?} is not valid: {e}")))
-    };
-    // By itself first: `a)(b` would be valid in parentheses.
-    build(pattern)?;
-    build(&format!(r"\A(?:{pattern})\z"))
+    patterns::whole(pattern).map_err(|why| GroupError::new(ResponseError::InvalidRegularExpression, why))
 }
 
 impl ConsumerGroup {

@@ -8,6 +8,9 @@
 use std::mem::size_of;
 
 use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -16,11 +19,13 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -36,9 +41,10 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    alter_configs_request as alter, consumer_group_heartbeat_request,
-    incremental_alter_configs_request as incremental,
+    alter_configs_request as alter, consumer_group_heartbeat_request, describe_producers_request,
+    elect_leaders_request, incremental_alter_configs_request as incremental,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -116,6 +122,15 @@ pub(super) fn shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::IncrementalAlterConfigs => Some(INCREMENTAL_ALTER_CONFIGS),
         ApiKey::DescribeCluster => Some(DESCRIBE_CLUSTER),
         ApiKey::DescribeTopicPartitions => Some(DESCRIBE_TOPIC_PARTITIONS),
+        ApiKey::DescribeLogDirs => Some(DESCRIBE_LOG_DIRS),
+        ApiKey::ElectLeaders => Some(ELECT_LEADERS),
+        ApiKey::AlterPartitionReassignments => Some(ALTER_PARTITION_REASSIGNMENTS),
+        ApiKey::ListPartitionReassignments => Some(LIST_PARTITION_REASSIGNMENTS),
+        ApiKey::UpdateFeatures => Some(UPDATE_FEATURES),
+        ApiKey::DescribeProducers => Some(DESCRIBE_PRODUCERS),
+        ApiKey::GetTelemetrySubscriptions => Some(GET_TELEMETRY_SUBSCRIPTIONS),
+        ApiKey::PushTelemetry => Some(PUSH_TELEMETRY),
+        ApiKey::ListConfigResources => Some(LIST_CONFIG_RESOURCES),
         _ => None,
     }
 }
@@ -420,6 +435,71 @@ const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     int32("response_partition_limit"),
     structure("cursor", &[string("topic_name"), int32("partition_index")]).nullable(),
 ];
+
+const DESCRIBE_LOG_DIRS: &[Field] =
+    &[structs::<DescribableLogDirTopic>("topics", &[string("topic"), int32s("partitions")]).nullable()];
+
+const ELECT_LEADERS: &[Field] = &[
+    int8("election_type").since(1),
+    structs::<elect_leaders_request::TopicPartitions>(
+        "topic_partitions",
+        &[string("topic"), int32s("partitions")],
+    )
+    .nullable(),
+    int32("timeout_ms"),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    int32("timeout_ms"),
+    boolean("allow_replication_factor_change").since(1),
+    structs::<ReassignableTopic>(
+        "topics",
+        &[
+            string("name"),
+            structs::<ReassignablePartition>(
+                "partitions",
+                &[int32("partition_index"), int32s("replicas").nullable()],
+            ),
+        ],
+    ),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    int32("timeout_ms"),
+    structs::<ListPartitionReassignmentsTopics>("topics", &[string("name"), int32s("partition_indexes")])
+        .nullable(),
+];
+
+const UPDATE_FEATURES: &[Field] = &[
+    int32("timeout_ms"),
+    structs::<FeatureUpdateKey>(
+        "feature_updates",
+        &[
+            string("feature"),
+            int16("max_version_level"),
+            boolean("allow_downgrade").until(0),
+            int8("upgrade_type").since(1),
+        ],
+    ),
+    boolean("validate_only").since(1),
+];
+
+const DESCRIBE_PRODUCERS: &[Field] = &[structs::<describe_producers_request::TopicRequest>(
+    "topics",
+    &[string("name"), int32s("partition_indexes")],
+)];
+
+const GET_TELEMETRY_SUBSCRIPTIONS: &[Field] = &[uuid("client_instance_id")];
+
+const PUSH_TELEMETRY: &[Field] = &[
+    uuid("client_instance_id"),
+    int32("subscription_id"),
+    boolean("terminating"),
+    int8("compression_type"),
+    bytes("metrics"),
+];
+
+const LIST_CONFIG_RESOURCES: &[Field] = &[int8("resource_types").array_of(size_of::<i8>()).since(1)];
 
 const fn field(name: &'static str, kind: Kind) -> Field {
     let versions = Versions { first: 0, last: i16::MAX };
