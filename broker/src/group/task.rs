@@ -27,8 +27,8 @@ use strandline_metadata::groups::{
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
 use strandline_metadata::log::Session;
-use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::GroupValue;
+use strandline_metadata::values::{VALUE_FORMAT, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -45,6 +45,10 @@ use crate::Broker;
 
 /// Commands that are taken in before something is written.
 const STEPS_PER_WRITE: usize = 1_000;
+
+/// How fast the value of one group may be written: a large group that reconciles would otherwise be written whole for
+/// each of its members, into etcd and through every broker's watch. What comes meanwhile shares the next write.
+const PUT_BYTES_PER_S: u32 = 2_000_000;
 
 /// Requests of one group that may wait for the store.
 const WAITING: usize = 4_096;
@@ -87,6 +91,10 @@ pub(super) struct GroupTask {
     pub(super) tickets: BTreeMap<Ticket, Waiting>,
     pub(super) next_ticket: Ticket,
     in_flight: Option<InFlight>,
+    /// The group's own key is not written before this.
+    next_put: Instant,
+    /// The last operation on the store was a write.
+    wrote_last: bool,
     /// Nobody is given up before this.
     pub(super) no_expiry_before: Instant,
     pub(super) next_offset_expiry: Instant,
@@ -155,6 +163,8 @@ pub(super) async fn run(
                 tickets: BTreeMap::new(),
                 next_ticket: 0,
                 in_flight: None,
+                next_put: now,
+                wrote_last: false,
                 no_expiry_before: now,
                 next_offset_expiry: now,
             };
@@ -240,6 +250,7 @@ impl GroupTask {
                     }
                     None => return End::Replaced,
                 },
+                () = sleep_until(self.next_put), if self.dirty && self.in_flight.is_none() => {}
                 () = sleep_until(deadline.unwrap_or(far)), if !blocked && deadline.is_some() => {
                     self.expire_members(deadline.unwrap_or(far));
                     self.publish();
@@ -389,9 +400,17 @@ impl GroupTask {
 
     /// Starts the next operation on the store, if there is something to do.
     fn start(&mut self) {
-        if self.dirty || (self.offsets.has_unsaved() && self.offsets_known) {
+        let wants_write = self.dirty || (self.offsets.has_unsaved() && self.offsets_known);
+        let may_write = !self.dirty || Instant::now() >= self.next_put;
+        // Whoever asks for offsets is not kept waiting by one write after the other.
+        let is_reads_turn = self.wrote_last && !self.fetches.is_empty();
+        if wants_write && may_write && !is_reads_turn {
+            self.wrote_last = true;
             self.start_write();
-        } else if !self.fetches.is_empty() || !self.offsets_known {
+            return;
+        }
+        self.wrote_last = false;
+        if !self.fetches.is_empty() || !self.offsets_known {
             self.start_read();
         }
     }
@@ -409,6 +428,10 @@ impl GroupTask {
             (true, None) if self.revision > 0 => GroupPut::Delete,
             (false, _) | (true, None) => GroupPut::Keep,
         };
+        if let GroupPut::Put(value) = &put {
+            let bytes = u32::try_from(value.encode().len()).unwrap_or(u32::MAX);
+            self.next_put = Instant::now() + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S;
+        }
         let offsets = if self.offsets_known {
             self.offsets.begin_save(self.session.incarnation, write)
         } else {
