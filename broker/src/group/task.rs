@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use rand::Rng;
+use strandline_metadata::backend::BackendError;
 use strandline_metadata::groups::{
     self, GroupPut, GroupReadError, GroupWrite, GroupWriteError, OffsetsKey, OffsetsPut, StoredOffsets,
 };
@@ -39,7 +40,7 @@ use super::command::{Command, FetchOffsets, Found, Reply};
 use super::consumer::ExpiredBy;
 use super::coordinator::GroupStatus;
 use super::engine::Engine;
-use super::offsets::Offsets;
+use super::offsets::{self, Offsets};
 use super::{Context, GroupError, GroupSettings, Ticket, topics::BrokerTopics};
 use crate::Broker;
 
@@ -48,6 +49,13 @@ const STEPS_PER_WRITE: usize = 1_000;
 
 /// Requests of one group that may wait for the store.
 const WAITING: usize = 4_096;
+
+/// Offsets that one transaction of a group writes, about. With the names of their keys and the group they fit into a
+/// request; a single key may have more.
+const MAX_PART_BYTES: usize = 600_000;
+
+/// Offsets that are written in the same transaction as the group itself.
+const MAX_BYTES_BESIDE_GROUP: usize = 50_000;
 
 /// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
 /// they are heard before anybody is given up.
@@ -87,6 +95,8 @@ pub(super) struct GroupTask {
     pub(super) tickets: BTreeMap<Ticket, Waiting>,
     pub(super) next_ticket: Ticket,
     in_flight: Option<InFlight>,
+    /// What waits for a read comes before what waits for a write.
+    is_turn_of_reads: bool,
     /// Nobody is given up before this.
     pub(super) no_expiry_before: Instant,
     pub(super) next_offset_expiry: Instant,
@@ -155,6 +165,7 @@ pub(super) async fn run(
                 tickets: BTreeMap::new(),
                 next_ticket: 0,
                 in_flight: None,
+                is_turn_of_reads: false,
                 no_expiry_before: now,
                 next_offset_expiry: now,
             };
@@ -387,16 +398,21 @@ impl GroupTask {
 
     // ---- the store
 
-    /// Starts the next operation on the store, if there is something to do.
+    /// Starts the next operation on the store, if there is something to do. Reads and writes take turns: a group that
+    /// commits all the time still finds out what is committed.
     fn start(&mut self) {
-        if self.dirty || (self.offsets.has_unsaved() && self.offsets_known) {
-            self.start_write();
-        } else if !self.fetches.is_empty() || !self.offsets_known {
+        let writes = self.dirty || self.offsets.has_unsaved();
+        let reads = !self.fetches.is_empty() && (self.is_turn_of_reads || !writes);
+        // While it is not known what is stored nothing is written: every answer that waits means the offsets, too.
+        if reads || !self.offsets_known {
             self.start_read();
+        } else if writes {
+            self.start_write();
         }
     }
 
     fn start_write(&mut self) {
+        self.is_turn_of_reads = true;
         let write = self.broker.groups.next_write();
         let put = match (self.dirty, self.engine.to_stored()) {
             (true, Some(group)) => GroupPut::Put(Box::new(GroupValue {
@@ -409,11 +425,7 @@ impl GroupTask {
             (true, None) if self.revision > 0 => GroupPut::Delete,
             (false, _) | (true, None) => GroupPut::Keep,
         };
-        let offsets = if self.offsets_known {
-            self.offsets.begin_save(self.session.incarnation, write)
-        } else {
-            Vec::new()
-        };
+        let offsets = self.offsets.begin_save(self.session.incarnation, write);
         let operation =
             write_all(self.broker.clone(), self.session, self.group.clone(), self.revision, put, offsets);
         self.in_flight = Some(InFlight {
@@ -426,17 +438,28 @@ impl GroupTask {
     }
 
     fn start_read(&mut self) {
+        self.is_turn_of_reads = false;
         let (broker, group) = (self.broker.clone(), self.group.clone());
         let known = self.offsets.stored().clone();
-        let operation = async move {
-            let read =
-                groups::read_offsets(broker.replica.backend().as_ref(), broker.replica.keys(), &group, known);
-            let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
-            Done::Read(answer.unwrap_or_else(|_| {
-                let why = "no answer in time".to_owned();
-                Err(strandline_metadata::backend::BackendError::Unavailable(why).into())
-            }))
-        };
+        let operation =
+            async move {
+                let read = async {
+                    let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
+                    let stored = groups::read_offsets(backend, keys, &group, known).await?;
+                    // What is committed is told by topic: those topics must be known here as they were then.
+                    let newest = stored.values().map(|(revision, _)| *revision).max();
+                    let seen = broker.replica.wait_applied(newest.unwrap_or(0));
+                    let seen = tokio::time::timeout(strandline_metadata::limits::APPLY_TIMEOUT, seen).await;
+                    match seen {
+                        Ok(()) => Ok(stored),
+                        Err(_) => Err(BackendError::Unavailable("this broker is behind".to_owned()).into()),
+                    }
+                };
+                let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+                Done::Read(answer.unwrap_or_else(|_| {
+                    Err(BackendError::Unavailable("no answer in time".to_owned()).into())
+                }))
+            };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
             blocks: false,
@@ -453,6 +476,8 @@ impl GroupTask {
                 self.offsets.saved(&written);
                 self.offsets.end_save(false);
                 self.publish_offsets(&written);
+                // Who is answered now and looks must find what it was told.
+                self.publish();
                 let error = result.as_ref().err().map(refusal);
                 for then in deferred {
                     then(error.clone());
@@ -481,14 +506,14 @@ impl GroupTask {
                 }
             }
             Done::Read(Ok(stored)) => {
-                self.offsets.replace(stored);
+                let is_untouched = self.offsets.replace(stored);
                 self.offsets_known = true;
                 self.publish_all_offsets();
                 for (fetch, reply) in fetches {
                     let found = self.find_offsets(&fetch);
                     let _ = reply.send(Ok(found));
                 }
-                Ok(())
+                if is_untouched { Ok(()) } else { Err(End::Replaced) }
             }
             Done::Read(Err(error)) => {
                 debug!(group = self.group, %error, "committed offsets cannot be read");
@@ -570,10 +595,22 @@ async fn write_all(
 ) -> Done {
     let keys: &Keyspace = broker.replica.keys();
     let mut parts: Vec<(GroupPut, Vec<OffsetsPut>)> = Vec::new();
-    let mut rest = offsets;
-    while !rest.is_empty() {
-        let later = rest.split_off(rest.len().min(GROUP_WRITE_KEYS));
-        parts.push((GroupPut::Keep, std::mem::replace(&mut rest, later)));
+    let mut bytes = 0;
+    for one in offsets {
+        let more = one.value.as_ref().map_or(0, offsets::stored_bytes);
+        bytes += more;
+        match parts.last_mut() {
+            Some((_, part)) if part.len() < GROUP_WRITE_KEYS && bytes <= MAX_PART_BYTES => part.push(one),
+            _ => {
+                bytes = more;
+                parts.push((GroupPut::Keep, vec![one]));
+            }
+        }
+    }
+    // A group may be large itself.
+    let is_much = parts.len() > 1 || bytes > MAX_BYTES_BESIDE_GROUP;
+    if is_much && matches!(put, GroupPut::Put(_)) {
+        parts.insert(0, (GroupPut::Keep, Vec::new()));
     }
     if put != GroupPut::Keep && parts.is_empty() {
         parts.push((GroupPut::Keep, Vec::new()));
@@ -608,7 +645,6 @@ async fn write_all(
 
 /// The one mapping from a failed write to what a client hears: all of it can be tried again.
 fn refusal(error: &GroupWriteError) -> GroupError {
-    use strandline_metadata::backend::BackendError;
     match error {
         GroupWriteError::NotRegistered | GroupWriteError::Conflict | GroupWriteError::Closed => {
             GroupError::new(ResponseError::NotCoordinator, error.to_string())
