@@ -1,6 +1,7 @@
 //! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics show how far behind
 //! they are.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
     OffsetFetchRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::records::Compression;
+use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
 use strandline_metadata::values::group::OFFSETS_PER_KEY;
 
 use super::command::Command;
@@ -126,6 +128,31 @@ async fn a_group_that_commits_all_the_time_still_finds_out_what_is_committed() {
         let asked = tokio::time::timeout(Duration::from_secs(5), client.call(&request, 9));
         assert_eq!(asked.await.expect("it is answered").groups[0].error_code, 0);
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let behind = world.broker_over(Arc::new(faulty), 1, QUICK).await;
+    faults.inject(Fault::WatchStuck);
+    let current = world.broker(2, QUICK).await;
+    let mut client = TestClient::connect(&current.broker);
+    create(&mut client, "new", 1).await;
+    let is_seconds = |id: &String| {
+        current.broker.replica.read(|view| coordinator::is_own(&current.broker, &view.names, id))
+    };
+    let id = (0..).map(|i| format!("g{i}")).find(is_seconds).unwrap();
+    commit(&mut client, &id, "new", 0, 5).await;
+    assert!(behind.broker.replica.read(|view| view.names.topic("new").is_none()), "it has not heard of it");
+    let mut client = TestClient::connect(&behind.broker);
+    let topic = OffsetFetchRequestTopics::default().with_name(name("new")).with_partition_indexes(vec![0]);
+    let asked = OffsetFetchRequestGroup::default().with_group_id(GroupId(text(&*id))).with_member_epoch(-1);
+    let request = OffsetFetchRequest::default().with_groups(vec![asked.with_topics(Some(vec![topic]))]);
+    let answer = client.call(&request, 9).await.groups.remove(0);
+    let offset = answer.topics[0].partitions[0].committed_offset;
+    assert!(answer.error_code != 0 || offset == 5, "{answer:?}");
 }
 
 #[tokio::test]
