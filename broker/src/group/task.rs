@@ -140,8 +140,13 @@ pub(super) async fn run(
     mut commands: mpsc::Receiver<Command>,
     status: Arc<Mutex<GroupStatus>>,
 ) {
-    let read = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group);
-    match tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await {
+    let read = async {
+        let stored = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
+        caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
+        Ok(stored)
+    };
+    let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+    match read {
         Ok(Ok(stored)) => {
             let now = Instant::now();
             let mut task = GroupTask {
@@ -441,25 +446,17 @@ impl GroupTask {
         self.is_turn_of_reads = false;
         let (broker, group) = (self.broker.clone(), self.group.clone());
         let known = self.offsets.stored().clone();
-        let operation =
-            async move {
-                let read = async {
-                    let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
-                    let stored = groups::read_offsets(backend, keys, &group, known).await?;
-                    // What is committed is told by topic: those topics must be known here as they were then.
-                    let newest = stored.values().map(|(revision, _)| *revision).max();
-                    let seen = broker.replica.wait_applied(newest.unwrap_or(0));
-                    let seen = tokio::time::timeout(strandline_metadata::limits::APPLY_TIMEOUT, seen).await;
-                    match seen {
-                        Ok(()) => Ok(stored),
-                        Err(_) => Err(BackendError::Unavailable("this broker is behind".to_owned()).into()),
-                    }
-                };
-                let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
-                Done::Read(answer.unwrap_or_else(|_| {
-                    Err(BackendError::Unavailable("no answer in time".to_owned()).into())
-                }))
+        let operation = async move {
+            let read = async {
+                let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
+                let stored = groups::read_offsets(backend, keys, &group, known).await?;
+                caught_up(&broker, newest(&stored)).await?;
+                Ok(stored)
             };
+            let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+            let late = || BackendError::Unavailable("no answer in time".to_owned());
+            Done::Read(answer.unwrap_or_else(|_| Err(late().into())))
+        };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
             blocks: false,
@@ -582,6 +579,19 @@ async fn operation(in_flight: &mut Option<InFlight>) -> Done {
         Some(in_flight) => (&mut in_flight.operation).await,
         None => std::future::pending().await,
     }
+}
+
+/// The revision of the latest commit.
+fn newest(offsets: &StoredOffsets) -> i64 {
+    offsets.values().map(|(revision, _)| *revision).max().unwrap_or(0)
+}
+
+/// Waits until this broker knows the cluster as it was at `revision`: committed offsets belong to topics, which must not
+/// seem to be missing, or to be their predecessors of the same name.
+async fn caught_up(broker: &Broker, revision: i64) -> Result<(), BackendError> {
+    let seen = broker.replica.wait_applied(revision);
+    let seen = tokio::time::timeout(strandline_metadata::limits::APPLY_TIMEOUT, seen).await;
+    seen.map_err(|_| BackendError::Unavailable("this broker is behind".to_owned()))
 }
 
 /// Writes all of it, in as many transactions as it takes. The group's own key goes first, or last if it is deleted.

@@ -143,7 +143,7 @@ async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
     let is_seconds = |id: &String| {
         current.broker.replica.read(|view| coordinator::is_own(&current.broker, &view.names, id))
     };
-    let id = (0..).map(|i| format!("g{i}")).find(is_seconds).unwrap();
+    let id = (0..1_000).map(|i| format!("g{i}")).find(is_seconds).unwrap();
     commit(&mut client, &id, "new", 0, 5).await;
     assert!(behind.broker.replica.read(|view| view.names.topic("new").is_none()), "it has not heard of it");
     let mut client = TestClient::connect(&behind.broker);
