@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_storage::clock::Clock;
 use strandline_storage::store::{ObjectStoreBackend, Store};
@@ -47,12 +48,22 @@ impl World {
 
     /// Opens a broker of this world.
     pub(crate) async fn broker(&self, node_id: i32, flags: &[&str]) -> Opened {
+        self.broker_over(Arc::new(self.backend.clone()), node_id, flags).await
+    }
+
+    /// Opens a broker of this world that sees its metadata through `backend`.
+    pub(crate) async fn broker_over(
+        &self,
+        backend: Arc<dyn Backend>,
+        node_id: i32,
+        flags: &[&str],
+    ) -> Opened {
         let all = ["--dev", "--node-id", &node_id.to_string(), "--zone", &format!("zone-{node_id}")];
         let all = all.iter().chain(flags).map(|f| (*f).to_owned()).collect::<Vec<_>>();
         let Ok(Parsed::Run(config)) = config::parse(all, |_| None) else { panic!("these flags are wrong") };
         let store = self.store.clone();
         let parts = Parts {
-            backend: Arc::new(self.backend.clone()),
+            backend,
             open_store: Box::new(move |_| Ok(store.clone())),
             clock: self.clock.clone(),
             metrics: Metrics::new().unwrap(),

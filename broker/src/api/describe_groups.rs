@@ -17,8 +17,8 @@ use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
-/// Kafka's bits for what may be done with a group: read, delete, describe, and, from KIP-848 on, its configs.
-pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+/// Kafka's bits for what may be done with a group: read, delete, describe, and describe and alter its configs.
+pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let operations = request.include_authorized_operations;

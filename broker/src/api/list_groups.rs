@@ -1,7 +1,8 @@
 //! ListGroups (key 16), versions 0–5.
 //!
 //! The groups that this broker coordinates: clients ask every broker. By state from version 4 (KIP-518), by type from 5
-//! (KIP-848). A group that only has committed offsets is an empty one.
+//! (KIP-848). A group that only has committed offsets is an empty one. While a group cannot be read: COORDINATOR_NOT_AVAILABLE,
+//! rather than a list without it.
 
 use std::ops::RangeInclusive;
 
@@ -22,7 +23,10 @@ pub(super) async fn handle(call: &Call, request: ListGroupsRequest) -> ListGroup
     let wanted = |filter: &[kafka_protocol::protocol::StrBytes], value: &str| {
         filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value))
     };
-    let groups = list(&call.broker).await.into_iter();
+    let groups = match list(&call.broker).await {
+        Ok(groups) => groups.into_iter(),
+        Err(error) => return ListGroupsResponse::default().with_error_code(error.code.code()),
+    };
     let groups = groups.filter(|(_, group)| {
         wanted(&request.states_filter, group.state) && wanted(&request.types_filter, group.kind)
     });

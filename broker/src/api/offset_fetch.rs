@@ -16,7 +16,6 @@ use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
-use uuid::Uuid;
 
 use super::{Call, text};
 use crate::group::GroupError;
@@ -77,15 +76,13 @@ async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchRespon
 async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result<Vec<Found>, GroupError> {
     let wanted = match &asked.topics {
         None => Wanted::All,
-        Some(topics) => Wanted::These(call.broker.replica.read(|view| {
-            let known = |t: &OffsetFetchRequestTopics| Some(view.names.topic(&t.name)?.value.topic_id);
-            let wanted = topics.iter().filter_map(|t| Some((t, known(t)?)));
-            let partitions = wanted.flat_map(|(t, id): (_, Uuid)| {
+        Some(topics) => {
+            let partitions = |t: &OffsetFetchRequestTopics| {
                 let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
-                indexes.map(move |p| (t.name.to_string(), id, p))
-            });
-            partitions.collect()
-        })),
+                (t.name.to_string(), indexes.collect())
+            };
+            Wanted::These(topics.iter().map(partitions).collect())
+        }
     };
     let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
     let member = member.map(|id| (id.to_string(), asked.member_epoch));

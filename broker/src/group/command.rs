@@ -10,7 +10,6 @@ use kafka_protocol::messages::{
     JoinGroupResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use super::classic::Described;
 use super::classic::session::Identity;
@@ -43,8 +42,8 @@ pub(crate) struct FetchOffsets {
 #[derive(Debug)]
 pub(crate) enum Wanted {
     All,
-    /// Of these partitions: topic, id, partition.
-    These(Vec<(String, Uuid, u32)>),
+    /// Of these partitions, by topic.
+    These(Vec<(String, Vec<u32>)>),
 }
 
 /// A committed offset, for an answer.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::StreamExt;
+use futures::TryStreamExt;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::groups::{GroupWriter, OffsetsKey};
 use strandline_metadata::limits::MAX_GROUP_ID_BYTES;
@@ -76,12 +76,25 @@ impl Groups {
 
     /// What can be seen of every group that this broker coordinates and has looked at.
     pub(crate) fn statuses(&self) -> Vec<(String, GroupStatus)> {
-        let handles: Vec<_> = self.lock().iter().map(|(id, h)| (id.clone(), h.status.clone())).collect();
-        let statuses = handles.into_iter().map(|(id, status)| {
+        let statuses = self.open().into_iter().map(|(id, status)| {
             let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
             (id, status)
         });
         statuses.filter(|(_, status)| status.exists).collect()
+    }
+
+    /// The groups that have been read, so that it is known what is stored of them.
+    fn read(&self) -> BTreeSet<String> {
+        let is_read =
+            |status: &Mutex<GroupStatus>| status.lock().unwrap_or_else(PoisonError::into_inner).has_offsets;
+        self.open().into_iter().filter(|(_, status)| is_read(status)).map(|(id, _)| id).collect()
+    }
+
+    /// Every group whose task takes requests.
+    fn open(&self) -> Vec<(String, Arc<Mutex<GroupStatus>>)> {
+        let loaded = self.lock();
+        let open = loaded.iter().filter(|(_, h)| !h.commands.is_closed());
+        open.map(|(id, h)| (id.clone(), h.status.clone())).collect()
     }
 }
 
@@ -113,22 +126,25 @@ pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), Grou
     Ok(())
 }
 
-/// Every group that this broker coordinates, by id. Loads those that it has not looked at yet.
-pub(crate) async fn list(broker: &Arc<Broker>) -> BTreeMap<String, GroupStatus> {
+/// Every group that this broker coordinates, by id. Loads those that it has not looked at yet; fails if one of them
+/// cannot be loaded now, since a group that is not in the list would seem to be gone.
+pub(crate) async fn list(broker: &Arc<Broker>) -> Result<BTreeMap<String, GroupStatus>, GroupError> {
     let own: Vec<String> = broker.replica.read(|view| {
         let leaders = Leaders::of(broker, &view.names, "");
         let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
         view.names.groups().into_iter().filter(is_own).collect()
     });
-    let loaded: BTreeSet<String> = broker.groups.lock().keys().cloned().collect();
-    let missing = own.into_iter().filter(|g| !loaded.contains(g));
-    futures::stream::iter(missing)
-        .for_each_concurrent(LOADS, |group| async move {
-            // An answer to anything means that it is loaded, or that it is not ours.
-            let _ = ask(broker, &group, Command::Describe).await;
-        })
-        .await;
-    broker.groups.statuses().into_iter().collect()
+    let read = broker.groups.read();
+    let missing = own.into_iter().filter(|g| !read.contains(g));
+    let load = |group: String| async move {
+        match ask(broker, &group, Command::Describe).await {
+            Err(error) if error.code == ResponseError::CoordinatorNotAvailable => Err(error),
+            // Any other answer means that it is loaded, or that it is not ours.
+            _ => Ok(()),
+        }
+    };
+    futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(LOADS, load).await?;
+    Ok(broker.groups.statuses().into_iter().collect())
 }
 
 /// Asks a group, on its coordinator, and waits for the answer.

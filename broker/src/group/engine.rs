@@ -9,6 +9,9 @@ use super::classic::{self, ClassicGroup, Described};
 use super::consumer::ConsumerGroup;
 use super::{Context, GroupError};
 
+/// From this version of OffsetCommit on, a client knows that a group may be missing.
+const NOT_FOUND_VERSION: i16 = 9;
+
 /// Whether a topic is read.
 pub(super) type Reads<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
@@ -129,6 +132,9 @@ impl Engine {
         let instance_id = identity.instance_id.as_deref();
         match self {
             Self::None if generation < 0 => Ok(()),
+            Self::None if version >= NOT_FOUND_VERSION => {
+                Err(GroupError::new(ResponseError::GroupIdNotFound, "there is no such group"))
+            }
             Self::None => {
                 let why = "the group has no members, so it has no generation";
                 Err(GroupError::new(ResponseError::IllegalGeneration, why))

@@ -111,7 +111,12 @@ impl Offsets {
     /// Deletes what has expired, and what belongs to topics that are gone (KIP-211). Gives the number of offsets deleted.
     pub(crate) fn expire(&mut self, topics: &dyn Topics, expiry: &Expiry<'_>) -> usize {
         let mut expired = Vec::new();
-        for ((topic, _), (_, value)) in &self.stored {
+        for (key, (revision, _)) in &self.stored {
+            // A commit that is not stored yet renews what it replaces.
+            let Some(value) = self.current(key).filter(|_| *revision <= expiry.topics_as_of) else {
+                continue;
+            };
+            let topic = &key.0;
             let exists = topics.by_name(topic).is_some_and(|(id, _)| id == value.topic_id);
             let is_read = (expiry.reads)(topic);
             for (partition, committed) in &value.partitions {
@@ -170,15 +175,26 @@ impl Offsets {
         }
     }
 
-    /// Takes over what was read anew.
-    pub(crate) fn replace(&mut self, stored: StoredOffsets) {
+    /// Takes over what was read anew. Says whether what waits may still be written: a key has the offsets of many
+    /// partitions, so a value that was made of another one would undo what somebody else has committed.
+    pub(crate) fn replace(&mut self, stored: StoredOffsets) -> bool {
         debug_assert!(self.saving.is_empty(), "nothing is read while something is written");
+        let revision_in = |offsets: &StoredOffsets, key| offsets.get(key).map(|(revision, _)| *revision);
+        let is_same = self.unsaved.keys().all(|k| revision_in(&self.stored, k) == revision_in(&stored, k));
         self.stored = stored;
+        is_same
     }
 }
 
 fn empty(topic_id: Uuid) -> OffsetsValue {
     OffsetsValue { format: VALUE_FORMAT, writer: 0, write: 0, topic_id, partitions: BTreeMap::new() }
+}
+
+/// How long a value is when it is stored, about.
+pub(crate) fn stored_bytes(value: &OffsetsValue) -> usize {
+    /// What there is beside the metadata: names and numbers.
+    const PARTITION: usize = 120;
+    200 + value.partitions.values().map(|c| PARTITION + json_bytes(&c.metadata)).sum::<usize>()
 }
 
 /// How long a text is in JSON, at most.
@@ -206,6 +222,8 @@ pub(crate) struct Expiry<'a> {
     pub(crate) retention_ms: i64,
     /// When the last member left; `None` while there are members, or if there never were any.
     pub(crate) empty_since_ms: Option<i64>,
+    /// The revision as of which the topics are known: what was committed after it may be for a topic that is not known.
+    pub(crate) topics_as_of: i64,
     /// Whether members read a topic: what is committed for it does not expire.
     pub(crate) reads: &'a dyn Fn(&str) -> bool,
 }
@@ -234,6 +252,16 @@ mod tests {
 
     fn at(offsets: &Offsets, topic_id: u128, partition: u32) -> Option<i64> {
         find(offsets.stored(), "t", Uuid::from_u128(topic_id), partition).map(|c| c.offset)
+    }
+
+    fn base() -> Expiry<'static> {
+        Expiry {
+            now_ms: 1_100,
+            retention_ms: 1_000,
+            empty_since_ms: None,
+            topics_as_of: i64::MAX,
+            reads: &|_| false,
+        }
     }
 
     #[test]
@@ -290,12 +318,55 @@ mod tests {
             offsets.expire(&topics, expiry);
             offsets.unsaved.into_keys().map(|(topic, _)| topic).collect::<Vec<_>>()
         };
-        let base = || Expiry { now_ms: 1_100, retention_ms: 1_000, empty_since_ms: None, reads: &|_| false };
         assert_eq!(gone(&Expiry { now_ms: 1_099, ..base() }), ["gone"]);
         assert_eq!(gone(&base()), ["gone", "read", "unread"]);
         assert_eq!(gone(&Expiry { empty_since_ms: Some(101), ..base() }), ["gone"]);
         assert_eq!(gone(&Expiry { reads: &|topic| topic == "read", ..base() }), ["gone", "unread"]);
         assert_eq!(gone(&Expiry { reads: &|_| true, ..base() }), ["gone"]);
+    }
+
+    #[test]
+    fn a_commit_that_waits_or_is_being_written_does_not_expire_with_what_it_replaces() {
+        let topics = BTreeMap::from([("t".to_owned(), (Uuid::from_u128(1), 3))]);
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        offsets.commit(of("t", 1, 1, 5));
+        save(&mut offsets, 1);
+        let fresh = |partition| Commit { committed: offset(6, 5_000), ..of("t", 1, partition, 6) };
+        let expiry = Expiry { now_ms: 5_000, retention_ms: 1_000, ..base() };
+        offsets.commit(fresh(0));
+        assert_eq!(offsets.expire(&topics, &expiry), 1, "the other partition's offset");
+        let puts = offsets.begin_save(1, 2);
+        offsets.commit(fresh(1));
+        assert_eq!(offsets.expire(&topics, &expiry), 0);
+        offsets.saved(&[(puts[0].key.clone(), 2)]);
+        offsets.end_save(false);
+        save(&mut offsets, 3);
+        assert_eq!((at(&offsets, 1, 0), at(&offsets, 1, 1)), (Some(6), Some(6)));
+    }
+
+    #[test]
+    fn what_is_newer_than_the_known_topics_does_not_expire() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("new", 1, 0, 5));
+        save(&mut offsets, 7);
+        let none = BTreeMap::new();
+        assert_eq!(offsets.expire(&none, &Expiry { topics_as_of: 6, ..base() }), 0);
+        assert_eq!(offsets.expire(&none, &Expiry { topics_as_of: 7, ..base() }), 1);
+    }
+
+    #[test]
+    fn what_waits_does_not_hide_what_somebody_else_has_written_beside_it() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        save(&mut offsets, 1);
+        offsets.commit(of("t", 1, 1, 6));
+        let same = offsets.stored().clone();
+        assert!(offsets.replace(same.clone()));
+        let mut theirs = Offsets::new(same);
+        theirs.commit(of("t", 1, 0, 7));
+        save(&mut theirs, 2);
+        assert!(!offsets.replace(theirs.stored().clone()), "its write would put 5 back for partition 0");
     }
 
     #[test]
@@ -323,7 +394,7 @@ mod tests {
         own.committed.expires_ms = Some(150);
         offsets.commit(own);
         save(&mut offsets, 1);
-        let at = |now_ms| Expiry { now_ms, retention_ms: 1_000, empty_since_ms: None, reads: &|_| false };
+        let at = |now_ms| Expiry { now_ms, ..base() };
         assert_eq!(offsets.expire(&topics, &at(149)), 0);
         assert_eq!(offsets.expire(&topics, &at(150)), 1);
         assert!(!offsets.delete("t", 0), "it is gone already");

@@ -282,8 +282,10 @@ impl GroupTask {
         match &fetch.wanted {
             Wanted::These(wanted) => wanted
                 .iter()
-                .filter_map(|(topic, id, partition)| {
-                    Some(found(topic, *partition, offsets::find(stored, topic, *id, *partition)?))
+                .filter_map(|(topic, partitions)| Some((topic, self.topic_id(topic)?, partitions)))
+                .flat_map(|(topic, id, partitions)| {
+                    let found = move |p: &u32| Some(found(topic, *p, offsets::find(stored, topic, id, *p)?));
+                    partitions.iter().filter_map(found)
                 })
                 .collect(),
             Wanted::All => stored
@@ -379,6 +381,7 @@ impl GroupTask {
             now_ms,
             retention_ms,
             empty_since_ms: is_empty_group.then_some(self.state_since_ms),
+            topics_as_of: broker.replica.read(|view| view.revision),
             // What is not known to be unread is taken for read.
             reads: &|topic| has_members && reads.as_ref().is_none_or(|reads| reads(topic)),
         };

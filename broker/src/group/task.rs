@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use rand::Rng;
+use strandline_metadata::backend::BackendError;
 use strandline_metadata::groups::{
     self, GroupPut, GroupReadError, GroupWrite, GroupWriteError, OffsetsKey, OffsetsPut, StoredOffsets,
 };
@@ -39,7 +40,7 @@ use super::command::{Command, FetchOffsets, Found, Reply};
 use super::consumer::ExpiredBy;
 use super::coordinator::GroupStatus;
 use super::engine::Engine;
-use super::offsets::Offsets;
+use super::offsets::{self, Offsets};
 use super::{Context, GroupError, GroupSettings, Ticket, topics::BrokerTopics};
 use crate::Broker;
 
@@ -52,6 +53,13 @@ const PUT_BYTES_PER_S: u32 = 2_000_000;
 
 /// Requests of one group that may wait for the store.
 const WAITING: usize = 4_096;
+
+/// Offsets that one transaction of a group writes, about. With the names of their keys and the group they fit into a
+/// request; a single key may have more.
+const MAX_PART_BYTES: usize = 600_000;
+
+/// Offsets that are written in the same transaction as the group itself.
+const MAX_BYTES_BESIDE_GROUP: usize = 50_000;
 
 /// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
 /// they are heard before anybody is given up.
@@ -93,8 +101,8 @@ pub(super) struct GroupTask {
     in_flight: Option<InFlight>,
     /// The group's own key is not written before this.
     next_put: Instant,
-    /// The last operation on the store was a write.
-    wrote_last: bool,
+    /// What waits for a read comes before what waits for a write.
+    is_turn_of_reads: bool,
     /// Nobody is given up before this.
     pub(super) no_expiry_before: Instant,
     pub(super) next_offset_expiry: Instant,
@@ -138,8 +146,13 @@ pub(super) async fn run(
     mut commands: mpsc::Receiver<Command>,
     status: Arc<Mutex<GroupStatus>>,
 ) {
-    let read = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group);
-    match tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await {
+    let read = async {
+        let stored = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
+        caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
+        Ok(stored)
+    };
+    let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+    match read {
         Ok(Ok(stored)) => {
             let now = Instant::now();
             let mut task = GroupTask {
@@ -164,7 +177,7 @@ pub(super) async fn run(
                 next_ticket: 0,
                 in_flight: None,
                 next_put: now,
-                wrote_last: false,
+                is_turn_of_reads: false,
                 no_expiry_before: now,
                 next_offset_expiry: now,
             };
@@ -398,24 +411,21 @@ impl GroupTask {
 
     // ---- the store
 
-    /// Starts the next operation on the store, if there is something to do.
+    /// Starts the next operation on the store, if there is something to do. Reads and writes take turns: a group that
+    /// commits all the time still finds out what is committed.
     fn start(&mut self) {
-        let wants_write = self.dirty || (self.offsets.has_unsaved() && self.offsets_known);
-        let may_write = !self.dirty || Instant::now() >= self.next_put;
-        // Whoever asks for offsets is not kept waiting by one write after the other.
-        let is_reads_turn = self.wrote_last && !self.fetches.is_empty();
-        if wants_write && may_write && !is_reads_turn {
-            self.wrote_last = true;
-            self.start_write();
-            return;
-        }
-        self.wrote_last = false;
-        if !self.fetches.is_empty() || !self.offsets_known {
+        let writes = if self.dirty { Instant::now() >= self.next_put } else { self.offsets.has_unsaved() };
+        let reads = !self.fetches.is_empty() && (self.is_turn_of_reads || !writes);
+        // While it is not known what is stored nothing is written: every answer that waits means the offsets, too.
+        if reads || !self.offsets_known {
             self.start_read();
+        } else if writes {
+            self.start_write();
         }
     }
 
     fn start_write(&mut self) {
+        self.is_turn_of_reads = true;
         let write = self.broker.groups.next_write();
         let put = match (self.dirty, self.engine.to_stored()) {
             (true, Some(group)) => GroupPut::Put(Box::new(GroupValue {
@@ -432,11 +442,7 @@ impl GroupTask {
             let bytes = u32::try_from(value.encode().len()).unwrap_or(u32::MAX);
             self.next_put = Instant::now() + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S;
         }
-        let offsets = if self.offsets_known {
-            self.offsets.begin_save(self.session.incarnation, write)
-        } else {
-            Vec::new()
-        };
+        let offsets = self.offsets.begin_save(self.session.incarnation, write);
         let operation =
             write_all(self.broker.clone(), self.session, self.group.clone(), self.revision, put, offsets);
         self.in_flight = Some(InFlight {
@@ -449,16 +455,19 @@ impl GroupTask {
     }
 
     fn start_read(&mut self) {
+        self.is_turn_of_reads = false;
         let (broker, group) = (self.broker.clone(), self.group.clone());
         let known = self.offsets.stored().clone();
         let operation = async move {
-            let read =
-                groups::read_offsets(broker.replica.backend().as_ref(), broker.replica.keys(), &group, known);
+            let read = async {
+                let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
+                let stored = groups::read_offsets(backend, keys, &group, known).await?;
+                caught_up(&broker, newest(&stored)).await?;
+                Ok(stored)
+            };
             let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
-            Done::Read(answer.unwrap_or_else(|_| {
-                let why = "no answer in time".to_owned();
-                Err(strandline_metadata::backend::BackendError::Unavailable(why).into())
-            }))
+            let late = || BackendError::Unavailable("no answer in time".to_owned());
+            Done::Read(answer.unwrap_or_else(|_| Err(late().into())))
         };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
@@ -476,6 +485,8 @@ impl GroupTask {
                 self.offsets.saved(&written);
                 self.offsets.end_save(false);
                 self.publish_offsets(&written);
+                // Who is answered now and looks must find what it was told.
+                self.publish();
                 let error = result.as_ref().err().map(refusal);
                 for then in deferred {
                     then(error.clone());
@@ -504,14 +515,14 @@ impl GroupTask {
                 }
             }
             Done::Read(Ok(stored)) => {
-                self.offsets.replace(stored);
+                let is_untouched = self.offsets.replace(stored);
                 self.offsets_known = true;
                 self.publish_all_offsets();
                 for (fetch, reply) in fetches {
                     let found = self.find_offsets(&fetch);
                     let _ = reply.send(Ok(found));
                 }
-                Ok(())
+                if is_untouched { Ok(()) } else { Err(End::Replaced) }
             }
             Done::Read(Err(error)) => {
                 debug!(group = self.group, %error, "committed offsets cannot be read");
@@ -582,6 +593,19 @@ async fn operation(in_flight: &mut Option<InFlight>) -> Done {
     }
 }
 
+/// The revision of the latest commit.
+fn newest(offsets: &StoredOffsets) -> i64 {
+    offsets.values().map(|(revision, _)| *revision).max().unwrap_or(0)
+}
+
+/// Waits until this broker knows the cluster as it was at `revision`: committed offsets belong to topics, which must not
+/// seem to be missing, or to be their predecessors of the same name.
+async fn caught_up(broker: &Broker, revision: i64) -> Result<(), BackendError> {
+    let seen = broker.replica.wait_applied(revision);
+    let seen = tokio::time::timeout(strandline_metadata::limits::APPLY_TIMEOUT, seen).await;
+    seen.map_err(|_| BackendError::Unavailable("this broker is behind".to_owned()))
+}
+
 /// Writes all of it, in as many transactions as it takes. The group's own key goes first, or last if it is deleted.
 async fn write_all(
     broker: Arc<Broker>,
@@ -593,10 +617,22 @@ async fn write_all(
 ) -> Done {
     let keys: &Keyspace = broker.replica.keys();
     let mut parts: Vec<(GroupPut, Vec<OffsetsPut>)> = Vec::new();
-    let mut rest = offsets;
-    while !rest.is_empty() {
-        let later = rest.split_off(rest.len().min(GROUP_WRITE_KEYS));
-        parts.push((GroupPut::Keep, std::mem::replace(&mut rest, later)));
+    let mut bytes = 0;
+    for one in offsets {
+        let more = one.value.as_ref().map_or(0, offsets::stored_bytes);
+        bytes += more;
+        match parts.last_mut() {
+            Some((_, part)) if part.len() < GROUP_WRITE_KEYS && bytes <= MAX_PART_BYTES => part.push(one),
+            _ => {
+                bytes = more;
+                parts.push((GroupPut::Keep, vec![one]));
+            }
+        }
+    }
+    // A group may be large itself.
+    let is_much = parts.len() > 1 || bytes > MAX_BYTES_BESIDE_GROUP;
+    if is_much && matches!(put, GroupPut::Put(_)) {
+        parts.insert(0, (GroupPut::Keep, Vec::new()));
     }
     if put != GroupPut::Keep && parts.is_empty() {
         parts.push((GroupPut::Keep, Vec::new()));
@@ -631,7 +667,6 @@ async fn write_all(
 
 /// The one mapping from a failed write to what a client hears: all of it can be tried again.
 fn refusal(error: &GroupWriteError) -> GroupError {
-    use strandline_metadata::backend::BackendError;
     match error {
         GroupWriteError::NotRegistered | GroupWriteError::Conflict | GroupWriteError::Closed => {
             GroupError::new(ResponseError::NotCoordinator, error.to_string())

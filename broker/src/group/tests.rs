@@ -1,6 +1,7 @@
 //! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics show how far behind
 //! they are.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
-    ProduceRequest, TopicName,
+    OffsetFetchRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::records::Compression;
+use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
 use strandline_metadata::values::group::OFFSETS_PER_KEY;
 
+use super::command::Command;
+use super::coordinator;
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
@@ -98,6 +103,102 @@ async fn offsets_expire_and_what_is_left_without_any_is_no_group() {
     let delete = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]);
     assert_eq!(client.call(&delete, 5).await.responses[0].error_code, 0);
     eventually("nothing is left", async || groups(&mut client).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_group_that_commits_all_the_time_still_finds_out_what_is_committed() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "t", 8).await;
+    commit(&mut client, "g", "t", 0, 5).await;
+    for partition in 0..8_i32 {
+        let mut busy = TestClient::connect(&opened.broker);
+        opened.broker.tasks.start("connection", async move {
+            // Not all at once: when one write ends, others wait for the next.
+            tokio::time::sleep(Duration::from_millis(partition.unsigned_abs().into())).await;
+            for offset in 0.. {
+                commit(&mut busy, "g", "t", partition, offset).await;
+            }
+        });
+    }
+    let all = OffsetFetchRequestGroup::default().with_group_id(GroupId(text("g"))).with_member_epoch(-1);
+    let request = OffsetFetchRequest::default().with_groups(vec![all.with_topics(None)]);
+    for _ in 0..10 {
+        let asked = tokio::time::timeout(Duration::from_secs(5), client.call(&request, 9));
+        assert_eq!(asked.await.expect("it is answered").groups[0].error_code, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let behind = world.broker_over(Arc::new(faulty), 1, QUICK).await;
+    faults.inject(Fault::WatchStuck);
+    let current = world.broker(2, QUICK).await;
+    let mut client = TestClient::connect(&current.broker);
+    create(&mut client, "new", 1).await;
+    let is_seconds = |id: &String| {
+        current.broker.replica.read(|view| coordinator::is_own(&current.broker, &view.names, id))
+    };
+    let id = (0..1_000).map(|i| format!("g{i}")).find(is_seconds).unwrap();
+    commit(&mut client, &id, "new", 0, 5).await;
+    assert!(behind.broker.replica.read(|view| view.names.topic("new").is_none()), "it has not heard of it");
+    let mut client = TestClient::connect(&behind.broker);
+    let topic = OffsetFetchRequestTopics::default().with_name(name("new")).with_partition_indexes(vec![0]);
+    let asked = OffsetFetchRequestGroup::default().with_group_id(GroupId(text(&*id))).with_member_epoch(-1);
+    let request = OffsetFetchRequest::default().with_groups(vec![asked.with_topics(Some(vec![topic]))]);
+    let answer = client.call(&request, 9).await.groups.remove(0);
+    let offset = answer.topics[0].partitions[0].committed_offset;
+    assert!(answer.error_code != 0 || offset == 5, "{answer:?}");
+}
+
+#[tokio::test]
+async fn groups_are_listed_also_while_they_are_being_read() {
+    let world = World::new();
+    let first = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&first.broker);
+    create(&mut client, "t", 1).await;
+    commit(&mut client, "g", "t", 0, 5).await;
+    first.drain().await;
+    let second = world.broker(2, QUICK).await;
+    // Somebody asks for it, which begins to read it, and is not waited for.
+    let asked = coordinator::ask(&second.broker, "g", Command::Describe);
+    let (asked, listed) = futures::join!(asked, coordinator::list(&second.broker));
+    assert_eq!(asked.unwrap().state, "Empty");
+    assert_eq!(listed.unwrap().into_keys().collect::<Vec<_>>(), ["g"]);
+}
+
+#[tokio::test]
+async fn a_group_commits_more_than_fits_into_one_write() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let all: Vec<String> = (0..40).map(|i| format!("t{i:02}")).collect();
+    for topic in &all {
+        create(&mut client, topic, 16).await;
+    }
+    // 16 × 3,900 bytes for each topic: 2.5 MB in one request.
+    let partition = |index| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(7)
+            .with_committed_metadata(Some(text("x".repeat(3_900))))
+    };
+    let topics = all.iter().map(|topic| {
+        OffsetCommitRequestTopic::default()
+            .with_name(name(topic))
+            .with_partitions((0..16).map(partition).collect())
+    });
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(topics.collect());
+    let response = client.call(&request, 8).await;
+    let mut codes = response.topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.error_code));
+    assert!(codes.all(|code| code == 0), "{:?}", response.topics[0].partitions[0]);
 }
 
 #[tokio::test]

@@ -185,7 +185,9 @@ async fn offsets_are_committed_and_found_in_every_version() {
             assert_eq!(commit(&mut client, &request, version).await, error.code());
         }
         let nobody = commit_request("nobody", "m", 3, 99);
-        assert_eq!(commit(&mut client, &nobody, version).await, ResponseError::IllegalGeneration.code());
+        let error =
+            if version < 9 { ResponseError::IllegalGeneration } else { ResponseError::GroupIdNotFound };
+        assert_eq!(commit(&mut client, &nobody, version).await, error.code());
         let mut large = commit_request("g", &id, generation, 99);
         large.topics[0].partitions[0].committed_metadata = Some(text("x".repeat(4_097)));
         assert_eq!(commit(&mut client, &large, version).await, ResponseError::OffsetMetadataTooLarge.code());
@@ -289,6 +291,9 @@ async fn groups_are_listed_described_and_deleted_in_every_version() {
         let [full, nobody] = &response.groups[..] else { panic!("two groups") };
         assert_eq!((full.error_code, &*full.group_state, &*full.protocol_data), (0, "Stable", "range"));
         assert_eq!(full.members[0].member_id.as_str(), id);
+        // Read, delete, describe, describe configs, alter configs.
+        let operations = if version >= 3 { 0b1101_0100_1000 } else { i32::MIN };
+        assert_eq!(full.authorized_operations, operations);
         assert_eq!(
             (&*full.members[0].client_host, &full.members[0].member_metadata),
             ("/test", &subscription())
@@ -320,6 +325,22 @@ async fn groups_are_listed_described_and_deleted_in_every_version() {
         let expected = [ResponseError::NonEmptyGroup.code(), 0, ResponseError::GroupIdNotFound.code()];
         assert_eq!(codes, expected, "version {version}");
         assert_eq!(committed(&mut client, &id, 9).await.0, [-1, -1]);
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_not_listed_any_more_once_it_is_deleted() {
+    let (_opened, mut client, _) = ready().await;
+    for round in 0..5 {
+        let id = format!("g{round}");
+        let (member, _) = member(&mut client, &id).await;
+        let member = MemberIdentity::default().with_member_id(text(member));
+        let leave = LeaveGroupRequest::default().with_group_id(group(&id)).with_members(vec![member]);
+        assert_eq!(client.call(&leave, 5).await.error_code, 0);
+        assert_eq!(client.call(&ListGroupsRequest::default(), 5).await.groups.len(), 1);
+        let request = DeleteGroupsRequest::default().with_groups_names(vec![group(&id)]);
+        assert_eq!(client.call(&request, 2).await.results[0].error_code, 0);
+        assert_eq!(client.call(&ListGroupsRequest::default(), 5).await.groups, []);
     }
 }
 

@@ -192,6 +192,9 @@ impl ClassicGroup {
 
     /// What is to be stored. While members gather for a rebalance, that is what the group was before.
     pub(crate) fn value(&self) -> ClassicGroupValue {
+        // A generation that was interrupted before its leader assigned anything is no stable one: its members would take
+        // the assignments that they do not have for empty ones.
+        let is_assigned = self.members.values().any(|m| !m.assignment.is_empty());
         let members = self.members.iter().map(|(id, m)| {
             let value = ClassicMemberValue {
                 instance_id: m.instance_id.clone(),
@@ -208,6 +211,7 @@ impl ClassicGroup {
             state: match self.phase {
                 Phase::Empty => ClassicStateValue::Empty,
                 Phase::Completing => ClassicStateValue::CompletingRebalance,
+                Phase::Preparing { .. } if !is_assigned => ClassicStateValue::CompletingRebalance,
                 Phase::Preparing { .. } | Phase::Stable => ClassicStateValue::Stable,
             },
             protocol_type: self.protocol_type.clone(),

@@ -19,7 +19,14 @@ impl ClassicGroup {
         debug_assert!(!matches!(self.phase, Phase::Preparing { .. }), "it is under way already");
         self.rebalances.push(reason);
         if self.phase == Phase::Completing {
-            let waiting: Vec<_> = self.members.values_mut().filter_map(|m| m.syncing.take()).collect();
+            let mut waiting = Vec::new();
+            for member in self.members.values_mut() {
+                if let Some(ticket) = member.syncing.take() {
+                    // While it waited nobody looked at its session, which may be over: it gets the time to come back.
+                    member.session_until = ctx.now + member.session_timeout;
+                    waiting.push(ticket);
+                }
+            }
             for ticket in waiting {
                 let error = GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances");
                 self.answer_sync_error(ticket, &error);

@@ -299,6 +299,21 @@ fn a_member_that_joins_and_never_syncs_holds_the_others_up_only_for_the_rebalanc
 }
 
 #[test]
+fn who_waits_for_the_assignment_of_a_leader_that_dies_has_time_to_join_again() {
+    let mut world = World::new();
+    let tickets = [world.send_join(new("a")), world.send_join(new("b"))];
+    world.pass(0);
+    let ids: Vec<String> = tickets.map(|t| world.joined(t).unwrap().member_id.to_string()).into();
+    let follower = world.send_sync(Sync { identity: who(&ids[1]), generation: 1, ..Sync::default() });
+    world.pass(10_000);
+    assert_eq!(world.synced(follower).unwrap().error_code, code(ResponseError::RebalanceInProgress));
+    world.pass(2_000);
+    let rejoined = world.send_join(again("b", &ids[1]));
+    let rejoined = world.joined(rejoined).unwrap();
+    assert_eq!((rejoined.error_code, rejoined.members.len()), (0, 1), "only the leader was silent");
+}
+
+#[test]
 fn leaving_rebalances_and_the_last_one_leaves_an_empty_group() {
     let mut world = World::new();
     let ids = world.stable(&[new("a"), new("b")]);
@@ -505,6 +520,20 @@ fn another_coordinator_completes_a_generation_that_has_begun() {
     assert_eq!(world.group.state(), "CompletingRebalance");
     world.assign(&ids);
     assert_eq!(world.group.generation, 1);
+}
+
+#[test]
+fn a_generation_that_is_interrupted_before_it_has_an_assignment_is_not_stored_as_stable() {
+    let mut world = World::new();
+    let tickets = [world.send_join(new("a")), world.send_join(new("b"))];
+    world.pass(0);
+    let ids: Vec<String> = tickets.map(|t| world.joined(t).unwrap().member_id.to_string()).into();
+    world.send_join(new("c"));
+    assert_eq!(world.group.state(), "PreparingRebalance");
+    let stored = world.group.value();
+    world.group = ClassicGroup::from_value(&stored, world.now);
+    let ticket = world.send_sync(Sync { identity: who(&ids[1]), generation: 1, ..Sync::default() });
+    assert_eq!(world.synced(ticket), None, "nobody is told that there is nothing for it");
 }
 
 #[test]
