@@ -7,7 +7,10 @@ use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::{Blob, ProtocolValue};
 use tokio::time::Instant;
 
-use super::{Answer, ClassicGroup, MAX_METADATA_BYTES, Member, NEW_MEMBER_JOIN, Phase, millis};
+use super::{
+    Answer, ClassicGroup, MAX_MEMBERS_BYTES, MAX_METADATA_BYTES, Member, NEW_MEMBER_JOIN, Phase, in_base64,
+    millis, protocols_bytes,
+};
 use crate::api::text;
 use crate::group::{Context, GroupError, Sender, Ticket};
 
@@ -96,9 +99,14 @@ impl ClassicGroup {
     }
 
     fn check_protocols(&self, join: &Join) -> Result<(), GroupError> {
-        let bytes: usize = join.protocols.iter().map(|p| p.name.len() + p.metadata.0.len()).sum();
+        let bytes = protocols_bytes(&join.protocols);
         if bytes > MAX_METADATA_BYTES {
             let why = format!("a member's metadata may have {MAX_METADATA_BYTES} bytes, these are {bytes}");
+            return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+        }
+        let replaced = join.instance_id.as_ref().and_then(|i| self.statics.get(i)).unwrap_or(&join.member_id);
+        if self.members_bytes(replaced) + in_base64(bytes) > MAX_MEMBERS_BYTES {
+            let why = "the members' metadata would not fit into what is stored of a group";
             return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
         }
         let inconsistent = |why: &str| Err(GroupError::new(ResponseError::InconsistentGroupProtocol, why));

@@ -40,6 +40,14 @@ const NEW_MEMBER_JOIN: Duration = Duration::from_mins(5);
 /// The most that a member may say about itself: the group must fit into one key.
 const MAX_METADATA_BYTES: usize = 256 * 1024;
 
+/// What the members of a group may say together, and what with their assignments, as it is stored: etcd takes 1.5 MiB.
+/// Whoever is too much is refused, so that those who are in it do not suffer.
+const MAX_MEMBERS_BYTES: usize = 800_000;
+const MAX_GROUP_BYTES: usize = 1_300_000;
+
+/// What is stored of a member beside its metadata and assignment, about.
+const MEMBER_BYTES: usize = 350;
+
 /// The kind of group that consumers form: its metadata are subscriptions.
 pub(crate) const CONSUMER: &str = "consumer";
 
@@ -360,6 +368,12 @@ impl ClassicGroup {
         Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no such member"))
     }
 
+    /// About how many bytes the members but this one take when they are stored, without their assignments.
+    fn members_bytes(&self, but: &str) -> usize {
+        let others = self.members.iter().filter(|(id, _)| *id != but);
+        others.map(|(_, m)| MEMBER_BYTES + in_base64(protocols_bytes(&m.protocols))).sum()
+    }
+
     /// The longest that a rebalance waits for anybody.
     fn rebalance_timeout(&self) -> Duration {
         self.members.values().map(|m| m.rebalance_timeout).max().unwrap_or_default()
@@ -374,6 +388,14 @@ impl Member {
     fn waits(&self) -> bool {
         self.joining.is_some() || self.syncing.is_some()
     }
+}
+
+fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {
+    protocols.iter().map(|p| p.name.len() + p.metadata.0.len()).sum()
+}
+
+fn in_base64(bytes: usize) -> usize {
+    bytes / 3 * 4 + 4
 }
 
 fn millis(ms: i32) -> Duration {

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 
-use super::{Answer, ClassicGroup, Phase};
+use super::{Answer, ClassicGroup, MAX_GROUP_BYTES, Phase, in_base64};
 use crate::api::text;
 use crate::group::{Context, GroupError, Ticket};
 
@@ -80,6 +80,11 @@ impl ClassicGroup {
                 return Err(GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances"));
             }
             Phase::Completing => {
+                let assigned: usize = sync.assignments.values().map(|a| in_base64(a.len())).sum();
+                if self.members_bytes("") + assigned > MAX_GROUP_BYTES {
+                    let why = "the assignment would not fit into what is stored of a group";
+                    return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+                }
                 self.unsynced.remove(&id);
                 let before = self.members.get_mut(&id).and_then(|m| m.syncing.replace(ticket));
                 if let Some(before) = before {

@@ -577,3 +577,30 @@ fn a_group_is_described_with_metadata_only_while_they_belong_together() {
     assert_eq!((described.state, described.members.len()), ("PreparingRebalance", 2));
     assert!(described.members.iter().all(|m| m.metadata.is_empty()));
 }
+
+#[test]
+fn who_would_make_the_group_too_large_is_refused_and_the_others_do_not_notice() {
+    let mut world = World::new();
+    let with = |client: &str, bytes: usize| Join {
+        protocols: vec![ProtocolValue {
+            name: "range".to_owned(),
+            metadata: Blob(Bytes::from(vec![1; bytes])),
+        }],
+        ..new(client)
+    };
+    let ids = world.stable(&[with("a", 250_000), with("b", 250_000)]);
+    let ticket = world.send_join(with("c", 250_000));
+    assert_eq!(world.joined(ticket).unwrap().error_code, code(ResponseError::GroupMaxSizeReached));
+    assert_eq!(world.heartbeat(&ids[0], 1), 0);
+    let newcomer = world.send_join(with("d", 10));
+    world.send_join(Join { member_id: ids[0].clone(), ..with("a", 250_000) });
+    world.send_join(Join { member_id: ids[1].clone(), ..with("b", 250_000) });
+    assert_eq!(world.joined(newcomer).unwrap().error_code, 0);
+    let leader = world.group.leader.clone().unwrap();
+    let assignments = [(leader.clone(), Bytes::from(vec![1; 600_000]))].into();
+    let ticket =
+        world.send_sync(Sync { identity: who(&leader), generation: 2, assignments, ..Sync::default() });
+    assert_eq!(world.synced(ticket).unwrap().error_code, code(ResponseError::GroupMaxSizeReached));
+    let stored = serde_json::to_vec(&world.group.value()).unwrap();
+    assert!(stored.len() < MAX_GROUP_BYTES, "{} bytes", stored.len());
+}
