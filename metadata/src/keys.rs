@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::backend::KeyRange;
 
@@ -42,6 +43,14 @@ pub enum Key {
     ProducerIds,
     /// `leaders/<job>`: the broker that runs a background job; leased.
     Leader(String),
+    /// `watermarks/<topic id>`, and `watermarks/<topic id>/<n>` for the partitions after the first
+    /// [`WATERMARKS_PER_KEY`](crate::values::watermarks::WATERMARKS_PER_KEY): how far each partition is.
+    Watermarks {
+        /// The topic's id.
+        topic_id: Uuid,
+        /// Which run of partitions, from 0.
+        part: u32,
+    },
     /// `groups/<group>`: a consumer group. Ids of groups are free text, so they are escaped.
     Group(String),
     /// `offsets/<group>/<topic>`, and `offsets/<group>/<topic>/<n>` for the partitions after the first
@@ -92,6 +101,8 @@ impl Keyspace {
             Key::Snapshot => self.under("snapshot"),
             Key::ProducerIds => self.under("producer-ids"),
             Key::Leader(job) => self.under(&format!("leaders/{job}")),
+            Key::Watermarks { topic_id, part: 0 } => self.under(&format!("watermarks/{topic_id}")),
+            Key::Watermarks { topic_id, part } => self.under(&format!("watermarks/{topic_id}/{part}")),
             Key::Group(group) => self.under(&format!("groups/{}", escape(group))),
             Key::Offsets { group, topic, part: 0 } => {
                 self.under(&format!("offsets/{}/{topic}", escape(group)))
@@ -124,6 +135,13 @@ impl Keyspace {
             }
             Some(("topics", name)) => Some(Key::Topic(name.to_owned())),
             Some(("leaders", job)) => Some(Key::Leader(job.to_owned())),
+            Some(("watermarks", tail)) => {
+                let (topic_id, part) = match tail.split_once('/') {
+                    None => (tail, 0),
+                    Some((topic_id, part)) => (topic_id, part.parse().ok()?),
+                };
+                Some(Key::Watermarks { topic_id: topic_id.parse().ok()?, part })
+            }
             Some(("groups", group)) => unescape(group).map(Key::Group),
             Some(("offsets", tail)) => {
                 let (group, rest) = tail.split_once('/')?;
@@ -162,6 +180,11 @@ impl Keyspace {
     /// Every dynamic config.
     pub fn configs(&self) -> KeyRange {
         KeyRange::prefix(self.under("configs/"))
+    }
+
+    /// Every watermark.
+    pub fn watermarks(&self) -> KeyRange {
+        KeyRange::prefix(self.under("watermarks/"))
     }
 
     /// Every group.
@@ -248,6 +271,8 @@ mod tests {
             Key::BrokerConfig(Some(2)),
             Key::GroupConfig("a/b default".into()),
             Key::ClientMetrics("../brokers/default".into()),
+            Key::Watermarks { topic_id: Uuid::from_u128(7), part: 0 },
+            Key::Watermarks { topic_id: Uuid::from_u128(7), part: 3 },
             Key::Group("plain-group.1".into()),
             Key::Group("a/b c%\u{e4}\n".into()),
             Key::Group(String::new()),

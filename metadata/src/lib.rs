@@ -45,3 +45,5 @@ pub mod snapshot;
 pub mod state;
 #[cfg(feature = "log")]
 pub mod topics;
+#[cfg(feature = "log")]
+pub mod watermarks;

@@ -4,6 +4,7 @@
 //! of a known format are refused too, so that a rewrite by an older broker cannot drop what a newer one stored.
 
 pub mod group;
+pub mod watermarks;
 
 use std::collections::BTreeMap;
 

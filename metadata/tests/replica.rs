@@ -24,7 +24,9 @@ use strandline_metadata::replica::{LoadError, NoObserver, Replica};
 use strandline_metadata::snapshot::Maintainer;
 use strandline_metadata::state::BatchOutcome;
 use strandline_metadata::topics;
-use strandline_metadata::values::{BrokerValue, ClusterValue, SnapshotValue, VALUE_FORMAT};
+use strandline_metadata::values::watermarks::WatermarksValue;
+use strandline_metadata::values::{BrokerValue, ClusterValue, SnapshotValue, VALUE_FORMAT, Value};
+use strandline_metadata::watermarks::WatermarkWriter;
 use strandline_storage::clock::SystemClock;
 use strandline_storage::path::ObjectKey;
 use strandline_storage::store::{ObjectStoreBackend, Store};
@@ -370,4 +372,71 @@ async fn an_unknown_record_stops_the_broker() {
     let ended = timeout(Duration::from_mins(1), follow.run()).await.expect("it must not be passed over");
     assert!(matches!(ended, LoadError::Apply(_)), "{ended}");
     assert_eq!(replica.read(|view| view.state.topics().len()), 0);
+}
+
+#[tokio::test]
+async fn watermarks_follow_the_state_and_never_go_back() {
+    let backend = Embedded::in_memory();
+    let store = memory();
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    node.produce(5).await.unwrap();
+    let stored = async |keys: &Keyspace| {
+        let request = RangeRequest { keys: keys.watermarks(), revision: None, limit: 0, keys_only: false };
+        let kvs = backend.range(request).await.unwrap().kvs;
+        kvs.iter().map(|kv| WatermarksValue::decode(&kv.value).unwrap()).collect::<Vec<_>>()
+    };
+    let mut writer = WatermarkWriter::default();
+    let session = node.registration.session;
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 1);
+    let first = stored(&keys()).await.remove(0);
+    assert_eq!((first.partitions[0].end, first.partitions[0].bytes), (5, 100));
+    assert_eq!(first.revision, node.replica.state().revision());
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0, "nothing has changed");
+    node.produce(2).await.unwrap();
+    // Another broker writes as well: this one finds out, and reads again before it goes on.
+    let other = Node::open(&backend, &store, 2).await;
+    let mut second = WatermarkWriter::default();
+    assert_eq!(second.run_once(&other.replica, other.registration.session).await.unwrap().written, 1);
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    assert_eq!(stored(&keys()).await[0].partitions[0].end, 7);
+    // What a state of an older revision says is not written over it.
+    let newer = WatermarksValue { revision: i64::MAX, ..first };
+    let key = keys().encode(&Key::Watermarks { topic_id: TOPIC, part: 0 });
+    let put = Txn { then: vec![Op::put(key, newer.encode())], ..Txn::default() };
+    backend.txn(put).await.unwrap();
+    node.produce(1).await.unwrap();
+    let mut writer = WatermarkWriter::default();
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    assert_eq!(stored(&keys()).await[0].revision, i64::MAX);
+    // Without the registration nothing is written.
+    backend.lease_revoke(node.registration.lease).await.unwrap();
+    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+}
+
+#[tokio::test]
+async fn watermarks_of_many_partitions_take_turns_within_the_budget_and_go_with_their_topic() {
+    let backend = Embedded::in_memory();
+    let node = Node::open(&backend, &memory(), 1).await;
+    let topic = topics::new_topic(TOPIC, 50_000, std::collections::BTreeMap::new(), 0);
+    node.log.change(0, topics::create(&keys(), "large", &topic)).await.unwrap();
+    let mut writer = WatermarkWriter::default();
+    let session = node.registration.session;
+    let mut written = 0;
+    let mut passes = 0;
+    loop {
+        let pass = writer.run_once(&node.replica, session).await.unwrap();
+        written += pass.written;
+        passes += 1;
+        if pass.waiting == 0 {
+            break;
+        }
+    }
+    assert_eq!(written, 50_000_usize.div_ceil(4_096));
+    assert!(passes > 1, "one pass has a budget");
+    let info = node.replica.read(|view| view.names.topic("large").cloned()).unwrap();
+    node.log.change(0, topics::delete(&keys(), &info)).await.unwrap();
+    let pass = writer.run_once(&node.replica, session).await.unwrap();
+    assert_eq!((pass.deleted, pass.written), (written, 0));
 }

@@ -3,8 +3,10 @@
 mod expiry;
 mod gc;
 mod retention;
+mod watermarks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use strandline_metadata::snapshot::Maintainer;
 use tokio::time::sleep;
@@ -26,6 +28,8 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         broker.store.clone(),
         broker.clock.clone(),
     );
+    let leads = Arc::new(AtomicBool::new(false));
+    broker.tasks.start("watermarks", watermarks::run(broker.clone(), leads.clone()));
     let mut collector = Collector::default();
     let mut expiry = ProducerExpiry::default();
     loop {
@@ -33,8 +37,9 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         let registration = *broker.registration.borrow();
         let Some(registration) = registration else { continue };
         match maintainer.lead(LEADER, registration.lease).await {
-            Ok(true) => {}
+            Ok(true) => leads.store(true, Ordering::Relaxed),
             Ok(false) => {
+                leads.store(false, Ordering::Relaxed);
                 // What was noted while leading is no evidence after somebody else led.
                 collector = Collector::default();
                 expiry = ProducerExpiry::default();

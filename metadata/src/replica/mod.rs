@@ -235,6 +235,13 @@ impl Replica {
         std::mem::take(&mut *self.lock_checkpoint()).state
     }
 
+    /// The metadata store's newest revision, read linearizably.
+    pub(crate) async fn newest_revision(&self) -> Result<i64, BackendError> {
+        let keys = crate::backend::KeyRange::Key(self.shared.keys.encode(&Key::Snapshot));
+        let request = RangeRequest { keys, revision: None, limit: 1, keys_only: true };
+        Ok(self.shared.backend.range(request).await?.revision)
+    }
+
     fn lock_checkpoint(&self) -> std::sync::MutexGuard<'_, CheckpointCapture> {
         self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }

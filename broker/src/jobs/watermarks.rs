@@ -1,0 +1,36 @@
+//! Keeping `watermarks/…` current, on the broker that runs the jobs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use strandline_metadata::limits::BACKEND_TIMEOUT;
+use strandline_metadata::watermarks::{INTERVAL, WatermarkWriter};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::Broker;
+
+/// Writes what changed, every two seconds, for as long as `leads` says so.
+pub(super) async fn run(broker: Arc<Broker>, leads: Arc<AtomicBool>) {
+    let mut writer = WatermarkWriter::default();
+    loop {
+        sleep(INTERVAL).await;
+        let session = broker.sessions.current().filter(|_| leads.load(Ordering::Relaxed));
+        let Some(session) = session else {
+            // What others write meanwhile is not known.
+            writer = WatermarkWriter::default();
+            continue;
+        };
+        match timeout(BACKEND_TIMEOUT, writer.run_once(&broker.replica, session)).await {
+            Ok(Ok(_)) => broker.metrics.job_done("watermarks", "ok"),
+            Ok(Err(error)) => {
+                debug!(%error, "watermarks could not be written");
+                broker.metrics.job_done("watermarks", "error");
+            }
+            Err(_) => {
+                writer = WatermarkWriter::default();
+                broker.metrics.job_done("watermarks", "error");
+            }
+        }
+    }
+}
