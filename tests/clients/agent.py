@@ -2,6 +2,8 @@
 
     COMMAND agent BOOTSTRAP CLIENT_ID
 
+With STRANDLINE_GROUP_PROTOCOL=consumer in its environment it is a member by the group protocol of KIP-848.
+
 So the scenarios are written once, in scenarios.py, and every client is held to the same. The requests:
 
     hello                                  -> {"lacks": [...]}: what this client has no API for, see LACKS
@@ -37,6 +39,7 @@ import common
 
 LACKS = {
     "null-header": "headers whose value is null",
+    "empty": "telling what is empty from what is null",
     "reset-none": "a policy that refuses to guess an offset",
     "pause": "pausing a partition",
     "seek": "seeking within a group",
@@ -45,9 +48,7 @@ LACKS = {
     "admin-grow": "adding partitions",
     "admin-configs": "altering configs",
     "admin": "topic administration",
-    "idempotence": "idempotent producing",
-    "producer": "producing through the agent",
-    "generation": "knowing that a rebalance gave it what it had",
+    "patience": "the patience to stay in a group whose coordinator is away for some seconds",
 }
 COMMIT_PATIENCE_SECONDS = 3
 

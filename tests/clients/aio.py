@@ -98,7 +98,7 @@ class Agent(ConsumerRebalanceListener):
     def __getattribute__(self, name):
         """The requests are coroutines; whoever asks waits for them."""
         found = super().__getattribute__(name)
-        if name.startswith("on_") or not asyncio.iscoroutinefunction(found):
+        if name.startswith("on_") or name == "administer" or not asyncio.iscoroutinefunction(found):
             return found
         return lambda **args: asyncio.run_coroutine_threadsafe(found(**args), self.loop).result()
 
@@ -183,7 +183,7 @@ class Agent(ConsumerRebalanceListener):
         await self.consumer.stop()
 
     async def create(self, topic, partitions, configs):
-        await self.administer(lambda a: a.create_topics([NewTopic(topic, partitions, -1, topic_configs=configs)]))
+        await self.administer(lambda a: a.create_topics([NewTopic(topic, partitions, 1, topic_configs=configs)]))
 
     async def partitions(self, topic):
         found = await self.administer(lambda a: a.describe_topics())

@@ -1,5 +1,6 @@
 """confluent-kafka, which is librdkafka, with its defaults and with idempotence, and with both group protocols."""
 
+import os
 import sys
 
 from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Producer, TopicPartition
@@ -18,7 +19,7 @@ import common
 
 IDEMPOTENT = "--idempotent" in sys.argv
 NAME = "librdkafka-idempotent" if IDEMPOTENT else "librdkafka"
-NEXT_PROTOCOL = "--protocol=consumer" in sys.argv
+NEXT_PROTOCOL = os.environ.get("STRANDLINE_GROUP_PROTOCOL") == "consumer"
 
 
 def producer(bootstrap, client_id, codec):

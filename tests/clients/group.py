@@ -134,7 +134,7 @@ class Group:
         return [value for value in values if counted[value] > 1]
 
     def events(self):
-        return {m.name: len(m.events) for m in self.members}
+        return {m.name: list(m.events) for m in self.members}
 
     def check(self):
         if self.wrong:

@@ -172,7 +172,9 @@ class Agent(ConsumerRebalanceListener):
         self.admin.delete_topics([topic])
 
     def alter(self, topic, configs):
-        self.admin.alter_configs([ConfigResource("TOPIC", topic, configs)])
+        answer = self.admin.alter_configs([ConfigResource("TOPIC", topic, configs)])["topic"][topic]
+        if answer and "Error" in str(answer):
+            raise agent.Failed(answer)
 
     def config(self, topic, name):
         described = self.admin.describe_configs([ConfigResource("TOPIC", topic)], config_filter="all")
