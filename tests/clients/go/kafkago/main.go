@@ -40,7 +40,7 @@ type client struct {
 func main() {
 	agent.Main(func(bootstrap, clientID string) {
 		brokers := strings.Split(bootstrap, ",")
-		transport := &kafka.Transport{ClientID: clientID}
+		transport := &kafka.Transport{ClientID: clientID, MetadataTTL: 250 * time.Millisecond}
 		c := &client{
 			brokers: brokers,
 			plain:   &kafka.Client{Addr: kafka.TCP(brokers...), Transport: transport, Timeout: 20 * time.Second},

@@ -31,8 +31,6 @@ type client struct {
 	stop        context.CancelFunc
 	stopped     sync.WaitGroup
 	messages    chan *sarama.ConsumerMessage
-	errors      chan error
-	seeks       sync.Map // partition -> offset, for the next session
 	events      agent.Events
 	holder      agent.Holder
 
@@ -146,7 +144,7 @@ func (c *client) Open(_ context.Context, topic, group, reset string) error {
 		return err
 	}
 	c.topic, c.name = topic, group
-	c.messages, c.errors = make(chan *sarama.ConsumerMessage), make(chan error, 100)
+	c.messages = make(chan *sarama.ConsumerMessage)
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.stopped.Add(2)
@@ -154,7 +152,7 @@ func (c *client) Open(_ context.Context, topic, group, reset string) error {
 		defer c.stopped.Done()
 		for ctx.Err() == nil {
 			if err := c.group.Consume(ctx, []string{topic}, c); err != nil && ctx.Err() == nil {
-				c.complain(err)
+				fmt.Fprintln(os.Stderr, err)
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
@@ -162,19 +160,10 @@ func (c *client) Open(_ context.Context, topic, group, reset string) error {
 	go func() {
 		defer c.stopped.Done()
 		for err := range c.group.Errors() {
-			c.complain(err)
+			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
 	return nil
-}
-
-// complain notes an error, unless it is of the kind that it mends itself.
-func (c *client) complain(err error) {
-	fmt.Fprintln(os.Stderr, err)
-	var code sarama.KError
-	if errors.As(err, &code) && code == sarama.ErrOffsetOutOfRange {
-		return
-	}
 }
 
 // Setup begins a session: it has partitions.
@@ -240,8 +229,29 @@ func (c *client) Poll(ctx context.Context) (records []agent.Record, errs []strin
 	return records, errs
 }
 
-func (c *client) Commit(_ context.Context, offsets map[int32]int64) error {
+func (c *client) Commit(ctx context.Context, offsets map[int32]int64) error {
 	defer c.holder.Committed()
+	if err := c.mark(offsets); err != nil {
+		return err
+	}
+	// It says nothing of success, so the coordinator is asked.
+	partitions := []int32{}
+	for partition := range offsets {
+		partitions = append(partitions, partition)
+	}
+	found, err := c.Committed(ctx, partitions)
+	for partition, offset := range offsets {
+		if err == nil && found[partition] != offset {
+			err = fmt.Errorf("partition %d is committed to %d instead of %d", partition, found[partition], offset)
+		}
+	}
+	if err != nil {
+		_ = c.plain.RefreshCoordinator(c.name)
+	}
+	return err
+}
+
+func (c *client) mark(offsets map[int32]int64) error {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	if c.session == nil {
@@ -251,7 +261,6 @@ func (c *client) Commit(_ context.Context, offsets map[int32]int64) error {
 		c.session.MarkOffset(c.topic, partition, offset, "")
 		c.session.ResetOffset(c.topic, partition, offset, "")
 	}
-	// It says nothing of success; its errors are only told to whoever listens.
 	c.session.Commit()
 	return nil
 }
