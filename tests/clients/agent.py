@@ -8,13 +8,14 @@ So the scenarios are written once, in scenarios.py, and every client is held to 
 
     hello                                  -> {"lacks": [...]}: what this client has no API for, see LACKS
     send topic codec records               -> {"sent": [[partition, offset] or "why not", ...]}
-    open topic group reset                    becomes a member of the group; reset is earliest, latest or none
+    open topic group reset                    becomes a member of the group; reset is earliest, latest or none;
+                                           -> {"pid": ...}, if it is another process that becomes the member
     poll ms                                -> {"records": [...], "events": [...], "errors": [...]}
     commit offsets                            {partition: next offset} of the open topic, for the group
     committed partitions                   -> {"offsets": {partition: offset or -1}}, as the client's own API sees it
     pause partition, resume partition, seek partition offset
     times timestamp                        -> {"offsets": {partition: offset or null}}
-    close                                     leaves the group
+    close                                     leaves the group; what was read meanwhile is in "records"
     create topic partitions configs, partitions topic -> {"count": n or null}, grow topic count, delete topic
     alter topic configs, config topic name -> {"value": ...}
 
@@ -48,6 +49,8 @@ LACKS = {
     "admin-grow": "adding partitions",
     "admin-configs": "altering configs",
     "admin": "topic administration",
+    "commit": "committing by hand",
+    "agent": "doing this from a command line that reads a group",
     "patience": "the patience to stay in a group whose coordinator is away for some seconds",
 }
 COMMIT_PATIENCE_SECONDS = 3

@@ -5,7 +5,10 @@ reads a partition without gaps and never backwards for as long as it is not take
 twice, or rebalanced, the scenario asks for.
 """
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
 
 import agent
@@ -17,9 +20,9 @@ POLL_MS = 200
 class Member(threading.Thread):
     """Polls and commits what it has polled, again and again, in a thread of its own."""
 
-    def __init__(self, group, name, client):
+    def __init__(self, group, name, client, pid):
         super().__init__(daemon=True)
-        self.group, self.name, self.agent = group, name, client
+        self.group, self.name, self.agent, self.pid = group, name, client, pid
         self.owned, self.next, self.events = set(), {}, []
         self.leaves, self.gone = threading.Event(), threading.Event()
 
@@ -27,7 +30,8 @@ class Member(threading.Thread):
         try:
             while not self.leaves.is_set():
                 self.turn()
-            self.agent.ask("close")
+            for record in self.agent.ask("close").get("records", []):
+                self.read(record["p"], record["o"], agent.decode(record["v"]).decode())
         except agent.Failed as failed:
             # Whoever was killed cannot answer.
             if not self.gone.is_set():
@@ -46,6 +50,9 @@ class Member(threading.Thread):
         while ends and not self.gone.is_set():
             try:
                 self.agent.ask("commit", offsets=ends)
+            except agent.Lacks:
+                # It commits by itself, and does not say when.
+                return
             except agent.Failed as failed:
                 # A rebalance or a coordinator that is away: whoever has the partition then reads it again.
                 self.group.refused.append(f"{self.name}: {failed}")
@@ -81,8 +88,8 @@ class Group:
 
     def add(self, name):
         client = self.new_agent()
-        client.ask("open", topic=self.topic, group=self.name, reset="earliest")
-        member = Member(self, name, client)
+        opened = client.ask("open", topic=self.topic, group=self.name, reset="earliest")
+        member = Member(self, name, client, opened.get("pid"))
         self.members.append(member)
         member.start()
         return member
@@ -96,6 +103,10 @@ class Group:
         self.members.remove(member)
 
     def kill(self, member):
+        if member.pid:
+            # What it has printed it may have committed, so that is still read.
+            os.kill(member.pid, signal.SIGKILL)
+            time.sleep(1)
         member.gone.set()
         member.agent.kill()
         member.join(40)
