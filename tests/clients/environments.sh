@@ -1,15 +1,16 @@
 # shellcheck shell=bash
 # How each client is installed, pinned, and started. Read by run.sh, which sets CACHE.
 
-# A client may run in several ways: name-how. What is installed is the name's.
-WAYS_confluent="confluent-idempotent confluent-848"
-WAYS_aiokafka="aiokafka-idempotent"
-WAYS_java="java-848"
-WAYS_franz_go="franz-go-848"
-WAYS_rdkafka="rdkafka-848"
+ways_of() { # ways_of CLIENT: the other ways in which it runs
+	case $1 in
+	confluent) say confluent-idempotent confluent-848 ;;
+	aiokafka) say aiokafka-idempotent ;;
+	java | franz-go | rdkafka) say "$1-848" ;;
+	esac
+}
 
 venv() { # venv NAME PACKAGE…
-	local name=$1 dir=$CACHE/$1
+	local dir=$CACHE/$1
 	shift
 	local wanted="$*"
 	[ "$(cat "$dir/.installed" 2>/dev/null)" = "$wanted" ] && return

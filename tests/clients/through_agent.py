@@ -6,6 +6,7 @@ through_agent.py MODE BOOTSTRAP ZONE FOLDER [STOP] -- NAME COMMAND...
 
 import os
 import sys
+import time
 
 import agent
 import common
@@ -15,8 +16,12 @@ NAME, COMMAND = sys.argv[SPLIT + 1], sys.argv[SPLIT + 2 :]
 sys.argv = sys.argv[:SPLIT]
 
 
-def start(bootstrap, client_id):
+def start(bootstrap, client_id, topic=None):
+    """The agent, and what it lacks; the topic is made."""
     a = agent.Agent(COMMAND, bootstrap, client_id, os.devnull)
+    if topic:
+        a.ask("create", topic=topic, partitions=common.PARTITIONS, configs={})
+        time.sleep(0.5)
     return a, a.ask("hello")["lacks"]
 
 
@@ -34,7 +39,7 @@ def send(a, topic, codec, records):
 
 
 def produce(bootstrap, client_id, topic, codec):
-    a, lacks = start(bootstrap, client_id)
+    a, lacks = start(bootstrap, client_id, topic)
     records = list(common.records(topic))
     if "null-header" in lacks:
         records = [(key, value, [h for h in headers if h[1] is not None]) for key, value, headers in records]
@@ -71,7 +76,7 @@ def distinguished(got, expected):
 
 
 def load(bootstrap, client_id, topic, goes_on):
-    a, _ = start(bootstrap, client_id)
+    a, _ = start(bootstrap, client_id, topic)
     lines, number = [], 0
     while goes_on():
         records = [(b"%d" % (i % 50), b"value %d" % i, []) for i in range(number, number + 10)]

@@ -88,7 +88,8 @@ impl Agent {
         let name = request["name"].as_str().unwrap_or_default();
         let partition = request["partition"].as_i64().unwrap_or_default() as i32;
         match request["do"].as_str().unwrap_or_default() {
-            "hello" => Ok(json!({"lacks": []})),
+            // Its AlterConfigs drops the errors of the resources.
+            "hello" => Ok(json!({"lacks": ["alter-errors"]})),
             "send" => self.send(topic, request["codec"].as_str().unwrap_or("none"), &request["records"]).await,
             "open" => {
                 let (group, reset) = (&request["group"], &request["reset"]);
