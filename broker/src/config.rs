@@ -15,6 +15,8 @@ use strandline_metadata::backend::etcd::EtcdConfig;
 use strandline_metadata::keys::Keyspace;
 use strandline_storage::store::StoreConfig;
 
+use crate::group::GroupSettings;
+
 pub use self::table::{SETTINGS, Setting};
 
 /// A configuration that cannot be used; the sentence names the key.
@@ -68,6 +70,21 @@ pub struct TopicDefaults {
     pub configs: BTreeMap<String, String>,
 }
 
+/// What is configured of consumer groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// What the protocols are told.
+    pub(crate) settings: GroupSettings,
+    /// Groups that one broker coordinates.
+    pub(crate) max_groups: usize,
+    /// How long committed offsets stay after the group was left, in ms.
+    pub(crate) offsets_retention_ms: i64,
+    /// How often it is looked whether offsets have expired.
+    pub(crate) offsets_check_interval: Duration,
+    /// The most that a client may store with an offset.
+    pub(crate) offset_metadata_max_bytes: usize,
+}
+
 /// The validated configuration of a broker.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -109,6 +126,8 @@ pub struct Config {
     pub lease_ttl_s: i64,
     /// Topic defaults.
     pub topics: TopicDefaults,
+    /// Consumer groups.
+    pub groups: GroupConfig,
     /// Offset ranges that the state may have before producers are refused.
     pub max_state_ranges: u64,
     /// Log records after which a snapshot is written.
@@ -261,6 +280,7 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         connection_idle: values.millis("connection_idle_ms")?,
         lease_ttl_s: values.within("lease_ttl_s", 2, 600)?,
         topics: topic_defaults(values)?,
+        groups: groups(values)?,
         max_state_ranges: values.within("max_state_ranges", 1, u64::MAX)?,
         snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
         snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
@@ -335,6 +355,47 @@ fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     config.request_timeout = values.millis("store_request_timeout_ms")?;
     config.retry_budget = values.millis("store_retry_budget_ms")?;
     Ok(config)
+}
+
+fn groups(values: &Values) -> Result<GroupConfig, ConfigError> {
+    let policy = values.text("group_consumer_migration_policy");
+    if !["bidirectional", "upgrade", "downgrade", "disabled"].contains(&policy) {
+        return Err(ConfigError(format!(
+            "group_consumer_migration_policy: {policy:?} is none of bidirectional, upgrade, downgrade, disabled"
+        )));
+    }
+    let settings = GroupSettings {
+        max_size: values.within("group_max_size", 1, 10_000)?,
+        min_session_timeout_ms: values.within("group_min_session_timeout_ms", 1, i32::MAX)?,
+        max_session_timeout_ms: values.within("group_max_session_timeout_ms", 1, i32::MAX)?,
+        initial_rebalance_delay_ms: values.within("group_initial_rebalance_delay_ms", 0, 600_000)?,
+        consumer_session_timeout_ms: values.within("group_consumer_session_timeout_ms", 1, i32::MAX)?,
+        consumer_heartbeat_interval_ms: values.within("group_consumer_heartbeat_interval_ms", 1, i32::MAX)?,
+        may_upgrade: matches!(policy, "bidirectional" | "upgrade"),
+        may_downgrade: matches!(policy, "bidirectional" | "downgrade"),
+    };
+    if settings.min_session_timeout_ms > settings.max_session_timeout_ms {
+        return Err(ConfigError(
+            "group_min_session_timeout_ms: must not be above group_max_session_timeout_ms".into(),
+        ));
+    }
+    if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
+        return Err(ConfigError(
+            "group_consumer_heartbeat_interval_ms: must be below group_consumer_session_timeout_ms".into(),
+        ));
+    }
+    let minutes: i64 = values.within("offsets_retention_minutes", 1, i64::from(i32::MAX))?;
+    Ok(GroupConfig {
+        settings,
+        max_groups: values.within("max_groups", 1, 1_000_000)?,
+        offsets_retention_ms: minutes * 60_000,
+        offsets_check_interval: Duration::from_millis(values.within(
+            "offsets_retention_check_interval_ms",
+            10,
+            86_400_000,
+        )?),
+        offset_metadata_max_bytes: values.within("offset_metadata_max_bytes", 0, 32_767)?,
+    })
 }
 
 fn topic_defaults(values: &Values) -> Result<TopicDefaults, ConfigError> {

@@ -1,7 +1,12 @@
-//! Describing and altering configs: of topics, and of brokers.
+//! Describing and altering configs: of topics, brokers, groups, and of metrics that clients push.
 //!
 //! Topic configs are stored with the topic. Of broker configs, the defaults of topics can be altered for the whole
-//! cluster (the resource with an empty name); everything else is the broker's own configuration and read-only.
+//! cluster (the resource with an empty name); everything else is the broker's own configuration and read-only. Configs of
+//! groups and of client metrics have keys of their own.
+
+mod client_metrics;
+pub(crate) mod group;
+mod kafka_names;
 
 use std::collections::BTreeMap;
 
@@ -10,12 +15,22 @@ use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 
 use crate::Broker;
 use crate::config::SETTINGS;
-use crate::topic_config::{self, ConfigType, Effective, TOPIC_CONFIGS};
+use crate::group::coordinator::check_group_id;
+use crate::telemetry;
+use crate::topic_config::{self, ConfigType, TOPIC_CONFIGS};
 use crate::topics::{self, TopicError};
 
 /// Kafka's numbers for what a config belongs to.
 pub(crate) const TOPIC: i8 = 2;
 pub(crate) const BROKER: i8 = 4;
+pub(crate) const BROKER_LOGGER: i8 = 8;
+pub(crate) const CLIENT_METRICS: i8 = 16;
+pub(crate) const GROUP: i8 = 32;
+
+/// Characters that the name of a client-metrics resource may have.
+const MAX_NAME_CHARS: usize = 249;
+/// Bytes that a value may have.
+const MAX_VALUE_BYTES: usize = 4 * 1024;
 
 /// Where a value comes from, by Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +39,8 @@ pub(crate) enum Source {
     DynamicDefaultBroker = 3,
     StaticBroker = 4,
     Default = 5,
+    ClientMetrics = 7,
+    Group = 8,
 }
 
 /// A config with all that can be said of it.
@@ -40,17 +57,39 @@ pub(crate) struct Entry {
     pub(crate) synonyms: Vec<(String, String, Source)>,
 }
 
+impl Entry {
+    /// A config that can be altered. The first of `synonyms`, of which there is at least one, gives its value.
+    fn of(name: &str, kind: ConfigType, help: &str, synonyms: Vec<(String, String, Source)>) -> Self {
+        let (value, source) = synonyms
+            .first()
+            .map_or((String::new(), Source::Default), |(_, value, source)| (value.clone(), *source));
+        Self {
+            name: name.to_owned(),
+            value,
+            source,
+            read_only: false,
+            sensitive: false,
+            kind,
+            documentation: help.to_owned(),
+            synonyms,
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     Topic(String),
     /// One broker, or the defaults of all.
     Broker(Option<i32>),
+    Group(String),
+    ClientMetrics(String),
 }
 
 impl Resource {
     /// A resource by Kafka's type and name.
     pub(crate) fn parse(kind: i8, name: &str) -> Result<Self, TopicError> {
+        let invalid = |why: &str| Err(TopicError::new(ResponseError::InvalidRequest, why));
         match kind {
             TOPIC => Ok(Self::Topic(name.to_owned())),
             BROKER if name.is_empty() => Ok(Self::Broker(None)),
@@ -59,10 +98,18 @@ impl Resource {
                     || TopicError::new(ResponseError::InvalidRequest, "a broker is named by its node id");
                 name.parse().map(|id| Self::Broker(Some(id))).map_err(|_| wrong())
             }
-            _ => Err(TopicError::new(
-                ResponseError::InvalidRequest,
-                "configs belong to topics and brokers here",
-            )),
+            GROUP => match check_group_id(name, false) {
+                Ok(()) => Ok(Self::Group(name.to_owned())),
+                Err(error) => invalid(&error.message),
+            },
+            CLIENT_METRICS if name.is_empty() || name.chars().count() > MAX_NAME_CHARS => {
+                invalid("the name of a client-metrics resource has 1 to 249 characters")
+            }
+            CLIENT_METRICS => Ok(Self::ClientMetrics(name.to_owned())),
+            BROKER_LOGGER => {
+                invalid("loggers have no configs here: what is logged is set with --log when a broker starts")
+            }
+            _ => invalid("configs belong to topics, brokers, groups and client metrics here"),
         }
     }
 }
@@ -90,13 +137,28 @@ pub(crate) async fn describe(broker: &Broker, resource: &Resource) -> Result<Vec
             let (dynamic, _) = broker.replica.read(|view| view.names.broker_configs(None));
             Ok(broker_entries(broker).into_iter().filter(|e| dynamic.contains_key(&e.name)).collect())
         }
+        Resource::Group(name) => {
+            let (set, _) = broker.replica.read(|view| view.names.group_configs(name));
+            Ok(group::entries(broker, &set))
+        }
+        Resource::ClientMetrics(name) => {
+            let (set, _) = stored_client_metrics(broker, name);
+            Ok(client_metrics::entries(&set))
+        }
     }
+}
+
+/// Configs of a client-metrics resource, with its key's mod revision; 0 while there is none.
+fn stored_client_metrics(broker: &Broker, name: &str) -> (BTreeMap<String, String>, i64) {
+    broker.replica.read(|view| {
+        let known = view.names.client_metrics().get(name);
+        known.map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
+    })
 }
 
 /// The configs of a topic with these values set on it.
 pub(crate) fn topic_entries(broker: &Broker, set: &BTreeMap<String, String>) -> Vec<Entry> {
     let (dynamic, _) = broker.replica.read(|view| view.names.broker_configs(None));
-    let effective = Effective { topic: set, dynamic: &dynamic, broker: &broker.config.topics.configs };
     let entries = TOPIC_CONFIGS.iter().map(|config| {
         let mut synonyms = Vec::new();
         if let Some(value) = set.get(config.name) {
@@ -114,16 +176,7 @@ pub(crate) fn topic_entries(broker: &Broker, set: &BTreeMap<String, String>) -> 
         }
         let default_name = config.synonym.unwrap_or(config.name);
         synonyms.push((default_name.to_owned(), config.default.to_owned(), Source::Default));
-        Entry {
-            name: config.name.to_owned(),
-            value: effective.get(config.name).to_owned(),
-            source: synonyms[0].2,
-            read_only: false,
-            sensitive: false,
-            kind: config.kind,
-            documentation: config.documentation(),
-            synonyms,
-        }
+        Entry::of(config.name, config.kind, &config.documentation(), synonyms)
     });
     entries.collect()
 }
@@ -144,35 +197,33 @@ fn broker_entries(broker: &Broker) -> Vec<Entry> {
         }
     });
     let mut entries: Vec<Entry> = own.collect();
-    for (name, kind, value, help) in alterable(broker) {
+    for (name, kind, default, value, help) in alterable(broker) {
         let mut synonyms = Vec::new();
         if let Some(set) = dynamic.get(name) {
             synonyms.push((name.to_owned(), set.clone(), Source::DynamicDefaultBroker));
         }
-        synonyms.push((name.to_owned(), value, Source::StaticBroker));
-        entries.push(Entry {
-            name: name.to_owned(),
-            value: synonyms[0].1.clone(),
-            source: synonyms[0].2,
-            read_only: false,
-            sensitive: false,
-            kind,
-            documentation: help.to_owned(),
-            synonyms,
-        });
+        if value != default {
+            synonyms.push((name.to_owned(), value, Source::StaticBroker));
+        }
+        synonyms.push((name.to_owned(), default.to_owned(), Source::Default));
+        entries.push(Entry::of(name, kind, help, synonyms));
     }
+    entries.extend(kafka_names::entries(broker));
     entries
 }
 
-/// The broker configs that can be altered for the whole cluster, with this broker's own value.
-fn alterable(broker: &Broker) -> Vec<(&'static str, ConfigType, String, &'static str)> {
+/// A broker config that can be altered: name, type, default, this broker's own value, what it is for.
+type Alterable = (&'static str, ConfigType, &'static str, String, &'static str);
+
+/// The broker configs that can be altered for the whole cluster.
+fn alterable(broker: &Broker) -> Vec<Alterable> {
     let defaults = TOPIC_CONFIGS.iter().filter_map(|config| {
         let own = broker.config.topics.configs.get(config.name)?;
-        Some((config.synonym?, config.kind, own.clone(), config.help))
+        Some((config.synonym?, config.kind, config.default, own.clone(), config.help))
     });
     let partitions = broker.config.topics.partitions.to_string();
     let help = "Partitions of a topic that is created without a number.";
-    defaults.chain([("num.partitions", ConfigType::Int, partitions, help)]).collect()
+    defaults.chain([("num.partitions", ConfigType::Int, "1", partitions, help)]).collect()
 }
 
 fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
@@ -204,6 +255,18 @@ pub(crate) enum Alter {
     Incremental(Vec<(String, Alteration)>),
 }
 
+impl Alter {
+    /// Whether it sets nothing: then it is done where nothing is ever set. Tools clear throttles like this.
+    fn only_deletes(&self) -> bool {
+        match self {
+            Self::Replace(_) => false,
+            Self::Incremental(alterations) => {
+                alterations.iter().all(|(_, alteration)| *alteration == Alteration::Delete)
+            }
+        }
+    }
+}
+
 /// Alters the configs of a resource, in one transaction that fails if somebody else changed them meanwhile.
 pub(crate) async fn alter(
     broker: &Broker,
@@ -232,17 +295,40 @@ pub(crate) async fn alter(
                     .cloned()
                     .or_else(|| topic_config::find(name).map(|c| c.default.to_owned()))
             };
-            let altered = apply(&topic.value.configs, alter, effective, topic_config::check)?;
+            let rules = Rules { effective: &effective, check: topic_config::check, is_list };
+            let altered = rules.apply(&topic.value.configs, alter)?;
             strandline_metadata::topics::configure(keys, &topic, altered)
         }
+        Resource::Broker(Some(_)) if alter.only_deletes() => return Ok(()),
         Resource::Broker(Some(_)) => {
             let why = "configs of single brokers are read-only; those that can change belong to all: use the default broker";
             return Err(TopicError::new(ResponseError::InvalidRequest, why));
         }
         Resource::Broker(None) => {
             let (current, revision) = broker.replica.read(|view| view.names.broker_configs(None));
-            let altered = apply(&current, alter, |name| current.get(name).cloned(), check_broker_config)?;
+            let effective = |name: &str| current.get(name).cloned();
+            let rules = Rules { effective: &effective, check: check_broker_config, is_list };
+            let altered = rules.apply(&current, alter)?;
             strandline_metadata::topics::configure_broker(keys, None, revision, altered)
+        }
+        Resource::Group(name) => {
+            let ((current, revision), groups) = broker
+                .replica
+                .read(|view| (view.names.group_configs(name), view.names.configured_groups().len()));
+            let rules = Rules { effective: &|_| None, check: group::check, is_list: |_| false };
+            let altered = rules.apply(&current, alter)?;
+            group::check_together(&broker.config.groups.settings, &altered).map_err(invalid)?;
+            check_room(revision, &altered, groups, group::MAX_RESOURCES)?;
+            strandline_metadata::topics::configure_group(keys, name, revision, altered)
+        }
+        Resource::ClientMetrics(name) => {
+            let (current, revision) = stored_client_metrics(broker, name);
+            let resources = broker.replica.read(|view| view.names.client_metrics().len());
+            let rules =
+                Rules { effective: &|_| None, check: telemetry::check, is_list: client_metrics::is_list };
+            let altered = rules.apply(&current, alter)?;
+            check_room(revision, &altered, resources, client_metrics::MAX_RESOURCES)?;
+            strandline_metadata::topics::configure_client_metrics(keys, name, revision, altered)
         }
     };
     if validate_only {
@@ -253,53 +339,88 @@ pub(crate) async fn alter(
     Ok(())
 }
 
-fn apply(
-    current: &BTreeMap<String, String>,
-    alter: Alter,
-    effective: impl Fn(&str) -> Option<String>,
-    check: impl Fn(&str, &str) -> Result<(), String>,
-) -> Result<BTreeMap<String, String>, TopicError> {
-    let invalid = |why: String| TopicError::new(ResponseError::InvalidConfig, why);
-    let alterations = match alter {
-        Alter::Replace(entries) => {
-            let mut replaced = BTreeMap::new();
-            for (name, value) in entries {
-                check(&name, &value).map_err(invalid)?;
-                replaced.insert(name, value);
-            }
-            return Ok(replaced);
-        }
-        Alter::Incremental(alterations) => alterations,
-    };
-    let mut altered = current.clone();
-    for (name, alteration) in alterations {
-        let value = match alteration {
-            Alteration::Delete => {
-                altered.remove(&name);
-                continue;
-            }
-            Alteration::Set(value) => value,
-            Alteration::Append(value) | Alteration::Subtract(value) if !is_list(&name) => {
-                return Err(invalid(format!(
-                    "{name} is no list, so {value:?} can be neither appended nor subtracted"
-                )));
-            }
-            Alteration::Append(value) => {
-                let mut items = list(altered.get(&name).cloned().or_else(|| effective(&name)));
-                items
-                    .extend(list(Some(value)).into_iter().filter(|v| !items.contains(v)).collect::<Vec<_>>());
-                items.join(",")
-            }
-            Alteration::Subtract(value) => {
-                let gone = list(Some(value));
-                let items = list(altered.get(&name).cloned().or_else(|| effective(&name)));
-                items.into_iter().filter(|i| !gone.contains(i)).collect::<Vec<_>>().join(",")
-            }
-        };
-        check(&name, &value).map_err(invalid)?;
-        altered.insert(name, value);
+fn invalid(why: String) -> TopicError {
+    TopicError::new(ResponseError::InvalidConfig, why)
+}
+
+/// Whether a resource that has no key yet may get one.
+fn check_room(
+    revision: i64,
+    altered: &BTreeMap<String, String>,
+    known: usize,
+    most: usize,
+) -> Result<(), TopicError> {
+    if revision == 0 && !altered.is_empty() && known >= most {
+        let why = format!("there are {most} resources of this type, as many as there may be");
+        return Err(TopicError::new(ResponseError::PolicyViolation, why));
     }
-    Ok(altered)
+    Ok(())
+}
+
+/// What holds for the configs of one type of resource.
+struct Rules<'a> {
+    /// The value that counts while none is set: what a list is appended to.
+    effective: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether a config takes a value; else a sentence why not.
+    check: fn(&str, &str) -> Result<(), String>,
+    is_list: fn(&str) -> bool,
+}
+
+impl Rules<'_> {
+    fn check(&self, name: &str, value: &str) -> Result<(), TopicError> {
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(invalid(format!("{name}: a value has at most {MAX_VALUE_BYTES} bytes")));
+        }
+        (self.check)(name, value).map_err(invalid)
+    }
+
+    fn apply(
+        &self,
+        current: &BTreeMap<String, String>,
+        alter: Alter,
+    ) -> Result<BTreeMap<String, String>, TopicError> {
+        let alterations = match alter {
+            Alter::Replace(entries) => {
+                let mut replaced = BTreeMap::new();
+                for (name, value) in entries {
+                    self.check(&name, &value)?;
+                    replaced.insert(name, value);
+                }
+                return Ok(replaced);
+            }
+            Alter::Incremental(alterations) => alterations,
+        };
+        let mut altered = current.clone();
+        for (name, alteration) in alterations {
+            let value = match alteration {
+                Alteration::Delete => {
+                    altered.remove(&name);
+                    continue;
+                }
+                Alteration::Set(value) => value,
+                Alteration::Append(value) | Alteration::Subtract(value) if !(self.is_list)(&name) => {
+                    return Err(invalid(format!(
+                        "{name} is no list, so {value:?} can be neither appended nor subtracted"
+                    )));
+                }
+                Alteration::Append(value) => {
+                    let mut items = list(altered.get(&name).cloned().or_else(|| (self.effective)(&name)));
+                    items.extend(
+                        list(Some(value)).into_iter().filter(|v| !items.contains(v)).collect::<Vec<_>>(),
+                    );
+                    items.join(",")
+                }
+                Alteration::Subtract(value) => {
+                    let gone = list(Some(value));
+                    let items = list(altered.get(&name).cloned().or_else(|| (self.effective)(&name)));
+                    items.into_iter().filter(|i| !gone.contains(i)).collect::<Vec<_>>().join(",")
+                }
+            };
+            self.check(&name, &value)?;
+            altered.insert(name, value);
+        }
+        Ok(altered)
+    }
 }
 
 fn is_list(name: &str) -> bool {

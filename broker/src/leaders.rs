@@ -53,6 +53,16 @@ impl Leaders {
         self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
     }
 
+    /// The broker that coordinates a group. Zones do not matter: its members may be anywhere.
+    pub(crate) fn of_group(&self, group: &str) -> i32 {
+        // FNV-1a: every broker derives the same.
+        let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let weight = |node_id: i32| scramble(scramble(hash) ^ u64::from(node_id.cast_unsigned()));
+        self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
+    }
+
     /// The broker that is named as controller: any can do what a controller does; the lowest node id is as good as any.
     pub(crate) fn controller(&self) -> i32 {
         self.candidates.iter().copied().min().unwrap_or(-1)

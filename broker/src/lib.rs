@@ -19,12 +19,14 @@
 mod api;
 pub mod config;
 mod configs;
+mod features;
 mod fetch;
 mod group;
 mod jobs;
 mod leaders;
 mod membership;
 pub mod metrics;
+mod patterns;
 pub mod process;
 pub mod produce;
 mod producer_ids;
@@ -32,6 +34,7 @@ mod records;
 pub mod run;
 pub mod server;
 pub mod tasks;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 mod topic_config;
@@ -52,12 +55,14 @@ use uuid::Uuid;
 
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
+use crate::group::coordinator::Groups;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::ProduceBuffer;
 use crate::producer_ids::ProducerIds;
 use crate::tasks::TaskSet;
+use crate::telemetry::Telemetry;
 
 /// Everything that a request may touch.
 #[derive(Debug)]
@@ -75,7 +80,9 @@ pub struct Broker {
     pub(crate) reader: Reader,
     pub(crate) buffer: ProduceBuffer,
     pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) telemetry: Telemetry,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,

@@ -1,14 +1,17 @@
 //! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A call site says what
 //! happened, not which label.
 
+mod groups;
+mod telemetry;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use strandline_metadata::replica::{ApplyObserver, ReplicaCounters};
 use strandline_metadata::state::{Effects, Position};
@@ -16,6 +19,8 @@ use strandline_storage::metrics::StorageMetrics;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::groups::GroupMetrics;
+use self::telemetry::TelemetryMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
 use crate::produce::FlushReason;
@@ -95,6 +100,8 @@ struct Shared {
     jobs: IntCounterVec,
     clients: IntCounterVec,
     software: Mutex<BTreeSet<(String, String)>>,
+    groups: GroupMetrics,
+    telemetry: TelemetryMetrics,
 }
 
 /// Registers one metric after the other.
@@ -116,6 +123,10 @@ impl Registrar<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         self.with(IntCounterVec::new(Opts::new(format!("strandline_{name}"), help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.with(IntGaugeVec::new(Opts::new(format!("strandline_{name}"), help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
@@ -217,6 +228,8 @@ impl Metrics {
                 &["software", "version"],
             )?,
             software: Mutex::default(),
+            groups: GroupMetrics::new(&r)?,
+            telemetry: TelemetryMetrics::new(&r)?,
             registry,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -318,6 +331,30 @@ impl Metrics {
         self.shared.jobs.with_label_values(&[job, outcome]).inc();
     }
 
+    pub(crate) fn group_rebalanced(&self, reason: &str) {
+        self.shared.groups.rebalanced(reason);
+    }
+
+    pub(crate) fn group_members_expired(&self, count: usize) {
+        self.shared.groups.members_expired(count);
+    }
+
+    pub(crate) fn offsets_committed(&self, count: usize) {
+        self.shared.groups.committed(count);
+    }
+
+    pub(crate) fn offsets_expired(&self, count: usize) {
+        self.shared.groups.offsets_expired(count);
+    }
+
+    pub(crate) fn group_written(&self, offset_keys: usize) {
+        self.shared.groups.written(offset_keys);
+    }
+
+    pub(crate) fn telemetry_pushed(&self, is_taken: bool) {
+        self.shared.telemetry.pushed(is_taken);
+    }
+
     pub(crate) fn client_software(&self, name: &str, version: &str) {
         let cut = |text: &str| text.chars().take(64).collect::<String>();
         let kind = (cut(name), cut(version));
@@ -349,8 +386,12 @@ impl Metrics {
         s.watch_lag.set(broker.replica.lag_revisions());
         s.buffer_bytes.set(number(broker.buffer.bytes_in_use()));
         s.fetch_sessions.set(number(broker.fetch_sessions.len()));
+        s.groups.look(broker);
+        s.telemetry.look(broker);
         let mut text = Vec::new();
-        TextEncoder::new().encode(&s.registry.gather(), &mut text)?;
+        let mut families = s.registry.gather();
+        families.extend(telemetry::families(broker)?);
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }

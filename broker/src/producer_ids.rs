@@ -48,8 +48,12 @@ impl ProducerIds {
 async fn take_block(broker: &Broker) -> Result<std::ops::Range<i64>, NextIdError> {
     let keys = broker.replica.keys();
     for _ in 0..ATTEMPTS {
-        let read =
-            RangeRequest { keys: KeyRange::Key(keys.encode(&Key::ProducerIds)), revision: None, limit: 1 };
+        let read = RangeRequest {
+            keys: KeyRange::Key(keys.encode(&Key::ProducerIds)),
+            revision: None,
+            limit: 1,
+            keys_only: false,
+        };
         let stored = broker.replica.backend().range(read).await.map_err(|error| {
             debug!(%error, "producer ids cannot be read");
             NextIdError::Unavailable

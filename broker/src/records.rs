@@ -33,8 +33,8 @@ pub(crate) enum RecordsError {
     #[error("the payload does not decompress: {0}")]
     Codec(#[from] io::Error),
     /// The payload would become too large.
-    #[error("the payload would have more than {MAX_PAYLOAD_BYTES} bytes")]
-    TooLarge,
+    #[error("the payload would have more than {0} bytes")]
+    TooLarge(usize),
     /// The records are cut or lie about their lengths.
     #[error("the records in the payload do not add up")]
     Malformed,
@@ -80,7 +80,7 @@ pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<Bytes, Reco
     out.put_slice(&batch[..BATCH_HEADER_BYTES]);
     let mut out = compress(codec, &payload, out)?;
     out[ATTRIBUTES_LOW_AT] = (out[ATTRIBUTES_LOW_AT] & !CODEC_MASK) | codec_bits(codec);
-    let length = i32::try_from(out.len() - 12).map_err(|_| RecordsError::TooLarge)?;
+    let length = i32::try_from(out.len() - 12).map_err(|_| RecordsError::TooLarge(MAX_PAYLOAD_BYTES))?;
     out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
     let crc = crc32c(&out[CRC_FROM..]);
     out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
@@ -90,29 +90,35 @@ pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<Bytes, Reco
 /// The records of a batch, decompressed.
 fn payload(header: &BatchHeader, batch: &[u8]) -> Result<Bytes, RecordsError> {
     let stored = batch.get(BATCH_HEADER_BYTES..).ok_or(RecordsError::Malformed)?;
-    match header.compression()? {
+    decompress(header.compression()?, stored, MAX_PAYLOAD_BYTES)
+}
+
+/// What was compressed as Kafka's clients do it, if that has at most `most` bytes.
+pub(crate) fn decompress(codec: Compression, stored: &[u8], most: usize) -> Result<Bytes, RecordsError> {
+    match codec {
+        Compression::None if stored.len() > most => Err(RecordsError::TooLarge(most)),
         Compression::None => Ok(Bytes::copy_from_slice(stored)),
-        Compression::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored)),
-        Compression::Lz4 => read_bounded(lz4::Decoder::new(stored)?),
-        Compression::Zstd => read_bounded(zstd::Decoder::new(stored)?),
-        Compression::Snappy => unsnappy(stored),
+        Compression::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored), most),
+        Compression::Lz4 => read_bounded(lz4::Decoder::new(stored)?, most),
+        Compression::Zstd => read_bounded(zstd::Decoder::new(stored)?, most),
+        Compression::Snappy => unsnappy(stored, most),
     }
 }
 
-fn read_bounded(reader: impl Read) -> Result<Bytes, RecordsError> {
+fn read_bounded(reader: impl Read, most: usize) -> Result<Bytes, RecordsError> {
     let mut out = Vec::new();
-    reader.take(MAX_PAYLOAD_BYTES as u64 + 1).read_to_end(&mut out)?;
-    if out.len() > MAX_PAYLOAD_BYTES { Err(RecordsError::TooLarge) } else { Ok(out.into()) }
+    reader.take(most as u64 + 1).read_to_end(&mut out)?;
+    if out.len() > most { Err(RecordsError::TooLarge(most)) } else { Ok(out.into()) }
 }
 
 /// Snappy, in xerial's framing or bare, as Kafka's clients write either.
-fn unsnappy(stored: &[u8]) -> Result<Bytes, RecordsError> {
+fn unsnappy(stored: &[u8], most: usize) -> Result<Bytes, RecordsError> {
     let mut decoder = snap::raw::Decoder::new();
     let mut out = Vec::new();
     let mut block = |bytes: &[u8]| -> Result<(), RecordsError> {
         let length = snap::raw::decompress_len(bytes).map_err(io::Error::other)?;
-        if out.len() + length > MAX_PAYLOAD_BYTES {
-            return Err(RecordsError::TooLarge);
+        if out.len() + length > most {
+            return Err(RecordsError::TooLarge(most));
         }
         out.extend_from_slice(&decoder.decompress_vec(bytes).map_err(io::Error::other)?);
         Ok(())
@@ -152,7 +158,8 @@ fn compress(codec: Compression, payload: &[u8], out: BytesMut) -> Result<BytesMu
             out.write_all(b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01")?;
             for block in payload.chunks(XERIAL_BLOCK_BYTES) {
                 let packed = snap::raw::Encoder::new().compress_vec(block).map_err(io::Error::other)?;
-                let length = i32::try_from(packed.len()).map_err(|_| RecordsError::TooLarge)?;
+                let length =
+                    i32::try_from(packed.len()).map_err(|_| RecordsError::TooLarge(MAX_PAYLOAD_BYTES))?;
                 out.write_all(&length.to_be_bytes())?;
                 out.write_all(&packed)?;
             }
@@ -260,7 +267,7 @@ pub(crate) mod tests {
             let mut bomb = BytesMut::from(&batch(*codec, 0, 1)[..BATCH_HEADER_BYTES]);
             bomb = compress(*ours, &zeros, bomb).unwrap();
             let header = BatchHeader::parse(&batch(*codec, 0, 1)).unwrap();
-            assert!(matches!(payload(&header, &bomb), Err(RecordsError::TooLarge)), "{codec:?}");
+            assert!(matches!(payload(&header, &bomb), Err(RecordsError::TooLarge(_))), "{codec:?}");
         }
     }
 

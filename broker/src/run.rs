@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::brokers::{self, RegisterError};
+use strandline_metadata::groups;
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::log::{self, SessionCell};
 use strandline_metadata::replica::{LoadError, Replica};
@@ -22,11 +23,13 @@ use tracing::{info, warn};
 
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
+use crate::group::coordinator::Groups;
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::tasks::TaskSet;
-use crate::{Broker, MembershipEnd, jobs, membership};
+use crate::telemetry::Telemetry;
+use crate::{Broker, MembershipEnd, group, jobs, membership};
 
 /// How long a broker waits for its own registration to be usable before it is opened anyway.
 const REGISTER_WAIT: Duration = Duration::from_secs(30);
@@ -117,6 +120,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let clock_skew = ClockSkew::new(parts.clock.clone(), sessions.clone());
     let (replica, replica_loop, barrier_loop) = open_replica(&parts, &keys, &store, &clock_skew).await?;
     let (log, log_loop) = log::writer(replica.clone(), sessions.clone());
+    let (group_writer, group_loop) = groups::writer(replica.clone(), sessions.clone());
     let reader_config =
         ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
@@ -149,7 +153,9 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         reader,
         buffer,
         fetch_sessions: FetchSessions::new(config.fetch_sessions, rng.random()),
+        groups: Groups::new(group_writer),
         producer_ids: ProducerIds::default(),
+        telemetry: Telemetry::default(),
         metrics: parts.metrics,
         clock: parts.clock,
         clock_skew,
@@ -169,6 +175,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     });
     tasks.start("barrier", barrier_loop.run());
     tasks.start("log", log_loop.run());
+    tasks.start("group writer", group_loop.run());
     tasks.start("flush", flusher.run());
     let member = broker.clone();
     tasks.start("membership", async move {
@@ -176,6 +183,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         let _ = fatal_sender.send(Fatal::Membership(end)).await;
     });
     tasks.start("jobs", jobs::run(broker.clone()));
+    tasks.start("groups", group::coordinator::run(broker.clone()));
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
     }

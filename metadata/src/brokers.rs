@@ -79,8 +79,12 @@ pub async fn registered(
     keys: &Keyspace,
     node_id: i32,
 ) -> Result<Option<(BrokerValue, i64)>, RegisterError> {
-    let read =
-        RangeRequest { keys: KeyRange::Key(keys.encode(&Key::Broker(node_id))), revision: None, limit: 1 };
+    let read = RangeRequest {
+        keys: KeyRange::Key(keys.encode(&Key::Broker(node_id))),
+        revision: None,
+        limit: 1,
+        keys_only: false,
+    };
     match backend.range(read).await?.kvs.first() {
         None => Ok(None),
         Some(kv) => Ok(Some((BrokerValue::decode(&kv.value)?, kv.create_revision))),

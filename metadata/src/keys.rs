@@ -3,6 +3,8 @@
 //! Everything of a cluster is under `/strandline/<cluster>/`. Names of topics are safe as they are: Kafka allows
 //! only `[a-zA-Z0-9._-]` in them, so none can leave its prefix.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 
 use crate::backend::KeyRange;
@@ -40,8 +42,24 @@ pub enum Key {
     ProducerIds,
     /// `leaders/<job>`: the broker that runs a background job; leased.
     Leader(String),
+    /// `groups/<group>`: a consumer group. Ids of groups are free text, so they are escaped.
+    Group(String),
+    /// `offsets/<group>/<topic>`, and `offsets/<group>/<topic>/<n>` for the partitions after the first
+    /// [`OFFSETS_PER_KEY`](crate::values::group::OFFSETS_PER_KEY): committed offsets.
+    Offsets {
+        /// The group.
+        group: String,
+        /// The topic's name.
+        topic: String,
+        /// Which run of partitions, from 0.
+        part: u32,
+    },
     /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
     BrokerConfig(Option<i32>),
+    /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in [`Key::Group`].
+    GroupConfig(String),
+    /// `configs/client-metrics/<name>`: a subscription to metrics of clients (KIP-714). Names are free text, too.
+    ClientMetrics(String),
 }
 
 impl Keyspace {
@@ -74,8 +92,17 @@ impl Keyspace {
             Key::Snapshot => self.under("snapshot"),
             Key::ProducerIds => self.under("producer-ids"),
             Key::Leader(job) => self.under(&format!("leaders/{job}")),
+            Key::Group(group) => self.under(&format!("groups/{}", escape(group))),
+            Key::Offsets { group, topic, part: 0 } => {
+                self.under(&format!("offsets/{}/{topic}", escape(group)))
+            }
+            Key::Offsets { group, topic, part } => {
+                self.under(&format!("offsets/{}/{topic}/{part}", escape(group)))
+            }
             Key::BrokerConfig(Some(node_id)) => self.under(&format!("configs/brokers/{node_id}")),
             Key::BrokerConfig(None) => self.under("configs/brokers/default"),
+            Key::GroupConfig(group) => self.under(&format!("configs/groups/{}", escape(group))),
+            Key::ClientMetrics(name) => self.under(&format!("configs/client-metrics/{}", escape(name))),
         }
     }
 
@@ -97,9 +124,21 @@ impl Keyspace {
             }
             Some(("topics", name)) => Some(Key::Topic(name.to_owned())),
             Some(("leaders", job)) => Some(Key::Leader(job.to_owned())),
-            Some(("configs", tail)) => match tail.strip_prefix("brokers/")? {
-                "default" => Some(Key::BrokerConfig(None)),
-                node_id => node_id.parse().ok().map(|id| Key::BrokerConfig(Some(id))),
+            Some(("groups", group)) => unescape(group).map(Key::Group),
+            Some(("offsets", tail)) => {
+                let (group, rest) = tail.split_once('/')?;
+                let (topic, part) = match rest.split_once('/') {
+                    None => (rest, 0),
+                    Some((topic, part)) => (topic, part.parse().ok()?),
+                };
+                Some(Key::Offsets { group: unescape(group)?, topic: topic.to_owned(), part })
+            }
+            Some(("configs", tail)) => match tail.split_once('/')? {
+                ("brokers", "default") => Some(Key::BrokerConfig(None)),
+                ("brokers", node_id) => node_id.parse().ok().map(|id| Key::BrokerConfig(Some(id))),
+                ("groups", group) => unescape(group).map(Key::GroupConfig),
+                ("client-metrics", name) => unescape(name).map(Key::ClientMetrics),
+                _ => None,
             },
             Some(_) => None,
         }
@@ -125,6 +164,21 @@ impl Keyspace {
         KeyRange::prefix(self.under("configs/"))
     }
 
+    /// Every group.
+    pub fn groups(&self) -> KeyRange {
+        KeyRange::prefix(self.under("groups/"))
+    }
+
+    /// Every committed offset.
+    pub fn offsets(&self) -> KeyRange {
+        KeyRange::prefix(self.under("offsets/"))
+    }
+
+    /// Every committed offset of one group.
+    pub fn offsets_of(&self, group: &str) -> KeyRange {
+        KeyRange::prefix(self.under(&format!("offsets/{}/", escape(group))))
+    }
+
     /// Every record of the log.
     pub fn log(&self) -> KeyRange {
         KeyRange::prefix(self.under("log/"))
@@ -137,6 +191,41 @@ impl Keyspace {
             end: self.encode(&Key::Log { incarnation, sequence: end }),
         }
     }
+}
+
+/// Writes free text so that it cannot leave its place in a key: what is not a letter, a digit, `.`, `_` or `-` becomes
+/// `%` and two hex digits. The empty text is `%`.
+fn escape(text: &str) -> String {
+    if text.is_empty() {
+        return "%".to_owned();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-') {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing into a string cannot fail.
+            let _ = write!(escaped, "%{byte:02x}");
+        }
+    }
+    escaped
+}
+
+fn unescape(escaped: &str) -> Option<String> {
+    if escaped == "%" {
+        return Some(String::new());
+    }
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |b: Option<u8>| char::from(b?).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            bytes.push(digit(rest.next())? * 16 + digit(rest.next())?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -157,6 +246,13 @@ mod tests {
             Key::Leader("jobs".into()),
             Key::BrokerConfig(None),
             Key::BrokerConfig(Some(2)),
+            Key::GroupConfig("a/b default".into()),
+            Key::ClientMetrics("../brokers/default".into()),
+            Key::Group("plain-group.1".into()),
+            Key::Group("a/b c%\u{e4}\n".into()),
+            Key::Group(String::new()),
+            Key::Offsets { group: "g/../x".into(), topic: "t".into(), part: 0 },
+            Key::Offsets { group: String::new(), topic: "t".into(), part: 7 },
         ] {
             assert_eq!(keys.parse(&keys.encode(&key)), Some(key));
         }
@@ -164,6 +260,8 @@ mod tests {
             &keys.encode(&Key::Log { incarnation: 12, sequence: 34 })[..],
             b"/strandline/prod-1/log/12/00000000000000000034"
         );
+        assert_eq!(&keys.encode(&Key::Group("a/b%".into()))[..], b"/strandline/prod-1/groups/a%2fb%25");
+        assert_eq!(keys.parse(b"/strandline/prod-1/groups/%2"), None);
         assert_eq!(keys.parse(b"/strandline/prod-1/from-the-future/1"), None);
         assert_eq!(keys.parse(b"/strandline/prod-2/cluster"), None);
     }

@@ -26,6 +26,8 @@ pub mod values;
 #[cfg(feature = "log")]
 pub mod brokers;
 #[cfg(feature = "log")]
+pub mod groups;
+#[cfg(feature = "log")]
 pub mod invariants;
 #[cfg(feature = "log")]
 pub mod limits;

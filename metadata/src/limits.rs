@@ -47,6 +47,19 @@ pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// One read or transaction of the backend may take so long before its outcome is looked up.
 pub const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Writes of groups that share a transaction.
+pub const GROUP_WRITES_PER_TXN: usize = 60;
+
+/// Keys of offsets that one write of a group changes.
+pub const GROUP_WRITE_KEYS: usize = 60;
+
+/// Writes of groups that wait for their turn.
+pub const GROUP_WRITE_QUEUE: usize = 1_024;
+
+/// The longest group id, in bytes: it is part of keys and of metrics.
+pub const MAX_GROUP_ID_BYTES: usize = 1_024;
+
+const _: () = assert!(GROUP_WRITES_PER_TXN + GROUP_WRITE_KEYS + 2 <= BACKEND_TXN_OPS);
 const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(RECORDS_PER_TXN + 8 <= BACKEND_TXN_OPS);
 const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);

@@ -1,8 +1,8 @@
-//! What the plain keys say, cached: topics by name, brokers by node id, dynamic broker configs.
+//! What the plain keys say, cached: topics by name, brokers by node id, dynamic configs.
 //!
 //! These caches answer clients; they never decide anything in the state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -38,6 +38,10 @@ pub struct Names {
     ids: BTreeMap<Uuid, Arc<TopicInfo>>,
     brokers: BTreeMap<i32, Arc<BrokerInfo>>,
     configs: BTreeMap<Option<i32>, (ConfigsValue, i64)>,
+    group_configs: BTreeMap<String, (ConfigsValue, i64)>,
+    client_metrics: BTreeMap<String, (ConfigsValue, i64)>,
+    groups: BTreeMap<String, i64>,
+    offsets: BTreeMap<String, BTreeSet<(String, u32)>>,
 }
 
 impl Names {
@@ -68,6 +72,38 @@ impl Names {
             .map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
     }
 
+    /// Configs of one group, with the key's mod revision; 0 while there is none.
+    pub fn group_configs(&self, group: &str) -> (BTreeMap<String, String>, i64) {
+        self.group_configs
+            .get(group)
+            .map_or_else(Default::default, |(value, revision)| (value.configs.clone(), *revision))
+    }
+
+    /// Every group that has configs of its own.
+    pub fn configured_groups(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.group_configs.keys()
+    }
+
+    /// Every subscription to metrics of clients, by name: its configs, and the key's mod revision.
+    pub fn client_metrics(&self) -> &BTreeMap<String, (ConfigsValue, i64)> {
+        &self.client_metrics
+    }
+
+    /// Mod revision of a group's key; 0 if there is none.
+    pub fn group_revision(&self, group: &str) -> i64 {
+        self.groups.get(group).copied().unwrap_or(0)
+    }
+
+    /// Whether anything is committed for a group.
+    pub fn has_offsets(&self, group: &str) -> bool {
+        self.offsets.contains_key(group)
+    }
+
+    /// Every group that has a key or committed offsets.
+    pub fn groups(&self) -> BTreeSet<String> {
+        self.groups.keys().chain(self.offsets.keys()).cloned().collect()
+    }
+
     /// Takes over a key as it was read. Keys that mean nothing here are passed over.
     pub(crate) fn put(&mut self, keys: &Keyspace, kv: &KeyValue) -> Result<(), ValueError> {
         match keys.parse(&kv.key) {
@@ -87,6 +123,18 @@ impl Names {
             }
             Some(Key::BrokerConfig(node_id)) => {
                 self.configs.insert(node_id, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
+            Some(Key::GroupConfig(group)) => {
+                self.group_configs.insert(group, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
+            Some(Key::ClientMetrics(name)) => {
+                self.client_metrics.insert(name, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            }
+            Some(Key::Group(group)) => {
+                self.groups.insert(group, kv.mod_revision);
+            }
+            Some(Key::Offsets { group, topic, part }) => {
+                self.offsets.entry(group).or_default().insert((topic, part));
             }
             _ => {}
         }
@@ -108,6 +156,23 @@ impl Names {
                 }
                 Some(Key::BrokerConfig(node_id)) => {
                     self.configs.remove(&node_id);
+                }
+                Some(Key::GroupConfig(group)) => {
+                    self.group_configs.remove(&group);
+                }
+                Some(Key::ClientMetrics(name)) => {
+                    self.client_metrics.remove(&name);
+                }
+                Some(Key::Group(group)) => {
+                    self.groups.remove(&group);
+                }
+                Some(Key::Offsets { group, topic, part }) => {
+                    if let Some(keys) = self.offsets.get_mut(&group) {
+                        keys.remove(&(topic, part));
+                        if keys.is_empty() {
+                            self.offsets.remove(&group);
+                        }
+                    }
                 }
                 _ => {}
             },

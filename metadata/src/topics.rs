@@ -1,4 +1,4 @@
-//! Typed changes of topics: each is one transaction that moves the plain key and tells the state machine.
+//! Typed changes of topics and configs: each is one transaction that moves the plain key and tells the state machine.
 
 use std::collections::BTreeMap;
 
@@ -62,13 +62,39 @@ pub fn configure_broker(
     mod_revision: i64,
     configs: BTreeMap<String, String>,
 ) -> Change {
-    let key = keys.encode(&Key::BrokerConfig(node_id));
-    let value = ConfigsValue { format: VALUE_FORMAT, configs };
-    Change {
-        compares: vec![Compare::ModRevision(key.clone(), mod_revision)],
-        ops: vec![Op::put(key, value.encode())],
-        body: None,
-    }
+    configure_key(keys, &Key::BrokerConfig(node_id), mod_revision, configs)
+}
+
+/// Gives a group other configs, if they are still at `mod_revision`.
+pub fn configure_group(
+    keys: &Keyspace,
+    group: &str,
+    mod_revision: i64,
+    configs: BTreeMap<String, String>,
+) -> Change {
+    configure_key(keys, &Key::GroupConfig(group.to_owned()), mod_revision, configs)
+}
+
+/// Gives a subscription to metrics of clients other configs, if they are still at `mod_revision`.
+pub fn configure_client_metrics(
+    keys: &Keyspace,
+    name: &str,
+    mod_revision: i64,
+    configs: BTreeMap<String, String>,
+) -> Change {
+    configure_key(keys, &Key::ClientMetrics(name.to_owned()), mod_revision, configs)
+}
+
+/// A key without configs is no key: nobody has to tell "none" from "not there".
+fn configure_key(keys: &Keyspace, key: &Key, mod_revision: i64, configs: BTreeMap<String, String>) -> Change {
+    let key = keys.encode(key);
+    let compares = vec![Compare::ModRevision(key.clone(), mod_revision)];
+    let op = if configs.is_empty() {
+        Op::Delete(KeyRange::Key(key))
+    } else {
+        Op::put(key, ConfigsValue { format: VALUE_FORMAT, configs }.encode())
+    };
+    Change { compares, ops: vec![op], body: None }
 }
 
 /// Takes the block of `count` producer ids from `first` on, if it is still free. `stored` is the key's value and mod

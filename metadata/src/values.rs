@@ -110,7 +110,7 @@ impl Value for TopicValue {
     const WHAT: &'static str = "a topic";
 }
 
-/// The value of `configs/brokers/…`: dynamic broker configs.
+/// The value of `configs/…`: dynamic configs of brokers, of a group, of a subscription to metrics of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigsValue {
@@ -121,7 +121,7 @@ pub struct ConfigsValue {
 }
 
 impl Value for ConfigsValue {
-    const WHAT: &'static str = "a broker's dynamic configs";
+    const WHAT: &'static str = "dynamic configs";
 }
 
 /// The value of `producer-ids`.

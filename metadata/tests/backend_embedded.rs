@@ -32,12 +32,12 @@ fn put(key: &str, value: impl Into<Vec<u8>>) -> Txn {
 }
 
 async fn all(store: &Embedded, revision: Option<i64>) -> Result<Vec<KeyValue>, BackendError> {
-    let request = RangeRequest { keys: KeyRange::prefix("k"), revision, limit: 0 };
+    let request = RangeRequest { keys: KeyRange::prefix("k"), revision, limit: 0, keys_only: false };
     Ok(store.range(request).await?.kvs)
 }
 
 async fn revision(store: &Embedded) -> i64 {
-    let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0 };
+    let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0, keys_only: false };
     store.range(request).await.unwrap().revision
 }
 
@@ -87,7 +87,8 @@ async fn a_journal_conforms() {
     let store = Embedded::open(&journal(&directory)).unwrap();
     conformance::run_all(async || Arc::new(store.clone()) as Arc<dyn Backend>).await;
 
-    let everything = || RangeRequest { keys: KeyRange::prefix("/"), revision: None, limit: 0 };
+    let everything =
+        || RangeRequest { keys: KeyRange::prefix("/"), revision: None, limit: 0, keys_only: false };
     let before = store.range(everything()).await.unwrap();
     drop(store);
     let after = Embedded::open(&journal(&directory)).unwrap().range(everything()).await.unwrap();

@@ -215,8 +215,12 @@ async fn snapshots_trim_the_log_and_a_broker_starts_from_them() {
         }
         maintainer.run_once().await.unwrap();
     }
-    let left =
-        backend.range(RangeRequest { keys: keys().log(), revision: None, limit: 0 }).await.unwrap().kvs.len();
+    let left = backend
+        .range(RangeRequest { keys: keys().log(), revision: None, limit: 0, keys_only: false })
+        .await
+        .unwrap()
+        .kvs
+        .len();
     assert!(left < 30, "{left} records are left of more than 50");
     let listed = node.replica.read(|view| view.snapshots.clone()).unwrap();
     assert_eq!(listed.snapshots.len(), 3);
@@ -340,7 +344,12 @@ async fn incarnations_that_are_gone_are_forgotten_once_their_log_is() {
     assert!(!node.replica.state().incarnations().contains_key(&gone));
     let head = KeyRange::Key(keys().encode(&Key::Head(gone)));
     assert!(
-        backend.range(RangeRequest { keys: head, revision: None, limit: 0 }).await.unwrap().kvs.is_empty()
+        backend
+            .range(RangeRequest { keys: head, revision: None, limit: 0, keys_only: false })
+            .await
+            .unwrap()
+            .kvs
+            .is_empty()
     );
     assert_eq!(
         other.produce(1).await,

@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod history;
 pub mod http;
+pub mod member;
 pub mod process;
 pub mod producer;
 pub mod proxy;

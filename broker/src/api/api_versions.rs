@@ -2,17 +2,19 @@
 //!
 //! What is spoken, derived from the one table. A version that is not known is answered as version 0 with
 //! UNSUPPORTED_VERSION and the versions that are, so that clients can go down (KIP-511). The client's software name
-//! and version are noted for the metrics; names that are not of Kafka's form are refused.
+//! and version are noted for the metrics; names that are not of Kafka's form are refused. Features that may be off
+//! (level 0) are named as supported from version 4 on only, as Kafka does: older clients cannot read them.
 
 use std::ops::RangeInclusive;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
-use kafka_protocol::protocol::Encodable;
+use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::{Call, SUPPORTED, Taken};
+use crate::features::{self, FEATURES};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
 
@@ -27,7 +29,26 @@ pub(crate) fn handle(call: &Call, request: &ApiVersionsRequest) -> ApiVersionsRe
             call.broker.metrics.client_software(name, version);
         }
     }
-    spoken().with_finalized_features_epoch(-1)
+    if call.version >= 3 { with_features(spoken(), call.version) } else { spoken() }
+}
+
+fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+    let supported = FEATURES.iter().filter(|f| version >= 4 || f.least > 0).map(|f| {
+        SupportedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(f.name))
+            .with_min_version(f.least)
+            .with_max_version(f.most)
+    });
+    let finalized = FEATURES.iter().map(|f| {
+        FinalizedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(f.name))
+            .with_min_version_level(f.level)
+            .with_max_version_level(f.level)
+    });
+    response
+        .with_supported_features(supported.collect())
+        .with_finalized_features_epoch(features::EPOCH)
+        .with_finalized_features(finalized.collect())
 }
 
 fn spoken() -> ApiVersionsResponse {

@@ -71,8 +71,9 @@ pub(super) async fn handle(
                         .with_leader_epoch(0)
                         .with_replica_nodes(vec![leader])
                         .with_isr_nodes(vec![leader])
-                        .with_eligible_leader_replicas(None)
-                        .with_last_known_elr(None)
+                        // Null would be allowed, but Java's admin client does not survive it.
+                        .with_eligible_leader_replicas(Some(Vec::new()))
+                        .with_last_known_elr(Some(Vec::new()))
                 })
                 .collect();
             left -= partitions.len();

@@ -1,7 +1,10 @@
 //! IncrementalAlterConfigs (key 44), versions 0–1 (KIP-339).
 //!
-//! Sets, deletes, appends to and subtracts from single configs of a topic, or of the cluster-wide defaults; the others stay.
+//! Sets, deletes, appends to and subtracts from single configs of a topic, of the cluster-wide defaults of brokers, of a
+//! group, or of a client-metrics resource; the others stay. Deleting what cannot be set on a single broker changes nothing,
+//! since tools do that to be sure; setting it is refused.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use kafka_protocol::error::ResponseError;
@@ -38,10 +41,11 @@ pub(super) async fn handle(
 async fn alter(call: &Call, resource: &AlterConfigsResource, validate_only: bool) -> Result<(), TopicError> {
     let parsed = Resource::parse(resource.resource_type, &resource.resource_name)?;
     let mut alterations: Vec<(String, Alteration)> = Vec::with_capacity(resource.configs.len());
+    let mut names = BTreeSet::new();
     for config in &resource.configs {
         let name = config.name.to_string();
         let invalid = |why: String| Err(TopicError::new(ResponseError::InvalidRequest, why));
-        if alterations.iter().any(|(other, _)| *other == name) {
+        if !names.insert(&*config.name) {
             return invalid(format!("{name} occurs twice in the request"));
         }
         let alteration = match (config.config_operation, config.value.as_ref().map(ToString::to_string)) {

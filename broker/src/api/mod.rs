@@ -4,21 +4,44 @@
 //! when its handler was written for it, not when it parses.
 
 pub(crate) mod alter_configs;
+pub(crate) mod alter_partition_reassignments;
 pub(crate) mod api_versions;
+pub(crate) mod consumer_group_describe;
+pub(crate) mod consumer_group_heartbeat;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
+pub(crate) mod delete_groups;
 pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
+pub(crate) mod describe_groups;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
+pub(crate) mod get_telemetry_subscriptions;
+pub(crate) mod heartbeat;
 pub(crate) mod incremental_alter_configs;
 pub(crate) mod init_producer_id;
+pub(crate) mod join_group;
+pub(crate) mod leave_group;
+pub(crate) mod list_config_resources;
+pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
+pub(crate) mod list_partition_reassignments;
 pub(crate) mod metadata;
+pub(crate) mod offset_commit;
+pub(crate) mod offset_delete;
+pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod push_telemetry;
+pub(crate) mod sync_group;
+pub(crate) mod update_features;
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
@@ -29,6 +52,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::time::Instant;
 
 use crate::Broker;
+use crate::group::Sender;
 use crate::server::shape;
 
 /// The pieces of an answer, length included; `None` where the protocol has no answer (`acks=0`).
@@ -39,11 +63,17 @@ pub(crate) type Reply = Option<Vec<Bytes>>;
 pub(crate) struct Client {
     /// Name and version of its software, once it has said so (KIP-511).
     pub(crate) software: OnceLock<(String, String)>,
+    /// Its address, as Kafka writes it: `/10.0.0.1`.
+    pub(crate) host: String,
+    /// Its port, if it has one.
+    pub(crate) port: Option<u16>,
 }
 
 impl Client {
-    pub(crate) fn new() -> Self {
-        Self { software: OnceLock::new() }
+    pub(crate) fn new(peer: &str) -> Self {
+        let address = peer.parse::<SocketAddr>().ok();
+        let host = address.map_or_else(|| peer.to_owned(), |a| a.ip().to_string());
+        Self { software: OnceLock::new(), host: format!("/{host}"), port: address.map(|a| a.port()) }
     }
 }
 
@@ -105,6 +135,15 @@ macro_rules! apis {
 apis! {
     ListOffsets list_offsets ListOffsetsRequest,
     Metadata metadata MetadataRequest,
+    OffsetCommit offset_commit OffsetCommitRequest,
+    OffsetFetch offset_fetch OffsetFetchRequest,
+    FindCoordinator find_coordinator FindCoordinatorRequest,
+    JoinGroup join_group JoinGroupRequest,
+    Heartbeat heartbeat HeartbeatRequest,
+    LeaveGroup leave_group LeaveGroupRequest,
+    SyncGroup sync_group SyncGroupRequest,
+    DescribeGroups describe_groups DescribeGroupsRequest,
+    ListGroups list_groups ListGroupsRequest,
     CreateTopics create_topics CreateTopicsRequest,
     DeleteTopics delete_topics DeleteTopicsRequest,
     InitProducerId init_producer_id InitProducerIdRequest,
@@ -112,9 +151,22 @@ apis! {
     DescribeConfigs describe_configs DescribeConfigsRequest,
     AlterConfigs alter_configs AlterConfigsRequest,
     CreatePartitions create_partitions CreatePartitionsRequest,
+    DeleteGroups delete_groups DeleteGroupsRequest,
     IncrementalAlterConfigs incremental_alter_configs IncrementalAlterConfigsRequest,
+    OffsetDelete offset_delete OffsetDeleteRequest,
+    ConsumerGroupHeartbeat consumer_group_heartbeat ConsumerGroupHeartbeatRequest,
+    ConsumerGroupDescribe consumer_group_describe ConsumerGroupDescribeRequest,
     DescribeCluster describe_cluster DescribeClusterRequest,
     DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest,
+    DescribeLogDirs describe_log_dirs DescribeLogDirsRequest,
+    ElectLeaders elect_leaders ElectLeadersRequest,
+    AlterPartitionReassignments alter_partition_reassignments AlterPartitionReassignmentsRequest,
+    ListPartitionReassignments list_partition_reassignments ListPartitionReassignmentsRequest,
+    UpdateFeatures update_features UpdateFeaturesRequest,
+    DescribeProducers describe_producers DescribeProducersRequest,
+    GetTelemetrySubscriptions get_telemetry_subscriptions GetTelemetrySubscriptionsRequest,
+    PushTelemetry push_telemetry PushTelemetryRequest,
+    ListConfigResources list_config_resources ListConfigResourcesRequest,
 }
 
 /// The versions of an API that are spoken.
@@ -191,7 +243,7 @@ impl Call {
             |why: String| RequestError::Malformed { api: self.api as i16, version: self.version, why };
         let request = T::decode(body, self.version).map_err(|e| malformed(e.to_string()))?;
         if body.has_remaining() {
-            return Err(malformed(format!("{} bytes are left over", body.len())));
+            tracing::debug!(api = ?self.api, version = self.version, bytes = body.len(), "bytes behind a request");
         }
         Ok(request)
     }
@@ -224,6 +276,13 @@ impl Call {
         pieces.push(head.freeze());
         pieces.extend(body);
         Some(pieces)
+    }
+}
+
+impl Call {
+    /// Who sends it, for a group's member list.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender { client_id: self.client_id.to_string(), host: self.client.host.clone() }
     }
 }
 

@@ -12,7 +12,19 @@ use kafka_protocol::error::ResponseError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(crate) mod assign;
+pub(crate) mod classic;
+pub(crate) mod command;
 pub(crate) mod consumer;
+pub(crate) mod coordinator;
+mod engine;
+pub(crate) mod offsets;
+mod step;
+mod task;
+mod topics;
+
+#[cfg(test)]
+mod tests;
 
 /// A refusal: Kafka's code, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,3 +107,6 @@ pub(crate) struct Context<'a> {
     /// An id for a member that has none yet, never given before: used at most once for each call.
     pub(crate) fresh_id: Uuid,
 }
+
+/// Names a request that waits for its answer, within one coordinator's time with a group.
+pub(crate) type Ticket = u64;

@@ -101,7 +101,7 @@ impl Collector {
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
         let keys = broker.replica.keys();
-        let read = RangeRequest { keys: keys.brokers(), revision: None, limit: 0 };
+        let read = RangeRequest { keys: keys.brokers(), revision: None, limit: 0, keys_only: false };
         let registered: BTreeSet<i64> =
             broker.replica.backend().range(read).await?.kvs.iter().map(|kv| kv.create_revision).collect();
         // After the registration was seen to be gone, so that everything it ever committed is covered.

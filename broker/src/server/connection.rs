@@ -67,7 +67,7 @@ async fn run<S>(broker: &Arc<Broker>, io: &mut S, peer: &str, memory: RequestMem
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let client = Arc::new(Client::new());
+    let client = Arc::new(Client::new(peer));
     let mut frames = FrameReader::new(broker.config.max_request_bytes, memory);
     let mut answers: FuturesOrdered<Answer> = FuturesOrdered::new();
     // A request that is being taken in: until that is done no other one is read, which keeps produces in order and

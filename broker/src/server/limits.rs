@@ -1,8 +1,9 @@
 //! What one request may cost before its handler has seen it.
 
-/// Memory that the structs of a decoded request may take for each byte of its frame. The least that an honest element
-/// has to say takes three bytes (a topic's name of one letter) and decodes to a struct of 72; nothing honest is above.
-pub(super) const DECODED_PER_FRAME_BYTE: usize = 24;
+/// Memory that the structs of a decoded request may take for each byte of its frame. The most that an honest
+/// element asks for are 30: a group whose id has one letter, all of whose offsets are wanted, takes four bytes and
+/// decodes to a struct of 120.
+pub(super) const DECODED_PER_FRAME_BYTE: usize = 32;
 /// Memory on top of that, so that a short request may carry a tagged field or two that this broker does not know.
 pub(super) const DECODED_FREE_BYTES: usize = 16 * 1024;
 /// Memory that the structs of a decoded request may take at all: a fetch of 700,000 partitions.

@@ -95,6 +95,8 @@ pub struct RangeRequest {
     pub revision: Option<i64>,
     /// At most this many keys; 0 is no limit.
     pub limit: usize,
+    /// Leave the values out: each comes back empty.
+    pub keys_only: bool,
 }
 
 /// The answer to a [`RangeRequest`].

@@ -228,6 +228,7 @@ impl ReplicaLoop {
                 keys: crate::backend::KeyRange::Key(shared.keys.encode(&Key::Snapshot)),
                 revision: None,
                 limit: 1,
+                keys_only: false,
             }),
         );
         let known = self.replica.read(|view| view.revision);

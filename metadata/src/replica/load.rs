@@ -4,7 +4,7 @@ use strandline_storage::store::Store;
 use tracing::{info, warn};
 
 use super::View;
-use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest};
+use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
 use crate::record::{Record, RecordError};
@@ -107,7 +107,12 @@ async fn load_once(
     known_revision: i64,
 ) -> Result<View, LoadError> {
     let pointer = backend
-        .range(RangeRequest { keys: KeyRange::Key(keys.encode(&Key::Snapshot)), revision: None, limit: 0 })
+        .range(RangeRequest {
+            keys: KeyRange::Key(keys.encode(&Key::Snapshot)),
+            revision: None,
+            limit: 0,
+            keys_only: false,
+        })
         .await?;
     let revision = pointer.revision;
     if revision < known_revision {
@@ -119,11 +124,17 @@ async fn load_once(
         view.snapshots_revision = kv.mod_revision;
     }
     for range in [keys.brokers(), keys.topics(), keys.configs()] {
-        for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS).await? {
+        for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS, false).await? {
             view.names.put(keys, &kv)?;
         }
     }
-    let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS).await?;
+    // Of groups and offsets only the names are kept; who needs a value reads it then.
+    for range in [keys.groups(), keys.offsets()] {
+        for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS, true).await? {
+            view.names.put(keys, &kv)?;
+        }
+    }
+    let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS, false).await?;
     view.state = newest_readable(store, view.snapshots.as_ref()).await?;
     let trimmed_to = view.snapshots.as_ref().map_or(0, |s| s.trimmed_to);
     if trimmed_to > view.state.revision() {
@@ -173,11 +184,12 @@ async fn newest_readable(store: &dyn Store, pointer: Option<&SnapshotValue>) -> 
     Err(last.map_or_else(|| unreachable!("the list is not empty"), LoadError::Snapshots))
 }
 
-async fn pages(
-    backend: &dyn Backend,
+pub(crate) async fn pages(
+    backend: &dyn ReadBackend,
     keys: KeyRange,
     revision: i64,
     limit: usize,
+    keys_only: bool,
 ) -> Result<Vec<KeyValue>, BackendError> {
     let KeyRange::Span { mut start, end } = keys else {
         unreachable!("only prefixes are read in pages");
@@ -185,7 +197,8 @@ async fn pages(
     let mut all = Vec::new();
     loop {
         let span = KeyRange::Span { start: start.clone(), end: end.clone() };
-        let page = backend.range(RangeRequest { keys: span, revision: Some(revision), limit }).await?;
+        let page =
+            backend.range(RangeRequest { keys: span, revision: Some(revision), limit, keys_only }).await?;
         let more = page.more;
         all.extend(page.kvs);
         match all.last() {

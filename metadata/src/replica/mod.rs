@@ -22,6 +22,7 @@ pub use self::barrier::BarrierLoop;
 pub(crate) use self::barrier::{decode_head, encode_head};
 pub use self::follow::ReplicaLoop;
 pub use self::load::LoadError;
+pub(crate) use self::load::pages;
 pub use self::waiters::Subscription;
 use self::waiters::Waiters;
 use crate::backend::{Backend, BackendError, RangeRequest};
@@ -245,7 +246,11 @@ impl Replica {
         head: u64,
     ) -> Result<Option<u64>, BackendError> {
         let keys = self.shared.keys.log_span(incarnation, 0, head + 1);
-        let found = self.shared.backend.range(RangeRequest { keys, revision: None, limit: 1 }).await?;
+        let found = self
+            .shared
+            .backend
+            .range(RangeRequest { keys, revision: None, limit: 1, keys_only: false })
+            .await?;
         Ok(found.kvs.first().and_then(|kv| match self.shared.keys.parse(&kv.key) {
             Some(Key::Log { sequence, .. }) => Some(sequence),
             _ => None,

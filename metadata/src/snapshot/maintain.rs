@@ -216,7 +216,8 @@ impl Maintainer {
     pub async fn lead(&self, job: &str, lease: i64) -> Result<bool, MaintainError> {
         let Some(session) = self.sessions.current() else { return Ok(false) };
         let key = self.replica.keys().encode(&Key::Leader(job.to_owned()));
-        let read = RangeRequest { keys: KeyRange::Key(key.clone()), revision: None, limit: 1 };
+        let read =
+            RangeRequest { keys: KeyRange::Key(key.clone()), revision: None, limit: 1, keys_only: false };
         if let Some(kv) = self.replica.backend().range(read).await?.kvs.first() {
             let leader = crate::values::LeaderValue::decode(&kv.value)
                 .map_err(|e| BackendError::Broken(format!("the key of job {job}: {e}")))?;

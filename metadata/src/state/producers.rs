@@ -26,7 +26,8 @@ pub struct SeenBatch {
 }
 
 impl SeenBatch {
-    fn last(&self) -> i32 {
+    /// Sequence number of its last record.
+    pub fn last(&self) -> i32 {
         sequence_after(self.first, self.count - 1)
     }
 }

@@ -204,7 +204,11 @@ impl Serialize for PartitionSet {
             if !text.is_empty() {
                 text.push(',');
             }
-            text.push_str(&if first == last { format!("{first}") } else { format!("{first}-{last}") });
+            text.push_str(&first.to_string());
+            if last > first {
+                text.push('-');
+                text.push_str(&last.to_string());
+            }
         }
         serializer.serialize_str(&text)
     }

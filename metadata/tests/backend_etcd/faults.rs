@@ -251,7 +251,7 @@ async fn an_answer_that_is_too_large_is_no_silence() {
     for n in 0..12 {
         store.txn(put(&format!("big/{n}"), vec![b'x'; 1_000_000])).await.unwrap();
     }
-    let request = RangeRequest { keys: KeyRange::prefix("big/"), revision: None, limit: 0 };
+    let request = RangeRequest { keys: KeyRange::prefix("big/"), revision: None, limit: 0, keys_only: false };
     let found = store.range(request).await.unwrap();
     assert_eq!(found.kvs.len(), 12, "three times what tonic takes by default");
 }

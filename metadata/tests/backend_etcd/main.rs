@@ -42,7 +42,8 @@ fn put(key: &str, value: impl Into<Vec<u8>>) -> Txn {
 }
 
 async fn get(store: &dyn ReadBackend, key: &str) -> Result<Option<KeyValue>, BackendError> {
-    let request = RangeRequest { keys: KeyRange::key(key.to_owned()), revision: None, limit: 0 };
+    let request =
+        RangeRequest { keys: KeyRange::key(key.to_owned()), revision: None, limit: 0, keys_only: false };
     Ok(store.range(request).await?.kvs.pop())
 }
 

@@ -2,8 +2,9 @@
 //! anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME …]` runs only
-//! the named parts: produce, sparse, puts, fetch, start, fair.
+//! the named parts: produce, sparse, puts, fetch, start, fair, commits, members, failover.
 
+mod groups;
 mod load;
 mod report;
 mod stack;
@@ -56,6 +57,15 @@ async fn main() {
         }
         if runs("fair") {
             fairness(&mut stack, &mut report).await;
+        }
+        if runs("commits") {
+            groups::commits(&mut stack, &mut report).await;
+        }
+        if runs("members") {
+            groups::thousand_members(&mut stack, &mut report).await;
+        }
+        if runs("failover") {
+            groups::failover(&mut stack, &mut report).await;
         }
     }
     report.finish();

@@ -202,6 +202,20 @@ impl Stack {
         }
     }
 
+    /// Where etcd answers.
+    pub fn etcd_url(&self) -> &str {
+        &self.etcd_url
+    }
+
+    /// Transactions that etcd has been asked for since it started.
+    pub async fn etcd_txns(&self) -> f64 {
+        let text = get(self.etcd_url.trim_start_matches("http://"), "/metrics").await;
+        let lines = text
+            .lines()
+            .filter(|l| l.starts_with("grpc_server_handled_total{") && l.contains("grpc_method=\"Txn\""));
+        lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// Processor seconds of etcd and of the S3 server.
     pub fn cpu_s(&self) -> (f64, f64) {
         (self.etcd.cpu_s(), self.s3.cpu_s())

@@ -6,6 +6,7 @@
 
 mod damage;
 mod etcd;
+mod groups;
 mod jobs;
 mod kill;
 mod mixed;

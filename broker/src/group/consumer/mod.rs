@@ -1,1 +1,283 @@
 //! The protocol of KIP-848: the coordinator assigns.
+//!
+//! A group moves by three epochs. The *group epoch* grows when members, subscriptions or topics change. The next heartbeat
+//! of anyone has the *assignment epoch* follow: the assignor makes a new target for every member. Every member then gets
+//! to its target by itself, heartbeat by heartbeat, and with it to a new *member epoch*:
+//!
+//! ```text
+//!                     nothing to give up
+//!          ┌───────────────────────────────────────┐
+//!          │                                       ▼
+//!       Stable ──▶ UnrevokedPartitions ──▶ UnreleasedPartitions ──▶ Stable
+//!                  gives partitions up,      waits for others to
+//!                  keeps its epoch           give theirs up
+//! ```
+//!
+//! What must never happen is that two members read one partition. So a partition is owned by who was told to read it until
+//! that member says that it no longer does, or is fenced; only then anyone else is told. [`Owners`] is the index of that.
+//!
+//! Members of the classic protocol may be in such a group: see `classic` and `migrate`.
+//!
+//! The engine is pure. Its caller persists [`ConsumerGroup::value`] whenever [`ConsumerGroup::take_changed`] says so, and
+//! answers only then; if that fails, it throws the engine away and makes one from what is persisted. A refused request
+//! leaves the value as it was.
+
+mod classic;
+mod describe;
+mod heartbeat;
+mod migrate;
+mod offsets;
+pub(crate) mod protocol;
+mod reconcile;
+mod subscribe;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+use strandline_metadata::values::group::{
+    Assignment, ConsumerGroupValue, ConsumerMemberValue, MemberStateValue,
+};
+use uuid::Uuid;
+
+use self::subscribe::Patterns;
+pub(crate) use self::timers::ExpiredBy;
+use self::timers::Timers;
+use super::{Context, GroupError};
+
+/// Member epoch of a request to join or to join again.
+const JOINING: i32 = 0;
+/// Member epoch of a request to leave.
+const LEAVING: i32 = -1;
+/// Member epoch of a request of a static member that leaves and will be back, and of the member while it is away.
+const AWAY: i32 = -2;
+
+/// A group of KIP-848.
+#[derive(Debug)]
+pub(crate) struct ConsumerGroup {
+    /// What must survive. Only [`Self::store`], [`Self::forget`] and those that move the group's epochs write to it.
+    value: ConsumerGroupValue,
+    /// Derived: who is told to read what.
+    owners: Owners,
+    /// Derived: the member that goes by an instance id.
+    instances: BTreeMap<String, String>,
+    /// Derived: the topics that the members' patterns match.
+    patterns: Patterns,
+    timers: Timers,
+    changed: bool,
+    /// Whether a member has gone in a way that leaves a group for the classic protocol. See [`Self::to_classic`].
+    left_to_classic: bool,
+}
+
+/// Where a group stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConsumerGroupState {
+    /// It has no members.
+    Empty,
+    /// Something changed that the target assignment does not know yet.
+    Assigning,
+    /// Members are on their way to their target.
+    Reconciling,
+    /// Every member has all that it is to have.
+    Stable,
+}
+
+impl ConsumerGroupState {
+    /// Kafka's name for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Assigning => "Assigning",
+            Self::Reconciling => "Reconciling",
+            Self::Stable => "Stable",
+        }
+    }
+}
+
+impl ConsumerGroup {
+    /// A group that nobody has joined yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            value: ConsumerGroupValue::default(),
+            owners: Owners::default(),
+            instances: BTreeMap::new(),
+            patterns: Patterns::default(),
+            timers: Timers::default(),
+            changed: false,
+            left_to_classic: false,
+        }
+    }
+
+    /// The group that another coordinator left, or this one before a restart. All timers start anew: nobody is to blame
+    /// for the time without a coordinator. Topics may have changed meanwhile, in which case the value has changed, too.
+    pub(crate) fn from_value(value: ConsumerGroupValue, ctx: &Context<'_>) -> Self {
+        let mut group = Self::new();
+        for member in value.members.values() {
+            group.owners.add(&member.assigned);
+            group.owners.add(&member.pending_revocation);
+        }
+        let instance = |(id, m): (&String, &ConsumerMemberValue)| Some((m.instance_id.clone()?, id.clone()));
+        group.instances = value.members.iter().filter_map(instance).collect();
+        group.timers = Timers::all_anew(&value, ctx);
+        group.value = value;
+        group.topics_changed(ctx);
+        group
+    }
+
+    /// What must survive of it.
+    pub(crate) fn value(&self) -> &ConsumerGroupValue {
+        &self.value
+    }
+
+    /// Whether [`Self::value`] has changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Where the group stands.
+    pub(crate) fn state(&self) -> ConsumerGroupState {
+        if self.value.members.is_empty() {
+            ConsumerGroupState::Empty
+        } else if self.value.epoch > self.value.assignment_epoch {
+            ConsumerGroupState::Assigning
+        } else if self.value.members.values().all(|m| is_reconciled(m, self.value.assignment_epoch)) {
+            ConsumerGroupState::Stable
+        } else {
+            ConsumerGroupState::Reconciling
+        }
+    }
+
+    /// Whether it has no members.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.value.members.is_empty()
+    }
+
+    /// The member with this id.
+    fn member(&self, id: &str) -> Result<&ConsumerMemberValue, GroupError> {
+        self.value.members.get(id).ok_or_else(|| {
+            GroupError::new(ResponseError::UnknownMemberId, format!("{id:?} is no member of the group."))
+        })
+    }
+
+    /// The static member with this instance id, which must go by this member id.
+    fn static_member(&self, instance: &str, id: &str) -> Result<&ConsumerMemberValue, GroupError> {
+        let owner = self.instances.get(instance).ok_or_else(|| {
+            GroupError::new(
+                ResponseError::UnknownMemberId,
+                format!("The instance id {instance:?} is not known."),
+            )
+        })?;
+        if owner != id {
+            let message =
+                format!("The instance id {instance:?} belongs to {owner:?} now, no longer to {id:?}.");
+            return Err(GroupError::new(ResponseError::FencedInstanceId, message));
+        }
+        self.member(owner)
+    }
+
+    /// The member that a request means by a member id and, if it is a static one, an instance id.
+    fn named_member(&self, id: &str, instance: Option<&str>) -> Result<&ConsumerMemberValue, GroupError> {
+        match instance {
+            Some(instance) => self.static_member(instance, id),
+            None => self.member(id),
+        }
+    }
+
+    /// Refuses a new member of a group that is full.
+    fn check_room(&self, id: &str, ctx: &Context<'_>) -> Result<(), GroupError> {
+        if self.value.members.len() < ctx.settings.max_size || self.value.members.contains_key(id) {
+            return Ok(());
+        }
+        let message = format!("The group has {} members and may not have more.", self.value.members.len());
+        Err(GroupError::new(ResponseError::GroupMaxSizeReached, message))
+    }
+
+    /// Writes a member, new or known, and what is derived from it.
+    fn store(&mut self, id: &str, member: ConsumerMemberValue) {
+        if self.value.members.get(id) == Some(&member) {
+            return;
+        }
+        self.release(id);
+        self.owners.add(&member.assigned);
+        self.owners.add(&member.pending_revocation);
+        if let Some(instance) = &member.instance_id {
+            self.instances.insert(instance.clone(), id.to_owned());
+        }
+        self.value.members.insert(id.to_owned(), member);
+        self.changed = true;
+    }
+
+    /// Takes a member out, with all that it owned.
+    fn forget(&mut self, id: &str) {
+        self.release(id);
+        self.changed |= self.value.members.remove(id).is_some();
+        self.timers.forget(id);
+    }
+
+    /// Takes what is derived from a member back.
+    fn release(&mut self, id: &str) {
+        let Some(member) = self.value.members.get(id) else { return };
+        self.owners.remove(&member.assigned);
+        self.owners.remove(&member.pending_revocation);
+        if let Some(instance) = &member.instance_id
+            && self.instances.get(instance).is_some_and(|owner| owner == id)
+        {
+            self.instances.remove(instance);
+        }
+    }
+
+    /// Takes members out that left or were fenced. The others get their partitions from the next heartbeat on.
+    fn remove_members(&mut self, ids: &[String], ctx: &Context<'_>) {
+        for id in ids {
+            self.forget(id);
+        }
+        if ids.is_empty() {
+            return;
+        }
+        if self.can_downgrade(ctx) {
+            // The group epoch stays: as the classic group's generation it is one that its members know, so they are told
+            // that a rebalance goes on, and not that they lost their partitions.
+            self.left_to_classic = true;
+        } else {
+            self.bump_epoch(ctx);
+        }
+    }
+}
+
+/// Whether a member has all of the target that was made for `epoch`.
+fn is_reconciled(member: &ConsumerMemberValue, epoch: i32) -> bool {
+    member.state == MemberStateValue::Stable && member.epoch == epoch
+}
+
+/// The partitions that some member was told to read and has not given up.
+#[derive(Debug, Default)]
+struct Owners(Assignment);
+
+impl Owners {
+    fn contains(&self, topic: Uuid, partition: u32) -> bool {
+        self.0.get(&topic).is_some_and(|owned| owned.0.contains(&partition))
+    }
+
+    fn add(&mut self, assignment: &Assignment) {
+        for (topic, partitions) in assignment {
+            let owned = self.0.entry(*topic).or_default();
+            for partition in &partitions.0 {
+                let new = owned.0.insert(*partition);
+                debug_assert!(new, "partition {partition} of topic {topic} has two owners");
+            }
+        }
+    }
+
+    fn remove(&mut self, assignment: &Assignment) {
+        for (topic, partitions) in assignment {
+            let Some(owned) = self.0.get_mut(topic) else { continue };
+            owned.0.retain(|p| !partitions.0.contains(p));
+            if owned.0.is_empty() {
+                self.0.remove(topic);
+            }
+        }
+    }
+}

@@ -8,6 +8,9 @@
 use std::mem::size_of;
 
 use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -16,16 +19,32 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    alter_configs_request as alter, incremental_alter_configs_request as incremental,
+    alter_configs_request as alter, consumer_group_heartbeat_request, describe_producers_request,
+    elect_leaders_request, incremental_alter_configs_request as incremental,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -80,6 +99,19 @@ pub(super) fn shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::ListOffsets => Some(LIST_OFFSETS),
         ApiKey::Metadata => Some(METADATA),
         ApiKey::ApiVersions => Some(API_VERSIONS),
+        ApiKey::OffsetCommit => Some(OFFSET_COMMIT),
+        ApiKey::OffsetFetch => Some(OFFSET_FETCH),
+        ApiKey::FindCoordinator => Some(FIND_COORDINATOR),
+        ApiKey::JoinGroup => Some(JOIN_GROUP),
+        ApiKey::Heartbeat => Some(HEARTBEAT),
+        ApiKey::LeaveGroup => Some(LEAVE_GROUP),
+        ApiKey::SyncGroup => Some(SYNC_GROUP),
+        ApiKey::DescribeGroups => Some(DESCRIBE_GROUPS),
+        ApiKey::ListGroups => Some(LIST_GROUPS),
+        ApiKey::DeleteGroups => Some(DELETE_GROUPS),
+        ApiKey::OffsetDelete => Some(OFFSET_DELETE),
+        ApiKey::ConsumerGroupHeartbeat => Some(CONSUMER_GROUP_HEARTBEAT),
+        ApiKey::ConsumerGroupDescribe => Some(CONSUMER_GROUP_DESCRIBE),
         ApiKey::CreateTopics => Some(CREATE_TOPICS),
         ApiKey::DeleteTopics => Some(DELETE_TOPICS),
         ApiKey::InitProducerId => Some(INIT_PRODUCER_ID),
@@ -90,6 +122,15 @@ pub(super) fn shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::IncrementalAlterConfigs => Some(INCREMENTAL_ALTER_CONFIGS),
         ApiKey::DescribeCluster => Some(DESCRIBE_CLUSTER),
         ApiKey::DescribeTopicPartitions => Some(DESCRIBE_TOPIC_PARTITIONS),
+        ApiKey::DescribeLogDirs => Some(DESCRIBE_LOG_DIRS),
+        ApiKey::ElectLeaders => Some(ELECT_LEADERS),
+        ApiKey::AlterPartitionReassignments => Some(ALTER_PARTITION_REASSIGNMENTS),
+        ApiKey::ListPartitionReassignments => Some(LIST_PARTITION_REASSIGNMENTS),
+        ApiKey::UpdateFeatures => Some(UPDATE_FEATURES),
+        ApiKey::DescribeProducers => Some(DESCRIBE_PRODUCERS),
+        ApiKey::GetTelemetrySubscriptions => Some(GET_TELEMETRY_SUBSCRIPTIONS),
+        ApiKey::PushTelemetry => Some(PUSH_TELEMETRY),
+        ApiKey::ListConfigResources => Some(LIST_CONFIG_RESOURCES),
         _ => None,
     }
 }
@@ -172,6 +213,122 @@ const METADATA: &[Field] = &[
 
 const API_VERSIONS: &[Field] =
     &[string("client_software_name").since(3), string("client_software_version").since(3)];
+
+const OFFSET_COMMIT: &[Field] = &[
+    string("group_id"),
+    int32("generation_id_or_member_epoch"),
+    string("member_id"),
+    string("group_instance_id").nullable().since(7),
+    int64("retention_time_ms").until(4),
+    structs::<OffsetCommitRequestTopic>(
+        "topics",
+        &[
+            string("name"),
+            structs::<OffsetCommitRequestPartition>(
+                "partitions",
+                &[
+                    int32("partition_index"),
+                    int64("committed_offset"),
+                    int32("committed_leader_epoch").since(6),
+                    string("committed_metadata").nullable(),
+                ],
+            ),
+        ],
+    ),
+];
+
+const OFFSET_FETCH: &[Field] = &[
+    string("group_id").until(7),
+    structs::<OffsetFetchRequestTopic>("topics", &[string("name"), int32s("partition_indexes")])
+        .until(7)
+        .nullable(),
+    structs::<OffsetFetchRequestGroup>(
+        "groups",
+        &[
+            string("group_id"),
+            string("member_id").nullable().since(9),
+            int32("member_epoch").since(9),
+            structs::<OffsetFetchRequestTopics>("topics", &[string("name"), int32s("partition_indexes")])
+                .nullable(),
+        ],
+    )
+    .since(8),
+    boolean("require_stable").since(7),
+];
+
+const FIND_COORDINATOR: &[Field] =
+    &[string("key").until(3), int8("key_type").since(1), strings("coordinator_keys").since(4)];
+
+const JOIN_GROUP: &[Field] = &[
+    string("group_id"),
+    int32("session_timeout_ms"),
+    int32("rebalance_timeout_ms").since(1),
+    string("member_id"),
+    string("group_instance_id").nullable().since(5),
+    string("protocol_type"),
+    structs::<JoinGroupRequestProtocol>("protocols", &[string("name"), bytes("metadata")]),
+    string("reason").nullable().since(8),
+];
+
+const HEARTBEAT: &[Field] = &[
+    string("group_id"),
+    int32("generation_id"),
+    string("member_id"),
+    string("group_instance_id").nullable().since(3),
+];
+
+const LEAVE_GROUP: &[Field] = &[
+    string("group_id"),
+    string("member_id").until(2),
+    structs::<MemberIdentity>(
+        "members",
+        &[string("member_id"), string("group_instance_id").nullable(), string("reason").nullable().since(5)],
+    )
+    .since(3),
+];
+
+const SYNC_GROUP: &[Field] = &[
+    string("group_id"),
+    int32("generation_id"),
+    string("member_id"),
+    string("group_instance_id").nullable().since(3),
+    string("protocol_type").nullable().since(5),
+    string("protocol_name").nullable().since(5),
+    structs::<SyncGroupRequestAssignment>("assignments", &[string("member_id"), bytes("assignment")]),
+];
+
+const DESCRIBE_GROUPS: &[Field] = &[strings("groups"), boolean("include_authorized_operations").since(3)];
+
+const LIST_GROUPS: &[Field] = &[strings("states_filter").since(4), strings("types_filter").since(5)];
+
+const DELETE_GROUPS: &[Field] = &[strings("groups_names")];
+
+const OFFSET_DELETE: &[Field] = &[
+    string("group_id"),
+    structs::<OffsetDeleteRequestTopic>(
+        "topics",
+        &[string("name"), structs::<OffsetDeleteRequestPartition>("partitions", &[int32("partition_index")])],
+    ),
+];
+
+const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    string("group_id"),
+    string("member_id"),
+    int32("member_epoch"),
+    string("instance_id").nullable(),
+    string("rack_id").nullable(),
+    int32("rebalance_timeout_ms"),
+    strings("subscribed_topic_names").nullable(),
+    string("subscribed_topic_regex").nullable().since(1),
+    string("server_assignor").nullable(),
+    structs::<consumer_group_heartbeat_request::TopicPartitions>(
+        "topic_partitions",
+        &[uuid("topic_id"), int32s("partitions")],
+    )
+    .nullable(),
+];
+
+const CONSUMER_GROUP_DESCRIBE: &[Field] = &[strings("group_ids"), boolean("include_authorized_operations")];
 
 const CREATE_TOPICS: &[Field] = &[
     structs::<CreatableTopic>(
@@ -278,6 +435,71 @@ const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     int32("response_partition_limit"),
     structure("cursor", &[string("topic_name"), int32("partition_index")]).nullable(),
 ];
+
+const DESCRIBE_LOG_DIRS: &[Field] =
+    &[structs::<DescribableLogDirTopic>("topics", &[string("topic"), int32s("partitions")]).nullable()];
+
+const ELECT_LEADERS: &[Field] = &[
+    int8("election_type").since(1),
+    structs::<elect_leaders_request::TopicPartitions>(
+        "topic_partitions",
+        &[string("topic"), int32s("partitions")],
+    )
+    .nullable(),
+    int32("timeout_ms"),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    int32("timeout_ms"),
+    boolean("allow_replication_factor_change").since(1),
+    structs::<ReassignableTopic>(
+        "topics",
+        &[
+            string("name"),
+            structs::<ReassignablePartition>(
+                "partitions",
+                &[int32("partition_index"), int32s("replicas").nullable()],
+            ),
+        ],
+    ),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    int32("timeout_ms"),
+    structs::<ListPartitionReassignmentsTopics>("topics", &[string("name"), int32s("partition_indexes")])
+        .nullable(),
+];
+
+const UPDATE_FEATURES: &[Field] = &[
+    int32("timeout_ms"),
+    structs::<FeatureUpdateKey>(
+        "feature_updates",
+        &[
+            string("feature"),
+            int16("max_version_level"),
+            boolean("allow_downgrade").until(0),
+            int8("upgrade_type").since(1),
+        ],
+    ),
+    boolean("validate_only").since(1),
+];
+
+const DESCRIBE_PRODUCERS: &[Field] = &[structs::<describe_producers_request::TopicRequest>(
+    "topics",
+    &[string("name"), int32s("partition_indexes")],
+)];
+
+const GET_TELEMETRY_SUBSCRIPTIONS: &[Field] = &[uuid("client_instance_id")];
+
+const PUSH_TELEMETRY: &[Field] = &[
+    uuid("client_instance_id"),
+    int32("subscription_id"),
+    boolean("terminating"),
+    int8("compression_type"),
+    bytes("metrics"),
+];
+
+const LIST_CONFIG_RESOURCES: &[Field] = &[int8("resource_types").array_of(size_of::<i8>()).since(1)];
 
 const fn field(name: &'static str, kind: Kind) -> Field {
     let versions = Versions { first: 0, last: i16::MAX };

@@ -93,7 +93,8 @@ where
 {
     for (name, behaviour) in all() {
         let store = make().await;
-        let start = RangeRequest { keys: KeyRange::key("/conformance"), revision: None, limit: 1 };
+        let start =
+            RangeRequest { keys: KeyRange::key("/conformance"), revision: None, limit: 1, keys_only: false };
         let revision = store.range(start).await.unwrap().revision;
         info!(name, revision, "try a behaviour");
         let prefix = format!("/conformance/{name}/{revision}/");
@@ -137,7 +138,7 @@ impl Subject {
     }
 
     async fn range(&self, keys: KeyRange, revision: Option<i64>) -> Result<Vec<KeyValue>, BackendError> {
-        Ok(self.store.range(RangeRequest { keys, revision, limit: 0 }).await?.kvs)
+        Ok(self.store.range(RangeRequest { keys, revision, limit: 0, keys_only: false }).await?.kvs)
     }
 
     async fn get(&self, name: &str) -> Option<KeyValue> {
@@ -150,7 +151,8 @@ impl Subject {
 
     /// The store's newest revision.
     async fn revision(&self) -> i64 {
-        let request = RangeRequest { keys: KeyRange::key(self.key("-")), revision: None, limit: 0 };
+        let request =
+            RangeRequest { keys: KeyRange::key(self.key("-")), revision: None, limit: 0, keys_only: false };
         self.store.range(request).await.unwrap().revision
     }
 

@@ -55,7 +55,7 @@ pub(super) async fn a_limit_cuts_and_says_so(subject: Subject) {
         subject.put(name, name).await;
     }
     for (limit, count, more) in [(0, 3, false), (2, 2, true), (3, 3, false), (4, 3, false)] {
-        let request = RangeRequest { keys: subject.all(), revision: None, limit };
+        let request = RangeRequest { keys: subject.all(), revision: None, limit, keys_only: false };
         let response = subject.store.range(request).await.unwrap();
         assert_eq!((response.kvs.len(), response.more), (count, more), "limit {limit}");
     }
@@ -75,7 +75,7 @@ pub(super) async fn the_past_can_be_read(subject: Subject) {
     assert_eq!(values(second).await, ["2"]);
     assert_eq!(values(third).await, ["2", "3"]);
     assert_eq!(values(deleted).await, ["3"]);
-    let request = RangeRequest { keys: subject.all(), revision: Some(first), limit: 0 };
+    let request = RangeRequest { keys: subject.all(), revision: Some(first), limit: 0, keys_only: false };
     let revision = subject.store.range(request).await.unwrap().revision;
     assert_eq!(revision, deleted, "an answer about the past tells the present revision");
 }

@@ -267,7 +267,8 @@ mod tests {
 
         let lost = store.txn(put("lost")).await.unwrap_err();
         assert!(matches!(&lost, BackendError::OutcomeUnknown(why) if why.contains("journal")), "{lost:?}");
-        let request = RangeRequest { keys: KeyRange::key("lost"), revision: None, limit: 0 };
+        let request =
+            RangeRequest { keys: KeyRange::key("lost"), revision: None, limit: 0, keys_only: false };
         let later = store.range(request.clone()).await.unwrap_err();
         assert!(matches!(later, BackendError::Unavailable(_)), "{later:?}");
         let later = store.txn(put("later")).await.unwrap_err();
@@ -303,7 +304,7 @@ mod tests {
         let mut txn = Box::pin(store.txn(put("k")));
         assert!(tokio::time::timeout(patience, &mut txn).await.is_err(), "no answer");
         assert!(tokio::time::timeout(patience, watch.next()).await.is_err(), "no event");
-        let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0 };
+        let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0, keys_only: false };
         assert!(tokio::time::timeout(patience, store.range(request.clone())).await.is_err(), "no key");
         drop(release);
         holder.join().unwrap();

@@ -20,7 +20,7 @@ fn all() -> KeyRange {
 }
 
 fn newest(keys: KeyRange) -> RangeRequest {
-    RangeRequest { keys, revision: None, limit: 0 }
+    RangeRequest { keys, revision: None, limit: 0, keys_only: false }
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn compaction_keeps_what_its_revision_can_see() {
         store.txn(&txn).unwrap();
     }
     store.txn(&Txn { then: vec![Op::Delete(KeyRange::key("k2"))], ..Txn::default() }).unwrap();
-    let at = |revision| RangeRequest { keys: all(), revision: Some(revision), limit: 0 };
+    let at = |revision| RangeRequest { keys: all(), revision: Some(revision), limit: 0, keys_only: false };
     let before = store.range(&at(4)).unwrap().kvs;
     store.compact(4).unwrap();
     assert_eq!(store.range(&at(4)).unwrap().kvs, before);
@@ -163,7 +163,7 @@ impl Model {
     fn check(&self, store: &Mvcc, oldest: i64) {
         let readable = self.revisions.iter().filter(|(revision, _)| *revision >= oldest);
         for ((_, before), (revision, after)) in readable.clone().zip(readable.skip(1)) {
-            let at = RangeRequest { keys: all(), revision: Some(*revision), limit: 0 };
+            let at = RangeRequest { keys: all(), revision: Some(*revision), limit: 0, keys_only: false };
             assert_eq!(store.range(&at).unwrap().kvs, after.values().cloned().collect::<Vec<_>>());
             let mut keys = before.clone();
             for event in store.events(&all(), *revision, *revision, 10, usize::MAX).unwrap().events {

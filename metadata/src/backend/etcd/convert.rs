@@ -19,6 +19,7 @@ pub(super) fn get_options(request: &RangeRequest, end: Option<Vec<u8>>) -> Resul
     let limit = i64::try_from(request.limit)
         .map_err(|_| BackendError::Broken(format!("a limit of {} keys", request.limit)))?;
     let options = GetOptions::new().with_limit(limit).with_revision(request.revision.unwrap_or(0));
+    let options = if request.keys_only { options.with_keys_only() } else { options };
     Ok(match end {
         Some(end) => options.with_range(end),
         None => options,

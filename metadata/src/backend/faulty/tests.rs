@@ -17,7 +17,7 @@ fn faulty(seed: u64) -> (FaultyBackend, Faults, Embedded) {
 }
 
 async fn version(store: &dyn ReadBackend) -> i64 {
-    let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0 };
+    let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0, keys_only: false };
     store.range(request).await.unwrap().kvs.first().map_or(0, |kv| kv.version)
 }
 
@@ -149,7 +149,8 @@ async fn count_to(goal: i64, seed: u64) -> Vec<(Fault, u64)> {
             }
             Ok(_) => {
                 assert!(in_doubt, "nobody else counts");
-                let request = RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0 };
+                let request =
+                    RangeRequest { keys: KeyRange::key("k"), revision: None, limit: 0, keys_only: false };
                 newest = store.range(request).await.unwrap().kvs[0].mod_revision;
                 (done, in_doubt) = (done + 1, false);
             }

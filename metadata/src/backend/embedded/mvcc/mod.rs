@@ -116,7 +116,8 @@ impl Mvcc {
                 more = true;
                 break;
             }
-            kvs.push(kv.clone());
+            let value = if request.keys_only { Bytes::new() } else { kv.value.clone() };
+            kvs.push(KeyValue { value, ..kv.clone() });
         }
         Ok(RangeResponse { revision: self.revision, kvs, more })
     }

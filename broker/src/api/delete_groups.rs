@@ -1,0 +1,25 @@
+//! DeleteGroups (key 42), versions 0–2 (KIP-229).
+//!
+//! Forgets groups without members, and what is committed for them.
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse, GroupId};
+
+use super::Call;
+use crate::group::command::Command;
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
+
+pub(super) async fn handle(call: &Call, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
+    let results = request.groups_names.into_iter().map(|group| delete(call, group));
+    DeleteGroupsResponse::default().with_results(futures::future::join_all(results).await)
+}
+
+async fn delete(call: &Call, group: GroupId) -> DeletableGroupResult {
+    let answer = ask(&call.broker, &group, Command::Delete).await;
+    let code = answer.err().map_or(0, |e| e.code.code());
+    DeletableGroupResult::default().with_group_id(group).with_error_code(code)
+}

@@ -1,0 +1,65 @@
+//! DescribeGroups (key 15), versions 0–6.
+//!
+//! Groups of the classic protocol, with their members; metadata and assignments while the group is stable. A group that does
+//! not exist, or is of another type, is `Dead`; from version 6 on also GROUP_ID_NOT_FOUND (KIP-1043).
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
+
+use super::{Call, text};
+use crate::group::GroupError;
+use crate::group::classic::Described;
+use crate::group::command::Command;
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
+
+/// Kafka's bits for what may be done with a group: read, delete, describe, and, from KIP-848 on, its configs.
+pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+
+pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
+    let operations = request.include_authorized_operations;
+    let groups = request.groups.into_iter().map(|group| describe(call, group, operations));
+    DescribeGroupsResponse::default().with_groups(futures::future::join_all(groups).await)
+}
+
+async fn describe(call: &Call, id: GroupId, operations: bool) -> DescribedGroup {
+    let answer = ask(&call.broker, &id, Command::Describe).await;
+    let operations = if operations && call.version >= 3 { ALL_OPERATIONS } else { i32::MIN };
+    let answered = DescribedGroup::default().with_group_id(id).with_authorized_operations(operations);
+    match answer {
+        Ok(described) => filled(answered, described),
+        Err(GroupError { code: ResponseError::GroupIdNotFound, message }) => {
+            let dead = answered.with_group_state(text("Dead"));
+            if call.version < 6 {
+                return dead;
+            }
+            dead.with_error_code(ResponseError::GroupIdNotFound.code())
+                .with_error_message(Some(text(message)))
+        }
+        Err(error) => {
+            let answered = answered.with_error_code(error.code.code());
+            if call.version < 6 { answered } else { answered.with_error_message(Some(text(error.message))) }
+        }
+    }
+}
+
+fn filled(answer: DescribedGroup, described: Described) -> DescribedGroup {
+    let members = described.members.into_iter().map(|m| {
+        DescribedGroupMember::default()
+            .with_member_id(text(m.member_id))
+            .with_group_instance_id(m.instance_id.map(text))
+            .with_client_id(text(m.client_id))
+            .with_client_host(text(m.client_host))
+            .with_member_metadata(m.metadata)
+            .with_member_assignment(m.assignment)
+    });
+    answer
+        .with_group_state(text(described.state))
+        .with_protocol_type(text(described.protocol_type))
+        .with_protocol_data(text(described.protocol))
+        .with_members(members.collect())
+}

@@ -1,0 +1,78 @@
+//! FindCoordinator (key 10), versions 0–6.
+//!
+//! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can say it without asking. From
+//! version 4 on several keys at once (KIP-699). Transactions and share groups are not spoken yet: their coordinators are
+//! not available.
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::{Call, text};
+use crate::group::GroupError;
+use crate::group::coordinator::{check_group_id, coordinator_of};
+use crate::leaders::Leaders;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
+
+/// Kafka's numbers for what is coordinated.
+const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
+const SHARE: i8 = 2;
+
+#[expect(clippy::unused_async, reason = "handlers are alike, and most of them wait for something")]
+pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
+    let keys = if call.version >= 4 { request.coordinator_keys } else { vec![request.key] };
+    let coordinators: Vec<Coordinator> =
+        keys.into_iter().map(|key| coordinator(call, request.key_type, key)).collect();
+    if call.version >= 4 {
+        return FindCoordinatorResponse::default().with_coordinators(coordinators);
+    }
+    let Some(one) = coordinators.into_iter().next() else { return FindCoordinatorResponse::default() };
+    FindCoordinatorResponse::default()
+        .with_error_code(one.error_code)
+        .with_error_message(one.error_message)
+        .with_node_id(one.node_id)
+        .with_host(one.host)
+        .with_port(one.port)
+}
+
+fn coordinator(call: &Call, key_type: i8, key: StrBytes) -> Coordinator {
+    let answer = Coordinator::default().with_node_id(BrokerId(-1)).with_port(-1);
+    match find(call, key_type, &key) {
+        Ok((node_id, host, port)) => answer
+            .with_key(key)
+            .with_node_id(BrokerId(node_id))
+            .with_host(text(host))
+            .with_port(i32::from(port))
+            .with_error_message(Some(text(""))),
+        Err(error) => answer
+            .with_key(key)
+            .with_error_code(error.code.code())
+            .with_error_message(Some(text(error.message))),
+    }
+}
+
+fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), GroupError> {
+    match key_type {
+        GROUP => check_group_id(key, true)?,
+        TRANSACTION | SHARE => {
+            let why = "transactions and share groups are not supported yet";
+            return Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why));
+        }
+        _ => {
+            let why = format!("there is no kind {key_type} of coordinator");
+            return Err(GroupError::new(ResponseError::InvalidRequest, why));
+        }
+    }
+    call.broker.replica.read(|view| {
+        let leaders = Leaders::of(&call.broker, &view.names, "");
+        let node_id = coordinator_of(&leaders, key);
+        let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
+        let none = || GroupError::new(ResponseError::CoordinatorNotAvailable, "no broker is registered");
+        found.map(|b| (node_id, b.value.host.clone(), b.value.port)).ok_or_else(none)
+    })
+}

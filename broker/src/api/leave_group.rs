@@ -1,0 +1,34 @@
+//! LeaveGroup (key 13), versions 0–5.
+//!
+//! A member leaves, or an operator removes members; several at once from version 3 (KIP-345), with a reason from 5
+//! (KIP-800).
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
+
+use super::Call;
+use crate::group::command::Command;
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
+
+pub(super) async fn handle(call: &Call, request: LeaveGroupRequest) -> LeaveGroupResponse {
+    let group = request.group_id.to_string();
+    let is_one = call.version < 3;
+    let members = if is_one {
+        vec![MemberIdentity::default().with_member_id(request.member_id)]
+    } else {
+        request.members
+    };
+    let answer = ask(&call.broker, &group, |reply| Command::Leave { members, reply }).await;
+    match answer {
+        Err(error) => LeaveGroupResponse::default().with_error_code(error.code.code()),
+        Ok(members) if is_one => {
+            let code = members.first().map_or(0, |m| m.error_code);
+            LeaveGroupResponse::default().with_error_code(code)
+        }
+        Ok(members) => LeaveGroupResponse::default().with_members(members),
+    }
+}

@@ -1,0 +1,125 @@
+//! OffsetCommit (key 8), versions 2–9.
+//!
+//! By a member in its generation or epoch, or by anybody while the group has no members. All partitions that are taken
+//! are stored in one write that fails if the group or the offsets were changed by others meanwhile. A retention time of
+//! the client's own (versions 2–4) is kept with the offset.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use strandline_metadata::values::group::CommittedOffset;
+use uuid::Uuid;
+
+use super::Call;
+use crate::group::GroupError;
+use crate::group::classic::session::Identity;
+use crate::group::command::{Command, CommitOffsets, Committed};
+use crate::group::coordinator::ask;
+use crate::group::offsets::Commit;
+use crate::topics;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 2..=9;
+
+pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    let group = request.group_id.to_string();
+    learn_topics(call, &request.topics).await;
+    let expires_ms = (request.retention_time_ms >= 0)
+        .then(|| call.broker.clock.now_ms().saturating_add(request.retention_time_ms));
+    let mut commits = Vec::new();
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let known = call
+            .broker
+            .replica
+            .read(|view| view.names.topic(&topic.name).map(|t| (t.value.topic_id, t.value.partitions)));
+        let partitions = topic.partitions.iter().map(|partition| {
+            let answer =
+                OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index);
+            match check(call, known, partition, expires_ms) {
+                Ok((topic_id, index, committed)) => {
+                    commits.push(Commit {
+                        topic: topic.name.to_string(),
+                        topic_id,
+                        partition: index,
+                        committed,
+                    });
+                    answer
+                }
+                Err(code) => answer.with_error_code(code.code()),
+            }
+        });
+        let partitions = partitions.collect();
+        topics.push(
+            OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions),
+        );
+    }
+    let identity = Identity::new(&request.member_id, request.group_instance_id.as_ref());
+    let commit = CommitOffsets {
+        identity,
+        generation: request.generation_id_or_member_epoch,
+        version: call.version,
+        commits,
+    };
+    let answer = ask(&call.broker, &group, |reply| Command::Commit(commit, reply)).await;
+    answer_taken(&mut topics, &answer);
+    OffsetCommitResponse::default().with_topics(topics)
+}
+
+/// Passes the barrier if a topic is not known here: it may have been created a moment ago.
+async fn learn_topics(call: &Call, asked: &[OffsetCommitRequestTopic]) {
+    let unknown: BTreeSet<String> = call.broker.replica.read(|view| {
+        let unknown = asked.iter().filter(|t| view.names.topic(&t.name).is_none());
+        unknown.map(|t| t.name.to_string()).collect()
+    });
+    if !unknown.is_empty() {
+        topics::learn(&call.broker, &Vec::from_iter(unknown), false).await;
+    }
+}
+
+fn check(
+    call: &Call,
+    known: Option<(Uuid, u32)>,
+    asked: &OffsetCommitRequestPartition,
+    expires_ms: Option<i64>,
+) -> Result<(Uuid, u32, CommittedOffset), ResponseError> {
+    let metadata = asked.committed_metadata.as_ref().map(ToString::to_string).unwrap_or_default();
+    if metadata.len() > call.broker.config.groups.offset_metadata_max_bytes {
+        return Err(ResponseError::OffsetMetadataTooLarge);
+    }
+    let (topic_id, partitions) = known.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let index = u32::try_from(asked.partition_index).ok().filter(|index| *index < partitions);
+    let index = index.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let committed = CommittedOffset {
+        offset: asked.committed_offset,
+        leader_epoch: if call.version >= 6 { asked.committed_leader_epoch } else { -1 },
+        time_ms: call.broker.clock.now_ms(),
+        metadata,
+        expires_ms,
+    };
+    Ok((topic_id, index, committed))
+}
+
+/// Puts the group's answer to those partitions that were not refused before it was asked.
+fn answer_taken(topics: &mut [OffsetCommitResponseTopic], answer: &Result<Committed, GroupError>) {
+    for topic in topics {
+        for partition in topic.partitions.iter_mut().filter(|p| p.error_code == 0) {
+            partition.error_code = match answer {
+                Err(error) => error.code.code(),
+                Ok(too_large) => {
+                    let place =
+                        (topic.name.to_string(), u32::try_from(partition.partition_index).unwrap_or(0));
+                    let code = too_large.contains(&place).then_some(ResponseError::OffsetMetadataTooLarge);
+                    code.map_or(0, |c| c.code())
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! OffsetDelete (key 47), version 0 (KIP-496).
+//!
+//! Forgets committed offsets of topics that the group does not read: GROUP_SUBSCRIBED_TO_TOPIC for those that it does,
+//! NON_EMPTY_GROUP if it has members and it cannot be known what they read.
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
+
+use super::Call;
+use crate::group::command::Command;
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
+
+pub(super) async fn handle(call: &Call, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+    let group = request.group_id.to_string();
+    let exists = |topic: &str, partition: i32| {
+        call.broker.replica.read(|view| {
+            let partitions = view.names.topic(topic).map(|t| t.value.partitions)?;
+            u32::try_from(partition).ok().filter(|p| *p < partitions)
+        })
+    };
+    let asked = request.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (&t.name, p.partition_index)));
+    let partitions = asked.filter_map(|(topic, p)| Some((topic.to_string(), exists(topic, p)?))).collect();
+    let answer = ask(&call.broker, &group, |reply| Command::DeleteOffsets { partitions, reply }).await;
+    let kept = match answer {
+        Ok(kept) => kept,
+        Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code.code()),
+    };
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|p| {
+            let code = match exists(&topic.name, p.partition_index) {
+                None => ResponseError::UnknownTopicOrPartition.code(),
+                Some(index) if kept.contains(&(topic.name.to_string(), index)) => {
+                    ResponseError::GroupSubscribedToTopic.code()
+                }
+                Some(_) => 0,
+            };
+            OffsetDeleteResponsePartition::default()
+                .with_partition_index(p.partition_index)
+                .with_error_code(code)
+        });
+        let partitions = partitions.collect();
+        OffsetDeleteResponseTopic::default().with_name(topic.name).with_partitions(partitions)
+    });
+    OffsetDeleteResponse::default().with_topics(topics.collect())
+}

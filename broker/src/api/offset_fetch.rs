@@ -1,0 +1,136 @@
+//! OffsetFetch (key 9), versions 1–9.
+//!
+//! What a group has committed, read from the metadata store itself: current whoever coordinated the group before. −1
+//! where nothing is committed, and for a group that does not exist. All topics when none are named (from version 2),
+//! several groups at once from 8 (KIP-709), a member's epoch is checked from 9 (KIP-848). There are no transactions yet, so
+//! every offset is stable.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
+use uuid::Uuid;
+
+use super::{Call, text};
+use crate::group::GroupError;
+use crate::group::command::{Command, FetchOffsets, Found, Wanted};
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
+
+pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    if call.version >= 8 {
+        let groups = request.groups.into_iter().map(|asked| group(call, asked));
+        return OffsetFetchResponse::default().with_groups(futures::future::join_all(groups).await);
+    }
+    let topics = request.topics.map(|topics| {
+        let topic = |t: OffsetFetchRequestTopic| {
+            OffsetFetchRequestTopics::default().with_name(t.name).with_partition_indexes(t.partition_indexes)
+        };
+        topics.into_iter().map(topic).collect()
+    });
+    let asked = OffsetFetchRequestGroup::default()
+        .with_group_id(request.group_id)
+        .with_member_epoch(-1)
+        .with_topics(topics);
+    let answer = group(call, asked).await;
+    let topics = answer.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|p| {
+            OffsetFetchResponsePartition::default()
+                .with_partition_index(p.partition_index)
+                .with_committed_offset(p.committed_offset)
+                .with_committed_leader_epoch(p.committed_leader_epoch)
+                .with_metadata(p.metadata)
+                .with_error_code(p.error_code)
+        });
+        OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(partitions.collect())
+    });
+    let response = OffsetFetchResponse::default().with_topics(topics.collect());
+    // Version 1 has no place for an error of the whole group but the partitions.
+    if call.version >= 2 { response.with_error_code(answer.error_code) } else { response }
+}
+
+async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    let id = asked.group_id.to_string();
+    let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id.clone());
+    match fetch(call, &id, &asked).await {
+        Ok(found) => answer.with_topics(topics(asked.topics, found)),
+        Err(error) => {
+            let answer = answer.with_error_code(error.code.code());
+            let failed = |p: i32| nothing(p).with_error_code(error.code.code());
+            let topics = asked.topics.unwrap_or_default().into_iter().map(|topic| {
+                let partitions = topic.partition_indexes.into_iter().map(failed).collect();
+                OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
+            });
+            answer.with_topics(topics.collect())
+        }
+    }
+}
+
+async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result<Vec<Found>, GroupError> {
+    let wanted = match &asked.topics {
+        None => Wanted::All,
+        Some(topics) => Wanted::These(call.broker.replica.read(|view| {
+            let known = |t: &OffsetFetchRequestTopics| Some(view.names.topic(&t.name)?.value.topic_id);
+            let wanted = topics.iter().filter_map(|t| Some((t, known(t)?)));
+            let partitions = wanted.flat_map(|(t, id): (_, Uuid)| {
+                let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
+                indexes.map(move |p| (t.name.to_string(), id, p))
+            });
+            partitions.collect()
+        })),
+    };
+    let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
+    let member = member.map(|id| (id.to_string(), asked.member_epoch));
+    let fetch = FetchOffsets { member, wanted };
+    ask(&call.broker, id, |reply| Command::FetchOffsets(fetch, reply)).await
+}
+
+/// The answer by topic, in the order of the question; without a question, of all that was found.
+fn topics(asked: Option<Vec<OffsetFetchRequestTopics>>, found: Vec<Found>) -> Vec<OffsetFetchResponseTopics> {
+    let mut by_topic: BTreeMap<String, BTreeMap<i32, Found>> = BTreeMap::new();
+    for one in found {
+        if let Ok(partition) = i32::try_from(one.partition) {
+            by_topic.entry(one.topic.clone()).or_default().insert(partition, one);
+        }
+    }
+    let asked = asked.unwrap_or_else(|| {
+        let topic = |(name, found): (&String, &BTreeMap<i32, Found>)| {
+            OffsetFetchRequestTopics::default()
+                .with_name(TopicName(text(name.clone())))
+                .with_partition_indexes(found.keys().copied().collect())
+        };
+        by_topic.iter().map(topic).collect()
+    });
+    let none = BTreeMap::new();
+    let answers = asked.into_iter().map(|topic| {
+        let found = by_topic.get(topic.name.as_str()).unwrap_or(&none);
+        let partitions = topic.partition_indexes.iter().map(|p| match found.get(p) {
+            None => nothing(*p),
+            Some(found) => OffsetFetchResponsePartitions::default()
+                .with_partition_index(*p)
+                .with_committed_offset(found.offset)
+                .with_committed_leader_epoch(found.leader_epoch)
+                .with_metadata(Some(text(found.metadata.clone()))),
+        });
+        let partitions = partitions.collect();
+        OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
+    });
+    answers.collect()
+}
+
+/// Nothing is committed, which is −1, never 0.
+fn nothing(partition: i32) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions::default()
+        .with_partition_index(partition)
+        .with_committed_offset(-1)
+        .with_committed_leader_epoch(-1)
+        .with_metadata(Some(text("")))
+}

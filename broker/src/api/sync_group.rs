@@ -1,0 +1,20 @@
+//! SyncGroup (key 14), versions 0–5.
+//!
+//! A member asks for its assignment; the leader brings everybody's. Static members from version 3 (KIP-345), the protocol
+//! is checked from 5 (KIP-559).
+
+use std::ops::RangeInclusive;
+
+use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+
+use super::Call;
+use crate::group::command::Command;
+use crate::group::coordinator::ask;
+
+pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
+
+pub(super) async fn handle(call: &Call, request: SyncGroupRequest) -> SyncGroupResponse {
+    let group = request.group_id.to_string();
+    let answer = ask(&call.broker, &group, |reply| Command::Sync(Box::new(request), reply)).await;
+    answer.unwrap_or_else(|error| SyncGroupResponse::default().with_error_code(error.code.code()))
+}

@@ -1,0 +1,430 @@
+//! What administrators ask, over a connection, in every version: sizes, elections, reassignments, features, configs of
+//! groups and of client metrics, producers; and the metrics that clients push.
+
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
+use kafka_protocol::messages::describe_producers_request::TopicRequest as ProducersTopic;
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use kafka_protocol::messages::{
+    AlterPartitionReassignmentsRequest, BrokerId, ConsumerGroupHeartbeatRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, ElectLeadersRequest, GetTelemetrySubscriptionsRequest,
+    GetTelemetrySubscriptionsResponse, GroupId, ListConfigResourcesRequest,
+    ListPartitionReassignmentsRequest, PushTelemetryRequest, UpdateFeaturesRequest,
+};
+use kafka_protocol::records::{Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use tokio::time::Duration;
+
+use super::*;
+use crate::configs::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
+
+/// Topic, partition, bytes.
+type Sizes = Vec<(String, i32, i64)>;
+
+async fn sizes(client: &mut TestClient, topics: Option<Vec<(&str, Vec<i32>)>>, version: i16) -> Sizes {
+    let topics = topics.map(|topics| {
+        let asked = |(topic, partitions): (&str, Vec<i32>)| {
+            DescribableLogDirTopic::default().with_topic(name(topic)).with_partitions(partitions)
+        };
+        topics.into_iter().map(asked).collect()
+    });
+    let response = client.call(&DescribeLogDirsRequest::default().with_topics(topics), version).await;
+    assert_eq!((response.error_code, response.results.len()), (0, 1), "version {version}");
+    let store = &response.results[0];
+    assert!(store.log_dir.starts_with("file:"), "{}", store.log_dir);
+    assert_eq!((store.error_code, store.total_bytes, store.usable_bytes), (0, -1, -1));
+    let topics = store
+        .topics
+        .iter()
+        .flat_map(|t| t.partitions.iter().map(|p| (t.name.to_string(), p.partition_index, p.partition_size)));
+    topics.collect()
+}
+
+#[tokio::test]
+async fn sizes_in_every_version() {
+    let (_opened, mut client, id) = ready().await;
+    let written = batch(Compression::None, NOW_MS, 5);
+    let bytes = i64::try_from(written.len()).unwrap();
+    produce(&mut client, 9, id, vec![(1, written)]).await;
+    let size = |partition, bytes| ("t".to_owned(), partition, bytes);
+    for version in describe_log_dirs::VERSIONS {
+        assert_eq!(sizes(&mut client, None, version).await, [size(0, 0), size(1, bytes)]);
+        let twice = vec![("t", vec![1, 7]), ("missing", vec![0]), ("t", vec![1, -1])];
+        assert_eq!(sizes(&mut client, Some(twice), version).await, [size(1, bytes)]);
+        assert_eq!(sizes(&mut client, Some(Vec::new()), version).await, []);
+    }
+}
+
+#[tokio::test]
+async fn each_partition_is_counted_by_one_broker() {
+    let world = World::new();
+    // Neither is in the client's zone, so it is led to both.
+    let brokers = [world.broker(2, &[]).await, world.broker(3, &[]).await];
+    let mut clients = brokers.each_ref().map(|b| TestClient::connect(&b.broker));
+    for broker in &brokers {
+        while broker.broker.replica.read(|view| view.names.brokers().len()) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    create(&mut clients[0], "t", 20).await;
+    let first = sizes(&mut clients[0], None, 4).await;
+    let second = sizes(&mut clients[1], None, 4).await;
+    assert!(!first.is_empty() && !second.is_empty());
+    let mut all: Vec<i32> = first.iter().chain(&second).map(|(_, partition, _)| *partition).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn nothing_is_elected_in_every_version() {
+    let (_opened, mut client, _) = ready().await;
+    for version in elect_leaders::VERSIONS {
+        let topic = |n: &str| TopicPartitions::default().with_topic(name(n)).with_partitions(vec![0, 9]);
+        let request =
+            ElectLeadersRequest::default().with_topic_partitions(Some(vec![topic("t"), topic("missing")]));
+        let response = client.call(&request, version).await;
+        let codes: Vec<i16> = response
+            .replica_election_results
+            .iter()
+            .flat_map(|t| t.partition_result.iter().map(|p| p.error_code))
+            .collect();
+        let unknown = ResponseError::UnknownTopicOrPartition.code();
+        assert_eq!(codes, [ResponseError::ElectionNotNeeded.code(), unknown, unknown, unknown]);
+        let all = ElectLeadersRequest::default().with_topic_partitions(None);
+        let response = client.call(&all, version).await;
+        assert_eq!((response.error_code, response.replica_election_results.len()), (0, 0));
+        if version >= 1 {
+            let odd = client.call(&all.with_election_type(7), version).await;
+            assert_eq!(odd.error_code, ResponseError::InvalidRequest.code());
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_reassigned_in_every_version() {
+    let (_opened, mut client, _) = ready().await;
+    for version in alter_partition_reassignments::VERSIONS {
+        let to = |partition, replicas: Option<&[i32]>| {
+            ReassignablePartition::default()
+                .with_partition_index(partition)
+                .with_replicas(replicas.map(|r| r.iter().map(|id| BrokerId(*id)).collect()))
+        };
+        let partitions =
+            vec![to(0, Some(&[1])), to(1, Some(&[1, 2])), to(1, Some(&[])), to(0, None), to(9, None)];
+        let topic =
+            |n: &str, partitions| ReassignableTopic::default().with_name(name(n)).with_partitions(partitions);
+        let topics = vec![topic("t", partitions), topic("missing", vec![to(0, Some(&[1]))])];
+        let request = AlterPartitionReassignmentsRequest::default().with_topics(topics);
+        let request = request.with_allow_replication_factor_change(version == 0);
+        let response = client.call(&request, version).await;
+        let codes: Vec<i16> =
+            response.responses.iter().flat_map(|t| t.partitions.iter().map(|p| p.error_code)).collect();
+        let unknown = ResponseError::UnknownTopicOrPartition.code();
+        let invalid = ResponseError::InvalidReplicaAssignment.code();
+        let idle = ResponseError::NoReassignmentInProgress.code();
+        assert_eq!(codes, [0, invalid, invalid, idle, unknown, unknown], "version {version}");
+        assert!(response.responses[0].partitions[1].error_message.is_some());
+    }
+    let response = client.call(&ListPartitionReassignmentsRequest::default(), 0).await;
+    assert_eq!((response.error_code, response.topics.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn features_are_named_and_stay_in_every_version() {
+    let (_opened, mut client, _) = ready().await;
+    for version in 3..=4 {
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(text("apache-kafka-java"))
+            .with_client_software_version(text("4.1.0"));
+        let response = client.call(&request, version).await;
+        let supported: Vec<_> =
+            response.supported_features.iter().map(|f| (&*f.name, f.min_version, f.max_version)).collect();
+        let expected = if version >= 4 { vec![("group.version", 0, 1)] } else { Vec::new() };
+        assert_eq!(supported, expected);
+        let finalized = &response.finalized_features[0];
+        assert_eq!((&*finalized.name, finalized.max_version_level), ("group.version", 1));
+        assert!(response.finalized_features_epoch >= 0);
+    }
+    for version in update_features::VERSIONS {
+        let update = |name: &str, level| {
+            let key = FeatureUpdateKey::default().with_feature(text(name)).with_max_version_level(level);
+            UpdateFeaturesRequest::default().with_feature_updates(vec![key]).with_validate_only(version >= 1)
+        };
+        let response = client.call(&update("group.version", 1), version).await;
+        assert_eq!((response.error_code, response.results.len()), (0, usize::from(version <= 1)));
+        for request in [update("group.version", 0), update("transaction.version", 2)] {
+            let response = client.call(&request, version).await;
+            assert_eq!(response.error_code, ResponseError::InvalidUpdateVersion.code());
+            assert!(response.error_message.unwrap().contains(&*request.feature_updates[0].feature));
+        }
+    }
+}
+
+/// Alters one config; gives the code and the message.
+async fn alter(
+    client: &mut TestClient,
+    resource: (i8, &str),
+    key: &str,
+    value: Option<&str>,
+) -> (i16, String) {
+    use incremental_alter_configs_request as incremental;
+    let config = incremental::AlterableConfig::default()
+        .with_name(text(key))
+        .with_config_operation(i8::from(value.is_none()))
+        .with_value(value.map(text));
+    let resource = incremental::AlterConfigsResource::default()
+        .with_resource_type(resource.0)
+        .with_resource_name(text(resource.1))
+        .with_configs(vec![config]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    let response = client.call(&request, 1).await.responses.remove(0);
+    (response.error_code, response.error_message.unwrap_or_default().to_string())
+}
+
+/// A config's value with its source, and the sources of its synonyms.
+async fn config(client: &mut TestClient, resource: (i8, &str), key: &str) -> (String, i8, Vec<i8>) {
+    let asked = DescribeConfigsResource::default()
+        .with_resource_type(resource.0)
+        .with_resource_name(text(resource.1))
+        .with_configuration_keys(Some(vec![text(key)]));
+    let request = DescribeConfigsRequest::default()
+        .with_resources(vec![asked])
+        .with_include_synonyms(true)
+        .with_include_documentation(true);
+    let response = client.call(&request, 4).await;
+    let found = &response.results[0].configs[0];
+    assert!(found.documentation.as_ref().is_some_and(|d| !d.is_empty()), "{key}");
+    let sources = found.synonyms.iter().map(|s| s.source).collect();
+    (found.value.clone().unwrap().to_string(), found.config_source, sources)
+}
+
+async fn heartbeat_interval(client: &mut TestClient, group: &str) -> i32 {
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_member_id(text("m"))
+        .with_rebalance_timeout_ms(30_000)
+        .with_subscribed_topic_names(Some(vec![name("t")]))
+        .with_topic_partitions(Some(Vec::new()));
+    let response = client.call(&request, 1).await;
+    assert_eq!(response.error_code, 0, "{:?}", response.error_message);
+    response.heartbeat_interval_ms
+}
+
+#[tokio::test]
+async fn configs_of_groups_count_while_they_are_set() {
+    let opened = World::new().broker(1, &["--group-consumer-session-timeout-ms", "30000"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "t", 1).await;
+    let (group, heartbeat, session) =
+        ((GROUP, "a/b"), "consumer.heartbeat.interval.ms", "consumer.session.timeout.ms");
+    assert_eq!(heartbeat_interval(&mut client, "a/b").await, 5_000);
+    assert_eq!(config(&mut client, group, heartbeat).await, ("5000".to_owned(), 5, vec![5]));
+    assert_eq!(config(&mut client, group, session).await, ("30000".to_owned(), 4, vec![4, 5]));
+    assert_eq!(alter(&mut client, group, heartbeat, Some("700")).await.0, 0);
+    assert_eq!(config(&mut client, group, heartbeat).await, ("700".to_owned(), 8, vec![8, 5]));
+    // The group looks at its configs now and then, also when nobody asks.
+    while heartbeat_interval(&mut client, "a/b").await != 700 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(heartbeat_interval(&mut client, "other").await, 5_000);
+    for (resource, key, value) in [
+        (group, session, "700"),
+        (group, session, "soon"),
+        (group, "share.session.timeout.ms", "45000"),
+        (group, "no.such.config", "1"),
+        ((GROUP, ""), session, "45000"),
+    ] {
+        let (code, why) = alter(&mut client, resource, key, Some(value)).await;
+        assert!(code != 0 && !why.is_empty(), "{resource:?} {key} {value}");
+    }
+    assert_eq!(alter(&mut client, group, heartbeat, None).await.0, 0);
+    assert_eq!(config(&mut client, group, heartbeat).await.1, 5);
+    let listed = ListConfigResourcesRequest::default().with_resource_types(vec![GROUP]);
+    assert!(client.call(&listed, 1).await.config_resources.is_empty(), "nothing is left");
+}
+
+#[tokio::test]
+async fn resources_with_configs_are_listed_in_every_version() {
+    let (_opened, mut client, _) = ready().await;
+    assert_eq!(alter(&mut client, (CLIENT_METRICS, "m"), "interval.ms", Some("1000")).await.0, 0);
+    assert_eq!(alter(&mut client, (GROUP, "g"), "consumer.session.timeout.ms", Some("9000")).await.0, 0);
+    let listed = |types: Vec<i8>| ListConfigResourcesRequest::default().with_resource_types(types);
+    for version in list_config_resources::VERSIONS {
+        let response = client.call(&listed(Vec::new()), version).await;
+        let found: Vec<_> =
+            response.config_resources.iter().map(|r| (r.resource_type, &*r.resource_name)).collect();
+        let all = vec![(TOPIC, "t"), (BROKER, "1"), (CLIENT_METRICS, "m"), (GROUP, "g")];
+        assert_eq!(found, if version >= 1 { all } else { vec![(CLIENT_METRICS, "m")] });
+    }
+    let response = client.call(&listed(vec![GROUP, GROUP]), 1).await;
+    assert_eq!((response.error_code, response.config_resources.len()), (0, 1));
+    for unknown in [BROKER_LOGGER, 99] {
+        let response = client.call(&listed(vec![unknown, GROUP]), 1).await;
+        assert_eq!(response.error_code, ResponseError::UnsupportedVersion.code());
+    }
+}
+
+#[tokio::test]
+async fn brokers_are_described_by_kafkas_names_too() {
+    let opened =
+        World::new().broker(1, &["--group-initial-rebalance-delay-ms", "7", "--num-partitions", "3"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let broker = (BROKER, "1");
+    for (key, value, source) in [
+        ("group.initial.rebalance.delay.ms", "7", 4),
+        ("group.max.size", "2000", 5),
+        ("min.insync.replicas", "1", 5),
+        ("node.id", "1", 5),
+        ("log.retention.ms", "604800000", 5),
+        ("num.partitions", "3", 4),
+        ("broker.rack", "zone-1", 4),
+    ] {
+        let (found, from, _) = config(&mut client, broker, key).await;
+        assert_eq!((&*found, from), (value, source), "{key}");
+        if !["log.retention.ms", "num.partitions"].contains(&key) {
+            assert_ne!(alter(&mut client, (BROKER, ""), key, Some("1")).await.0, 0, "{key} is read-only");
+        }
+    }
+    // Tools that reassign partitions clear throttles, whether they were ever set or not.
+    let throttle = "leader.replication.throttled.rate";
+    assert_eq!(alter(&mut client, broker, throttle, None).await.0, 0);
+    assert_ne!(alter(&mut client, broker, throttle, Some("1000")).await.0, 0);
+}
+
+fn idempotent_batch(producer_id: i64, first: i32, count: i32) -> Bytes {
+    let records: Vec<Record> = (0..count)
+        .map(|i| Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id,
+            producer_epoch: 0,
+            timestamp_type: TimestampType::Creation,
+            offset: i64::from(first + i),
+            sequence: first + i,
+            timestamp: NOW_MS,
+            key: None,
+            value: None,
+            headers: kafka_protocol::indexmap::IndexMap::default(),
+        })
+        .collect();
+    let mut out = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut out, &records, &options).unwrap();
+    out.freeze()
+}
+
+#[tokio::test]
+async fn producers_are_described() {
+    let (_opened, mut client, id) = ready().await;
+    let init = InitProducerIdRequest::default().with_transactional_id(None);
+    let producer = client.call(&init, 5).await.producer_id;
+    for (first, count) in [(0, 3), (3, 4)] {
+        let written = vec![(1, idempotent_batch(producer.0, first, count))];
+        let response = produce(&mut client, 9, id, written).await;
+        assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    }
+    let topic =
+        |n: &str, partitions| ProducersTopic::default().with_name(name(n)).with_partition_indexes(partitions);
+    let topics = vec![topic("t", vec![1, 0, 9, 1, -1]), topic("missing", vec![0])];
+    for version in describe_producers::VERSIONS {
+        let request = DescribeProducersRequest::default().with_topics(topics.clone());
+        let response = client.call(&request, version).await;
+        let found: Vec<_> = response
+            .topics
+            .iter()
+            .flat_map(|t| &t.partitions)
+            .map(|p| (p.partition_index, p.error_code, p.active_producers.len()))
+            .collect();
+        let unknown = ResponseError::UnknownTopicOrPartition.code();
+        assert_eq!(found, [(-1, unknown, 0), (0, 0, 0), (1, 0, 1), (9, unknown, 0), (0, unknown, 0)]);
+        let state = &response.topics[0].partitions[2].active_producers[0];
+        assert_eq!((state.producer_id, state.producer_epoch, state.last_sequence), (producer, 0, 6));
+        assert_eq!(
+            (state.last_timestamp, state.coordinator_epoch, state.current_txn_start_offset),
+            (-1, -1, -1)
+        );
+    }
+}
+
+async fn subscriptions(client: &mut TestClient, id: Uuid) -> GetTelemetrySubscriptionsResponse {
+    let request = GetTelemetrySubscriptionsRequest::default().with_client_instance_id(id);
+    client.call(&request, *get_telemetry_subscriptions::VERSIONS.end()).await
+}
+
+#[tokio::test]
+async fn metrics_of_clients_arrive_in_ours_once_they_are_wanted() {
+    let (opened, mut client, _) = ready().await;
+    let told = subscriptions(&mut client, Uuid::nil()).await;
+    assert_eq!((told.error_code, told.push_interval_ms), (0, 300_000));
+    assert!(told.requested_metrics.is_empty() && !told.client_instance_id.is_nil(), "off by default");
+    let id = told.client_instance_id;
+    assert_eq!(
+        subscriptions(&mut client, id).await.error_code,
+        ResponseError::ThrottlingQuotaExceeded.code()
+    );
+
+    let resource = (CLIENT_METRICS, "all of ours");
+    for (key, value) in [("interval.ms", "100"), ("match", "client_id=test.*"), ("metrics", "org.a.,org.b.")]
+    {
+        let altered = alter(&mut client, resource, key, Some(value)).await;
+        assert_eq!(altered, (0, String::new()), "{key}");
+        assert_eq!(config(&mut client, resource, key).await, (value.to_owned(), 7, vec![7, 5]));
+    }
+    let told = subscriptions(&mut client, id).await;
+    let wanted: Vec<&str> = told.requested_metrics.iter().map(|m| &**m).collect();
+    assert_eq!(
+        (wanted, told.push_interval_ms, told.delta_temporality),
+        (vec!["org.a.", "org.b."], 100, true)
+    );
+    assert_eq!((told.accepted_compression_types.len(), told.telemetry_max_bytes), (4, 1 << 20));
+
+    let payload = crate::telemetry::payload(("org.a.sent", 2.0), ("org.b.rate", 7.5));
+    let push = PushTelemetryRequest::default()
+        .with_client_instance_id(id)
+        .with_subscription_id(told.subscription_id)
+        .with_metrics(payload.clone().into());
+    let version = *push_telemetry::VERSIONS.end();
+    assert_eq!(client.call(&push, version).await.error_code, 0);
+    assert_eq!(client.call(&push, version).await.error_code, ResponseError::ThrottlingQuotaExceeded.code());
+    tokio::time::sleep(Duration::from_millis(110)).await;
+    let zipped = zstd::encode_all(&payload[..], 0).unwrap();
+    let again = push.clone().with_compression_type(4).with_metrics(zipped.into());
+    assert_eq!(client.call(&again, version).await.error_code, 0);
+    let shown = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
+    let labels = |metric: &str| {
+        format!("{{attributes=\"node_id=3\",client_id=\"test zone=zone-1\",metric=\"{metric}\"}}")
+    };
+    for line in [
+        format!("strandline_client_telemetry_total{} 4\n", labels("org.a.sent")),
+        format!("strandline_client_telemetry{} 7.5\n", labels("org.b.rate")),
+    ] {
+        assert!(shown.contains(&line), "{line}\nis not in\n{shown}");
+    }
+
+    let bomb = zstd::encode_all(&vec![0; 9 << 20][..], 0).unwrap();
+    for (request, error) in [
+        (push.clone().with_client_instance_id(Uuid::nil()), ResponseError::InvalidRequest),
+        (push.clone().with_subscription_id(told.subscription_id + 1), ResponseError::UnknownSubscriptionId),
+        (push.clone().with_compression_type(9), ResponseError::UnsupportedCompressionType),
+        (push.clone().with_metrics(vec![0; (1 << 20) + 1].into()), ResponseError::TelemetryTooLarge),
+        (again.clone().with_metrics(bomb.into()), ResponseError::TelemetryTooLarge),
+        (push.clone().with_metrics(Bytes::from_static(b"what?")), ResponseError::InvalidRecord),
+        (push.clone().with_terminating(true).with_metrics(Bytes::new()), ResponseError::UnknownServerError),
+        (push.clone(), ResponseError::InvalidRequest),
+    ] {
+        tokio::time::sleep(Duration::from_millis(110)).await;
+        let code = client.call(&request, version).await.error_code;
+        // The last push may be empty, and is taken.
+        let expected = if request.terminating { 0 } else { error.code() };
+        assert_eq!(code, expected, "{error:?}");
+    }
+    for key in ["interval.ms", "match", "metrics"] {
+        assert_eq!(alter(&mut client, resource, key, None).await.0, 0);
+    }
+    let nothing = subscriptions(&mut client, Uuid::nil()).await;
+    assert!(nothing.requested_metrics.is_empty());
+}

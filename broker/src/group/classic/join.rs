@@ -1,0 +1,344 @@
+//! JoinGroup: becoming a member, or taking part in a rebalance.
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
+use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
+use strandline_metadata::values::group::{Blob, ProtocolValue};
+use tokio::time::Instant;
+
+use super::{Answer, ClassicGroup, MAX_METADATA_BYTES, Member, NEW_MEMBER_JOIN, Phase, millis};
+use crate::api::text;
+use crate::group::{Context, GroupError, Sender, Ticket};
+
+/// Why a rebalance begins, as metrics name it.
+const JOINED: &str = "member_joined";
+const REJOINED: &str = "member_rejoined";
+const REPLACED: &str = "static_member_replaced";
+
+/// A request to join, with what the versions leave out filled in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Join {
+    /// Empty for a member that has no id yet.
+    pub(crate) member_id: String,
+    pub(crate) instance_id: Option<String>,
+    pub(crate) protocol_type: String,
+    pub(crate) protocols: Vec<ProtocolValue>,
+    pub(crate) session_timeout_ms: i32,
+    pub(crate) rebalance_timeout_ms: i32,
+    pub(crate) sender: Sender,
+    /// Whether the client can be told to come back with the id that it is given (KIP-394, from version 4).
+    pub(crate) knows_member_id_required: bool,
+    /// Whether a leader can be told that it need not assign (KIP-814, from version 9).
+    pub(crate) knows_skip_assignment: bool,
+}
+
+impl Join {
+    /// A request as its version means it.
+    pub(crate) fn from_request(request: &JoinGroupRequest, version: i16, sender: Sender) -> Self {
+        let protocols = request.protocols.iter().map(|p| ProtocolValue {
+            name: p.name.to_string(),
+            // A copy: the request that it came in is not to be kept whole.
+            metadata: Blob(Bytes::copy_from_slice(&p.metadata)),
+        });
+        let session_timeout_ms = request.session_timeout_ms;
+        Self {
+            member_id: request.member_id.to_string(),
+            instance_id: request.group_instance_id.as_ref().map(ToString::to_string),
+            protocol_type: request.protocol_type.to_string(),
+            protocols: protocols.collect(),
+            session_timeout_ms,
+            // Version 0 knows only one time-out.
+            rebalance_timeout_ms: if version == 0 {
+                session_timeout_ms
+            } else {
+                request.rebalance_timeout_ms
+            },
+            sender,
+            knows_member_id_required: version >= 4,
+            knows_skip_assignment: version >= 9,
+        }
+    }
+}
+
+impl ClassicGroup {
+    /// Takes a join in. It is answered through its ticket.
+    pub(crate) fn join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
+        let asked_for = join.member_id.clone();
+        if let Err(error) = self.try_join(ticket, join, ctx) {
+            self.answer_join_error(ticket, &asked_for, &error);
+        }
+    }
+
+    fn try_join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), GroupError> {
+        let settings = ctx.settings;
+        let allowed = settings.min_session_timeout_ms..=settings.max_session_timeout_ms;
+        if !allowed.contains(&join.session_timeout_ms) {
+            let why = format!("a session time-out is between {} and {} ms", allowed.start(), allowed.end());
+            return Err(GroupError::new(ResponseError::InvalidSessionTimeout, why));
+        }
+        self.check_protocols(&join)?;
+        let is_member = self.members.contains_key(&join.member_id);
+        let is_known = is_member || self.pending.contains_key(&join.member_id);
+        if !is_known && self.members.len() + self.pending.len() >= settings.max_size {
+            let replaces = join.instance_id.as_ref().is_some_and(|i| self.statics.contains_key(i));
+            if !replaces {
+                let why = format!("the group has {} members, as many as it may", settings.max_size);
+                return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+            }
+        }
+        match (&join.instance_id, join.member_id.is_empty()) {
+            (Some(_), true) => self.join_static(ticket, join, ctx),
+            (None, true) => self.join_dynamic(ticket, join, ctx),
+            (_, false) => self.join_again(ticket, join, ctx)?,
+        }
+        Ok(())
+    }
+
+    fn check_protocols(&self, join: &Join) -> Result<(), GroupError> {
+        let bytes: usize = join.protocols.iter().map(|p| p.name.len() + p.metadata.0.len()).sum();
+        if bytes > MAX_METADATA_BYTES {
+            let why = format!("a member's metadata may have {MAX_METADATA_BYTES} bytes, these are {bytes}");
+            return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+        }
+        let inconsistent = |why: &str| Err(GroupError::new(ResponseError::InconsistentGroupProtocol, why));
+        if join.protocol_type.is_empty() || join.protocols.is_empty() {
+            return inconsistent("a member must name a protocol type and a protocol");
+        }
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        if join.protocol_type != self.protocol_type {
+            return inconsistent("the group has another protocol type");
+        }
+        let common = |p: &ProtocolValue| self.members.values().all(|m| m.metadata(&p.name).is_some());
+        if !join.protocols.iter().any(common) {
+            return inconsistent("no protocol is common to all members");
+        }
+        Ok(())
+    }
+
+    fn join_dynamic(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
+        let id = format!("{}-{}", join.sender.client_id, ctx.fresh_id);
+        if join.knows_member_id_required {
+            // Whoever does not come back with it leaves nothing behind.
+            self.pending.insert(id.clone(), ctx.now + millis(join.session_timeout_ms));
+            let error = GroupError::new(ResponseError::MemberIdRequired, "join again with this member id");
+            self.answer_join_error(ticket, &id, &error);
+            return;
+        }
+        self.add(ticket, id, join, ctx);
+    }
+
+    fn join_static(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
+        let instance_id = join.instance_id.clone().unwrap_or_default();
+        let id = format!("{instance_id}-{}", ctx.fresh_id);
+        match self.statics.get(&instance_id).cloned() {
+            None => self.add(ticket, id, join, ctx),
+            Some(before) => self.replace_static(ticket, &before, &id, join, ctx),
+        }
+    }
+
+    fn join_again(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), GroupError> {
+        let id = join.member_id.clone();
+        if self.pending.contains_key(&id) {
+            if join.instance_id.is_some() {
+                let why = "static members are given no id to come back with";
+                return Err(GroupError::new(ResponseError::UnknownMemberId, why));
+            }
+            self.add(ticket, id, join, ctx);
+            return Ok(());
+        }
+        self.check_member(&id, join.instance_id.as_deref())?;
+        let is_leader = self.leader.as_ref() == Some(&id);
+        let is_same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
+        match self.phase {
+            Phase::Empty => {
+                return Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members"));
+            }
+            Phase::Preparing { .. } => {
+                self.update(ticket, &id, join, ctx.now);
+                self.try_complete_join(ctx);
+            }
+            // It did not hear of the generation: its answer was lost. Nobody else needs to be disturbed.
+            Phase::Completing if is_same => self.answer_join(ticket, &id, ctx.now),
+            // A leader that joins again wants to assign anew; a follower that says nothing new does not.
+            Phase::Stable if is_same && !is_leader => self.answer_join(ticket, &id, ctx.now),
+            Phase::Completing | Phase::Stable => {
+                self.update(ticket, &id, join, ctx.now);
+                self.prepare_rebalance(REJOINED, ctx);
+            }
+        }
+        Ok(())
+    }
+
+    /// A new member, whose coming is a reason to rebalance.
+    fn add(&mut self, ticket: Ticket, id: String, join: Join, ctx: &Context<'_>) {
+        self.pending.remove(&id);
+        if self.members.is_empty() {
+            self.protocol_type.clone_from(&join.protocol_type);
+        }
+        if let Some(instance_id) = &join.instance_id {
+            self.statics.insert(instance_id.clone(), id.clone());
+        }
+        self.leader.get_or_insert_with(|| id.clone());
+        let member = Member {
+            instance_id: join.instance_id,
+            client_id: join.sender.client_id,
+            client_host: join.sender.host,
+            session_timeout: millis(join.session_timeout_ms),
+            rebalance_timeout: millis(join.rebalance_timeout_ms),
+            protocols: join.protocols,
+            assignment: Bytes::new(),
+            joining: Some(ticket),
+            syncing: None,
+            is_new: true,
+            session_until: ctx.now + NEW_MEMBER_JOIN,
+        };
+        self.members.insert(id, member);
+        if let Phase::Preparing { first: Some(first), .. } = &mut self.phase {
+            first.newcomer = true;
+        }
+        match self.phase {
+            Phase::Preparing { .. } => self.try_complete_join(ctx),
+            _ => self.prepare_rebalance(JOINED, ctx),
+        }
+    }
+
+    /// What a member says about itself now, and that it waits for the others.
+    fn update(&mut self, ticket: Ticket, id: &str, join: Join, now: Instant) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.protocols = join.protocols;
+        member.session_timeout = millis(join.session_timeout_ms);
+        member.rebalance_timeout = millis(join.rebalance_timeout_ms);
+        member.client_id = join.sender.client_id;
+        member.client_host = join.sender.host;
+        member.session_until = now + member.session_timeout;
+        if let Some(before) = member.joining.replace(ticket) {
+            let error = GroupError::new(ResponseError::RebalanceInProgress, "the member has joined again");
+            self.answer_join_error(before, id, &error);
+        }
+    }
+
+    /// A process with the instance id of a member takes its place (KIP-345): the one before is fenced, and if nothing
+    /// about the group changes by it, nobody else notices.
+    fn replace_static(&mut self, ticket: Ticket, before: &str, id: &str, join: Join, ctx: &Context<'_>) {
+        let Some(mut member) = self.members.remove(before) else { return };
+        let fenced = || {
+            let why = "another process has joined with this instance id";
+            GroupError::new(ResponseError::FencedInstanceId, why)
+        };
+        if let Some(joining) = member.joining.take() {
+            self.answer_join_error(joining, before, &fenced());
+        }
+        if let Some(syncing) = member.syncing.take() {
+            self.answer_sync_error(syncing, &fenced());
+        }
+        let was_leader = self.leader.as_deref() == Some(before);
+        if was_leader {
+            self.leader = Some(id.to_owned());
+        }
+        if self.unsynced.remove(before) {
+            self.unsynced.insert(id.to_owned());
+        }
+        if let Some(instance_id) = &join.instance_id {
+            self.statics.insert(instance_id.clone(), id.to_owned());
+        }
+        let knows_skip_assignment = join.knows_skip_assignment;
+        member.session_until = ctx.now + millis(join.session_timeout_ms);
+        self.members.insert(id.to_owned(), member);
+        let agreed = self.protocol.clone();
+        match self.phase {
+            Phase::Stable => {
+                self.update(ticket, id, join, ctx.now);
+                // The new id must survive the coordinator, with or without a rebalance.
+                self.changed = true;
+                if self.select_protocol() != agreed {
+                    self.prepare_rebalance(REPLACED, ctx);
+                    return;
+                }
+                if let Some(member) = self.members.get_mut(id) {
+                    member.joining = None;
+                }
+                self.answer_replaced(ticket, id, before, was_leader, knows_skip_assignment);
+            }
+            Phase::Completing => {
+                self.changed = true;
+                self.update(ticket, id, join, ctx.now);
+                self.prepare_rebalance(REPLACED, ctx);
+            }
+            Phase::Preparing { .. } | Phase::Empty => {
+                self.update(ticket, id, join, ctx.now);
+                self.try_complete_join(ctx);
+            }
+        }
+    }
+
+    /// Tells a static member that came back which generation it is in. If it leads and its client cannot be told to
+    /// leave the assignment alone, the one that is gone is named as the leader.
+    fn answer_replaced(
+        &mut self,
+        ticket: Ticket,
+        id: &str,
+        before: &str,
+        was_leader: bool,
+        knows_skip_assignment: bool,
+    ) {
+        let skips = was_leader && knows_skip_assignment;
+        let leader = match &self.leader {
+            Some(_) if was_leader && !knows_skip_assignment => before,
+            Some(leader) => leader,
+            None => "",
+        };
+        let response = JoinGroupResponse::default()
+            .with_generation_id(self.generation)
+            .with_protocol_type(Some(text(self.protocol_type.clone())))
+            .with_protocol_name(self.protocol.clone().map(text))
+            .with_leader(text(leader))
+            .with_member_id(text(id))
+            .with_skip_assignment(skips)
+            .with_members(if skips { self.join_members() } else { Vec::new() });
+        self.answers.push((ticket, Answer::Join(response)));
+    }
+
+    /// Tells a member which generation it is in; the leader also gets everybody's metadata.
+    pub(super) fn answer_join(&mut self, ticket: Ticket, id: &str, now: Instant) {
+        let is_leader = self.leader.as_deref() == Some(id);
+        let response = JoinGroupResponse::default()
+            .with_generation_id(self.generation)
+            .with_protocol_type(Some(text(self.protocol_type.clone())))
+            .with_protocol_name(self.protocol.clone().map(text))
+            .with_leader(text(self.leader.clone().unwrap_or_default()))
+            .with_member_id(text(id))
+            .with_members(if is_leader { self.join_members() } else { Vec::new() });
+        self.answers.push((ticket, Answer::Join(response)));
+        if let Some(member) = self.members.get_mut(id) {
+            member.session_until = now + member.session_timeout;
+        }
+    }
+
+    fn join_members(&self) -> Vec<JoinGroupResponseMember> {
+        let agreed = self.protocol.as_deref().unwrap_or_default();
+        let members = self.members.iter().map(|(id, m)| {
+            JoinGroupResponseMember::default()
+                .with_member_id(text(id.clone()))
+                .with_group_instance_id(m.instance_id.clone().map(text))
+                .with_metadata(m.metadata(agreed).cloned().unwrap_or_default())
+        });
+        members.collect()
+    }
+
+    pub(super) fn answer_join_error(&mut self, ticket: Ticket, member_id: &str, error: &GroupError) {
+        let response = join_error(member_id, error.code);
+        self.answers.push((ticket, Answer::Join(response)));
+    }
+}
+
+/// The answer to a join that failed.
+pub(crate) fn join_error(member_id: &str, code: ResponseError) -> JoinGroupResponse {
+    JoinGroupResponse::default()
+        .with_error_code(code.code())
+        .with_generation_id(-1)
+        .with_protocol_name(None)
+        .with_member_id(text(member_id))
+}

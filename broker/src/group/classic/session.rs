@@ -1,0 +1,178 @@
+//! SyncGroup, Heartbeat, LeaveGroup: what members do within a generation.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::Instant;
+
+use super::{Answer, ClassicGroup, Phase};
+use crate::api::text;
+use crate::group::{Context, GroupError, Ticket};
+
+const LEFT: &str = "member_left";
+
+/// Who a member says that it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) member_id: String,
+    pub(crate) instance_id: Option<String>,
+}
+
+/// A request for a member's assignment; from the leader, with everybody's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sync {
+    pub(crate) identity: Identity,
+    pub(crate) generation: i32,
+    pub(crate) protocol_type: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) assignments: BTreeMap<String, Bytes>,
+}
+
+impl Sync {
+    /// A request as it is meant.
+    pub(crate) fn from_request(request: &SyncGroupRequest) -> Self {
+        let assignments =
+            request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
+        Self {
+            identity: Identity::new(&request.member_id, request.group_instance_id.as_ref()),
+            generation: request.generation_id,
+            protocol_type: request.protocol_type.as_ref().map(ToString::to_string),
+            protocol: request.protocol_name.as_ref().map(ToString::to_string),
+            assignments,
+        }
+    }
+}
+
+impl Identity {
+    /// Who a request says that it comes from.
+    pub(crate) fn new(member_id: &StrBytes, instance_id: Option<&StrBytes>) -> Self {
+        Self { member_id: member_id.to_string(), instance_id: instance_id.map(ToString::to_string) }
+    }
+}
+
+impl ClassicGroup {
+    /// Takes a sync in. It is answered through its ticket.
+    pub(crate) fn sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) {
+        if let Err(error) = self.try_sync(ticket, sync, ctx) {
+            self.answer_sync_error(ticket, &error);
+        }
+    }
+
+    fn try_sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) -> Result<(), GroupError> {
+        let Identity { member_id: id, instance_id } = sync.identity;
+        self.check_member(&id, instance_id.as_deref())?;
+        self.check_generation(sync.generation)?;
+        let differs = |asked: &Option<String>, own: &str| asked.as_deref().is_some_and(|a| a != own);
+        if differs(&sync.protocol_type, &self.protocol_type)
+            || differs(&sync.protocol, self.protocol.as_deref().unwrap_or_default())
+        {
+            let why = "the group has agreed on another protocol";
+            return Err(GroupError::new(ResponseError::InconsistentGroupProtocol, why));
+        }
+        match self.phase {
+            Phase::Empty => {
+                return Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members"));
+            }
+            Phase::Preparing { .. } => {
+                return Err(GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances"));
+            }
+            Phase::Completing => {
+                self.unsynced.remove(&id);
+                let before = self.members.get_mut(&id).and_then(|m| m.syncing.replace(ticket));
+                if let Some(before) = before {
+                    let why = "the member has asked again";
+                    self.answer_sync_error(before, &GroupError::new(ResponseError::RebalanceInProgress, why));
+                }
+                if self.leader.as_ref() == Some(&id) {
+                    self.assign(sync.assignments, ctx.now);
+                }
+            }
+            Phase::Stable => {
+                self.unsynced.remove(&id);
+                self.answer_sync(ticket, &id, ctx.now);
+            }
+        }
+        if self.unsynced.is_empty() {
+            self.sync_until = None;
+        }
+        Ok(())
+    }
+
+    /// The leader's assignment makes the generation complete.
+    fn assign(&mut self, mut assignments: BTreeMap<String, Bytes>, now: Instant) {
+        let mut waiting = Vec::new();
+        for (id, member) in &mut self.members {
+            // A copy: what the request brought is not to be kept whole.
+            member.assignment =
+                assignments.remove(id).map(|a| Bytes::copy_from_slice(&a)).unwrap_or_default();
+            if let Some(ticket) = member.syncing.take() {
+                waiting.push((ticket, id.clone()));
+            }
+        }
+        self.phase = Phase::Stable;
+        self.changed = true;
+        for (ticket, id) in waiting {
+            self.answer_sync(ticket, &id, now);
+        }
+    }
+
+    fn answer_sync(&mut self, ticket: Ticket, id: &str, now: Instant) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.session_until = now + member.session_timeout;
+        let response = SyncGroupResponse::default()
+            .with_protocol_type(Some(text(self.protocol_type.clone())))
+            .with_protocol_name(self.protocol.clone().map(text))
+            .with_assignment(member.assignment.clone());
+        self.answers.push((ticket, Answer::Sync(response)));
+    }
+
+    pub(super) fn answer_sync_error(&mut self, ticket: Ticket, error: &GroupError) {
+        let response = SyncGroupResponse::default().with_error_code(error.code.code());
+        self.answers.push((ticket, Answer::Sync(response)));
+    }
+
+    /// A member's sign of life. REBALANCE_IN_PROGRESS tells it to join again.
+    pub(crate) fn heartbeat(
+        &mut self,
+        identity: &Identity,
+        generation: i32,
+        now: Instant,
+    ) -> Result<(), GroupError> {
+        self.check_member(&identity.member_id, identity.instance_id.as_deref())?;
+        self.check_generation(generation)?;
+        if let Some(member) = self.members.get_mut(&identity.member_id) {
+            member.session_until = now + member.session_timeout;
+        }
+        match self.phase {
+            Phase::Empty => Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members")),
+            Phase::Preparing { .. } => {
+                Err(GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances"))
+            }
+            Phase::Completing | Phase::Stable => Ok(()),
+        }
+    }
+
+    /// A member leaves, or an operator removes a static one by its instance id alone.
+    pub(crate) fn leave(&mut self, identity: &Identity, ctx: &Context<'_>) -> Result<(), GroupError> {
+        if self.pending.remove(&identity.member_id).is_some() {
+            self.try_complete_join(ctx);
+            return Ok(());
+        }
+        let id = match &identity.instance_id {
+            Some(instance_id) if identity.member_id.is_empty() => {
+                let why = "there is no member with this instance id";
+                let known = self.statics.get(instance_id).cloned();
+                known.ok_or_else(|| GroupError::new(ResponseError::UnknownMemberId, why))?
+            }
+            instance_id => {
+                self.check_member(&identity.member_id, instance_id.as_deref())?;
+                identity.member_id.clone()
+            }
+        };
+        self.remove(&id, LEFT, ctx);
+        Ok(())
+    }
+}

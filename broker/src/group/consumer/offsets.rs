@@ -1,0 +1,59 @@
+//! Who may commit and read the offsets of a group.
+
+use kafka_protocol::error::ResponseError;
+
+use super::{ConsumerGroup, GroupError};
+
+/// From this version of OffsetCommit on, a client knows what to do when its member epoch is stale.
+const MEMBER_EPOCH_VERSION: i16 = 9;
+
+impl ConsumerGroup {
+    /// Whether a member may commit offsets. `version` is that of OffsetCommit; None for a commit in a transaction.
+    ///
+    /// As in Kafka, the instance id of a commit is of no importance: the member id says it all.
+    pub(crate) fn validate_offset_commit(
+        &self,
+        member_id: &str,
+        member_epoch: i32,
+        version: Option<i16>,
+    ) -> Result<(), GroupError> {
+        // Who names no epoch does not take part in the group, so nobody else may either.
+        if member_epoch < 0 && self.is_empty() {
+            return Ok(());
+        }
+        let is_classic = self.member(member_id)?.classic.is_some();
+        if !is_classic && version.is_some_and(|version| version < MEMBER_EPOCH_VERSION) {
+            let message = format!(
+                "OffsetCommit version {MEMBER_EPOCH_VERSION} or above must be used by members using the modern group protocol"
+            );
+            return Err(GroupError::new(ResponseError::UnsupportedVersion, message));
+        }
+        self.validate_epoch(member_id, member_epoch)
+    }
+
+    /// Whether offsets may be read by who names this member and epoch. Who names none may.
+    pub(crate) fn validate_offset_fetch(
+        &self,
+        member_id: Option<&str>,
+        member_epoch: i32,
+    ) -> Result<(), GroupError> {
+        match member_id {
+            None if member_epoch < 0 => Ok(()),
+            _ => self.validate_epoch(member_id.unwrap_or_default(), member_epoch),
+        }
+    }
+
+    fn validate_epoch(&self, member_id: &str, member_epoch: i32) -> Result<(), GroupError> {
+        let member = self.member(member_id)?;
+        if member.epoch == member_epoch {
+            return Ok(());
+        }
+        let code = if member.classic.is_some() {
+            ResponseError::IllegalGeneration
+        } else {
+            ResponseError::StaleMemberEpoch
+        };
+        let message = format!("The member is at epoch {member_epoch} and ought to be at {}.", member.epoch);
+        Err(GroupError::new(code, message))
+    }
+}

@@ -1,0 +1,201 @@
+//! What the members subscribe to, by name and by pattern, and what follows from it: the group epoch and the target.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use kafka_protocol::error::ResponseError;
+use regex::bytes::Regex;
+use strandline_metadata::values::group::ConsumerMemberValue;
+use uuid::Uuid;
+
+use super::{ConsumerGroup, Context, GroupError};
+use crate::group::Topics;
+use crate::group::assign::{self, Assignor};
+use crate::patterns;
+
+/// The patterns that members subscribe to, and the topics that they match.
+///
+/// Matching costs a pass over all topics, so it is done when a pattern is new and when topics change, and not at every
+/// heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct Patterns(BTreeMap<String, Pattern>);
+
+#[derive(Debug)]
+struct Pattern {
+    /// None for a pattern that can't be compiled: persisted by a broker that could. It matches nothing.
+    regex: Option<Regex>,
+    topics: BTreeSet<String>,
+}
+
+impl Pattern {
+    fn new(regex: Option<Regex>, topics: &dyn Topics) -> Self {
+        let mut pattern = Self { regex, topics: BTreeSet::new() };
+        pattern.topics = pattern.matches(topics);
+        pattern
+    }
+
+    fn matches(&self, topics: &dyn Topics) -> BTreeSet<String> {
+        let mut matches = BTreeSet::new();
+        if let Some(regex) = &self.regex {
+            topics.each(&mut |name, _, _| {
+                if regex.is_match(name.as_bytes()) {
+                    matches.insert(name.to_owned());
+                }
+            });
+        }
+        matches
+    }
+}
+
+impl Patterns {
+    /// Learns a pattern, or refuses it.
+    pub(super) fn learn(&mut self, pattern: &str, topics: &dyn Topics) -> Result<(), GroupError> {
+        if !self.0.contains_key(pattern) {
+            let regex = compile(pattern)?;
+            self.0.insert(pattern.to_owned(), Pattern::new(Some(regex), topics));
+        }
+        Ok(())
+    }
+
+    /// Whether a topic matches a pattern.
+    fn is_match(&self, pattern: &str, topic: &str) -> bool {
+        self.0.get(pattern).is_some_and(|p| p.topics.contains(topic))
+    }
+
+    /// The topics that a member subscribes to, by name and by pattern.
+    fn topics_of<'a>(&'a self, member: &'a ConsumerMemberValue) -> impl Iterator<Item = &'a String> {
+        let matched = member.subscribed_regex.as_ref().and_then(|p| self.0.get(p));
+        member.subscribed_topics.iter().chain(matched.into_iter().flat_map(|p| &p.topics))
+    }
+
+    /// Forgets what no member subscribes to, learns what is persisted, and matches all with the topics that there are now.
+    fn refresh<'a>(&mut self, members: impl Iterator<Item = &'a ConsumerMemberValue>, topics: &dyn Topics) {
+        let used: BTreeSet<&String> = members.filter_map(|m| m.subscribed_regex.as_ref()).collect();
+        self.0.retain(|pattern, _| used.contains(pattern));
+        for pattern in self.0.values_mut() {
+            pattern.topics = pattern.matches(topics);
+        }
+        for pattern in used {
+            if !self.0.contains_key(pattern) {
+                self.0.insert(pattern.clone(), Pattern::new(compile(pattern).ok(), topics));
+            }
+        }
+    }
+}
+
+/// Compiles a pattern that must match the whole name of a topic.
+fn compile(pattern: &str) -> Result<Regex, GroupError> {
+    patterns::whole(pattern).map_err(|why| GroupError::new(ResponseError::InvalidRegularExpression, why))
+}
+
+impl ConsumerGroup {
+    /// Topics were created or deleted, or have more partitions: moves the group epoch if that concerns the group.
+    pub(crate) fn topics_changed(&mut self, ctx: &Context<'_>) {
+        if self.is_empty() {
+            return;
+        }
+        self.patterns.refresh(self.value.members.values(), ctx.topics);
+        if self.subscribed_topics(ctx) != self.value.topics {
+            self.bump_epoch(ctx);
+        }
+    }
+
+    /// Whether a member subscribes to the topic with this name.
+    pub(crate) fn is_subscribed_to(&self, topic: &str) -> bool {
+        self.value.members.values().any(|member| {
+            member.subscribed_topics.contains(topic)
+                || member.subscribed_regex.as_ref().is_some_and(|p| self.patterns.is_match(p, topic))
+        })
+    }
+
+    /// Learns a member's pattern, or refuses it.
+    pub(super) fn learn_pattern(&mut self, pattern: &str, ctx: &Context<'_>) -> Result<(), GroupError> {
+        self.patterns.learn(pattern, ctx.topics)
+    }
+
+    /// Moves the group epoch, with the topics as they are now. The target assignment follows at the next heartbeat.
+    pub(super) fn bump_epoch(&mut self, ctx: &Context<'_>) {
+        self.value.topics = self.subscribed_topics(ctx);
+        self.value.epoch += 1;
+        self.changed = true;
+    }
+
+    /// Makes the target assignment for the group epoch, if there is none yet.
+    pub(super) fn follow_with_target(&mut self, ctx: &Context<'_>) {
+        if self.value.epoch <= self.value.assignment_epoch {
+            return;
+        }
+        let subscriptions = self.subscriptions(ctx);
+        let members: Vec<assign::Member<'_>> = self
+            .value
+            .members
+            .iter()
+            .zip(subscriptions)
+            .map(|((id, member), topics)| assign::Member {
+                id,
+                instance_id: member.instance_id.as_deref(),
+                topics,
+                current: &member.target,
+            })
+            .collect();
+        let targets = self.assignor().assign(&self.value.topics, &members);
+        for (member, target) in self.value.members.values_mut().zip(targets) {
+            member.target = target;
+        }
+        self.value.assignment_epoch = self.value.epoch;
+        self.changed = true;
+    }
+
+    /// The assignor that most members want; the default if they want none or can't agree.
+    pub(super) fn assignor(&self) -> Assignor {
+        let wishes =
+            self.value.members.values().filter_map(|m| Assignor::by_name(m.server_assignor.as_deref()?));
+        let mut votes: BTreeMap<Assignor, usize> = BTreeMap::new();
+        for wish in wishes {
+            *votes.entry(wish).or_default() += 1;
+        }
+        let [default, ..] = Assignor::ALL;
+        let most = votes.values().max().copied().unwrap_or(0);
+        Assignor::ALL.into_iter().find(|a| votes.get(a) == Some(&most)).unwrap_or(default)
+    }
+
+    /// Ids of the topics that a member subscribes to, as far as they exist.
+    pub(super) fn subscription(&self, member: &ConsumerMemberValue, ctx: &Context<'_>) -> BTreeSet<Uuid> {
+        self.patterns.topics_of(member).filter_map(|name| Some(ctx.topics.by_name(name)?.0)).collect()
+    }
+
+    /// What every member subscribes to. Members that subscribe to the same share it, which is nearly always the case.
+    fn subscriptions(&self, ctx: &Context<'_>) -> Vec<Rc<BTreeSet<Uuid>>> {
+        let mut subscriptions = Vec::with_capacity(self.value.members.len());
+        let mut last: Option<(&ConsumerMemberValue, Rc<BTreeSet<Uuid>>)> = None;
+        for member in self.value.members.values() {
+            let shared =
+                last.as_ref().filter(|(other, _)| subscribes_alike(member, other)).map(|(_, t)| Rc::clone(t));
+            let topics = shared.unwrap_or_else(|| {
+                let mut topics = self.subscription(member, ctx);
+                topics.retain(|topic| self.value.topics.contains_key(topic));
+                Rc::new(topics)
+            });
+            last = Some((member, Rc::clone(&topics)));
+            subscriptions.push(topics);
+        }
+        subscriptions
+    }
+
+    /// The topics that any member subscribes to, as far as they exist, with their partitions.
+    fn subscribed_topics(&self, ctx: &Context<'_>) -> BTreeMap<Uuid, u32> {
+        let mut names: BTreeSet<&String> = BTreeSet::new();
+        let mut last = None;
+        for member in self.value.members.values() {
+            if !last.is_some_and(|other| subscribes_alike(member, other)) {
+                names.extend(self.patterns.topics_of(member));
+            }
+            last = Some(member);
+        }
+        names.into_iter().filter_map(|name| ctx.topics.by_name(name)).collect()
+    }
+}
+
+fn subscribes_alike(a: &ConsumerMemberValue, b: &ConsumerMemberValue) -> bool {
+    a.subscribed_topics == b.subscribed_topics && a.subscribed_regex == b.subscribed_regex
+}

@@ -1,0 +1,216 @@
+//! Which groups this broker coordinates, and the way to each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use kafka_protocol::error::ResponseError;
+use strandline_metadata::groups::{GroupWriter, OffsetsKey};
+use strandline_metadata::limits::MAX_GROUP_ID_BYTES;
+use strandline_metadata::names::Names;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::command::{Command, Reply};
+use super::task;
+use super::{GroupError, GroupSettings, step};
+use crate::leaders::Leaders;
+use crate::{Broker, configs};
+
+/// Commands that wait for one group: whoever floods it waits, and others do not notice.
+const COMMANDS: usize = 1_024;
+
+/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
+const LOADS: usize = 100;
+
+/// What can be seen of a group that this broker coordinates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupStatus {
+    /// Whether there is anything: a group that is only asked for does not exist by that.
+    pub(crate) exists: bool,
+    /// Kafka's name for the state.
+    pub(crate) state: &'static str,
+    /// `classic` or `consumer`.
+    pub(crate) kind: &'static str,
+    pub(crate) protocol_type: String,
+    pub(crate) members: usize,
+    /// Committed offsets: topic id, and offset by partition.
+    pub(crate) committed: BTreeMap<OffsetsKey, (Uuid, BTreeMap<u32, i64>)>,
+    /// Whether `committed` has been filled.
+    pub(super) has_offsets: bool,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Mutex<GroupStatus>>,
+}
+
+/// The groups that this broker coordinates.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    loaded: Mutex<BTreeMap<String, Handle>>,
+    writer: GroupWriter,
+    writes: AtomicU64,
+}
+
+impl Groups {
+    pub(crate) fn new(writer: GroupWriter) -> Self {
+        Self { loaded: Mutex::default(), writer, writes: AtomicU64::new(1) }
+    }
+
+    pub(super) fn writer(&self) -> &GroupWriter {
+        &self.writer
+    }
+
+    /// A number that no other write of this process has.
+    pub(super) fn next_write(&self) -> u64 {
+        self.writes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What can be seen of every group that this broker coordinates and has looked at.
+    pub(crate) fn statuses(&self) -> Vec<(String, GroupStatus)> {
+        let handles: Vec<_> = self.lock().iter().map(|(id, h)| (id.clone(), h.status.clone())).collect();
+        let statuses = handles.into_iter().map(|(id, status)| {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (id, status)
+        });
+        statuses.filter(|(_, status)| status.exists).collect()
+    }
+}
+
+/// The broker that coordinates a group, as far as `names` says; −1 if there is none.
+pub(crate) fn coordinator_of(leaders: &Leaders, group: &str) -> i32 {
+    leaders.of_group(group)
+}
+
+/// Whether this broker coordinates the group, as far as it knows.
+pub(super) fn is_own(broker: &Broker, names: &Names, group: &str) -> bool {
+    coordinator_of(&Leaders::of(broker, names, ""), group) == broker.config.node_id
+}
+
+/// What is configured for a group.
+pub(super) fn settings(broker: &Broker, group: &str) -> GroupSettings {
+    let (set, _) = broker.replica.read(|view| view.names.group_configs(group));
+    configs::group::settings(&broker.config.groups.settings, &set)
+}
+
+/// Rules for ids of groups. The empty id is one that commits and reads offsets only, as in Kafka.
+pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), GroupError> {
+    let wrong = |why: String| Err(GroupError::new(ResponseError::InvalidGroupId, why));
+    if group.is_empty() && !may_be_empty {
+        return wrong("a group's id is not empty".to_owned());
+    }
+    if group.len() > MAX_GROUP_ID_BYTES {
+        return wrong(format!("a group's id has at most {MAX_GROUP_ID_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// Every group that this broker coordinates, by id. Loads those that it has not looked at yet.
+pub(crate) async fn list(broker: &Arc<Broker>) -> BTreeMap<String, GroupStatus> {
+    let own: Vec<String> = broker.replica.read(|view| {
+        let leaders = Leaders::of(broker, &view.names, "");
+        let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
+        view.names.groups().into_iter().filter(is_own).collect()
+    });
+    let loaded: BTreeSet<String> = broker.groups.lock().keys().cloned().collect();
+    let missing = own.into_iter().filter(|g| !loaded.contains(g));
+    futures::stream::iter(missing)
+        .for_each_concurrent(LOADS, |group| async move {
+            // An answer to anything means that it is loaded, or that it is not ours.
+            let _ = ask(broker, &group, Command::Describe).await;
+        })
+        .await;
+    broker.groups.statuses().into_iter().collect()
+}
+
+/// Asks a group, on its coordinator, and waits for the answer.
+pub(crate) async fn ask<T>(
+    broker: &Arc<Broker>,
+    group: &str,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, GroupError> {
+    let (reply, answer) = task::reply();
+    let command = command(reply);
+    check_group_id(group, command.may_be_nameless())?;
+    send(broker, group, command).await?;
+    let gone =
+        || GroupError::new(ResponseError::NotCoordinator, "this broker stopped coordinating the group");
+    answer.await.unwrap_or_else(|_| Err(gone()))
+}
+
+async fn send(broker: &Arc<Broker>, group: &str, command: Command) -> Result<(), GroupError> {
+    let commands = handle(broker, group)?;
+    match commands.send(command).await {
+        Ok(()) => Ok(()),
+        // The task ended between being found and being asked: the next one starts from what is stored.
+        Err(mpsc::error::SendError(command)) => {
+            let again = handle(broker, group)?;
+            let gone = |_| GroupError::new(ResponseError::NotCoordinator, "the group is moving");
+            again.send(command).await.map_err(gone)
+        }
+    }
+}
+
+/// The way to a group's task, which is started if there is none.
+fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, GroupError> {
+    let not_here = || GroupError::new(ResponseError::NotCoordinator, "another broker coordinates the group");
+    let session = broker.sessions.current().ok_or_else(not_here)?;
+    if !broker.replica.read(|view| is_own(broker, &view.names, group)) {
+        return Err(not_here());
+    }
+    let mut loaded = broker.groups.lock();
+    if let Some(known) = loaded.get(group)
+        && !known.commands.is_closed()
+    {
+        return Ok(known.commands.clone());
+    }
+    if loaded.len() >= broker.config.groups.max_groups {
+        let ended = |h: &Handle| h.commands.is_closed();
+        loaded.retain(|_, h| !ended(h));
+        if loaded.len() >= broker.config.groups.max_groups {
+            let why = "this broker coordinates as many groups as it may";
+            return Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why));
+        }
+    }
+    let (sender, receiver) = mpsc::channel(COMMANDS);
+    let status = Arc::new(Mutex::new(GroupStatus::default()));
+    let own = task::run(broker.clone(), group.to_owned(), session, receiver, status.clone());
+    broker.tasks.start("group", own);
+    loaded.insert(group.to_owned(), Handle { commands: sender.clone(), status });
+    Ok(sender)
+}
+
+/// Looks at every group now and then: those that moved here are loaded, so that their offsets expire and their lag
+/// is known also when nobody asks; those that moved away end.
+pub(crate) async fn run(broker: Arc<Broker>) {
+    loop {
+        sleep(step::SWEEP).await;
+        let own: BTreeSet<String> = broker.replica.read(|view| {
+            let leaders = Leaders::of(&broker, &view.names, "");
+            let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
+            view.names.groups().into_iter().filter(is_own).collect()
+        });
+        let loaded: Vec<String> = {
+            let mut loaded = broker.groups.lock();
+            loaded.retain(|_, h| !h.commands.is_closed());
+            for handle in loaded.values() {
+                // A group whose queue is full is looked at by whoever fills it.
+                let _ = handle.commands.try_send(Command::Sweep);
+            }
+            loaded.keys().cloned().collect()
+        };
+        for group in own.iter().filter(|g| !loaded.contains(g)).take(LOADS) {
+            if handle(&broker, group).is_err() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Committed offsets: putting commits into what is stored, finding them, letting them expire. Pure.
+
+use std::collections::BTreeMap;
+
+use strandline_metadata::groups::{OffsetsKey, OffsetsPut, StoredOffsets};
+use strandline_metadata::values::VALUE_FORMAT;
+use strandline_metadata::values::group::{CommittedOffset, OFFSETS_PER_KEY, OffsetsValue};
+use uuid::Uuid;
+
+use super::Topics;
+
+/// One partition's commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) topic: String,
+    pub(crate) topic_id: Uuid,
+    pub(crate) partition: u32,
+    pub(crate) committed: CommittedOffset,
+}
+
+/// New values of keys of offsets that are not stored yet; `None` for a key that is to be deleted.
+pub(crate) type Unsaved = BTreeMap<OffsetsKey, Option<OffsetsValue>>;
+
+/// Which key a partition's offset is in.
+pub(crate) fn key_of(topic: &str, partition: u32) -> OffsetsKey {
+    (topic.to_owned(), partition / OFFSETS_PER_KEY)
+}
+
+/// Metadata that the partitions of one key may have together: the value must fit into one request to etcd.
+const MAX_KEY_METADATA_BYTES: usize = 600_000;
+
+/// The offsets of one group: what is stored, what is on its way, and what waits.
+#[derive(Debug, Default)]
+pub(crate) struct Offsets {
+    stored: StoredOffsets,
+    saving: Unsaved,
+    unsaved: Unsaved,
+}
+
+impl Offsets {
+    /// Offsets as they were read.
+    pub(crate) fn new(stored: StoredOffsets) -> Self {
+        Self { stored, saving: Unsaved::new(), unsaved: Unsaved::new() }
+    }
+
+    /// What is stored, as far as is known.
+    pub(crate) fn stored(&self) -> &StoredOffsets {
+        &self.stored
+    }
+
+    pub(crate) fn has_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
+    /// Whether nothing is committed, nor about to be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stored.keys().chain(self.saving.keys()).all(|key| self.current(key).is_none())
+            && self.unsaved.values().all(Option::is_none)
+    }
+
+    /// The value of a key as it will be when everything is stored.
+    fn current(&self, key: &OffsetsKey) -> Option<&OffsetsValue> {
+        match self.unsaved.get(key).or_else(|| self.saving.get(key)) {
+            Some(value) => value.as_ref(),
+            None => self.stored.get(key).map(|(_, value)| value),
+        }
+    }
+
+    /// Takes a commit up. What was committed for another topic of the same name is forgotten by it. Says whether it
+    /// fits beside what others store with theirs.
+    pub(crate) fn commit(&mut self, commit: Commit) -> bool {
+        let key = key_of(&commit.topic, commit.partition);
+        let is_for = |value: &&OffsetsValue| value.topic_id == commit.topic_id;
+        let current = self.current(&key).filter(is_for);
+        if !commit.committed.metadata.is_empty() {
+            let others =
+                current.into_iter().flat_map(|v| &v.partitions).filter(|(p, _)| **p != commit.partition);
+            let bytes: usize = others.map(|(_, c)| json_bytes(&c.metadata)).sum();
+            if bytes + json_bytes(&commit.committed.metadata) > MAX_KEY_METADATA_BYTES {
+                return false;
+            }
+        }
+        let is_unsaved = self.unsaved.get(&key).is_some_and(|v| v.as_ref().is_some_and(|v| is_for(&v)));
+        if !is_unsaved {
+            let value = current.cloned().unwrap_or_else(|| empty(commit.topic_id));
+            self.unsaved.insert(key.clone(), Some(value));
+        }
+        if let Some(Some(value)) = self.unsaved.get_mut(&key) {
+            value.partitions.insert(commit.partition, commit.committed);
+        }
+        true
+    }
+
+    /// Forgets the offset of a partition. Says whether there was one.
+    pub(crate) fn delete(&mut self, topic: &str, partition: u32) -> bool {
+        let key = key_of(topic, partition);
+        let Some(mut value) = self.current(&key).cloned() else { return false };
+        if value.partitions.remove(&partition).is_none() {
+            return false;
+        }
+        self.unsaved.insert(key, (!value.partitions.is_empty()).then_some(value));
+        true
+    }
+
+    /// Forgets everything.
+    pub(crate) fn delete_all(&mut self) {
+        let keys: Vec<OffsetsKey> = self.stored.keys().chain(self.saving.keys()).cloned().collect();
+        self.unsaved = keys.into_iter().map(|key| (key, None)).collect();
+    }
+
+    /// Deletes what has expired, and what belongs to topics that are gone (KIP-211). Gives the number of offsets deleted.
+    pub(crate) fn expire(&mut self, topics: &dyn Topics, expiry: &Expiry<'_>) -> usize {
+        let mut expired = Vec::new();
+        for ((topic, _), (_, value)) in &self.stored {
+            let exists = topics.by_name(topic).is_some_and(|(id, _)| id == value.topic_id);
+            let is_read = (expiry.reads)(topic);
+            for (partition, committed) in &value.partitions {
+                let since = expiry.empty_since_ms.unwrap_or(i64::MIN).max(committed.time_ms);
+                let is_old = match committed.expires_ms {
+                    Some(at) => expiry.now_ms >= at,
+                    None => expiry.now_ms.saturating_sub(since) >= expiry.retention_ms,
+                };
+                if !exists || (is_old && !is_read) {
+                    expired.push((topic.clone(), *partition));
+                }
+            }
+        }
+        expired.iter().filter(|(topic, partition)| self.delete(topic, *partition)).count()
+    }
+
+    /// Everything that waits, to be written with these stamps.
+    pub(crate) fn begin_save(&mut self, writer: i64, write: u64) -> Vec<OffsetsPut> {
+        debug_assert!(self.saving.is_empty(), "one write of a group is in flight at a time");
+        self.saving = std::mem::take(&mut self.unsaved);
+        let puts = self.saving.iter_mut().filter_map(|(key, value)| {
+            if let Some(value) = value {
+                (value.writer, value.write) = (writer, write);
+            }
+            let revision = self.stored.get(key).map_or(0, |(revision, _)| *revision);
+            // Deleting what does not exist is nothing to write.
+            (revision > 0 || value.is_some()).then(|| OffsetsPut {
+                key: key.clone(),
+                revision,
+                value: value.clone(),
+            })
+        });
+        puts.collect()
+    }
+
+    /// These keys are written, at these revisions.
+    pub(crate) fn saved(&mut self, written: &[(OffsetsKey, i64)]) {
+        for (key, revision) in written {
+            match self.saving.remove(key) {
+                Some(Some(value)) => {
+                    self.stored.insert(key.clone(), (*revision, value));
+                }
+                Some(None) => {
+                    self.stored.remove(key);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The write is over; what it did not store is forgotten, and with `forget_unsaved` also what came after it.
+    pub(crate) fn end_save(&mut self, forget_unsaved: bool) {
+        self.saving.clear();
+        if forget_unsaved {
+            self.unsaved.clear();
+        }
+    }
+
+    /// Takes over what was read anew.
+    pub(crate) fn replace(&mut self, stored: StoredOffsets) {
+        debug_assert!(self.saving.is_empty(), "nothing is read while something is written");
+        self.stored = stored;
+    }
+}
+
+fn empty(topic_id: Uuid) -> OffsetsValue {
+    OffsetsValue { format: VALUE_FORMAT, writer: 0, write: 0, topic_id, partitions: BTreeMap::new() }
+}
+
+/// How long a text is in JSON, at most.
+fn json_bytes(text: &str) -> usize {
+    text.bytes().map(|b| if b < 0x20 || matches!(b, b'"' | b'\\' | 0x7f) { 6 } else { 1 }).sum()
+}
+
+/// What is committed for a partition of the topic with this id.
+pub(crate) fn find<'a>(
+    stored: &'a StoredOffsets,
+    topic: &str,
+    topic_id: Uuid,
+    partition: u32,
+) -> Option<&'a CommittedOffset> {
+    let (_, value) = stored.get(&key_of(topic, partition))?;
+    if value.topic_id != topic_id {
+        return None;
+    }
+    value.partitions.get(&partition)
+}
+
+/// What decides whether offsets have expired.
+pub(crate) struct Expiry<'a> {
+    pub(crate) now_ms: i64,
+    pub(crate) retention_ms: i64,
+    /// When the last member left; `None` while there are members, or if there never were any.
+    pub(crate) empty_since_ms: Option<i64>,
+    /// Whether members read a topic: what is committed for it does not expire.
+    pub(crate) reads: &'a dyn Fn(&str) -> bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offset(offset: i64, time_ms: i64) -> CommittedOffset {
+        CommittedOffset { offset, leader_epoch: -1, time_ms, metadata: String::new(), expires_ms: None }
+    }
+
+    fn of(topic: &str, id: u128, partition: u32, at: i64) -> Commit {
+        let (topic, topic_id) = (topic.to_owned(), Uuid::from_u128(id));
+        Commit { topic, topic_id, partition, committed: offset(at, 100) }
+    }
+
+    /// Stores what is unsaved, as the coordinator does.
+    fn save(offsets: &mut Offsets, revision: i64) -> usize {
+        let puts = offsets.begin_save(1, 1);
+        let written: Vec<_> = puts.iter().map(|p| (p.key.clone(), revision)).collect();
+        offsets.saved(&written);
+        offsets.end_save(false);
+        puts.len()
+    }
+
+    fn at(offsets: &Offsets, topic_id: u128, partition: u32) -> Option<i64> {
+        find(offsets.stored(), "t", Uuid::from_u128(topic_id), partition).map(|c| c.offset)
+    }
+
+    #[test]
+    fn commits_are_merged_into_what_is_stored() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        offsets.commit(of("t", 1, 300, 6));
+        save(&mut offsets, 1);
+        offsets.commit(of("t", 1, 1, 7));
+        offsets.commit(of("t", 1, 1, 8));
+        assert_eq!(save(&mut offsets, 2), 1, "the key of partition 300 is left alone");
+        let found = [0, 1, 2, 300].map(|partition| at(&offsets, 1, partition));
+        assert_eq!(found, [Some(5), Some(8), None, Some(6)]);
+    }
+
+    #[test]
+    fn what_comes_while_something_is_written_goes_on_from_that() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        let puts = offsets.begin_save(1, 1);
+        offsets.commit(of("t", 1, 1, 6));
+        assert_eq!(at(&offsets, 1, 0), None, "what is not stored is not shown");
+        offsets.saved(&[(puts[0].key.clone(), 9)]);
+        offsets.end_save(false);
+        let puts = offsets.begin_save(1, 2);
+        let value = puts[0].value.as_ref().unwrap();
+        assert_eq!((puts[0].revision, value.partitions.len(), value.write), (9, 2, 2));
+    }
+
+    #[test]
+    fn a_topic_of_the_same_name_starts_with_nothing_committed() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        offsets.commit(of("t", 1, 1, 5));
+        save(&mut offsets, 1);
+        assert_eq!(at(&offsets, 2, 0), None);
+        offsets.commit(of("t", 2, 1, 9));
+        save(&mut offsets, 2);
+        assert_eq!((at(&offsets, 2, 0), at(&offsets, 2, 1), at(&offsets, 1, 1)), (None, Some(9), None));
+    }
+
+    #[test]
+    fn offsets_expire_from_when_the_group_was_left_and_not_while_they_are_read() {
+        let topics = BTreeMap::from([
+            ("read".to_owned(), (Uuid::from_u128(1), 3)),
+            ("unread".to_owned(), (Uuid::from_u128(2), 3)),
+        ]);
+        let gone = |expiry: &Expiry<'_>| {
+            let mut offsets = Offsets::default();
+            for c in [of("read", 1, 0, 5), of("unread", 2, 0, 5), of("gone", 3, 0, 5)] {
+                offsets.commit(c);
+            }
+            save(&mut offsets, 1);
+            offsets.expire(&topics, expiry);
+            offsets.unsaved.into_keys().map(|(topic, _)| topic).collect::<Vec<_>>()
+        };
+        let base = || Expiry { now_ms: 1_100, retention_ms: 1_000, empty_since_ms: None, reads: &|_| false };
+        assert_eq!(gone(&Expiry { now_ms: 1_099, ..base() }), ["gone"]);
+        assert_eq!(gone(&base()), ["gone", "read", "unread"]);
+        assert_eq!(gone(&Expiry { empty_since_ms: Some(101), ..base() }), ["gone"]);
+        assert_eq!(gone(&Expiry { reads: &|topic| topic == "read", ..base() }), ["gone", "unread"]);
+        assert_eq!(gone(&Expiry { reads: &|_| true, ..base() }), ["gone"]);
+    }
+
+    #[test]
+    fn metadata_that_would_not_fit_into_a_key_is_refused() {
+        let mut offsets = Offsets::default();
+        let with = |partition: u32, metadata: String| {
+            let mut own = of("t", 1, partition, 5);
+            own.committed.metadata = metadata;
+            own
+        };
+        for partition in 0..2 {
+            assert!(offsets.commit(with(partition, "x".repeat(290_000))));
+        }
+        assert!(!offsets.commit(with(2, "\n".repeat(4_000))));
+        assert!(offsets.commit(with(2, String::new())));
+        assert!(offsets.commit(with(1, "again".to_owned())));
+        assert!(offsets.commit(with(2, "\n".repeat(4_000))));
+    }
+
+    #[test]
+    fn a_client_may_ask_for_a_time_of_its_own() {
+        let topics = BTreeMap::from([("t".to_owned(), (Uuid::from_u128(1), 3))]);
+        let mut offsets = Offsets::default();
+        let mut own = of("t", 1, 0, 5);
+        own.committed.expires_ms = Some(150);
+        offsets.commit(own);
+        save(&mut offsets, 1);
+        let at = |now_ms| Expiry { now_ms, retention_ms: 1_000, empty_since_ms: None, reads: &|_| false };
+        assert_eq!(offsets.expire(&topics, &at(149)), 0);
+        assert_eq!(offsets.expire(&topics, &at(150)), 1);
+        assert!(!offsets.delete("t", 0), "it is gone already");
+        save(&mut offsets, 2);
+        assert!(offsets.is_empty());
+    }
+}

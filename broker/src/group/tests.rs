@@ -1,0 +1,145 @@
+//! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics show how far behind
+//! they are.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
+    ProduceRequest, TopicName,
+};
+use kafka_protocol::records::Compression;
+use strandline_metadata::values::group::OFFSETS_PER_KEY;
+
+use crate::api::text;
+use crate::records::tests::batch;
+use crate::run::Opened;
+use crate::testing::{NOW_MS, TestClient, World};
+
+const QUICK: &[&str] = &[
+    "--offsets-retention-check-interval-ms",
+    "10",
+    "--put-budget-per-s",
+    "1000",
+    "--put-budget-burst",
+    "100",
+];
+const MINUTE_MS: i64 = 60_000;
+
+fn name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+async fn create(client: &mut TestClient, topic: &str, partitions: i32) {
+    let topic = CreatableTopic::default()
+        .with_name(name(topic))
+        .with_num_partitions(partitions)
+        .with_replication_factor(1);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]);
+    assert_eq!(client.call(&request, 7).await.topics[0].error_code, 0);
+}
+
+/// Commits by somebody outside of the group.
+async fn commit(client: &mut TestClient, group: &str, topic: &str, partition: i32, offset: i64) {
+    let partition =
+        OffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(offset);
+    let topic = OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    assert_eq!(client.call(&request, 8).await.topics[0].partitions[0].error_code, 0);
+}
+
+async fn groups(client: &mut TestClient) -> Vec<String> {
+    let listed = client.call(&ListGroupsRequest::default(), 4).await;
+    listed.groups.iter().map(|g| g.group_id.to_string()).collect()
+}
+
+/// The samples of a metric, as the page shows them.
+fn samples(opened: &Opened, metric: &str) -> Vec<String> {
+    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
+    page.lines().filter(|l| l.starts_with(metric)).map(str::to_owned).collect()
+}
+
+async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}");
+}
+
+#[tokio::test]
+async fn offsets_expire_and_what_is_left_without_any_is_no_group() {
+    let world = World::new();
+    let opened = world.broker(1, &[QUICK, &["--offsets-retention-minutes", "10"]].concat()).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "t", 1).await;
+    commit(&mut client, "old", "t", 0, 5).await;
+    world.clock.0.store(NOW_MS + 9 * MINUTE_MS, Ordering::Relaxed);
+    commit(&mut client, "young", "t", 0, 5).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(groups(&mut client).await, ["old", "young"], "not before their time");
+    world.clock.0.store(NOW_MS + 10 * MINUTE_MS, Ordering::Relaxed);
+    eventually("the old one expires", async || groups(&mut client).await == ["young"]).await;
+    assert_eq!(
+        samples(&opened, "strandline_group_offsets_expired_total"),
+        ["strandline_group_offsets_expired_total 1"]
+    );
+    // Deleting the topic deletes what was committed for it, whatever its age.
+    let delete = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]);
+    assert_eq!(client.call(&delete, 5).await.responses[0].error_code, 0);
+    eventually("nothing is left", async || groups(&mut client).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
+    let world = World::new();
+    let first = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&first.broker);
+    create(&mut client, "t", 1).await;
+    let partition =
+        PartitionProduceData::default().with_index(0).with_records(Some(batch(Compression::None, NOW_MS, 7)));
+    let topic = TopicProduceData::default().with_name(name("t")).with_partition_data(vec![partition]);
+    let request =
+        ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![topic]);
+    assert_eq!(client.call(&request, 9).await.responses[0].partition_responses[0].error_code, 0);
+    commit(&mut client, "behind", "t", 0, 2).await;
+    let lag = |opened: &Opened| samples(opened, "strandline_group_lag");
+    let expected = [r#"strandline_group_lag{group="behind",partition="0",topic="t"} 5"#];
+    assert_eq!(lag(&first), expected);
+    assert_eq!(
+        samples(&first, "strandline_groups"),
+        [r#"strandline_groups{state="Empty",type="classic"} 1"#]
+    );
+    assert_eq!(
+        samples(&first, "strandline_group_offset_commits_total"),
+        ["strandline_group_offset_commits_total 1"]
+    );
+    // Another broker takes over, and nobody asks it for the group.
+    first.drain().await;
+    let second = world.broker(2, QUICK).await;
+    eventually("the new coordinator looks at the group by itself", async || lag(&second) == expected).await;
+}
+
+#[tokio::test]
+async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "large", 1_000).await;
+    for partition in [0, 255, 256, 999] {
+        commit(&mut client, "g", "large", partition, i64::from(partition) + 1).await;
+    }
+    let keys = opened.broker.groups.statuses()[0].1.committed.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys, [0, 1, 3].map(|n| ("large".to_owned(), n)));
+    assert_eq!(999 / OFFSETS_PER_KEY, 3);
+}
