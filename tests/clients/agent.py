@@ -106,11 +106,10 @@ class Agent:
         return line
 
     def kill(self):
-        try:
+        # Once it is waited for, its number may be another's.
+        if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+            self.process.wait()
         self.log.close()
 
     def end(self):

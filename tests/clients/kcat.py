@@ -125,6 +125,10 @@ class Agent:
                 answer["errors"].append(a_line)
         return answer
 
+    def end(self):
+        if hasattr(self, "kcat"):
+            self.kcat.kill()
+
     def commit(self, offsets):
         raise agent.Lacks("commit")
 
@@ -140,7 +144,9 @@ class Agent:
         def lacking(**_):
             raise agent.Lacks("agent")
 
-        return lacking if name != "end" else None
+        if name.startswith("__") or name == "kcat":
+            raise AttributeError(name)
+        return lacking
 
 
 if __name__ == "__main__":

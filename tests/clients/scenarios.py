@@ -2,6 +2,7 @@
 """What is asked of every client, once for all of them; the clients are agents (agent.py).
 
     scenarios.py CLIENT BOOTSTRAP [SCENARIO ...] -- COMMAND...
+    scenarios.py --list
 
 Prints PASS, FAIL or SKIP, the client, the scenario, and why. STRANDLINE_CLUSTER_PIPES names two pipes, .in
 and .out: commands to the cluster and its answers. Names of topics and groups have the client in them, so nothing is shared.
@@ -495,6 +496,9 @@ SCENARIOS = {
 
 def main():
     words, command = sys.argv[1:], []
+    if words == ["--list"]:
+        print("\n".join(SCENARIOS))
+        return
     if "--" in words:
         words, command = words[: words.index("--")], words[words.index("--") + 1 :]
     client, bootstrap, *names = words

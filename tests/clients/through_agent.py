@@ -48,8 +48,14 @@ def produce(bootstrap, client_id, topic, codec):
     return lines
 
 
+READER = []
+
+
 def verify(bootstrap, client_id, topic, expected):
-    a, lacks = start(bootstrap, client_id)
+    # One process reads all of them, one after the other.
+    if not READER:
+        READER.extend(start(bootstrap, client_id))
+    a, lacks = READER
     a.ask("open", topic=topic, group=f"{client_id.replace(',zone=', '-')}-{topic}", reset="earliest")
     got, limit = [], common.deadline()
     while len(got) < len(expected):
@@ -57,7 +63,6 @@ def verify(bootstrap, client_id, topic, expected):
         answer = a.ask("poll", ms=300)
         got += [common.line(r["p"], r["o"], r["t"], *agent.parts(r)) for r in answer["records"]]
     a.ask("close")
-    a.end()
     if "empty" in lacks:
         wanted = {common.place(a_line): a_line for a_line in expected}
         got = [distinguished(a_line, wanted.get(common.place(a_line), "")) for a_line in got]

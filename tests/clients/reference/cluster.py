@@ -14,6 +14,7 @@ ${XDG_CACHE_HOME:-~/.cache}/strandline-clients/reference.
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -70,9 +71,12 @@ def install():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Not one that outgoing connections get: one of them might have it when a broker comes back."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class Node:
