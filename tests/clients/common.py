@@ -44,6 +44,10 @@ def text(data):
     return "-" if data is None else base64.b64encode(data).decode()
 
 
+def bytes_of(a_text):
+    return None if a_text == "-" else base64.b64decode(a_text)
+
+
 def line(partition, offset, timestamp, key, value, headers):
     headers = ",".join(f"{name}={text(value)}" for name, value in headers or [])
     return f"{partition}\t{offset}\t{timestamp}\t{text(key)}\t{text(value)}\t{headers}"

@@ -1,13 +1,25 @@
-"""confluent-kafka, which is librdkafka, with its defaults and with idempotence."""
+"""confluent-kafka, which is librdkafka, with its defaults and with idempotence, and with both group protocols."""
 
+import os
 import sys
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
 
+import agent
 import common
 
 IDEMPOTENT = "--idempotent" in sys.argv
 NAME = "librdkafka-idempotent" if IDEMPOTENT else "librdkafka"
+NEXT_PROTOCOL = os.environ.get("STRANDLINE_GROUP_PROTOCOL") == "consumer"
 
 
 def producer(bootstrap, client_id, codec):
@@ -100,4 +112,115 @@ def load(bootstrap, client_id, topic, goes_on):
     return send_all(client, topic, endless(), goes_on)
 
 
-common.main(NAME, produce, verify, load)
+class Agent:
+    def __init__(self, bootstrap, client_id):
+        self.common = {"bootstrap.servers": bootstrap, "client.id": client_id}
+        self.producers, self.consumer, self.topic, self.events = {}, None, None, []
+        self.admin = AdminClient(self.common)
+
+    def hello(self):
+        return {"lacks": []}
+
+    def send(self, topic, codec, records):
+        if codec not in self.producers:
+            # The broker is to refuse what is too large, not the client.
+            settings = {"compression.type": codec, "enable.idempotence": True, "message.max.bytes": 5_000_000}
+            self.producers[codec] = Producer({**self.common, **settings})
+        sent, producer = [None] * len(records), self.producers[codec]
+        for number, r in enumerate(records):
+
+            def delivered(error, message, number=number):
+                sent[number] = error.name() if error else [message.partition(), message.offset()]
+
+            where = {} if r["p"] is None else {"partition": r["p"]}
+            when = {} if r["t"] is None else {"timestamp": r["t"]}
+            headers = [(name, agent.decode(value)) for name, value in r["h"]]
+            value, key = agent.decode(r["v"]), agent.decode(r["k"])
+            producer.produce(topic, value, key, headers=headers, on_delivery=delivered, **where, **when)
+        producer.flush(60)
+        return {"sent": sent}
+
+    def open(self, topic, group, reset):
+        settings = {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": RESETS[reset]}
+        if NEXT_PROTOCOL:
+            settings |= {"group.protocol": "consumer"}
+        else:
+            settings |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+        self.topic, self.events = topic, []
+        self.consumer = Consumer({**self.common, **settings, "fetch.wait.max.ms": 100})
+        given, taken = self.noting("assigned"), self.noting("revoked")
+        self.consumer.subscribe([topic], on_assign=given, on_revoke=taken, on_lost=taken)
+
+    def noting(self, what):
+        return lambda _, partitions: self.events.append([what, [tp.partition for tp in partitions]])
+
+    def poll(self, ms):
+        records, errors = [], []
+        for m in self.consumer.consume(500, ms / 1000):
+            if m.error():
+                # A broker that is away is not the application's business.
+                if m.error().code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                    errors.append(f"{m.error().name()}: {m.error().str()}")
+                continue
+            stamp = m.timestamp()[1] if m.timestamp()[0] == TIMESTAMP_CREATE_TIME else None
+            records.append(agent.to_record(m.partition(), m.offset(), stamp, m.key(), m.value(), m.headers()))
+        events, self.events = self.events, []
+        return {"records": records, "events": events, "errors": errors}
+
+    def commit(self, offsets):
+        wanted = [TopicPartition(self.topic, int(p), o) for p, o in offsets.items()]
+        for tp in self.consumer.commit(offsets=wanted, asynchronous=False):
+            if tp.error:
+                raise agent.Failed(str(tp.error))
+
+    def committed(self, partitions):
+        answer = self.consumer.committed([TopicPartition(self.topic, p) for p in partitions], timeout=20)
+        return {"offsets": {tp.partition: max(tp.offset, -1) for tp in answer}}
+
+    def pause(self, partition):
+        self.consumer.pause([TopicPartition(self.topic, partition)])
+
+    def resume(self, partition):
+        self.consumer.resume([TopicPartition(self.topic, partition)])
+
+    def seek(self, partition, offset):
+        self.consumer.seek(TopicPartition(self.topic, partition, offset))
+
+    def times(self, timestamp):
+        asked = [TopicPartition(self.topic, tp.partition, timestamp) for tp in self.consumer.assignment()]
+        found = self.consumer.offsets_for_times(asked, timeout=20)
+        return {"offsets": {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}}
+
+    def close(self):
+        self.consumer.close()
+        self.consumer = None
+
+    def create(self, topic, partitions, configs):
+        self.admin.create_topics([NewTopic(topic, num_partitions=partitions, config=configs)])[topic].result(30)
+
+    def partitions(self, topic):
+        found = self.admin.list_topics(timeout=20).topics.get(topic)
+        return {"count": len(found.partitions) if found else None}
+
+    def grow(self, topic, count):
+        self.admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
+
+    def delete(self, topic):
+        self.admin.delete_topics([topic])[topic].result(30)
+
+    def alter(self, topic, configs):
+        entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in configs.items()]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        self.admin.incremental_alter_configs([resource])[resource].result(30)
+
+    def config(self, topic, name):
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        return {"value": self.admin.describe_configs([resource])[resource].result(30)[name].value}
+
+
+RESETS = {"earliest": "earliest", "latest": "latest", "none": "error"}
+
+if sys.argv[1] == "agent":
+    agent.serve(Agent(*sys.argv[2:4]))
+else:
+    common.main(NAME, produce, verify, load)

@@ -1,9 +1,15 @@
 """kcat, with text records: it is told partitions, and offsets count up."""
 
 import os
+import queue
+import re
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 
+import agent
 import common
 
 NAME = "kcat"
@@ -70,6 +76,82 @@ def load(bootstrap, client_id, topic, goes_on):
     raise NotImplementedError
 
 
+class Agent:
+    """A member that runs in a kcat of its own. It commits by itself, what it has printed; it is told nothing."""
+
+    def __init__(self, bootstrap, client_id):
+        self.common = ["-b", bootstrap, "-X", f"client.id={client_id}"]
+
+    def hello(self):
+        # What it has received when it is told to end it commits, but does not print.
+        return {"lacks": ["leave"]}
+
+    def open(self, topic, group, reset):
+        resets = {"earliest": "earliest", "latest": "latest", "none": "error"}
+        settings = {
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+            "auto.commit.interval.ms": 200,
+            "auto.offset.reset": resets[reset],
+            "fetch.wait.max.ms": 100,
+        }
+        settings = [word for name, value in settings.items() for word in ("-X", f"{name}={value}")]
+        args = ["kcat", *self.common, *settings, "-u", "-f", "%p %o %T %s\n", "-G", group, topic]
+        self.kcat = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.heard = queue.Queue()
+        for number, stream in enumerate([self.kcat.stdout, self.kcat.stderr]):
+            threading.Thread(target=self.listen, args=(number, stream), daemon=True).start()
+        return {"pid": self.kcat.pid}
+
+    def listen(self, number, stream):
+        for a_line in stream:
+            self.heard.put((number, a_line.decode().rstrip("\n")))
+
+    def poll(self, ms):
+        answer = {"records": [], "events": [], "errors": []}
+        until = time.monotonic() + ms / 1000
+        while (left := until - time.monotonic()) > 0:
+            try:
+                number, a_line = self.heard.get(timeout=left)
+            except queue.Empty:
+                break
+            if number == 0:
+                partition, offset, timestamp, value = a_line.split(" ", 3)
+                record = agent.to_record(int(partition), int(offset), int(timestamp), None, value.encode(), [])
+                answer["records"].append(record)
+            elif found := re.search(r"rebalanced.*(assigned|revoked):(.*)", a_line):
+                answer["events"].append([found[1], [int(p) for p in re.findall(r"\[(\d+)\]", found[2])]])
+            elif "ERROR" in a_line and "Transport failure" not in a_line:
+                answer["errors"].append(a_line)
+        return answer
+
+    def end(self):
+        if hasattr(self, "kcat"):
+            self.kcat.kill()
+
+    def commit(self, offsets):
+        raise agent.Lacks("commit")
+
+    def close(self):
+        # It commits and leaves.
+        self.kcat.terminate()
+        self.kcat.wait(20)
+        return self.poll(300)
+
+    def __getattr__(self, name):
+        """Everything else is more than a command line can do."""
+
+        def lacking(**_):
+            raise agent.Lacks("agent")
+
+        if name.startswith("__") or name == "kcat":
+            raise AttributeError(name)
+        return lacking
+
+
 if __name__ == "__main__":
     os.environ["LC_ALL"] = "C.UTF-8"
-    common.main(NAME, produce, verify, load)
+    if sys.argv[1] == "agent":
+        agent.serve(Agent(*sys.argv[2:4]))
+    else:
+        common.main(NAME, produce, verify, load)

@@ -43,6 +43,10 @@ public final class Client {
     public static void main(String[] args) throws Exception {
         String mode = args[0];
         String bootstrap = args[1];
+        if (mode.equals("agent")) {
+            Agent.serve(bootstrap, args[2]);
+            System.exit(0);
+        }
         String clientId = "java,zone=" + args[2];
         Path folder = Path.of(args[3]);
         switch (mode) {

@@ -1,11 +1,13 @@
-// kafkajs produces; its consumer is always a member of a group, so others read what it wrote.
+// kafkajs: what it writes and reads of the files that common.py describes. Its consumer is always a member of a group.
 //
-//   client.js produce|load BOOTSTRAP ZONE FOLDER [STOP]
+//   client.js produce|verify|load BOOTSTRAP ZONE FOLDER [STOP]
+//   client.js agent BOOTSTRAP CLIENT_ID
 
 const fs = require("fs");
 const path = require("path");
 const crypto = require("crypto");
 const { Kafka, CompressionTypes, CompressionCodecs, Partitioners, logLevel } = require("kafkajs");
+const { serve } = require("./agent");
 
 const [mode, bootstrap, zone, folder, stop] = process.argv.slice(2);
 const PARTITIONS = 3;
@@ -31,7 +33,7 @@ for (const [codec, load] of mode === "load" ? [] : Object.entries(optional)) {
     load();
     CODECS[codec] = types[codec];
   } catch (error) {
-    console.log(`SKIP kafkajs produces ${codec}: its package does not load (${String(error.message).split("\n")[0]})`);
+    if (mode === "produce") console.log(`SKIP kafkajs produces ${codec}: its package does not load (${String(error.message).split("\n")[0]})`);
   }
 }
 
@@ -44,7 +46,8 @@ const kafka = new Kafka({
 const text = (bytes) => (bytes === null ? "-" : bytes.toString("base64"));
 
 function line(partition, offset, message) {
-  const headers = Object.entries(message.headers || {}).map(([name, value]) => `${name}=${text(value)}`);
+  const pairs = Object.entries(message.headers || {}).flatMap(([name, value]) => [].concat(value).map((v) => [name, v]));
+  const headers = pairs.map(([name, value]) => `${name}=${text(value)}`);
   const fields = [partition, offset, message.timestamp, text(message.key), text(message.value), headers.join(",")];
   return fields.join("\t");
 }
@@ -72,9 +75,11 @@ function record(i) {
   };
 }
 
+const place = (l) => l.split("\t", 2).map(Number);
+const byPlace = (a, b) => place(a)[0] - place(b)[0] || place(a)[1] - place(b)[1];
+
 function note(topic, lines) {
-  const place = (l) => l.split("\t", 2).map(Number);
-  lines.sort((a, b) => place(a)[0] - place(b)[0] || place(a)[1] - place(b)[1]);
+  lines.sort(byPlace);
   fs.writeFileSync(path.join(folder, `${topic}.tsv`), lines.map((l) => l + "\n").join(""));
 }
 
@@ -102,6 +107,48 @@ async function produce(codec) {
   note(topic, lines);
 }
 
+// Reads everything that others wrote, with codecs that it knows; gives the lines.
+async function read(topic, expected) {
+  const consumer = kafka.consumer({ groupId: `kafkajs-${zone}-${topic}`, maxWaitTimeInMs: 100 });
+  await consumer.connect();
+  await consumer.subscribe({ topics: [topic], fromBeginning: true });
+  const got = [];
+  const eachMessage = async ({ partition, message }) => got.push(line(partition, message.offset, message));
+  await consumer.run({ autoCommit: false, eachMessage });
+  for (const until = Date.now() + 90_000; got.length < expected.length; ) {
+    if (Date.now() > until) throw new Error(`${got.length} of ${expected.length} records in time`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  await consumer.disconnect();
+  return got;
+}
+
+function compare(expected, got) {
+  got.sort(byPlace);
+  expected.forEach((want, i) => {
+    // Its headers are an object: their order is lost, and so is which of two with one name was first.
+    const parts = (l) => l.split("\t").map((part, n) => (n === 5 ? part.split(",").sort().join() : part));
+    const [wanted, had] = [parts(want), parts(got[i])];
+    if (wanted[2] === "*") had[2] = "*";
+    if (wanted.join("\t") !== had.join("\t")) throw new Error(`${got[i].slice(0, 160)} instead of ${want.slice(0, 160)}`);
+  });
+  if (got.length !== expected.length) throw new Error(`${got.length} records instead of ${expected.length}`);
+}
+
+async function verify() {
+  for (const file of fs.readdirSync(folder).filter((name) => name.endsWith(".tsv")).sort()) {
+    const topic = file.slice(0, -".tsv".length);
+    const codec = topic.split("-").pop();
+    if (codec in types && !(codec in CODECS)) {
+      console.log(`SKIP kafkajs reads ${topic}: its package for ${codec} does not load`);
+      continue;
+    }
+    const expected = fs.readFileSync(path.join(folder, file), "utf8").split("\n").slice(0, -1);
+    const what = `kafkajs reads ${topic} (${expected.length} records)`;
+    await attempt(what, async () => compare(expected, await read(topic, expected)));
+  }
+}
+
 async function load() {
   const producer = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner });
   await producer.connect();
@@ -122,10 +169,9 @@ async function load() {
 }
 
 async function main() {
-  if (mode === "load") {
-    await attempt("kafkajs produces under load", load);
-    return;
-  }
+  if (mode === "agent") return serve(bootstrap, zone, CODECS);
+  if (mode === "verify") return verify();
+  if (mode === "load") return attempt("kafkajs produces under load", load);
   for (const codec of Object.keys(CODECS)) await attempt(`kafkajs produces ${codec}`, () => produce(codec));
 }
 

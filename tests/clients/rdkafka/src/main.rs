@@ -1,5 +1,9 @@
 //! Rust's rdkafka: an idempotent producer with every codec on one broker, and a consumer that assigns its partitions on
 //! another. Every record must come back, in order, byte for byte. Arguments: where to write, where to read.
+//!
+//! With the arguments `agent BOOTSTRAP CLIENT_ID` it does what it is told (agent.py).
+
+mod agent;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, bootstrap, client_id] = &arguments[..]
+        && mode == "agent"
+    {
+        return agent::serve(bootstrap, client_id).await;
+    }
     let [write, read] = &arguments[..] else { panic!("usage: strandline-client-rdkafka WRITE_ADDRESS READ_ADDRESS") };
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let topic = format!("rdkafka-{codec}-{}", std::process::id());

@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+"""What Apache Kafka builds on its clients: the tools, a Streams word count, a Connect worker.
+
+    platform_java.py tools|streams|connect BOOTSTRAP FOLDER      FOLDER has jars and classes
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import common
+from observer import Flow, Observer, eventually
+from scenarios import equal
+
+WHAT, BOOTSTRAP, FOLDER = sys.argv[1:4]
+OBSERVER = Observer(BOOTSTRAP)
+JVM = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+JVM += ["-cp", f"{FOLDER}/classes:{FOLDER}/jars/*"]
+TOPICS = "org.apache.kafka.tools.TopicCommand"
+CONFIGS = "kafka.admin.ConfigCommand"
+GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+CONSOLE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
+OFFSETS = "org.apache.kafka.tools.GetOffsetShell"
+
+
+def tool(name, *args, fails=False):
+    """Runs one of Kafka's command-line tools; gives what it printed."""
+    command = [*JVM, name, "--bootstrap-server", BOOTSTRAP, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    if (done.returncode != 0) != fails:
+        raise AssertionError(f"{name.split('.')[-1]} {' '.join(args)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout + (done.stderr if fails else "")
+
+
+def holds(what, text, *wanted):
+    for part in wanted:
+        if not re.search(part, text):
+            raise AssertionError(f"{what}: no {part!r} in {text[:400]!r}")
+
+
+# ---- the tools
+
+
+def topics():
+    tool(TOPICS, "--create", "--topic", "tools-made", "--partitions", "3", "--config", "retention.ms=3600000")
+    holds("the list", tool(TOPICS, "--list"), r"(?m)^tools-made$")
+    described = tool(TOPICS, "--describe", "--topic", "tools-made")
+    holds("the description", described, "PartitionCount: 3", "retention.ms=3600000", r"Partition: 2\s+Leader: \d+")
+    tool(TOPICS, "--alter", "--topic", "tools-made", "--partitions", "5")
+    eventually("5 partitions", lambda: "PartitionCount: 5" in tool(TOPICS, "--describe", "--topic", "tools-made"), 20)
+    holds("a second one", tool(TOPICS, "--create", "--topic", "tools-made", fails=True), "already exists")
+    tool(TOPICS, "--delete", "--topic", "tools-made")
+    eventually("it is gone", lambda: "tools-made" not in tool(TOPICS, "--list").split(), 20)
+
+
+def configs():
+    OBSERVER.create("tools-configs", 1)
+    entity = ["--entity-type", "topics", "--entity-name", "tools-configs"]
+    tool(CONFIGS, "--alter", *entity, "--add-config", "retention.ms=7200000,max.message.bytes=100000")
+    described = lambda: tool(CONFIGS, "--describe", *entity)  # noqa: E731
+    eventually("the configs", lambda: "retention.ms=7200000" in described() and "max.message.bytes=100000" in described(), 20)
+    tool(CONFIGS, "--alter", *entity, "--delete-config", "retention.ms")
+    eventually("one is deleted", lambda: "retention.ms=7200000" not in described(), 20)
+    holds("what is refused", tool(CONFIGS, "--alter", *entity, "--add-config", "retention.ms=often", fails=True), "(?i)invalid")
+
+
+def groups():
+    """A console consumer reads in a group; its group is listed, described, reset by the tool and read again, deleted."""
+    OBSERVER.create("tools-groups", 2)
+    values = [f"value {i}" for i in range(40)]
+    OBSERVER.produce("tools-groups", values[:20], 0)
+    OBSERVER.produce("tools-groups", values[20:], 1)
+    for protocol in ["classic", "consumer"]:
+        group = f"tools-{protocol}"
+        read = ["--topic", "tools-groups", "--group", group, "--timeout-ms", "6000"]
+        read += ["--consumer-property", f"group.protocol={protocol}", "--consumer-property", "auto.offset.reset=earliest"]
+        equal(f"{protocol}: read", sorted(tool(CONSOLE_CONSUMER, *read).splitlines()), sorted(values))
+        holds("the list", tool(GROUPS, "--list"), rf"(?m)^{group}\s*$")
+        described = tool(GROUPS, "--describe", "--group", group)
+        holds("the description", described, r"tools-groups\s+0\s+(\S+\s+)?20\s+20\s+0", r"tools-groups\s+1\s+(\S+\s+)?20\s+20\s+0")
+        holds("the state", tool(GROUPS, "--describe", "--group", group, "--state"), "Empty")
+        reset = ["--reset-offsets", "--group", group, "--topic", "tools-groups", "--to-offset", "15", "--execute"]
+        holds("the reset", tool(GROUPS, *reset), r"tools-groups\s+0\s+15")
+        again = sorted(values[15:20] + values[35:])
+        equal(f"{protocol}: read again", sorted(tool(CONSOLE_CONSUMER, *read).splitlines()), again)
+        holds("the deletion", tool(GROUPS, "--delete", "--group", group), "(?i)successful")
+        eventually("it is gone", lambda: group not in tool(GROUPS, "--list").split(), 20)  # noqa: B023
+
+
+def offsets():
+    OBSERVER.create("tools-offsets", 2)
+    OBSERVER.produce("tools-offsets", ["one", "two", "three"], 1)
+    holds("the offsets", tool(OFFSETS, "--topic", "tools-offsets"), "tools-offsets:0:0", "tools-offsets:1:3")
+
+
+# ---- Streams
+
+
+class Program:
+    """A Java program in the background; its log is shown when something fails."""
+
+    def __init__(self, main, *args):
+        self.log = tempfile.NamedTemporaryFile(prefix="strandline-java-", suffix=".log")
+        self.process = subprocess.Popen([*JVM, main, *args], stdout=self.log, stderr=self.log)
+
+    def end(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+            return
+        self.process.kill()
+        self.process.wait()
+
+    def tail(self):
+        with open(self.log.name, errors="replace") as log:
+            print("".join(log.readlines()[-25:]))
+
+
+@contextlib.contextmanager
+def programs():
+    """Whatever is started here ends here."""
+    running = []
+    try:
+        yield running
+    except BaseException:
+        for program in running:
+            program.tail()
+        raise
+    finally:
+        for program in running:
+            program.end(signal.SIGKILL)
+
+
+def last_values(topic, partitions):
+    """The last value of each key of a compacted topic."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    ends = OBSERVER.ends(topic, partitions)
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "nobody", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    found, until = {}, time.monotonic() + 30
+    places = dict.fromkeys(range(partitions), 0)
+    while any(places[p] < ends[p] for p in ends) and time.monotonic() < until:
+        message = consumer.poll(0.5)
+        if message and not message.error():
+            found[message.key().decode()] = int.from_bytes(message.value(), "big")
+            places[message.partition()] = message.offset() + 1
+    consumer.close()
+    return found
+
+
+WORDS = "the quick brown fox jumps over the lazy dog while the cat sleeps".split()
+
+
+def word_count():
+    """Two workers count words, one is killed and its part goes on from changelog and commits: nothing is missing.
+
+    At least once: what was counted after the last commit of the one that was killed may be counted twice.
+    """
+    OBSERVER.create("streams-lines", 3)
+    OBSERVER.create("streams-counts", 3)
+    sent = Counter()
+
+    def produce(lines):
+        values = [" ".join(WORDS[(i + k) % len(WORDS)] for k in range(4)) + f" line-{produce.lines + i}" for i in range(lines)]
+        produce.lines += lines
+        OBSERVER.produce("streams-lines", values)
+        sent.update(word for value in values for word in value.split())
+
+    produce.lines = 0
+    counts = lambda: last_values("streams-counts", 3)  # noqa: E731
+
+    def missing(exactly):
+        have = counts()
+        return {w: (have.get(w), n) for w, n in sent.items() if have.get(w, 0) < n or (exactly and have[w] != n)}
+
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        start = lambda n: running.append(Program("WordCount", BOOTSTRAP, f"{folder}/{n}"))  # noqa: E731
+        start(1)
+        produce(200)
+        eventually(lambda: f"one worker counts: {list(missing(True).items())[:3]}", lambda: not missing(True), 60)
+        start(2)
+        eventually("two members", lambda: OBSERVER.group("streams-word-count")[2] >= 2, 40)
+        produce(200)
+        eventually(lambda: f"two workers count: {list(missing(True).items())[:3]}", lambda: not missing(True), 60)
+        running.pop(0).end(signal.SIGKILL)
+        produce(200)
+        eventually(lambda: f"one is killed: {list(missing(False).items())[:3]}", lambda: not missing(False), 60)
+        have = counts()
+        equal("words that were never sent", set(have) - set(sent), set())
+
+
+# ---- Connect
+
+
+class Worker(Program):
+    def __init__(self, folder, name):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        settings = {
+            "bootstrap.servers": BOOTSTRAP,
+            "group.id": "connect-workers",
+            "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+            "value.converter": "org.apache.kafka.connect.storage.StringConverter",
+            "offset.storage.topic": "connect-offsets",
+            "offset.storage.replication.factor": -1,
+            "offset.storage.partitions": 3,
+            "config.storage.topic": "connect-configs",
+            "config.storage.replication.factor": -1,
+            "status.storage.topic": "connect-status",
+            "status.storage.replication.factor": -1,
+            "status.storage.partitions": 2,
+            "offset.flush.interval.ms": 1000,
+            "listeners": f"http://127.0.0.1:{self.port}",
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+            "scheduled.rebalance.max.delay.ms": 1000,
+        }
+        path = f"{folder}/{name}.properties"
+        with open(path, "w") as out:
+            out.writelines(f"{key}={value}\n" for key, value in settings.items())
+        super().__init__("org.apache.kafka.connect.cli.ConnectDistributed", path)
+
+    def ask(self, method, path, body=None):
+        url = f"http://127.0.0.1:{self.port}{path}"
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def tries(self, method, path, body=None):
+        """None while it is not ready, or is rebalancing."""
+        with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+            return self.ask(method, path, body)
+
+
+def running_tasks(worker, connector):
+    status = worker.tries("GET", f"/connectors/{connector}/status")
+    return status and [task["state"] for task in status["tasks"]] == ["RUNNING"]
+
+
+def file_connectors():
+    """A file goes into a topic and out into another file; the worker is killed, and the next one goes on."""
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        source, sink = f"{folder}/in.txt", f"{folder}/out.txt"
+        lines = [f"line {i}" for i in range(300)]
+
+        def write(some):
+            with open(source, "a") as out:
+                out.writelines(line + "\n" for line in some)
+
+        def missing():
+            if not os.path.exists(sink):
+                return len(lines)
+            with open(sink) as file:
+                return len(set(lines) - set(file.read().splitlines()))
+
+        write(lines[:100])
+        OBSERVER.create("connect-lines", 3)
+        worker = Worker(folder, "first")
+        running.append(worker)
+        eventually("the worker answers", lambda: worker.tries("GET", "/connectors") is not None, 90)
+        connectors = {
+            "file-source": {"connector.class": "FileStreamSource", "file": source, "topic": "connect-lines"},
+            "file-sink": {"connector.class": "FileStreamSink", "file": sink, "topics": "connect-lines"},
+        }
+        for name, config in connectors.items():
+            config = {**config, "tasks.max": "1"}
+            eventually(f"{name} is made", lambda: worker.tries("PUT", f"/connectors/{name}/config", config), 40)  # noqa: B023
+        for name in connectors:
+            eventually(f"{name} runs", lambda: running_tasks(worker, name), 40)  # noqa: B023
+        eventually(lambda: f"{missing()} lines are missing", lambda: missing() <= 200, 40)
+        write(lines[100:200])
+        eventually(lambda: f"{missing()} lines are missing", lambda: missing() <= 100, 40)
+        # Its offsets are flushed every second.
+        time.sleep(2)
+        worker.end(signal.SIGKILL)
+        write(lines[200:])
+        running.append(Worker(folder, "second"))
+        eventually(lambda: f"{missing()} lines are missing after the kill", lambda: missing() == 0, 90)
+        with open(sink) as file:
+            twice = [line for line, count in Counter(file.read().splitlines()).items() if count > 1]
+        equal("lines that came twice though they were committed", twice, [])
+
+
+THINGS = {
+    "tools": {"kafka-topics": topics, "kafka-configs": configs, "kafka-consumer-groups": groups, "kafka-get-offsets": offsets},
+    "streams": {"a Streams word count": word_count},
+    "connect": {"Connect's file connectors": file_connectors},
+}
+
+for thing, action in THINGS[WHAT].items():
+    common.attempt(f"{WHAT}: {thing}", action)
