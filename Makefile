@@ -46,6 +46,7 @@ bench: ## Measure speed side by side with the floor; a table and JSON under targ
 	@deploy/scripts/deps.sh build test
 	cargo build --release --locked --workspace --bins
 	$(CARGO_TARGET_DIR)/release/strandline-bench
+	tests/bench/rebalance/run.sh
 
 .PHONY: demo-platform
 demo-platform: ## Start the whole platform: etcd, S3, three brokers (9092), the observer (8090)

@@ -201,20 +201,15 @@ async fn read(addresses: Vec<String>, partition: i32, until: Instant) -> f64 {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        match client.fetch("t", partition, offset, 500).await {
-            Ok((end, _)) => {
-                if end > offset {
-                    offset = end;
-                    if let Some(last) = last {
-                        longest = longest.max(last.elapsed().as_secs_f64());
-                    }
-                    last = Some(Instant::now());
-                }
-            }
-            Err(_) => {
-                connection = None;
-                sleep(Duration::from_millis(100)).await;
-            }
+        let Ok((end, _)) = client.fetch("t", partition, offset, 500).await else {
+            connection = None;
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if end > offset {
+            offset = end;
+            longest = longest.max(last.map_or(0.0, |last| last.elapsed().as_secs_f64()));
+            last = Some(Instant::now());
         }
     }
     longest
