@@ -217,6 +217,8 @@ async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
     let lag = |opened: &Opened| samples(opened, "strandline_group_lag");
     let expected = [r#"strandline_group_lag{group="behind",partition="0",topic="t"} 5"#];
     assert_eq!(lag(&first), expected);
+    let members = [r#"strandline_group_members{group="behind",state="Empty",type="classic"} 0"#];
+    assert_eq!(samples(&first, "strandline_group_members{"), members);
     assert_eq!(
         samples(&first, "strandline_groups"),
         [r#"strandline_groups{state="Empty",type="classic"} 1"#]

@@ -36,7 +36,11 @@ impl GroupMetrics {
                 "Consumer groups that this broker coordinates, by type and state",
                 &["type", "state"],
             )?,
-            members: r.gauges("group_members", "Members of a group", &["group"])?,
+            members: r.gauges(
+                "group_members",
+                "Members of each group, with its type and state",
+                &["group", "type", "state"],
+            )?,
             lag: r.gauges(
                 "group_lag",
                 "Records between a group's committed offset and the end of the partition; summed up as `all` when there are many",
@@ -86,7 +90,7 @@ impl GroupMetrics {
             self.groups.with_label_values(&[status.kind, status.state]).inc();
             let members = i64::try_from(status.members).unwrap_or(i64::MAX);
             if index < MAX_LAGS {
-                self.members.with_label_values(&[&group]).set(members);
+                self.members.with_label_values(&[&*group, status.kind, status.state]).set(members);
             }
             broker.replica.read(|view| {
                 for ((topic, _), (topic_id, offsets)) in &status.committed {
