@@ -263,6 +263,11 @@ if part 4 && [ ${#idempotent[@]} -gt 0 ]; then
 	readers "$WORK/killed"
 fi
 
+# Otherwise everything after that failed for a reason that is none.
+kill -0 "$CLUSTER_PID" 2>/dev/null || {
+	tail -n 30 "$WORK/cluster.log"
+	result "FAIL the cluster ended before its time"
+}
 passed=$(grep -c '^PASS' "$RESULTS")
 failed=$(grep -c '^FAIL' "$RESULTS")
 skipped=$(grep -c '^SKIP' "$RESULTS")
