@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from kafka import KafkaAdminClient
 
-PATIENCE_SECONDS = 40
+PATIENCE_SECONDS = 60
 
 
 def eventually(what, check, seconds=PATIENCE_SECONDS):

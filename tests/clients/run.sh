@@ -14,7 +14,9 @@
 #
 # PARTS=2 runs only the second part, PARTS="1 3" two of them. SCENARIOS="group resume" runs only these of the second.
 # STRANDLINE_TEST_CLUSTER=reference/cluster.py runs it all against a real Apache Kafka: what passes there is what must
-# pass here, and a scenario that fails there is a wrong scenario.
+# pass here, and a scenario that fails there is a wrong scenario. Only the fourth part asks for more than Kafka gives, and
+# is left out then: there a restart is noticed by producers without idempotence, and the answer to a batch that came
+# twice has another timestamp.
 #
 # What cannot be had is skipped, loudly. The last line says how many passed, failed and were skipped. Environments are
 # kept in ${XDG_CACHE_HOME:-~/.cache}/strandline-clients.
@@ -24,6 +26,7 @@ cd "$(dirname "$0")" || exit
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/strandline-clients
 TARGET=${CARGO_TARGET_DIR:-$(cd ../.. && pwd)/target}
 BIN=$TARGET/${STRANDLINE_PROFILE:-debug}
+[ -n "${STRANDLINE_TEST_CLUSTER:-}" ] && PARTS=${PARTS:-1 2 3}
 PARTS=${PARTS:-1 2 3 4}
 WORK=$(mktemp -d)
 RESULTS=$WORK/results
@@ -263,6 +266,11 @@ if part 4 && [ ${#idempotent[@]} -gt 0 ]; then
 	readers "$WORK/killed"
 fi
 
+# Otherwise everything after that failed for a reason that is none.
+kill -0 "$CLUSTER_PID" 2>/dev/null || {
+	tail -n 30 "$WORK/cluster.log"
+	result "FAIL the cluster ended before its time"
+}
 passed=$(grep -c '^PASS' "$RESULTS")
 failed=$(grep -c '^FAIL' "$RESULTS")
 skipped=$(grep -c '^SKIP' "$RESULTS")
