@@ -80,8 +80,9 @@ class Member(threading.Thread):
 
 
 class Group:
-    def __init__(self, name, topic, partitions, new_agent):
-        self.name, self.topic, self.partitions, self.new_agent = name, topic, partitions, new_agent
+    def __init__(self, name, topic, partitions, observer, new_agent):
+        self.name, self.topic, self.partitions = name, topic, partitions
+        self.observer, self.new_agent = observer, new_agent
         self.lock, self.members = threading.Lock(), []
         self.reads, self.committed = [], {}
         self.wrong, self.errors, self.refused = [], [], []
@@ -124,7 +125,12 @@ class Group:
             owned = [p for m in self.members for p in m.owned]
             return sorted(owned) == list(range(self.partitions)) and all(len(m.owned) >= fair for m in self.members)
 
-        eventually(lambda: f"{len(self.members)} members share: {self.shares()}; {self.wrong[:3]}", shared)
+        eventually(lambda: f"{len(self.members)} members share: {self.told()}", shared)
+
+    def told(self):
+        """What there is to know when it does not go on."""
+        coordinator = self.observer.shares(self.name)
+        return f"{self.shares()}, events {self.events()}, coordinator: {coordinator}; {self.wrong[:3]} {self.refused[-3:]}"
 
     def shares(self):
         return {m.name: sorted(m.owned) for m in self.members}
