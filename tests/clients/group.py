@@ -130,7 +130,9 @@ class Group:
     def told(self):
         """What there is to know when it does not go on."""
         coordinator = self.observer.shares(self.name)
-        return f"{self.shares()}, events {self.events()}, coordinator: {coordinator}; {self.wrong[:3]} {self.refused[-3:]}"
+        with self.lock:
+            places = {p: offset for _, p, offset, _ in self.reads}
+        return f"{self.shares()}, read to {places}, committed {self.committed}, events {self.events()}, coordinator: {coordinator}; {self.wrong[:3]} {self.refused[-3:]}"
 
     def shares(self):
         return {m.name: sorted(m.owned) for m in self.members}
@@ -142,7 +144,7 @@ class Group:
             with self.lock:
                 return set(wanted) - {value for *_, value in self.reads}
 
-        eventually(lambda: f"{len(missing())} of {len(wanted)} records are not read: {self.wrong[:3]}", lambda: not missing())
+        eventually(lambda: f"{len(missing())} of {len(wanted)} records are not read: {self.told()}", lambda: not missing())
 
     def twice(self, values):
         """Which of these were read more than once."""

@@ -524,7 +524,7 @@ def attempt(what, run, scenario):
     except Lacks as lacks:
         common.say("SKIP", f"{what}: {NO_SUCH_THING}{lacks}")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure to report
-        common.say("FAIL", f"{what}: {type(error).__name__}: {str(error)[:900]}")
+        common.say("FAIL", f"{what}: {type(error).__name__}: {str(error)[:1200]}")
         with contextlib.suppress(OSError), open(run.log, errors="replace") as log:
             print("".join(log.readlines()[-int(os.environ.get("STRANDLINE_LOG_LINES", "15")) :]), flush=True)
     else:
