@@ -80,8 +80,9 @@ class Member(threading.Thread):
 
 
 class Group:
-    def __init__(self, name, topic, partitions, new_agent):
-        self.name, self.topic, self.partitions, self.new_agent = name, topic, partitions, new_agent
+    def __init__(self, name, topic, partitions, observer, new_agent):
+        self.name, self.topic, self.partitions = name, topic, partitions
+        self.observer, self.new_agent = observer, new_agent
         self.lock, self.members = threading.Lock(), []
         self.reads, self.committed = [], {}
         self.wrong, self.errors, self.refused = [], [], []
@@ -124,7 +125,14 @@ class Group:
             owned = [p for m in self.members for p in m.owned]
             return sorted(owned) == list(range(self.partitions)) and all(len(m.owned) >= fair for m in self.members)
 
-        eventually(lambda: f"{len(self.members)} members share: {self.shares()}; {self.wrong[:3]}", shared)
+        eventually(lambda: f"{len(self.members)} members share: {self.told()}", shared)
+
+    def told(self):
+        """What there is to know when it does not go on."""
+        coordinator = self.observer.shares(self.name)
+        with self.lock:
+            places = {p: offset for _, p, offset, _ in self.reads}
+        return f"{self.shares()}, read to {places}, committed {self.committed}, events {self.events()}, coordinator: {coordinator}; {self.wrong[:3]} {self.refused[-3:]}"
 
     def shares(self):
         return {m.name: sorted(m.owned) for m in self.members}
@@ -136,7 +144,7 @@ class Group:
             with self.lock:
                 return set(wanted) - {value for *_, value in self.reads}
 
-        eventually(lambda: f"{len(missing())} of {len(wanted)} records are not read: {self.wrong[:3]}", lambda: not missing())
+        eventually(lambda: f"{len(missing())} of {len(wanted)} records are not read: {self.told()}", lambda: not missing())
 
     def twice(self, values):
         """Which of these were read more than once."""

@@ -61,6 +61,14 @@ class Observer:
         found = eventually(f"{name} is described", look)
         return f"{found.coordinator.host}:{found.coordinator.port}", found.state.name, len(found.members)
 
+    def shares(self, name):
+        """The group's state, and what each member has, as the coordinator says."""
+        with contextlib.suppress(KafkaException):
+            found = self.admin.describe_consumer_groups([name], request_timeout=10)[name].result(15)
+            has = {m.member_id[-6:]: [tp.partition for tp in m.assignment.topic_partitions] for m in found.members}
+            return f"{found.state.name}, {has}"
+        return "no answer"
+
     def committed(self, group, topic, partitions):
         """What two other clients say is committed, -1 where nothing is; they have to agree."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
