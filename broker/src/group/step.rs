@@ -69,7 +69,11 @@ impl GroupTask {
             Command::DeleteOffsets { partitions, reply } => self.delete_offsets(&partitions, reply),
             Command::Describe(reply) => {
                 let answer = if self.exists() { self.engine.describe() } else { Err(not_found()) };
-                self.answer(reply, answer);
+                if self.is_of_offsets() {
+                    self.answer_when_stored(reply, answer);
+                } else {
+                    self.answer(reply, answer);
+                }
             }
             Command::ConsumerDescribe(version, reply) => {
                 let topics = BrokerTopics(&self.broker);
@@ -87,6 +91,20 @@ impl GroupTask {
     /// Whether anything is known of the group.
     fn exists(&self) -> bool {
         self.revision > 0 || !self.engine.is_empty() || !self.offsets.is_empty()
+    }
+
+    /// Whether what there is of the group, if there is anything, is committed offsets.
+    fn is_of_offsets(&self) -> bool {
+        self.revision == 0 && self.engine.is_empty()
+    }
+
+    /// Refuses for as long as it is not known what is stored: there may be more to delete than is known.
+    fn check_offsets_known(&self) -> Result<(), GroupError> {
+        if self.offsets_known {
+            return Ok(());
+        }
+        let why = "the outcome of a write is not known yet";
+        Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why))
     }
 
     fn join(
@@ -250,11 +268,7 @@ impl GroupTask {
             }
         }
         self.broker.metrics.offsets_committed(count - too_large.len());
-        if self.offsets.has_unsaved() {
-            self.defer(move |refused| drop(reply.send(refused.map_or(Ok(too_large), Err))));
-        } else {
-            self.answer(reply, Ok(too_large));
-        }
+        self.answer_when_stored(reply, Ok(too_large));
     }
 
     fn fetch_offsets(&mut self, fetch: FetchOffsets, reply: Reply<Vec<Found>>) {
@@ -299,8 +313,12 @@ impl GroupTask {
     }
 
     fn delete_offsets(&mut self, partitions: &[(String, u32)], reply: Reply<Committed>) {
+        if let Err(error) = self.check_offsets_known() {
+            self.answer(reply, Err(error));
+            return;
+        }
         if !self.exists() {
-            self.answer(reply, Err(not_found()));
+            self.answer_when_stored(reply, Err(not_found()));
             return;
         }
         let is_empty = self.engine.is_empty();
@@ -320,16 +338,16 @@ impl GroupTask {
             }
         }
         drop(reads);
-        if self.offsets.has_unsaved() {
-            self.defer(move |refused| drop(reply.send(refused.map_or(Ok(kept), Err))));
-        } else {
-            self.answer(reply, Ok(kept));
-        }
+        self.answer_when_stored(reply, Ok(kept));
     }
 
     fn delete(&mut self, reply: Reply<()>) {
+        if let Err(error) = self.check_offsets_known() {
+            self.answer(reply, Err(error));
+            return;
+        }
         if !self.exists() {
-            self.answer(reply, Err(not_found()));
+            self.answer_when_stored(reply, Err(not_found()));
             return;
         }
         if !self.engine.is_empty() {

@@ -89,7 +89,7 @@ pub(super) struct GroupTask {
     pub(super) reason: &'static str,
     pub(super) offsets: Offsets,
     /// Whether the offsets are known as they are stored; not after a write with an unknown outcome.
-    offsets_known: bool,
+    pub(super) offsets_known: bool,
     /// The engine is not as it is stored.
     dirty: bool,
     /// Answers for the next write.
@@ -278,7 +278,9 @@ impl GroupTask {
 
     /// Whether as many wait for the store as may (invariant 9): others wait in the queue, and then at their sockets.
     fn is_full(&self) -> bool {
-        self.deferred.len() + self.fetches.len() >= WAITING
+        // As many may have been deferred to the write that is on its way, and as many may have joined them since.
+        let joined = self.in_flight.as_ref().map_or(0, |f| f.deferred.len());
+        self.deferred.len() + self.fetches.len() >= WAITING || joined >= 2 * WAITING
     }
 
     /// Nothing is stored and nobody waits: the next request makes a new task.
@@ -331,6 +333,26 @@ impl GroupTask {
             self.defer(move |refused| drop(reply.send(refused.map_or(answer, Err))));
         } else {
             drop(reply.send(answer));
+        }
+    }
+
+    /// Sends an answer that tells what is committed, or what is not, when all of that is stored: commits and deletions
+    /// that wait, and those on their way. A write that is on its way need not be the one of who asks: a deletion that is
+    /// asked for twice finds nothing to delete the second time.
+    pub(super) fn answer_when_stored<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, GroupError>,
+    ) {
+        let then = move |refused: Option<GroupError>| drop(reply.send(refused.map_or(answer, Err)));
+        if self.dirty || self.offsets.has_unsaved() {
+            self.defer(then);
+            return;
+        }
+        match &mut self.in_flight {
+            Some(write) if self.offsets.is_saving() => write.deferred.push(Box::new(then)),
+            // Nothing is written, or nothing that is told of: a read changes nothing.
+            _ => then(None),
         }
     }
 
