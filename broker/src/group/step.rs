@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
 };
 use strandline_metadata::groups::OffsetsKey;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::classic::ClassicGroup;
 use super::classic::join::Join;
@@ -43,6 +43,10 @@ impl GroupTask {
             }
             Command::Leave { members, reply } => {
                 self.reason = "member_left";
+                for member in &members {
+                    let instance = member.group_instance_id.as_deref();
+                    self.log_reason("leaves", &member.member_id, instance, member.reason.as_deref());
+                }
                 let answers = self.with_context(|task, ctx| {
                     if let Engine::Consumer(group) = &mut task.engine {
                         return group.leave(&members, ctx);
@@ -124,6 +128,8 @@ impl GroupTask {
             self.engine = Engine::Classic(ClassicGroup::new());
         }
         self.reason = "member_joined";
+        let instance = request.group_instance_id.as_deref();
+        self.log_reason("joins", &request.member_id, instance, request.reason.as_deref());
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let mut reply = Some(reply);
@@ -140,6 +146,16 @@ impl GroupTask {
         self.settle();
         if let (Some(answer), Some(reply)) = (answer, reply) {
             self.answer(reply, answer);
+        }
+    }
+
+    /// Logs why a member says that it joins or leaves (KIP-800).
+    fn log_reason(&self, what: &str, member_id: &str, instance_id: Option<&str>, reason: Option<&str>) {
+        if let Some(reason) = reason.filter(|r| !r.is_empty()) {
+            // A client may send anything: what it says is quoted, and not all of it is kept.
+            let [reason, member_id] = [reason, member_id].map(|said| cut(said, MAX_LOGGED_CHARS));
+            let instance_id = instance_id.map(|said| cut(said, MAX_LOGGED_CHARS));
+            debug!(group = ?self.group, ?member_id, ?instance_id, ?reason, "a member {what} and says why");
         }
     }
 
@@ -468,6 +484,14 @@ const MAX_SKEW_MS: i64 = 30_000;
 
 /// How often every group is looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(500);
+
+/// Characters of what a member says that are logged: as many as Kafka's own clients send of a reason.
+const MAX_LOGGED_CHARS: usize = 255;
+
+/// The beginning of a text.
+fn cut(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
+}
 
 fn unknown_member() -> GroupError {
     GroupError::new(ResponseError::UnknownMemberId, "the group has no such member")
