@@ -25,8 +25,8 @@ const COMMANDS: usize = 1_024;
 /// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
 const LOADS: usize = 100;
 
-/// What can be seen of a group that this broker coordinates.
-#[derive(Clone, Debug, Default)]
+/// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked at where it is.
+#[derive(Debug, Default)]
 pub(crate) struct GroupStatus {
     /// Whether there is anything: a group that is only asked for does not exist by that.
     pub(crate) exists: bool,
@@ -40,6 +40,17 @@ pub(crate) struct GroupStatus {
     pub(crate) committed: BTreeMap<OffsetsKey, (Uuid, BTreeMap<u32, i64>)>,
     /// Whether `committed` has been filled.
     pub(super) has_offsets: bool,
+}
+
+/// A group as ListGroups shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) id: String,
+    /// Kafka's name for the state.
+    pub(crate) state: &'static str,
+    /// `classic` or `consumer`.
+    pub(crate) kind: &'static str,
+    pub(crate) protocol_type: String,
 }
 
 #[derive(Debug)]
@@ -74,13 +85,15 @@ impl Groups {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What can be seen of every group that this broker coordinates and has looked at.
-    pub(crate) fn statuses(&self) -> Vec<(String, GroupStatus)> {
-        let statuses = self.open().into_iter().map(|(id, status)| {
-            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            (id, status)
-        });
-        statuses.filter(|(_, status)| status.exists).collect()
+    /// Calls `visit` for every group that this broker coordinates and has looked at, in the order of their ids. A group
+    /// waits while it is looked at, so this must not take long.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&str, &GroupStatus)) {
+        for (id, status) in self.open() {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+            if status.exists {
+                visit(&id, &status);
+            }
+        }
     }
 
     /// The groups that have been read, so that it is known what is stored of them.
@@ -126,9 +139,9 @@ pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), Grou
     Ok(())
 }
 
-/// Every group that this broker coordinates, by id. Loads those that it has not looked at yet; fails if one of them
+/// Every group that this broker coordinates, in the order of their ids. Loads those that it has not looked at yet; fails if one of them
 /// cannot be loaded now, since a group that is not in the list would seem to be gone.
-pub(crate) async fn list(broker: &Arc<Broker>) -> Result<BTreeMap<String, GroupStatus>, GroupError> {
+pub(crate) async fn list(broker: &Arc<Broker>) -> Result<Vec<Listed>, GroupError> {
     let own: Vec<String> = broker.replica.read(|view| {
         let leaders = Leaders::of(broker, &view.names, "");
         let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
@@ -144,7 +157,12 @@ pub(crate) async fn list(broker: &Arc<Broker>) -> Result<BTreeMap<String, GroupS
         }
     };
     futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(LOADS, load).await?;
-    Ok(broker.groups.statuses().into_iter().collect())
+    let mut listed = Vec::new();
+    broker.groups.each(|id, group| {
+        let (state, kind, protocol_type) = (group.state, group.kind, group.protocol_type.clone());
+        listed.push(Listed { id: id.to_owned(), state, kind, protocol_type });
+    });
+    Ok(listed)
 }
 
 /// Asks a group, on its coordinator, and waits for the answer.

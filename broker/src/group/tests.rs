@@ -183,7 +183,7 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     let asked = coordinator::ask(&second.broker, "g", Command::Describe);
     let (asked, listed) = futures::join!(asked, coordinator::list(&second.broker));
     assert_eq!(asked.unwrap().state, "Empty");
-    assert_eq!(listed.unwrap().into_keys().collect::<Vec<_>>(), ["g"]);
+    assert_eq!(listed.unwrap().into_iter().map(|g| g.id).collect::<Vec<_>>(), ["g"]);
 }
 
 #[tokio::test]
@@ -249,6 +249,32 @@ async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
 }
 
 #[tokio::test]
+async fn metrics_sum_up_what_a_group_is_behind_when_there_are_many_partitions() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    for topic in ["large", "small"] {
+        create(&mut client, topic, if topic == "large" { 5_000 } else { 1 }).await;
+    }
+    let partition =
+        |index| OffsetCommitRequestPartition::default().with_partition_index(index).with_committed_offset(0);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(name("large"))
+        .with_partitions((0..5_000).map(partition).collect());
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let response = client.call(&request, 8).await;
+    assert!(response.topics[0].partitions.iter().all(|p| p.error_code == 0));
+    assert_eq!(samples(&opened, "strandline_group_lag{").len(), 5_000);
+    commit(&mut client, "g", "small", 0, 0).await;
+    let by_topic = ["large", "small"]
+        .map(|topic| format!(r#"strandline_group_lag{{group="g",partition="all",topic="{topic}"}} 0"#));
+    assert_eq!(samples(&opened, "strandline_group_lag{"), by_topic);
+}
+
+#[tokio::test]
 async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
     let world = World::new();
     let opened = world.broker(1, QUICK).await;
@@ -257,7 +283,8 @@ async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
     for partition in [0, 255, 256, 999] {
         commit(&mut client, "g", "large", partition, i64::from(partition) + 1).await;
     }
-    let keys = opened.broker.groups.statuses()[0].1.committed.keys().cloned().collect::<Vec<_>>();
+    let mut keys = Vec::new();
+    opened.broker.groups.each(|_, status| keys.extend(status.committed.keys().cloned()));
     assert_eq!(keys, [0, 1, 3].map(|n| ("large".to_owned(), n)));
     assert_eq!(999 / OFFSETS_PER_KEY, 3);
 }
