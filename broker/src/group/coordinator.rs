@@ -111,14 +111,18 @@ impl Groups {
     }
 }
 
-/// The broker that coordinates a group, as far as `names` says; −1 if there is none.
-pub(crate) fn coordinator_of(leaders: &Leaders, group: &str) -> i32 {
-    leaders.of_group(group)
-}
-
 /// Whether this broker coordinates the group, as far as it knows.
 pub(super) fn is_own(broker: &Broker, names: &Names, group: &str) -> bool {
-    coordinator_of(&Leaders::of(broker, names, ""), group) == broker.config.node_id
+    Leaders::of(broker, names, "").of_group(group) == broker.config.node_id
+}
+
+/// The groups that there are and that this broker coordinates, as far as it knows.
+fn own_groups(broker: &Broker) -> Vec<String> {
+    broker.replica.read(|view| {
+        let leaders = Leaders::of(broker, &view.names, "");
+        let is_own = |group: &&String| leaders.of_group(group) == broker.config.node_id;
+        view.names.groups().filter(is_own).cloned().collect()
+    })
 }
 
 /// What is configured for a group.
@@ -142,13 +146,8 @@ pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), Grou
 /// Every group that this broker coordinates, in the order of their ids. Loads those that it has not looked at yet; fails if one of them
 /// cannot be loaded now, since a group that is not in the list would seem to be gone.
 pub(crate) async fn list(broker: &Arc<Broker>) -> Result<Vec<Listed>, GroupError> {
-    let own: Vec<String> = broker.replica.read(|view| {
-        let leaders = Leaders::of(broker, &view.names, "");
-        let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
-        view.names.groups().into_iter().filter(is_own).collect()
-    });
     let read = broker.groups.read();
-    let missing = own.into_iter().filter(|g| !read.contains(g));
+    let missing = own_groups(broker).into_iter().filter(|g| !read.contains(g));
     let load = |group: String| async move {
         match ask(broker, &group, Command::Describe).await {
             Err(error) if error.code == ResponseError::CoordinatorNotAvailable => Err(error),
@@ -227,12 +226,8 @@ fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, Gr
 pub(crate) async fn run(broker: Arc<Broker>) {
     loop {
         sleep(step::SWEEP).await;
-        let own: BTreeSet<String> = broker.replica.read(|view| {
-            let leaders = Leaders::of(&broker, &view.names, "");
-            let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
-            view.names.groups().into_iter().filter(is_own).collect()
-        });
-        let loaded: Vec<String> = {
+        let own = own_groups(&broker);
+        let loaded: BTreeSet<String> = {
             let mut loaded = broker.groups.lock();
             loaded.retain(|_, h| !h.commands.is_closed());
             for handle in loaded.values() {
@@ -241,7 +236,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
             loaded.keys().cloned().collect()
         };
-        for group in own.iter().filter(|g| !loaded.contains(g)).take(LOADS) {
+        for group in own.iter().filter(|g| !loaded.contains(*g)).take(LOADS) {
             if handle(&broker, group).is_err() {
                 break;
             }
