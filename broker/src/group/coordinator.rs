@@ -192,6 +192,22 @@ async fn send(broker: &Arc<Broker>, group: &str, command: Command) -> Result<(),
     }
 }
 
+/// Hands on what came to a group's task when it had decided to end: the next task answers.
+pub(super) fn hand_on(broker: &Arc<Broker>, group: &str, command: Command) {
+    if matches!(command, Command::Sweep) {
+        return;
+    }
+    match handle(broker, group) {
+        Err(error) => command.refuse(error),
+        Ok(commands) => {
+            if let Err(unsent) = commands.try_send(command) {
+                let gone = GroupError::new(ResponseError::NotCoordinator, "the group is moving");
+                unsent.into_inner().refuse(gone);
+            }
+        }
+    }
+}
+
 /// The way to a group's task, which is started if there is none.
 fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, GroupError> {
     let not_here = || GroupError::new(ResponseError::NotCoordinator, "another broker coordinates the group");

@@ -65,6 +65,9 @@ const MAX_BYTES_BESIDE_GROUP: usize = 50_000;
 /// they are heard before anybody is given up.
 const LATE: Duration = Duration::from_millis(500);
 
+/// Why nothing can be said of a group now.
+const NO_ANSWER: &str = "the metadata store does not answer";
+
 /// What is done with an answer once it is known whether what it says is stored.
 pub(super) type Deferred = Box<dyn FnOnce(Option<GroupError>) + Send>;
 
@@ -129,7 +132,7 @@ enum Done {
 
 /// Why a task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// Another broker coordinates the group, or this one may not any more.
     Replaced,
     /// What is stored is not known.
@@ -143,86 +146,92 @@ pub(super) async fn run(
     broker: Arc<Broker>,
     group: String,
     session: Session,
-    mut commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
     status: Arc<Mutex<GroupStatus>>,
 ) {
-    let read = async {
-        let stored = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
-        caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
-        Ok(stored)
-    };
-    let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
-    match read {
-        Ok(Ok(stored)) => {
-            let now = Instant::now();
-            let mut task = GroupTask {
-                settings: super::coordinator::settings(&broker, &group),
-                broker,
-                group,
-                session,
-                commands,
-                status,
-                engine: Engine::None,
-                revision: stored.revision,
-                state_since_ms: stored.value.as_ref().map_or(0, |v| v.state_since_ms),
-                was_state: "",
-                was_epoch: 0,
-                reason: "",
-                offsets: Offsets::new(stored.offsets),
-                offsets_known: true,
-                dirty: false,
-                deferred: Vec::new(),
-                fetches: Vec::new(),
-                tickets: BTreeMap::new(),
-                next_ticket: 0,
-                in_flight: None,
-                next_put: now,
-                is_turn_of_reads: false,
-                no_expiry_before: now,
-                next_offset_expiry: now,
-            };
-            task.with_context(|task, ctx| {
-                task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
-            });
-            task.was_state = task.engine.state();
-            task.was_epoch = task.epoch();
-            let end = task.serve().await;
-            task.finish(end);
-        }
-        Ok(Err(GroupReadError::Value(error))) => {
-            warn!(group, %error, "a group cannot be read");
-            refuse_all(
-                &mut commands,
-                ResponseError::UnknownServerError,
-                "what is stored of the group cannot be read",
-            );
-        }
-        Ok(Err(GroupReadError::Backend(error))) => {
-            debug!(group, %error, "a group cannot be read now");
-            refuse_all(
-                &mut commands,
-                ResponseError::CoordinatorNotAvailable,
-                "the metadata store does not answer",
-            );
-        }
-        Err(_) => {
-            refuse_all(
-                &mut commands,
-                ResponseError::CoordinatorNotAvailable,
-                "the metadata store does not answer",
-            );
-        }
+    if let Some(mut task) = GroupTask::open(broker, group, session, commands, status).await {
+        let end = task.serve().await;
+        task.finish(end).await;
     }
 }
 
-fn refuse_all(commands: &mut mpsc::Receiver<Command>, code: ResponseError, why: &str) {
+/// Answers everything that comes before nothing can come any more.
+async fn refuse_all(mut commands: mpsc::Receiver<Command>, code: ResponseError, why: &str) {
     commands.close();
-    while let Ok(command) = commands.try_recv() {
+    while let Some(command) = commands.recv().await {
         command.refuse(GroupError::new(code, why));
     }
 }
 
 impl GroupTask {
+    /// Reads the group. If it cannot be read, whoever asks is told so.
+    pub(super) async fn open(
+        broker: Arc<Broker>,
+        group: String,
+        session: Session,
+        commands: mpsc::Receiver<Command>,
+        status: Arc<Mutex<GroupStatus>>,
+    ) -> Option<Self> {
+        let read = async {
+            let stored =
+                groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
+            caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
+            Ok(stored)
+        };
+        let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+        let stored = match read {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(GroupReadError::Value(error))) => {
+                warn!(group, %error, "a group cannot be read");
+                let why = "what is stored of the group cannot be read";
+                refuse_all(commands, ResponseError::UnknownServerError, why).await;
+                return None;
+            }
+            Ok(Err(GroupReadError::Backend(error))) => {
+                debug!(group, %error, "a group cannot be read now");
+                refuse_all(commands, ResponseError::CoordinatorNotAvailable, NO_ANSWER).await;
+                return None;
+            }
+            Err(_) => {
+                refuse_all(commands, ResponseError::CoordinatorNotAvailable, NO_ANSWER).await;
+                return None;
+            }
+        };
+        let now = Instant::now();
+        let mut task = Self {
+            settings: super::coordinator::settings(&broker, &group),
+            broker,
+            group,
+            session,
+            commands,
+            status,
+            engine: Engine::None,
+            revision: stored.revision,
+            state_since_ms: stored.value.as_ref().map_or(0, |v| v.state_since_ms),
+            was_state: "",
+            was_epoch: 0,
+            reason: "",
+            offsets: Offsets::new(stored.offsets),
+            offsets_known: true,
+            dirty: false,
+            deferred: Vec::new(),
+            fetches: Vec::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            in_flight: None,
+            next_put: now,
+            is_turn_of_reads: false,
+            no_expiry_before: now,
+            next_offset_expiry: now,
+        };
+        task.with_context(|task, ctx| {
+            task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
+        });
+        task.was_state = task.engine.state();
+        task.was_epoch = task.epoch();
+        Some(task)
+    }
+
     async fn serve(&mut self) -> End {
         self.publish();
         loop {
@@ -548,9 +557,9 @@ impl GroupTask {
             }
             Done::Read(Err(error)) => {
                 debug!(group = self.group, %error, "committed offsets cannot be read");
-                let why = "the metadata store does not answer";
                 for (_, reply) in fetches {
-                    let _ = reply.send(Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why)));
+                    let unavailable = GroupError::new(ResponseError::CoordinatorNotAvailable, NO_ANSWER);
+                    let _ = reply.send(Err(unavailable));
                 }
                 // Whoever waits for a write is not left waiting for a read that fails again and again.
                 if self.offsets_known { Ok(()) } else { Err(End::Lost) }
@@ -558,16 +567,13 @@ impl GroupTask {
         }
     }
 
-    /// Answers everybody who waits.
-    fn finish(mut self, end: End) {
+    /// Answers everybody who waits. Nobody does when a group that is not used ends, but somebody may have come since.
+    pub(super) async fn finish(mut self, end: End) {
         let error = match end {
             End::Replaced => {
                 GroupError::new(ResponseError::NotCoordinator, "another broker coordinates the group")
             }
-            End::Lost | End::Idle => {
-                let why = "the metadata store does not answer";
-                GroupError::new(ResponseError::CoordinatorNotAvailable, why)
-            }
+            End::Lost | End::Idle => GroupError::new(ResponseError::CoordinatorNotAvailable, NO_ANSWER),
         };
         debug!(group = self.group, ?end, "this broker stops coordinating a group");
         if let Some(in_flight) = self.in_flight.take() {
@@ -592,8 +598,11 @@ impl GroupTask {
             }
         }
         self.commands.close();
-        while let Ok(command) = self.commands.try_recv() {
-            command.refuse(error.clone());
+        while let Some(command) = self.commands.recv().await {
+            match end {
+                End::Idle => super::coordinator::hand_on(&self.broker, &self.group, command),
+                End::Replaced | End::Lost => command.refuse(error.clone()),
+            }
         }
     }
 

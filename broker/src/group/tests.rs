@@ -25,6 +25,7 @@ use strandline_metadata::values::group::OFFSETS_PER_KEY;
 
 use super::command::Command;
 use super::coordinator;
+use super::task::{self, End, GroupTask};
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
@@ -355,4 +356,21 @@ async fn nothing_is_said_to_be_deleted_while_it_is_not_known_what_is_stored() {
         return;
     }
     panic!("no commit failed");
+}
+
+#[tokio::test]
+async fn who_asks_for_a_group_that_has_just_been_given_up_is_answered_by_its_next_task() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let session = opened.broker.sessions.current().unwrap();
+    let (commands, receiver) = tokio::sync::mpsc::channel(8);
+    let (broker, status) = (opened.broker.clone(), Arc::default());
+    let task = GroupTask::open(broker, "g".to_owned(), session, receiver, status).await.unwrap();
+    let (reply, described) = task::reply();
+    // It comes when the task has decided to end, and has not ended yet.
+    commands.send(Command::Describe(reply)).await.unwrap();
+    commands.send(Command::Sweep).await.unwrap();
+    task.finish(End::Idle).await;
+    let answer = described.await.expect("it is answered");
+    assert_eq!(answer.unwrap_err().code, ResponseError::GroupIdNotFound);
 }
