@@ -118,29 +118,33 @@ impl GroupTask {
         sender: Sender,
         reply: Reply<JoinGroupResponse>,
     ) {
-        if let Engine::Consumer(group) = &mut self.engine
-            && group.is_empty()
-        {
-            // Nobody is left who speaks the other protocol.
-            self.engine = Engine::Classic(ClassicGroup::new());
-        }
-        if let Engine::None = self.engine {
-            self.engine = Engine::Classic(ClassicGroup::new());
-        }
         self.reason = "member_joined";
         let instance = request.group_instance_id.as_deref();
         self.log_reason("joins", &request.member_id, instance, request.reason.as_deref());
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let mut reply = Some(reply);
-        let answer = self.with_context(|task, ctx| match &mut task.engine {
-            Engine::Classic(group) => {
-                task.tickets.extend(reply.take().map(|reply| (ticket, Waiting::Join(reply))));
-                group.join(ticket, Join::from_request(request, version, sender), ctx);
-                None
+        let answer = self.with_context(|task, ctx| {
+            if let Engine::Consumer(group) = &mut task.engine
+                && !group.is_empty()
+            {
+                return Some(group.join(request, version, &sender, ctx));
             }
-            Engine::Consumer(group) => Some(group.join(request, version, &sender, ctx)),
-            Engine::None => None,
+            task.tickets.extend(reply.take().map(|reply| (ticket, Waiting::Join(reply))));
+            let join = Join::from_request(request, version, sender);
+            if let Engine::Classic(group) = &mut task.engine {
+                group.join(ticket, join, ctx);
+                return None;
+            }
+            // Nobody is there, so nobody speaks another protocol. The group is what it was if the member is refused.
+            let mut group = ClassicGroup::new();
+            group.join(ticket, join, ctx);
+            if group.is_empty() {
+                task.answer_tickets(group.take_answers());
+            } else {
+                task.engine = Engine::Classic(group);
+            }
+            None
         });
         self.after_consumer_step();
         self.settle();

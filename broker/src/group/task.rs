@@ -394,7 +394,13 @@ impl GroupTask {
             info!(group = self.group, reason, "a group rebalances");
             self.broker.metrics.group_rebalanced(reason);
         }
-        for (ticket, answer) in group.take_answers() {
+        let answers = group.take_answers();
+        self.answer_tickets(answers);
+    }
+
+    /// Answers requests that waited in a group of the classic protocol.
+    pub(super) fn answer_tickets(&mut self, answers: Vec<(Ticket, Answer)>) {
+        for (ticket, answer) in answers {
             match (self.tickets.remove(&ticket), answer) {
                 (Some(Waiting::Join(reply)), Answer::Join(response)) => self.answer(reply, Ok(response)),
                 (Some(Waiting::Sync(reply)), Answer::Sync(response)) => self.answer(reply, Ok(response)),

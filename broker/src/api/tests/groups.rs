@@ -490,6 +490,26 @@ async fn the_new_protocol_assigns_and_hands_over_in_every_version() {
 }
 
 #[tokio::test]
+async fn a_group_without_members_stays_what_it_is_when_a_classic_member_is_refused() {
+    let (_opened, mut client, _) = ready().await;
+    assert_eq!(client.call(&beat("g", "new", 0), 1).await.error_code, 0);
+    assert_eq!(client.call(&beat("g", "new", -1), 1).await.member_epoch, -1);
+    let list = ListGroupsRequest::default();
+    let describe = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group("g")]);
+    let before = client.call(&describe, 1).await;
+    assert_eq!((before.groups[0].error_code, &*before.groups[0].group_state), (0, "Empty"));
+    let refused = join_request("g", "").with_session_timeout_ms(1);
+    for version in [3, 9] {
+        let code = client.call(&refused, version).await.error_code;
+        assert_eq!(code, ResponseError::InvalidSessionTimeout.code());
+        assert_eq!(&*client.call(&list, 5).await.groups[0].group_type, "consumer");
+        assert_eq!(client.call(&describe, 1).await, before);
+    }
+    member(&mut client, "g").await;
+    assert_eq!(&*client.call(&list, 5).await.groups[0].group_type, "classic");
+}
+
+#[tokio::test]
 async fn a_group_moves_between_the_protocols_with_its_members() {
     let (_opened, mut client, _) = ready().await;
     let (old, generation) = member(&mut client, "g").await;
