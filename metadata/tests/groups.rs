@@ -15,7 +15,7 @@ use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan, Faults, FaultyBackend};
 use strandline_metadata::brokers::{self, Registration};
 use strandline_metadata::groups::{
-    self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, OffsetsPut, StoredGroup,
+    self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, GroupWritten, OffsetsPut, StoredGroup,
 };
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
@@ -24,7 +24,7 @@ use strandline_metadata::replica::{NoObserver, Replica};
 use strandline_metadata::values::group::{
     ClassicGroupValue, ClassicStateValue, CommittedOffset, GroupState, GroupValue, OffsetsValue,
 };
-use strandline_metadata::values::{BrokerValue, VALUE_FORMAT};
+use strandline_metadata::values::{BrokerValue, VALUE_FORMAT, Value};
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -76,6 +76,10 @@ impl Node {
     }
 
     async fn write(&self, write: &GroupWrite) -> Result<i64, GroupWriteError> {
+        Ok(self.written(write).await?.revision)
+    }
+
+    async fn written(&self, write: &GroupWrite) -> Result<GroupWritten, GroupWriteError> {
         self.writer.write(self.registration.session, &keys(), write).await
     }
 
@@ -137,6 +141,15 @@ async fn a_coordinator_that_was_replaced_changes_nothing() {
     let stored = old.read("g").await;
     assert_eq!((stored.revision, stored.value), (second, Some(group_value(2))));
     assert_eq!(stored.offsets[&("t".to_owned(), 0)].1.partitions[&0].offset, 7);
+}
+
+#[tokio::test]
+async fn a_write_tells_how_long_the_groups_own_value_is() {
+    let node = Node::open(&Embedded::in_memory(), 1).await;
+    let put = node.written(&put_group("g", 0, 1)).await.unwrap();
+    assert_eq!(put.value_bytes, group_value(1).encode().len());
+    let committed = node.written(&commit("g", put.revision, "t", 0, 5)).await.unwrap();
+    assert_eq!(committed.value_bytes, 0, "the group itself was kept");
 }
 
 #[tokio::test]

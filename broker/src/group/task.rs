@@ -28,8 +28,8 @@ use strandline_metadata::groups::{
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
 use strandline_metadata::log::Session;
+use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::GroupValue;
-use strandline_metadata::values::{VALUE_FORMAT, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -119,6 +119,7 @@ pub(super) enum Waiting {
 
 struct InFlight {
     operation: BoxFuture<'static, Done>,
+    began: Instant,
     /// Whether no request may be taken meanwhile.
     blocks: bool,
     deferred: Vec<Deferred>,
@@ -126,7 +127,13 @@ struct InFlight {
 }
 
 enum Done {
-    Written { written: Vec<(OffsetsKey, i64)>, revision: i64, result: Result<(), GroupWriteError> },
+    Written {
+        written: Vec<(OffsetsKey, i64)>,
+        revision: i64,
+        /// Bytes of the group's own value; 0 if it was not put.
+        value_bytes: usize,
+        result: Result<(), GroupWriteError>,
+    },
     Read(Result<StoredOffsets, GroupReadError>),
 }
 
@@ -475,15 +482,12 @@ impl GroupTask {
             (true, None) if self.revision > 0 => GroupPut::Delete,
             (false, _) | (true, None) => GroupPut::Keep,
         };
-        if let GroupPut::Put(value) = &put {
-            let bytes = u32::try_from(value.encode().len()).unwrap_or(u32::MAX);
-            self.next_put = Instant::now() + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S;
-        }
         let offsets = self.offsets.begin_save(self.session.incarnation, write);
         let operation =
             write_all(self.broker.clone(), self.session, self.group.clone(), self.revision, put, offsets);
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
+            began: Instant::now(),
             blocks: self.dirty,
             deferred: std::mem::take(&mut self.deferred),
             fetches: Vec::new(),
@@ -508,6 +512,7 @@ impl GroupTask {
         };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
+            began: Instant::now(),
             blocks: false,
             deferred: Vec::new(),
             fetches: std::mem::take(&mut self.fetches),
@@ -515,9 +520,13 @@ impl GroupTask {
     }
 
     fn done(&mut self, done: Done) -> Result<(), End> {
-        let Some(InFlight { blocks, deferred, fetches, .. }) = self.in_flight.take() else { return Ok(()) };
+        let Some(InFlight { began, blocks, deferred, fetches, .. }) = self.in_flight.take() else {
+            return Ok(());
+        };
         match done {
-            Done::Written { written, revision, result } => {
+            Done::Written { written, revision, value_bytes, result } => {
+                let bytes = u32::try_from(value_bytes).unwrap_or(u32::MAX);
+                self.next_put = self.next_put.max(began + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S);
                 self.revision = revision;
                 self.offsets.saved(&written);
                 self.offsets.end_save(false);
@@ -679,10 +688,13 @@ async fn write_all(
         own.0 = put;
     }
     let mut written = Vec::new();
+    let mut value_bytes = 0;
     for (put, offsets) in parts {
         let write = GroupWrite { group: group.clone(), revision, put, offsets };
         match broker.groups.writer().write(session, keys, &write).await {
-            Ok(at) => {
+            Ok(done) => {
+                let at = done.revision;
+                value_bytes += done.value_bytes;
                 match write.put {
                     GroupPut::Keep => {}
                     GroupPut::Put(_) => revision = at,
@@ -696,10 +708,10 @@ async fn write_all(
                 broker.metrics.group_written(write.offsets.len());
                 written.extend(write.offsets.into_iter().map(|p| (p.key, at)));
             }
-            Err(error) => return Done::Written { written, revision, result: Err(error) },
+            Err(error) => return Done::Written { written, revision, value_bytes, result: Err(error) },
         }
     }
-    Done::Written { written, revision, result: Ok(()) }
+    Done::Written { written, revision, value_bytes, result: Ok(()) }
 }
 
 /// The one mapping from a failed write to what a client hears: all of it can be tried again.
