@@ -5,74 +5,46 @@
     reason = "a test that goes wrong panics; the helpers here are part of the tests"
 )]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
-use strandline_metadata::backend::faulty::{Fault, FaultPlan, Faults, FaultyBackend};
-use strandline_metadata::brokers::{self, Registration};
+use strandline_metadata::backend::faulty::{Fault, FaultPlan};
 use strandline_metadata::groups::{
     self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, GroupWritten, OffsetsPut, StoredGroup,
 };
-use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
-use strandline_metadata::log::SessionCell;
-use strandline_metadata::replica::{NoObserver, Replica};
 use strandline_metadata::values::group::{
     ClassicGroupValue, ClassicStateValue, CommittedOffset, GroupState, GroupValue, OffsetsValue,
 };
-use strandline_metadata::values::{BrokerValue, VALUE_FORMAT, Value};
-use strandline_storage::store::{ObjectStoreBackend, Store};
-use tokio::task::JoinSet;
+use strandline_metadata::values::{VALUE_FORMAT, Value};
 use uuid::Uuid;
+
+use common::{Side, keys, memory};
 
 /// One broker's writer of groups.
 struct Node {
-    replica: Replica,
+    side: Side,
     writer: GroupWriter,
-    registration: Registration,
-    faults: Faults,
-    _tasks: JoinSet<()>,
 }
 
-fn keys() -> Keyspace {
-    Keyspace::new("test").unwrap()
+impl Deref for Node {
+    type Target = Side;
+
+    fn deref(&self) -> &Side {
+        &self.side
+    }
 }
 
 impl Node {
     async fn open(backend: &Embedded, node_id: i32) -> Self {
-        let store: Arc<dyn Store> = Arc::new(ObjectStoreBackend::memory());
-        let faulty = FaultyBackend::new(Arc::new(backend.clone()), node_id.unsigned_abs().into());
-        let faults = faulty.faults();
-        let backend: Arc<dyn Backend> = Arc::new(faulty);
-        let cluster =
-            brokers::ensure_cluster(backend.as_ref(), &keys(), &mut StdRng::seed_from_u64(1)).await.unwrap();
-        let (replica, follow, barrier) =
-            Replica::open(backend.clone(), keys(), store, Box::new(NoObserver)).await.unwrap();
-        let sessions = SessionCell::default();
-        let (writer, group_loop) = groups::writer(replica.clone(), sessions.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(follow.run().await) });
-        tasks.spawn(barrier.run());
-        tasks.spawn(group_loop.run());
-        let value = BrokerValue {
-            format: VALUE_FORMAT,
-            node_id,
-            process_id: Uuid::from_u128(node_id.unsigned_abs().into()),
-            host: "h".to_owned(),
-            port: 1,
-            zone: String::new(),
-            version: String::new(),
-            metrics_url: String::new(),
-            registered_at_ms: 0,
-            draining: false,
-        };
-        let registration = brokers::register(backend.as_ref(), &keys(), &cluster, &value, 60).await.unwrap();
-        sessions.begin(registration.session);
-        Self { replica, writer, registration, faults, _tasks: tasks }
+        let mut side = Side::open(backend, &memory(), node_id).await;
+        let (writer, group_loop) = groups::writer(side.replica.clone(), side.sessions.clone());
+        side.tasks.spawn(group_loop.run());
+        Self { side, writer }
     }
 
     async fn write(&self, write: &GroupWrite) -> Result<i64, GroupWriteError> {
