@@ -37,7 +37,7 @@ check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p strandline-metadata --no-default-features -- -D warnings
+	cargo clippy --locked -p strandline-metadata --no-default-features --lib --tests -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	deploy/scripts/supply-chain.sh
 

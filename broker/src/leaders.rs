@@ -53,7 +53,7 @@ impl Leaders {
         self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
     }
 
-    /// The broker that coordinates a group. Zones do not matter: its members may be anywhere.
+    /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members may be anywhere.
     pub(crate) fn of_group(&self, group: &str) -> i32 {
         // FNV-1a: every broker derives the same.
         let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
