@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use rand::TryRng;
 use strandline_metadata::backend::Backend;
-use strandline_metadata::backend::embedded::Embedded;
+use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::Etcd;
 use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::store::{self, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Advertised, Config, MetadataConfig, Parsed};
+use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts, StoreOpener};
 use crate::server::{Listener, http};
@@ -92,6 +93,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         // The sender's end means the same as its word.
         http::run(http_listener, opened_broker.clone(), async move { drop(http_stops.await) }),
     );
+    let metadata_listener = bind_metadata(&config.metadata).await;
     let opening = async {
         let (backend, leases) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
@@ -99,6 +101,9 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed };
         let opened = run::open(config, parts).await?;
         if let Some(embedded) = leases {
+            if let Some(listener) = metadata_listener {
+                opened.broker.tasks.start("metadata api", answer_as_etcd(embedded.clone(), listener));
+            }
             opened.broker.tasks.start("leases", async move { embedded.run_leases().await });
         }
         info!(host = address.host, port = address.port, "serving Kafka clients");
@@ -146,8 +151,8 @@ async fn backend(
 ) -> Result<(Arc<dyn Backend>, Option<Embedded>), Box<dyn std::error::Error>> {
     let embedded = match config {
         MetadataConfig::Etcd(config) => return Ok((Arc::new(Etcd::new(config).await?), None)),
-        MetadataConfig::Embedded(None) => Embedded::in_memory(),
-        MetadataConfig::Embedded(Some(path)) => {
+        MetadataConfig::Embedded(EmbeddedConfig { journal: None, .. }) => Embedded::in_memory(),
+        MetadataConfig::Embedded(EmbeddedConfig { journal: Some(path), .. }) => {
             if let Some(folder) = path.parent().filter(|p| *p != Path::new("")) {
                 std::fs::create_dir_all(folder)?;
             }
@@ -155,6 +160,27 @@ async fn backend(
         }
     };
     Ok((Arc::new(embedded.clone()), Some(embedded)))
+}
+
+/// The socket on which embedded metadata answer, if that is wanted and the address is free: a broker serves Kafka clients
+/// without it, and where an etcd runs already its address is taken.
+async fn bind_metadata(config: &MetadataConfig) -> Option<TcpListener> {
+    let MetadataConfig::Embedded(EmbeddedConfig { listen: Some(address), .. }) = config else { return None };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            warn!(%address, %error, "embedded metadata cannot be read with etcdctl; see --metadata-listen");
+            None
+        }
+    }
+}
+
+async fn answer_as_etcd(embedded: Embedded, listener: TcpListener) {
+    let address = listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
+    info!(address, "embedded metadata can be read as etcd is");
+    if let Err(error) = api::serve(embedded, listener).await {
+        warn!(%error, "embedded metadata cannot be read with etcdctl any more");
+    }
 }
 
 fn store_opener(

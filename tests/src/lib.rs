@@ -5,6 +5,7 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod ctl;
 pub mod history;
 pub mod http;
 pub mod member;

@@ -92,6 +92,16 @@ pub const SETTINGS: &[Setting] = &[
         ),
         "./strandline-data/metadata.journal",
     ),
+    dev(
+        setting(
+            "metadata_listen",
+            "",
+            "address",
+            "Where embedded metadata answer, for reading, as etcd does (try etcdctl): a loopback address; \
+             if it is taken there is a warning and no more",
+        ),
+        "127.0.0.1:2379",
+    ),
     setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "etcd's client URLs, separated by commas"),
     setting("etcd_user", "", "name", "User for etcd, if it demands one"),
     secret("etcd_password", "Password of that user"),
@@ -302,6 +312,7 @@ pub(super) fn command() -> clap::Command {
     for setting in SETTINGS {
         let default = match (setting.default, setting.dev) {
             ("", None) => String::new(),
+            ("", Some(dev)) => format!(" [with --dev: {dev}]"),
             (default, None) => format!(" [default: {default}]"),
             (default, Some(dev)) => format!(" [default: {default}; with --dev: {dev}]"),
         };
