@@ -21,7 +21,7 @@ use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::log::{self, Change, LogWriter, ProposeError, Session, SessionCell};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::replica::{LoadError, NoObserver, Replica};
-use strandline_metadata::snapshot::Maintainer;
+use strandline_metadata::snapshot::{MaintainError, Maintainer};
 use strandline_metadata::state::BatchOutcome;
 use strandline_metadata::topics;
 use strandline_metadata::values::watermarks::WatermarksValue;
@@ -202,6 +202,31 @@ async fn snapshots_trim_the_log_and_a_broker_starts_from_them() {
 
 fn listed(node: &Node) -> SnapshotValue {
     node.replica.read(|view| view.snapshots.clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_an_older_state_does_not_push_out_newer_ones() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let slow = Node::open(&backend, &store, 1).await;
+    let mut quick = Node::open(&backend, &store, 2).await;
+    slow.create_topic().await;
+    let mut stopped = slow.maintainer(&store);
+    let mut pass = Box::pin(stopped.run_once());
+    // It goes on until its checkpoint is there, and then not for a while, as a process that is stopped.
+    while slow.replica.read(|view| view.state.checkpoints().is_empty()) {
+        assert!(futures::poll!(&mut pass).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut other = quick.maintainer(&store);
+    for _ in 0..3 {
+        quick.produce(1).await.unwrap();
+        other.run_once().await.unwrap();
+    }
+    slow.replica.barrier().await.unwrap();
+    assert!(matches!(pass.await, Err(MaintainError::Overtaken)));
+    let snapshots = listed(&slow).snapshots;
+    assert!(snapshots.is_sorted_by(|newer, older| newer.revision > older.revision), "{snapshots:?}");
+    assert_eq!(Node::open(&backend, &store, 3).await.end(), 3);
 }
 
 #[tokio::test(start_paused = true)]
