@@ -13,5 +13,6 @@ pub mod process;
 pub mod producer;
 pub mod proxy;
 pub mod records;
+pub mod surroundings;
 pub mod tail;
 pub mod workload;
