@@ -94,6 +94,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// What this broker knows of the log. For whoever compares brokers with each other.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Randomness for ids.
     pub(crate) fn with_rng<R>(&self, draw: impl FnOnce(&mut StdRng) -> R) -> R {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))

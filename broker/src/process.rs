@@ -98,7 +98,8 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         let (backend, leases) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
         let address = advertised.clone();
-        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed };
+        let tasks = TaskSet::default();
+        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks };
         let opened = run::open(config, parts).await?;
         if let Some(embedded) = leases {
             if let Some(listener) = metadata_listener {

@@ -266,12 +266,19 @@ impl GroupTask {
             let full = self.is_full();
             let deadline = self.engine.next_deadline().map(|d| d.max(self.no_expiry_before));
             let far = Instant::now() + Duration::from_hours(1);
+            // Deadlines before commands, or a flood of commands would put them off.
             tokio::select! {
+                biased;
                 done = operation(&mut self.in_flight) => {
                     if let Err(end) = self.done(done) {
                         return end;
                     }
                 }
+                () = sleep_until(deadline.unwrap_or(far)), if !blocked && deadline.is_some() => {
+                    self.expire_members(deadline.unwrap_or(far));
+                    self.publish();
+                }
+                () = sleep_until(self.next_put), if self.dirty && self.in_flight.is_none() => {}
                 command = self.commands.recv(), if !blocked && !full => match command {
                     Some(command) => {
                         self.step(command);
@@ -279,11 +286,6 @@ impl GroupTask {
                     }
                     None => return End::Replaced,
                 },
-                () = sleep_until(self.next_put), if self.dirty && self.in_flight.is_none() => {}
-                () = sleep_until(deadline.unwrap_or(far)), if !blocked && deadline.is_some() => {
-                    self.expire_members(deadline.unwrap_or(far));
-                    self.publish();
-                }
             }
         }
     }
