@@ -21,6 +21,7 @@ pub mod config;
 mod configs;
 mod features;
 mod fetch;
+pub mod fsck;
 mod group;
 mod jobs;
 mod leaders;

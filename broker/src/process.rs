@@ -9,6 +9,8 @@ use rand::TryRng;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::Etcd;
+use strandline_metadata::brokers;
+use strandline_metadata::keys::Keyspace;
 use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::store::{self, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
@@ -18,6 +20,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
+use crate::fsck::{self, Report};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts, StoreOpener};
 use crate::server::{Listener, http};
@@ -28,7 +31,9 @@ pub fn main() -> ExitCode {
     // The environment is read here and nowhere else.
     #[expect(clippy::disallowed_methods, reason = "this is config reading the environment")]
     let environment = |key: &str| std::env::var(key).ok();
-    let config = match config::parse(std::env::args().skip(1), environment) {
+    let mut flags: Vec<String> = std::env::args().skip(1).collect();
+    let audit = Audit::take(&mut flags);
+    let config = match config::parse(flags, environment) {
         Ok(Parsed::Run(config)) => *config,
         Ok(Parsed::Print(text)) => {
             // A closed pipe (`--help | head`) is no failure.
@@ -44,6 +49,9 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
+    if let Some(audit) = audit {
+        return runtime.block_on(audit.run(&config));
+    }
     runtime.block_on(async {
         match serve(config).await {
             Ok(code) => code,
@@ -53,6 +61,55 @@ pub fn main() -> ExitCode {
             }
         }
     })
+}
+
+/// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing was found that must not
+/// be, with 1 if something was, and with 2 if the audit could not be made.
+#[derive(Debug)]
+struct Audit {
+    /// Whether objects are read, rather than just listed.
+    reads: bool,
+}
+
+/// The audit could not be made.
+const NO_AUDIT: u8 = 2;
+
+impl Audit {
+    /// Takes the words of the command away, if it is this one.
+    fn take(flags: &mut Vec<String>) -> Option<Self> {
+        if flags.first().is_none_or(|first| first != "fsck") {
+            return None;
+        }
+        flags.remove(0);
+        let before = flags.len();
+        flags.retain(|flag| flag != "--quick");
+        Some(Self { reads: flags.len() == before })
+    }
+
+    async fn run(self, config: &Config) -> ExitCode {
+        match self.report(config).await {
+            Ok(report) => {
+                let _ = writeln!(std::io::stdout(), "{report}");
+                if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(NO_AUDIT)
+            }
+        }
+    }
+
+    async fn report(self, config: &Config) -> Result<Report, Box<dyn std::error::Error>> {
+        let (backend, _) = backend(&config.metadata).await?;
+        let keys = Keyspace::new(&config.cluster).ok_or("the cluster's name cannot be used")?;
+        let cluster = brokers::read_cluster(backend.as_ref(), &keys).await?;
+        let cluster = cluster.ok_or_else(|| format!("there is no cluster {:?}", config.cluster))?;
+        let metrics = Metrics::new()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let open = store_opener(config.store.clone(), metrics.storage().clone(), clock, 0);
+        let store = open(&cluster)?;
+        Ok(fsck::run(&backend, &store, &keys, self.reads).await?)
+    }
 }
 
 fn complain(error: &dyn std::fmt::Display) -> ExitCode {

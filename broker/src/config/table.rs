@@ -306,7 +306,7 @@ pub(super) fn command() -> clap::Command {
     let mut command = clap::Command::new("strandline")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Kafka-compatible broker whose log lives in object storage")
-        .after_help("Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
+        .after_help("`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
         .arg(clap::Arg::new("dev").long("dev").action(clap::ArgAction::SetTrue).help("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"))
         .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_CONFIG]"));
     for setting in SETTINGS {

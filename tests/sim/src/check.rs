@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use strandline_broker::fsck;
 use strandline_metadata::backend::{KeyRange, RangeRequest};
 use strandline_metadata::invariants;
 use strandline_storage::path::ObjectKey;
@@ -25,7 +26,7 @@ pub(crate) async fn everything(world: &World) {
     let addresses = world.addresses();
     let all = checker::check(&addresses, TOPIC, world.plan.partitions, history).await;
     same_state(world).await;
-    objects(world).await;
+    audit(world).await;
     // A broker that starts now has nothing in memory: it reads snapshot, log and every object.
     world.nodes[0].kill();
     if !world.all_open().await {
@@ -65,21 +66,17 @@ async fn same_state(world: &World) {
     }
 }
 
-/// Every object that is referred to exists, as long as it should be.
-async fn objects(world: &World) {
+/// What the product's own audit says.
+async fn audit(world: &World) {
     let Some(broker) = world.nodes[0].broker() else { return };
-    let stored = list(world).await;
-    let state = broker.replica().state();
-    for (id, object) in state.objects() {
-        let key = id.key();
-        match stored.iter().find(|meta| meta.key == key) {
-            None => world.history.anomaly("lost object", format!("{} is referred to and gone", key.as_str())),
-            Some(meta) if meta.size != object.bytes => {
-                let what = format!("{} has {} bytes instead of {}", key.as_str(), meta.size, object.bytes);
-                world.history.anomaly("lost object", what);
+    let (backend, store) = (&world.outside.backend, &world.outside.store);
+    match fsck::run(backend, store, broker.replica().keys(), true).await {
+        Ok(report) => {
+            for finding in &report.findings {
+                world.history.anomaly("audit", finding.to_string());
             }
-            Some(_) => {}
         }
+        Err(error) => world.history.anomaly("audit", error.to_string()),
     }
 }
 
