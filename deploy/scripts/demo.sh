@@ -23,7 +23,7 @@ SERVICES=(
 	"broker-1 9092 http://127.0.0.1:9093/readyz"
 	"broker-2 9192 http://127.0.0.1:9193/readyz"
 	"broker-3 9292 http://127.0.0.1:9293/readyz"
-	"observer 8090 http://127.0.0.1:8090/healthz"
+	"observer 8090 http://127.0.0.1:8090/readyz"
 	"load 0 process"
 )
 # Ports that belong to the platform beside the ones above.
@@ -134,7 +134,8 @@ start_native() {
 			--s3-access-key-id strandline --s3-secret-access-key local-dev-secret
 	done
 	for i in 1 2 3; do wait_healthy "broker-$i"; done
-	launch observer "$BIN/strandline-mcp" --listen 127.0.0.1:8090
+	launch observer "$BIN/strandline-mcp" --listen 127.0.0.1:8090 --cluster demo --token local-dev-token \
+		--etcd-endpoints http://127.0.0.1:2379 --audit-log "$LOGS/audit.jsonl"
 	wait_healthy observer
 	launch load "$BIN/strandline-demo-load" 127.0.0.1:9092 127.0.0.1:9192 127.0.0.1:9292
 	for _ in $(seq 1 150); do
@@ -156,7 +157,7 @@ announce() {
 Strandline is running.
   Kafka     127.0.0.1:9092, 127.0.0.1:9192, 127.0.0.1:9292
   metrics   http://127.0.0.1:9093/metrics (9193, 9293)
-  observer  http://127.0.0.1:8090/healthz
+  observer  http://127.0.0.1:8090/mcp with the token local-dev-token
   topics    orders (6 partitions), payments (3 partitions, retention one day)
 
 Try:
