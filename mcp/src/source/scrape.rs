@@ -204,8 +204,13 @@ impl Scraper {
 
     async fn read(&self, url: Url) -> Result<Sample, (&'static str, String)> {
         let failed = |error: reqwest::Error| {
-            let outcome = if error.is_timeout() { "slow" } else { "failed" };
-            (outcome, error.without_url().to_string())
+            if error.is_timeout() {
+                return ("slow", format!("no answer within {} ms", self.config.timeout.as_millis()));
+            }
+            let error = error.without_url();
+            let cause =
+                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            ("failed", format!("{error}{cause}"))
         };
         let mut response = self.client.get(url).send().await.map_err(failed)?;
         let status = response.status();

@@ -242,7 +242,10 @@ pub fn output_schema(output: &str) -> Map<String, Value> {
     let own = schema_of(output);
     let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     let required = own.get("required").cloned().unwrap_or_else(|| json!([]));
-    properties.insert("error".to_owned(), schema_of(ERROR));
+    // A catalogue is read by a model in each conversation: what does not help it is left out. `error` and `meta` are the
+    // same for every tool. Answers are held to the whole of it by [`full_schema`], in tests.
+    properties.values_mut().for_each(|property| shorten(property, false));
+    properties.insert("error".to_owned(), json!({"type": "object"}));
     properties.insert("meta".to_owned(), json!({"type": "object"}));
     let mut schema = Map::new();
     schema.insert("type".to_owned(), Value::from("object"));
@@ -252,8 +255,46 @@ pub fn output_schema(output: &str) -> Map<String, Value> {
     schema
 }
 
+/// The schema that answers really keep to: the tool's own fields, all of them and no others, and `meta`.
+pub fn full_schema(output: &str) -> Value {
+    let mut schema = schema_of(output);
+    schema["properties"]["meta"] = schema_of(META);
+    if let Some(required) = schema["required"].as_array_mut() {
+        required.push("meta".into());
+    }
+    close(&mut schema);
+    schema
+}
+
+fn close(schema: &mut Value) {
+    if let Some(map) = schema.as_object_mut() {
+        if map.contains_key("properties") {
+            map.insert("additionalProperties".to_owned(), false.into());
+        }
+        map.values_mut().for_each(close);
+    }
+}
+
+/// Within lists, names of fields are enough.
+fn shorten(schema: &mut Value, in_list: bool) {
+    let Some(map) = schema.as_object_mut() else { return };
+    map.remove("required");
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        for property in properties.values_mut() {
+            let is_plain = property.get("properties").is_none() && property.get("items").is_none();
+            if in_list && is_plain && property.get("enum").is_none() {
+                *property = json!({});
+            }
+            shorten(property, in_list);
+        }
+    }
+    if let Some(items) = map.get_mut("items") {
+        shorten(items, true);
+    }
+}
+
 /// An error, as every tool may answer it.
-const ERROR: &str = "{code:s,message:s,retryable:b,retry_after_ms:i?,suggestions:[s],request_id:s}";
+pub const ERROR: &str = "{code:s,message:s,retryable:b,retry_after_ms:i?,suggestions:[s],request_id:s}";
 
 /// What `meta` is; published once, in the instructions of the server and in the documentation, since every tool has it.
 pub const META: &str = "{schema_version:s,request_id:s,principal:s,cluster_id:s?,observed_at:s,etcd_revision:i?,freshness_ms:i?,partial:b,warnings:[{code:s,message:s}],window:{start:s,end:s,step_s:i,samples:i}?,sources:[{source:s,status:(ok|stale|failed|absent),age_ms:i?}]}";
@@ -389,5 +430,8 @@ mod tests {
         let whole = Value::Object(output_schema("{a:s}"));
         assert_eq!(whole["oneOf"], json!([{"required": ["a"]}, {"required": ["error"]}]));
         schema_of(META);
+        schema_of(ERROR);
+        let nested = Value::Object(output_schema("{a:[{b:{c:s}}]}"));
+        assert_eq!(nested["properties"]["a"]["items"]["properties"]["b"]["properties"], json!({"c": {}}));
     }
 }
