@@ -31,6 +31,9 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod process;
+pub mod prompts;
+pub mod resources;
+pub mod runbooks;
 pub mod server;
 pub mod source;
 pub mod tasks;
@@ -48,8 +51,9 @@ use crate::access::{Authenticator, RateLimit, Seal};
 use crate::audit::{Audit, audit};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::limits::REQUESTS_IN_FLIGHT;
+use crate::limits::{REQUESTS_IN_FLIGHT, SUBSCRIPTIONS};
 use crate::metrics::Metrics;
+use crate::runbooks::Runbooks;
 use crate::source::changes::{Changes, Family};
 use crate::source::etcd::EtcdSource;
 use crate::source::scrape::{Samples, Scraper};
@@ -66,12 +70,14 @@ pub struct Observer {
     pub(crate) failures: RateLimit<IpAddr>,
     pub(crate) calls: RateLimit<String>,
     pub(crate) requests: Semaphore,
+    pub(crate) subscriptions: Semaphore,
     pub(crate) audit: Audit,
     /// What it counts of itself.
     pub metrics: Metrics,
     pub(crate) etcd: EtcdSource,
     pub(crate) samples: Samples,
     pub(crate) changes: Changes,
+    pub(crate) runbooks: Runbooks,
     pub(crate) stop: CancellationToken,
     pub(crate) started_at_ms: i64,
     requests_made: AtomicU64,
@@ -125,6 +131,8 @@ impl Observer {
             failures: RateLimit::new(config.auth_failures_per_minute),
             calls: RateLimit::new(config.calls_per_minute),
             requests: Semaphore::new(REQUESTS_IN_FLIGHT),
+            subscriptions: Semaphore::new(SUBSCRIPTIONS),
+            runbooks: Runbooks::load(config.runbooks_dir.as_deref()),
             started_at_ms: parts.clock.now_ms(),
             config,
             clock: parts.clock,
