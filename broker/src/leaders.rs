@@ -1,11 +1,12 @@
 //! Which broker clients are led to for a partition: the "leader" of Kafka's protocol, here only a hint that makes
 //! the traffic of a partition meet in one broker's cache. Any broker serves any partition.
 //!
-//! Rendezvous hashing: every broker derives the same answer, and when one comes or goes only its own partitions move.
+//! The hashing itself is [`placement`] in the metadata crate, since the observer shows the same.
 
 use std::sync::Arc;
 
 use strandline_metadata::names::{BrokerInfo, Names};
+use strandline_metadata::placement::{self, Candidate};
 use strandline_metadata::values::{BrokerValue, VALUE_FORMAT};
 use uuid::Uuid;
 
@@ -32,41 +33,30 @@ impl Leaders {
     }
 
     fn among(brokers: Vec<Arc<BrokerInfo>>, zone: Option<&str>) -> Self {
-        let staying: Vec<&Arc<BrokerInfo>> = brokers.iter().filter(|b| !b.value.draining).collect();
-        let all = if staying.is_empty() { brokers.iter().collect() } else { staying };
-        let near: Vec<&Arc<BrokerInfo>> =
-            all.iter().copied().filter(|b| zone.is_some_and(|z| b.value.zone == z)).collect();
-        let candidates = if near.is_empty() { &all } else { &near }.iter().map(|b| b.value.node_id).collect();
+        let known: Vec<Candidate<'_>> = brokers.iter().map(|b| candidate(b)).collect();
+        let candidates = placement::candidates(&known, zone);
         Self { brokers, candidates }
     }
 
     /// The broker for a partition.
     pub(crate) fn of_partition(&self, topic_id: Uuid, partition: u32) -> i32 {
-        let weight = |node_id: i32| {
-            let (high, low) = topic_id.as_u64_pair();
-            scramble(
-                scramble(high ^ low.rotate_left(32))
-                    ^ (u64::from(partition) << 32)
-                    ^ u64::from(node_id.cast_unsigned()),
-            )
-        };
-        self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
+        placement::of_partition(&self.candidates, topic_id, partition)
     }
 
     /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members may be anywhere.
     pub(crate) fn of_group(&self, group: &str) -> i32 {
-        // FNV-1a: every broker derives the same.
-        let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        let weight = |node_id: i32| scramble(scramble(hash) ^ u64::from(node_id.cast_unsigned()));
-        self.candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
+        placement::of_group(&self.candidates, group)
     }
 
-    /// The broker that is named as controller: any can do what a controller does; the lowest node id is as good as any.
+    /// The broker that is named as controller.
     pub(crate) fn controller(&self) -> i32 {
-        self.candidates.iter().copied().min().unwrap_or(-1)
+        placement::controller(&self.candidates)
     }
+}
+
+fn candidate(broker: &BrokerInfo) -> Candidate<'_> {
+    let BrokerValue { node_id, draining, zone, .. } = &broker.value;
+    Candidate { node_id: *node_id, draining: *draining, zone }
 }
 
 /// This broker as it would register.
@@ -90,13 +80,6 @@ fn zone_of(client_id: &str) -> Option<&str> {
     let after = client_id.split_once("zone=")?.1;
     let zone = after.split([',', ';', ' ']).next()?;
     (!zone.is_empty()).then_some(zone)
-}
-
-/// The finaliser of SplitMix64.
-fn scramble(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]
@@ -125,19 +108,6 @@ mod tests {
 
     fn spread(leaders: &Leaders) -> Vec<i32> {
         (0..3000).map(|p| leaders.of_partition(Uuid::from_u128(99), p)).collect()
-    }
-
-    #[test]
-    fn partitions_are_spread_evenly_and_only_those_of_a_lost_broker_move() {
-        let three = spread(&Leaders::among(brokers(&["", "", ""]), None));
-        for node in 1..=3 {
-            let share = three.iter().filter(|&&n| n == node).count();
-            assert!((800..1200).contains(&share), "node {node} has {share} of 3000");
-        }
-        let two = spread(&Leaders::among(brokers(&["", ""]), None));
-        for (before, after) in three.iter().zip(&two) {
-            assert!(*before == 3 || before == after);
-        }
     }
 
     #[test]

@@ -202,6 +202,21 @@ impl Keyspace {
         KeyRange::prefix(self.under(&format!("offsets/{}/", escape(group))))
     }
 
+    /// Brokers, cluster, configs, groups, heads, leaders: all that lies before the log.
+    pub fn brokers_to_leaders(&self) -> KeyRange {
+        KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
+    }
+
+    /// Offsets, producer ids, snapshots, topics, watermarks: all that lies behind the log.
+    pub fn offsets_to_watermarks(&self) -> KeyRange {
+        KeyRange::Span { start: self.under("offsets/"), end: self.under("watermarks0") }
+    }
+
+    /// Topics and watermarks.
+    pub fn topics_and_watermarks(&self) -> KeyRange {
+        KeyRange::Span { start: self.under("topics/"), end: self.under("watermarks0") }
+    }
+
     /// Every record of the log.
     pub fn log(&self) -> KeyRange {
         KeyRange::prefix(self.under("log/"))
@@ -289,6 +304,40 @@ mod tests {
         assert_eq!(keys.parse(b"/strandline/prod-1/groups/%2"), None);
         assert_eq!(keys.parse(b"/strandline/prod-1/from-the-future/1"), None);
         assert_eq!(keys.parse(b"/strandline/prod-2/cluster"), None);
+    }
+
+    #[test]
+    fn two_ranges_have_every_key_but_the_log() {
+        let keys = Keyspace::new("prod-1").unwrap();
+        let (before, behind) = (keys.brokers_to_leaders(), keys.offsets_to_watermarks());
+        let (group, topic, name) = ("%ff".to_owned(), "zzz".to_owned(), "x".to_owned());
+        for (key, place) in [
+            (Key::Broker(0), "before"),
+            (Key::Cluster, "before"),
+            (Key::BrokerConfig(None), "before"),
+            (Key::GroupConfig(group.clone()), "before"),
+            (Key::ClientMetrics(name.clone()), "before"),
+            (Key::Group(group.clone()), "before"),
+            (Key::Head(9), "before"),
+            (Key::Leader(name), "before"),
+            (Key::Log { incarnation: 1, sequence: 1 }, "nowhere"),
+            (Key::Offsets { group, topic: topic.clone(), part: 1 }, "behind"),
+            (Key::ProducerIds, "behind"),
+            (Key::Snapshot, "behind"),
+            (Key::Topic(topic), "behind"),
+            (Key::Watermarks { topic_id: Uuid::max(), part: 9 }, "behind"),
+        ] {
+            let bytes = keys.encode(&key);
+            let found = match (before.contains(&bytes), behind.contains(&bytes)) {
+                (true, false) => "before",
+                (false, true) => "behind",
+                _ => "nowhere",
+            };
+            assert_eq!(found, place, "{key:?}");
+        }
+        let few = keys.topics_and_watermarks();
+        assert!(few.contains(&keys.encode(&Key::Topic("a".into()))));
+        assert!(!few.contains(&keys.encode(&Key::Snapshot)));
     }
 
     #[test]

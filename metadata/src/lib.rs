@@ -21,6 +21,8 @@
 
 pub mod backend;
 pub mod keys;
+pub mod placement;
+pub mod topic_configs;
 pub mod values;
 
 #[cfg(feature = "log")]

@@ -1,0 +1,198 @@
+//! The table of settings.
+
+use std::collections::BTreeMap;
+
+use super::ConfigError;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals behind
+    /// `STRANDLINE_MCP_`.
+    pub key: &'static str,
+    /// Its default, as text; empty for none.
+    pub default: &'static str,
+    /// Its unit, or what kind of value it takes.
+    pub unit: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("STRANDLINE_MCP_{}", self.key.to_uppercase())
+    }
+
+    pub(super) fn shown(&self, value: &str) -> String {
+        if self.secret && !value.is_empty() { "********".to_owned() } else { value.to_owned() }
+    }
+}
+
+const fn setting(
+    key: &'static str,
+    default: &'static str,
+    unit: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, default, unit, help, secret: false }
+}
+
+const fn secret(key: &'static str, help: &'static str) -> Setting {
+    Setting { key, default: "", unit: "text", help, secret: true }
+}
+
+/// Every setting of the observer.
+pub const SETTINGS: &[Setting] = &[
+    setting("cluster", "strandline", "name", "Name of the cluster: its prefix in etcd"),
+    setting(
+        "listen",
+        "127.0.0.1:8090",
+        "address",
+        "Where MCP (/mcp), /healthz, /readyz and /metrics are served",
+    ),
+    secret("token", "Bearer token that every client must send; it may do everything"),
+    setting(
+        "tokens_file",
+        "",
+        "path",
+        "TOML file of principals, each with the hash of its token, scopes and prefixes; read again when it changes",
+    ),
+    setting("jwt_issuer", "", "url", "Accept JSON Web Tokens of this issuer instead of tokens of our own"),
+    setting("jwt_audience", "", "text", "The audience that such a token must name"),
+    setting("jwt_jwks", "", "url or path", "Where the issuer's keys (JWKS) are: https://… or a file"),
+    setting(
+        "resource_url",
+        "",
+        "url",
+        "The URL that clients know this server by; published with JWT (RFC 9728)",
+    ),
+    setting("no_auth", "false", "true|false", "Serve without any token; only on a loopback address"),
+    setting(
+        "allowed_hosts",
+        "",
+        "names",
+        "Names that clients may call this server by, beside localhost and loopback addresses, separated by commas",
+    ),
+    setting(
+        "allowed_origins",
+        "",
+        "origins",
+        "Web pages that may call it, as https://host:port, separated by commas; none by default",
+    ),
+    setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "etcd's client URLs, separated by commas"),
+    setting("etcd_user", "", "name", "User for etcd; it needs to read only"),
+    secret("etcd_password", "Password of that user"),
+    setting("etcd_ca_file", "", "path", "Certificates (PEM) that etcd's is checked against"),
+    setting("etcd_cert_file", "", "path", "Client certificate (PEM) for etcd"),
+    setting("etcd_key_file", "", "path", "Key (PEM) of the client certificate"),
+    setting("etcd_timeout_ms", "3000", "ms", "How long etcd may take to answer"),
+    setting(
+        "metrics_targets",
+        "",
+        "[node id=]urls",
+        "Metrics endpoints of the brokers, as 1=http://host:9093/metrics, separated by commas; by default those that brokers register",
+    ),
+    setting(
+        "metrics_hosts",
+        "127.0.0.1,localhost",
+        "patterns",
+        "Hosts of registered metrics endpoints that may be scraped; * stands for anything, as in *.internal",
+    ),
+    setting("scrape_interval_ms", "15000", "ms", "How often the brokers' metrics and etcd are sampled"),
+    setting("scrape_timeout_ms", "5000", "ms", "How long one metrics endpoint may take"),
+    setting(
+        "history_bytes",
+        "134217728",
+        "bytes",
+        "Memory for the history of metrics; beyond it new series are left out",
+    ),
+    setting(
+        "calls_per_minute",
+        "600",
+        "calls",
+        "Calls of one principal; an expensive one counts for several",
+    ),
+    setting(
+        "auth_failures_per_minute",
+        "20",
+        "failures",
+        "Failed authentications of one address before it has to wait",
+    ),
+    setting("audit_log", "stderr", "stderr|off|path", "Where one JSON line per call goes"),
+    setting(
+        "runbooks_dir",
+        "",
+        "path",
+        "Folder with Markdown runbooks of your own, beside those that are shipped",
+    ),
+    setting(
+        "plans",
+        "false",
+        "true|false",
+        "Offer the plan tools, which print commands for a person and apply nothing",
+    ),
+    setting(
+        "s3_put_usd_per_1000",
+        "0.005",
+        "USD",
+        "Price of PUT and LIST requests, for the estimated request cost",
+    ),
+    setting("s3_get_usd_per_1000", "0.0004", "USD", "Price of GET requests, for the same"),
+    setting("log", "info,rmcp=warn", "filter", "What is logged, in tracing's filter syntax"),
+    setting("log_format", "text", "text|json", "How it is logged"),
+];
+
+/// The command line, as the table says.
+pub(super) fn command() -> clap::Command {
+    let mut command = clap::Command::new("strandline-mcp")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Strandline's read-only observer: MCP over HTTP for an operator's assistant")
+        .after_help("Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
+        .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_MCP_CONFIG]"));
+    for setting in SETTINGS {
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        command = command.arg(
+            clap::Arg::new(setting.key)
+                .long(setting.key.replace('_', "-"))
+                .value_name(setting.unit)
+                .allow_hyphen_values(true)
+                .help(format!("{}{default} [env: {}]", setting.help, setting.variable())),
+        );
+    }
+    command
+}
+
+/// Reads a file of settings into text values; arrays are joined with commas.
+pub(super) fn read_file(path: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let wrong = |why: String| ConfigError(format!("config file {path}: {why}"));
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        if !SETTINGS.iter().any(|s| s.key == key) {
+            return Err(wrong(format!("there is no setting {key}")));
+        }
+        let text = plain(&value).ok_or_else(|| wrong(format!("{key} takes a plain value")))?;
+        values.insert(key, text);
+    }
+    Ok(values)
+}
+
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Array(items) => {
+            items.iter().map(plain).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}

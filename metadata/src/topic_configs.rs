@@ -1,0 +1,245 @@
+//! Topic configs: which there are, what they take, what they default to.
+//!
+//! A config is either honoured or, where it has no meaning on object storage, accepted so that existing tools go on
+//! working, and documented as without effect. Everything else is refused; nothing is stored and ignored silently.
+
+/// The type of a config, as DescribeConfigs numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigType {
+    /// `true` or `false`.
+    Boolean = 1,
+    /// A text.
+    String = 2,
+    /// A number of 32 bits.
+    Int = 3,
+    /// A number of 64 bits.
+    Long = 5,
+    /// A number with a fraction.
+    Double = 6,
+    /// Texts, separated by commas.
+    List = 7,
+}
+
+/// One topic config.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicConfig {
+    /// Its name.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: ConfigType,
+    /// Kafka's default; for those that the broker sets, the broker's value counts instead.
+    pub default: &'static str,
+    /// The broker config that gives the default, by Kafka's name.
+    pub synonym: Option<&'static str>,
+    /// What it means, in a sentence.
+    pub help: &'static str,
+    least: i64,
+}
+
+const NO_EFFECT: &str = "Accepted for compatibility and without effect: ";
+
+const fn honoured(
+    name: &'static str,
+    kind: ConfigType,
+    default: &'static str,
+    synonym: &'static str,
+    least: i64,
+    help: &'static str,
+) -> TopicConfig {
+    TopicConfig { name, kind, default, synonym: Some(synonym), help, least }
+}
+
+const fn ignored(
+    name: &'static str,
+    kind: ConfigType,
+    default: &'static str,
+    help: &'static str,
+) -> TopicConfig {
+    TopicConfig { name, kind, default, synonym: None, help, least: i64::MIN }
+}
+
+/// Every topic config that is accepted, by name.
+pub const TOPIC_CONFIGS: &[TopicConfig] = &[
+    honoured(
+        "cleanup.policy",
+        ConfigType::List,
+        "delete",
+        "log.cleanup.policy",
+        0,
+        "delete: old records go by retention. compact: no record goes by retention, and none is compacted away yet: the log keeps every record.",
+    ),
+    honoured(
+        "compression.type",
+        ConfigType::String,
+        "producer",
+        "compression.type",
+        0,
+        "The codec that batches are stored in; producer keeps what the producer chose.",
+    ),
+    honoured(
+        "max.message.bytes",
+        ConfigType::Int,
+        "1048588",
+        "message.max.bytes",
+        0,
+        "The largest record batch, in bytes.",
+    ),
+    honoured(
+        "message.timestamp.after.max.ms",
+        ConfigType::Long,
+        "3600000",
+        "log.message.timestamp.after.max.ms",
+        0,
+        "How far a timestamp may lie in the future.",
+    ),
+    honoured(
+        "message.timestamp.before.max.ms",
+        ConfigType::Long,
+        "9223372036854775807",
+        "log.message.timestamp.before.max.ms",
+        0,
+        "How far a timestamp may lie in the past.",
+    ),
+    honoured(
+        "message.timestamp.type",
+        ConfigType::String,
+        "CreateTime",
+        "log.message.timestamp.type",
+        0,
+        "Whether records keep the producer's timestamps or get the time at which they are appended.",
+    ),
+    honoured(
+        "retention.bytes",
+        ConfigType::Long,
+        "-1",
+        "log.retention.bytes",
+        -1,
+        "A partition larger than this loses its oldest records; -1 for no limit.",
+    ),
+    honoured(
+        "retention.ms",
+        ConfigType::Long,
+        "604800000",
+        "log.retention.ms",
+        -1,
+        "Records older than this go; -1 for never.",
+    ),
+    ignored("delete.retention.ms", ConfigType::Long, "86400000", "logs are not compacted yet."),
+    ignored(
+        "file.delete.delay.ms",
+        ConfigType::Long,
+        "60000",
+        "there are no log files; the broker's delete_delay_ms counts.",
+    ),
+    ignored(
+        "flush.messages",
+        ConfigType::Long,
+        "9223372036854775807",
+        "every record is durable before it is acknowledged.",
+    ),
+    ignored(
+        "flush.ms",
+        ConfigType::Long,
+        "9223372036854775807",
+        "every record is durable before it is acknowledged.",
+    ),
+    ignored("index.interval.bytes", ConfigType::Int, "4096", "there are no index files."),
+    ignored("max.compaction.lag.ms", ConfigType::Long, "9223372036854775807", "logs are not compacted yet."),
+    ignored("min.cleanable.dirty.ratio", ConfigType::Double, "0.5", "logs are not compacted yet."),
+    ignored("min.compaction.lag.ms", ConfigType::Long, "0", "logs are not compacted yet."),
+    ignored(
+        "min.insync.replicas",
+        ConfigType::Int,
+        "1",
+        "records are replicated by the object store; there are no replicas to wait for.",
+    ),
+    ignored("preallocate", ConfigType::Boolean, "false", "there are no log files."),
+    ignored(
+        "segment.bytes",
+        ConfigType::Int,
+        "1073741824",
+        "there are no log segments; objects hold many partitions.",
+    ),
+    ignored("segment.index.bytes", ConfigType::Int, "10485760", "there are no index files."),
+    ignored("segment.jitter.ms", ConfigType::Long, "0", "there are no log segments."),
+    ignored("segment.ms", ConfigType::Long, "604800000", "there are no log segments."),
+    ignored("unclean.leader.election.enable", ConfigType::Boolean, "false", "there are no leaders to elect."),
+];
+
+impl TopicConfig {
+    /// What DescribeConfigs says about it.
+    pub fn documentation(&self) -> String {
+        if self.synonym.is_some() { self.help.to_owned() } else { format!("{NO_EFFECT}{}", self.help) }
+    }
+}
+
+/// The config called `name`.
+pub fn find(name: &str) -> Option<&'static TopicConfig> {
+    TOPIC_CONFIGS.iter().find(|c| c.name == name)
+}
+
+/// Whether `value` is what the config called `name` takes; else a sentence why not.
+pub fn check(name: &str, value: &str) -> Result<(), String> {
+    let config = find(name).ok_or_else(|| format!("there is no topic config {name}"))?;
+    let one_of = |allowed: &[&str]| {
+        let fits = allowed.contains(&value);
+        fits.then_some(()).ok_or_else(|| format!("{name}: {value:?} is not one of {}", allowed.join(", ")))
+    };
+    match name {
+        "cleanup.policy" => {
+            let fits =
+                !value.is_empty() && value.split(',').all(|p| matches!(p.trim(), "delete" | "compact"));
+            return fits
+                .then_some(())
+                .ok_or_else(|| format!("{name}: {value:?} is not delete, compact or both"));
+        }
+        "compression.type" => return one_of(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
+        "message.timestamp.type" => return one_of(&["CreateTime", "LogAppendTime"]),
+        _ => {}
+    }
+    let number = |most: i64| match value.parse::<i64>() {
+        Ok(n) if n >= config.least && n <= most => Ok(()),
+        Ok(n) => Err(format!("{name}: {n} is not within its range")),
+        Err(_) => Err(format!("{name}: {value:?} is not a whole number")),
+    };
+    match config.kind {
+        ConfigType::Boolean => one_of(&["true", "false"]),
+        ConfigType::Int => number(i64::from(i32::MAX)),
+        ConfigType::Long => number(i64::MAX),
+        ConfigType::Double => {
+            value.parse::<f64>().map(|_| ()).map_err(|_| format!("{name}: {value:?} is not a number"))
+        }
+        ConfigType::String | ConfigType::List => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_accepted_and_names_are_sorted() {
+        for config in TOPIC_CONFIGS {
+            assert_eq!(check(config.name, config.default), Ok(()));
+        }
+        let honoured = TOPIC_CONFIGS.iter().take_while(|c| c.synonym.is_some());
+        assert!(honoured.map(|c| c.name).is_sorted());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (name, value) in [
+            ("cleanup.policy", "shred"),
+            ("cleanup.policy", ""),
+            ("compression.type", "brotli"),
+            ("retention.ms", "-2"),
+            ("retention.ms", "a day"),
+            ("max.message.bytes", "3000000000"),
+            ("preallocate", "maybe"),
+            ("no.such.config", "1"),
+        ] {
+            let why = check(name, value).unwrap_err();
+            assert!(why.contains(name), "{why}");
+        }
+    }
+}
