@@ -63,7 +63,10 @@ pub(super) async fn read(
     client: Option<String>,
     uri: &str,
 ) -> Result<ResourceContents, ErrorData> {
-    let absent = || ErrorData::resource_not_found(format!("there is no resource {:?}", clean(uri)), None);
+    let absent = || {
+        let message = format!("there is no resource {:?}", clean(uri));
+        ErrorData::resource_not_found(message, Some(json!({"uri": clean(uri)})))
+    };
     match resources::find(observer, &caller.principal, uri).ok_or_else(absent)? {
         Target::Audit => {
             let mut line =

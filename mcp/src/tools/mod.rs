@@ -9,6 +9,7 @@ mod history;
 mod lag;
 mod member;
 mod page;
+mod plan;
 mod report;
 mod runbooks;
 pub mod spec;
@@ -79,6 +80,16 @@ pub enum Tool {
     RecentChanges,
     /// `audit_topics`
     AuditTopics,
+    /// `plan_create_topic`
+    PlanCreateTopic,
+    /// `plan_update_topic_config`
+    PlanUpdateTopicConfig,
+    /// `plan_add_partitions`
+    PlanAddPartitions,
+    /// `plan_reset_offsets`
+    PlanResetOffsets,
+    /// `check_plan`
+    CheckPlan,
     /// `explain_current_state`
     ExplainCurrentState,
     /// `diagnose_group_lag`
@@ -125,6 +136,11 @@ impl Tool {
         Self::GetRunbook,
         Self::ObserverStatus,
         Self::ExplainAccess,
+        Self::PlanCreateTopic,
+        Self::PlanUpdateTopicConfig,
+        Self::PlanAddPartitions,
+        Self::PlanResetOffsets,
+        Self::CheckPlan,
     ];
 
     /// How it is published.
@@ -150,6 +166,11 @@ impl Tool {
             Self::QueryMetric => &history::QUERY_METRIC,
             Self::RecentChanges => &history::RECENT_CHANGES,
             Self::AuditTopics => &topics::AUDIT_TOPICS,
+            Self::PlanCreateTopic => &plan::PLAN_CREATE_TOPIC,
+            Self::PlanUpdateTopicConfig => &plan::PLAN_UPDATE_TOPIC_CONFIG,
+            Self::PlanAddPartitions => &plan::PLAN_ADD_PARTITIONS,
+            Self::PlanResetOffsets => &plan::PLAN_RESET_OFFSETS,
+            Self::CheckPlan => &plan::CHECK_PLAN,
             Self::ExplainCurrentState => &diagnose::EXPLAIN_CURRENT_STATE,
             Self::DiagnoseGroupLag => &diagnose::DIAGNOSE_GROUP_LAG,
             Self::DiagnoseBroker => &diagnose::DIAGNOSE_BROKER,
@@ -182,6 +203,11 @@ impl Tool {
             Self::QueryMetric => history::query_metric(call).await,
             Self::RecentChanges => history::recent_changes(call),
             Self::AuditTopics => topics::audit_topics(call).await,
+            Self::PlanCreateTopic => plan::plan_create_topic(call).await,
+            Self::PlanUpdateTopicConfig => plan::plan_update_topic_config(call).await,
+            Self::PlanAddPartitions => plan::plan_add_partitions(call).await,
+            Self::PlanResetOffsets => plan::plan_reset_offsets(call).await,
+            Self::CheckPlan => plan::check_plan(call).await,
             Self::ExplainCurrentState => diagnose::explain_current_state(call).await,
             Self::DiagnoseGroupLag => diagnose::diagnose_group_lag(call).await,
             Self::DiagnoseBroker => diagnose::diagnose_broker(call).await,
