@@ -225,4 +225,4 @@ RESETS = {"earliest": "earliest", "latest": "latest", "none": "error"}
 if sys.argv[1] == "agent":
     agent.serve(Agent(*sys.argv[2:4]))
 else:
-    common.main(NAME, produce, verify, load)
+    common.main(NAME, produce, verify, load, ordered=IDEMPOTENT)
