@@ -31,6 +31,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod process;
+pub mod runbooks;
 pub mod server;
 pub mod source;
 pub mod tasks;
@@ -50,6 +51,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::limits::REQUESTS_IN_FLIGHT;
 use crate::metrics::Metrics;
+use crate::runbooks::Runbooks;
 use crate::source::changes::{Changes, Family};
 use crate::source::etcd::EtcdSource;
 use crate::source::scrape::{Samples, Scraper};
@@ -72,6 +74,7 @@ pub struct Observer {
     pub(crate) etcd: EtcdSource,
     pub(crate) samples: Samples,
     pub(crate) changes: Changes,
+    pub(crate) runbooks: Runbooks,
     pub(crate) stop: CancellationToken,
     pub(crate) started_at_ms: i64,
     requests_made: AtomicU64,
@@ -104,6 +107,7 @@ impl Observer {
             metrics.clone(),
             config.etcd.request_timeout,
         );
+        let runbooks = Runbooks::open(config.runbooks_dir.clone())?;
         let tasks = TaskSet::default();
         tasks.start("audit writer", writer.run());
         let samples = Samples::new(&config.scrape);
@@ -135,6 +139,7 @@ impl Observer {
             etcd,
             samples,
             changes,
+            runbooks,
             stop: CancellationToken::new(),
             requests_made: AtomicU64::new(0),
             boot,

@@ -8,6 +8,7 @@ mod history;
 mod lag;
 mod member;
 mod page;
+mod runbooks;
 pub mod spec;
 mod topics;
 
@@ -76,6 +77,10 @@ pub enum Tool {
     RecentChanges,
     /// `audit_topics`
     AuditTopics,
+    /// `search_runbooks`
+    SearchRunbooks,
+    /// `get_runbook`
+    GetRunbook,
 }
 
 impl Tool {
@@ -99,6 +104,8 @@ impl Tool {
         Self::RecentChanges,
         Self::AuditTopics,
         Self::CheckReplayReadiness,
+        Self::SearchRunbooks,
+        Self::GetRunbook,
         Self::ObserverStatus,
         Self::ExplainAccess,
     ];
@@ -126,6 +133,8 @@ impl Tool {
             Self::QueryMetric => &history::QUERY_METRIC,
             Self::RecentChanges => &history::RECENT_CHANGES,
             Self::AuditTopics => &topics::AUDIT_TOPICS,
+            Self::SearchRunbooks => &runbooks::SEARCH_RUNBOOKS,
+            Self::GetRunbook => &runbooks::GET_RUNBOOK,
         }
     }
 
@@ -151,6 +160,8 @@ impl Tool {
             Self::QueryMetric => history::query_metric(call).await,
             Self::RecentChanges => history::recent_changes(call),
             Self::AuditTopics => topics::audit_topics(call).await,
+            Self::SearchRunbooks => Ok(runbooks::search_runbooks(call)),
+            Self::GetRunbook => runbooks::get_runbook(call),
         }
     }
 }
