@@ -26,6 +26,7 @@ pub mod access;
 pub mod audit;
 pub mod clock;
 pub mod config;
+pub mod diagnose;
 pub mod foreign;
 pub mod http;
 pub mod limits;

@@ -2,6 +2,8 @@
 
 pub mod answer;
 mod cluster;
+mod diagnose;
+mod evidence;
 mod figures;
 mod groups;
 mod history;
@@ -81,6 +83,16 @@ pub enum Tool {
     SearchRunbooks,
     /// `get_runbook`
     GetRunbook,
+    /// `explain_current_state`
+    ExplainCurrentState,
+    /// `diagnose_group_lag`
+    DiagnoseGroupLag,
+    /// `diagnose_broker`
+    DiagnoseBroker,
+    /// `diagnose_storage`
+    DiagnoseStorage,
+    /// `incident_snapshot`
+    IncidentSnapshot,
 }
 
 impl Tool {
@@ -104,6 +116,11 @@ impl Tool {
         Self::RecentChanges,
         Self::AuditTopics,
         Self::CheckReplayReadiness,
+        Self::ExplainCurrentState,
+        Self::DiagnoseGroupLag,
+        Self::DiagnoseBroker,
+        Self::DiagnoseStorage,
+        Self::IncidentSnapshot,
         Self::SearchRunbooks,
         Self::GetRunbook,
         Self::ObserverStatus,
@@ -135,6 +152,11 @@ impl Tool {
             Self::AuditTopics => &topics::AUDIT_TOPICS,
             Self::SearchRunbooks => &runbooks::SEARCH_RUNBOOKS,
             Self::GetRunbook => &runbooks::GET_RUNBOOK,
+            Self::ExplainCurrentState => &diagnose::EXPLAIN_CURRENT_STATE,
+            Self::DiagnoseGroupLag => &diagnose::DIAGNOSE_GROUP_LAG,
+            Self::DiagnoseBroker => &diagnose::DIAGNOSE_BROKER,
+            Self::DiagnoseStorage => &diagnose::DIAGNOSE_STORAGE,
+            Self::IncidentSnapshot => &diagnose::INCIDENT_SNAPSHOT,
         }
     }
 
@@ -162,6 +184,11 @@ impl Tool {
             Self::AuditTopics => topics::audit_topics(call).await,
             Self::SearchRunbooks => Ok(runbooks::search_runbooks(call)),
             Self::GetRunbook => runbooks::get_runbook(call),
+            Self::ExplainCurrentState => diagnose::explain_current_state(call).await,
+            Self::DiagnoseGroupLag => diagnose::diagnose_group_lag(call).await,
+            Self::DiagnoseBroker => diagnose::diagnose_broker(call).await,
+            Self::DiagnoseStorage => diagnose::diagnose_storage(call),
+            Self::IncidentSnapshot => diagnose::incident_snapshot(call).await,
         }
     }
 }
