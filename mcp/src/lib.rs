@@ -31,6 +31,7 @@ pub mod foreign;
 pub mod http;
 pub mod limits;
 pub mod metrics;
+pub mod plan;
 pub mod process;
 pub mod runbooks;
 pub mod server;
@@ -52,6 +53,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::limits::REQUESTS_IN_FLIGHT;
 use crate::metrics::Metrics;
+use crate::plan::Plans;
 use crate::runbooks::Runbooks;
 use crate::source::changes::{Changes, Family};
 use crate::source::etcd::EtcdSource;
@@ -76,6 +78,7 @@ pub struct Observer {
     pub(crate) samples: Samples,
     pub(crate) changes: Changes,
     pub(crate) runbooks: Runbooks,
+    pub(crate) plans: Plans,
     pub(crate) stop: CancellationToken,
     pub(crate) started_at_ms: i64,
     requests_made: AtomicU64,
@@ -141,6 +144,7 @@ impl Observer {
             samples,
             changes,
             runbooks,
+            plans: Plans::default(),
             stop: CancellationToken::new(),
             requests_made: AtomicU64::new(0),
             boot,

@@ -10,6 +10,7 @@ mod history;
 mod lag;
 mod member;
 mod page;
+mod plan;
 mod runbooks;
 pub mod spec;
 mod topics;
@@ -93,6 +94,16 @@ pub enum Tool {
     DiagnoseStorage,
     /// `incident_snapshot`
     IncidentSnapshot,
+    /// `plan_create_topic`
+    PlanCreateTopic,
+    /// `plan_update_topic_config`
+    PlanUpdateTopicConfig,
+    /// `plan_add_partitions`
+    PlanAddPartitions,
+    /// `plan_reset_offsets`
+    PlanResetOffsets,
+    /// `check_plan`
+    CheckPlan,
 }
 
 impl Tool {
@@ -125,6 +136,11 @@ impl Tool {
         Self::GetRunbook,
         Self::ObserverStatus,
         Self::ExplainAccess,
+        Self::PlanCreateTopic,
+        Self::PlanUpdateTopicConfig,
+        Self::PlanAddPartitions,
+        Self::PlanResetOffsets,
+        Self::CheckPlan,
     ];
 
     /// How it is published.
@@ -157,6 +173,11 @@ impl Tool {
             Self::DiagnoseBroker => &diagnose::DIAGNOSE_BROKER,
             Self::DiagnoseStorage => &diagnose::DIAGNOSE_STORAGE,
             Self::IncidentSnapshot => &diagnose::INCIDENT_SNAPSHOT,
+            Self::PlanCreateTopic => &plan::PLAN_CREATE_TOPIC,
+            Self::PlanUpdateTopicConfig => &plan::PLAN_UPDATE_TOPIC_CONFIG,
+            Self::PlanAddPartitions => &plan::PLAN_ADD_PARTITIONS,
+            Self::PlanResetOffsets => &plan::PLAN_RESET_OFFSETS,
+            Self::CheckPlan => &plan::CHECK_PLAN,
         }
     }
 
@@ -189,6 +210,11 @@ impl Tool {
             Self::DiagnoseBroker => diagnose::diagnose_broker(call).await,
             Self::DiagnoseStorage => diagnose::diagnose_storage(call),
             Self::IncidentSnapshot => diagnose::incident_snapshot(call).await,
+            Self::PlanCreateTopic => plan::plan_create_topic(call).await,
+            Self::PlanUpdateTopicConfig => plan::plan_update_topic_config(call).await,
+            Self::PlanAddPartitions => plan::plan_add_partitions(call).await,
+            Self::PlanResetOffsets => plan::plan_reset_offsets(call).await,
+            Self::CheckPlan => plan::check_plan(call).await,
         }
     }
 }
