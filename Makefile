@@ -32,6 +32,12 @@ test-clients: ## Run the suites of real clients against three brokers (long)
 	cargo build --locked --workspace --bins
 	tests/clients/run.sh
 
+.PHONY: test-mcp
+test-mcp: ## Try the observer with the protocol's conformance suite, the inspector and the Python client
+	@deploy/scripts/deps.sh build test
+	cargo build --locked -p strandline-mcp
+	tests/mcp/run.sh
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check

@@ -114,6 +114,8 @@ start_native() {
 		--listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
 		--initial-cluster default=http://127.0.0.1:2380
 	wait_healthy etcd
+	# Brokers may write below their cluster's prefix; the observer may read what it needs of it, and not the log.
+	deploy/scripts/etcd-roles.sh demo || fail "etcd's users and roles could not be made"
 	# The real thing where there is one; the keys are those of a local demo and no secret.
 	if command -v minio >/dev/null 2>&1; then
 		mkdir -p "$DATA/minio/strandline"
@@ -129,13 +131,15 @@ start_native() {
 		port=$((8992 + i * 100))
 		launch "broker-$i" "$BIN/strandline" --node-id "$i" --cluster demo --zone "zone-$i" \
 			--listen "127.0.0.1:$port" --http-listen "127.0.0.1:$((port + 1))" \
-			--etcd-endpoints http://127.0.0.1:2379 --store-url s3://strandline \
+			--etcd-endpoints http://127.0.0.1:2379 --etcd-user broker --etcd-password local-dev-broker \
+			--store-url s3://strandline \
 			--s3-endpoint http://127.0.0.1:9000 --s3-allow-http true \
 			--s3-access-key-id strandline --s3-secret-access-key local-dev-secret
 	done
 	for i in 1 2 3; do wait_healthy "broker-$i"; done
 	launch observer "$BIN/strandline-mcp" --listen 127.0.0.1:8090 --cluster demo --token local-dev-token \
-		--etcd-endpoints http://127.0.0.1:2379 --audit-log "$LOGS/audit.jsonl"
+		--etcd-endpoints http://127.0.0.1:2379 --etcd-user observer --etcd-password local-dev-observer \
+		--audit-log "$LOGS/audit.jsonl"
 	wait_healthy observer
 	launch load "$BIN/strandline-demo-load" 127.0.0.1:9092 127.0.0.1:9192 127.0.0.1:9292
 	for _ in $(seq 1 150); do

@@ -33,6 +33,8 @@ pub mod limits;
 pub mod metrics;
 pub mod plan;
 pub mod process;
+pub mod prompts;
+pub mod resources;
 pub mod runbooks;
 pub mod server;
 pub mod source;
@@ -51,7 +53,7 @@ use crate::access::{Authenticator, RateLimit, Seal};
 use crate::audit::{Audit, audit};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::limits::REQUESTS_IN_FLIGHT;
+use crate::limits::{REQUESTS_IN_FLIGHT, SUBSCRIPTIONS};
 use crate::metrics::Metrics;
 use crate::plan::Plans;
 use crate::runbooks::Runbooks;
@@ -71,6 +73,7 @@ pub struct Observer {
     pub(crate) failures: RateLimit<IpAddr>,
     pub(crate) calls: RateLimit<String>,
     pub(crate) requests: Semaphore,
+    pub(crate) subscriptions: Semaphore,
     pub(crate) audit: Audit,
     /// What it counts of itself.
     pub metrics: Metrics,
@@ -133,6 +136,7 @@ impl Observer {
             failures: RateLimit::new(config.auth_failures_per_minute),
             calls: RateLimit::new(config.calls_per_minute),
             requests: Semaphore::new(REQUESTS_IN_FLIGHT),
+            subscriptions: Semaphore::new(SUBSCRIPTIONS),
             started_at_ms: parts.clock.now_ms(),
             config,
             clock: parts.clock,

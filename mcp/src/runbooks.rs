@@ -33,14 +33,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The runbooks that ship with the server.
 const SHIPPED: &[&str] = &[
     include_str!("../runbooks/broker-lost.md"),
-    include_str!("../runbooks/credentials-expiry.md"),
-    include_str!("../runbooks/etcd.md"),
+    include_str!("../runbooks/credential-expiry.md"),
+    include_str!("../runbooks/etcd-slow-or-near-quota.md"),
     include_str!("../runbooks/hot-partition.md"),
     include_str!("../runbooks/lag.md"),
-    include_str!("../runbooks/object-store.md"),
+    include_str!("../runbooks/s3-slow-or-failing.md"),
     include_str!("../runbooks/observer-blind.md"),
     include_str!("../runbooks/rebalance-storm.md"),
-    include_str!("../runbooks/retention-overtaking.md"),
+    include_str!("../runbooks/retention-overtaking-a-group.md"),
 ];
 
 /// A runbook.
@@ -314,13 +314,13 @@ mod tests {
         assert_eq!(runbooks.all().len(), SHIPPED.len(), "no two have the same id");
         for (query, id) in [
             ("lag", "lag"),
-            ("etcd NOSPACE quota", "etcd"),
+            ("etcd NOSPACE quota", "etcd-slow-or-near-quota"),
             ("rebalance storm", "rebalance-storm"),
-            ("S3 slow", "object-store"),
-            ("certificate expired", "credentials-expiry"),
+            ("S3 slow", "s3-slow-or-failing"),
+            ("certificate expired", "credential-expiry"),
             ("hot key", "hot-partition"),
             ("broker killed", "broker-lost"),
-            ("retention overtakes consumer", "retention-overtaking"),
+            ("retention overtakes consumer", "retention-overtaking-a-group"),
         ] {
             let found = runbooks.search(query, None);
             assert_eq!(found.first().map(|(_, r)| r.id.as_str()), Some(id), "{query}");

@@ -109,7 +109,7 @@ async fn what_is_wrong_now_names_the_cluster_before_groups_and_blindness_is_unkn
         "{answer}"
     );
     assert!(answer["root_causes"][0]["reasoning"].as_str().unwrap().starts_with("group \"a."), "{answer}");
-    assert_eq!(answer["confidence"]["level"], "high");
+    assert_eq!(answer["confidence"], "high");
     let storage = diagnosis(&served, "diagnose_storage", json!({})).await;
     assert_eq!((&storage["severity"], codes(&storage).len()), (&json!("ok"), 0), "{storage}");
     let broker = diagnosis(&served, "diagnose_broker", json!({"broker_id": 1})).await;

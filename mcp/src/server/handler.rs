@@ -4,14 +4,17 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, DiscoverResult,
-    Implementation, InitializeRequestParams, InitializeResult, ListToolsResult, PaginatedRequestParams,
-    ProtocolVersion, ServerCapabilities, ServerConfig, Tool as Published, ToolAnnotations,
+    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
+    CompleteResult, ContentBlock, DiscoverResult, GetPromptRequestParams, GetPromptResponse, GetPromptResult,
+    Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+    ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ServerCapabilities,
+    ServerConfig, SubscriptionFilter, Tool as Published, ToolAnnotations,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 
-use super::Caller;
+use super::{Caller, catalogue};
 use crate::Observer;
 use crate::foreign::clean;
 use crate::tools::{self, Tool, spec};
@@ -77,7 +80,13 @@ impl Handler {
 
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_resources()
+            .enable_resources_subscribe()
+            .enable_prompts()
+            .enable_completions()
+            .build();
         let own = Implementation::new("strandline-mcp", env!("CARGO_PKG_VERSION"))
             .with_title("Strandline observer");
         ServerConfig::new(capabilities).with_server_info(own).with_instructions(INSTRUCTIONS)
@@ -142,10 +151,80 @@ impl ServerHandler for Handler {
             );
             return Err(ErrorData::invalid_params(message, None));
         };
-        let rendered = tools::call(&self.observer, &self.caller, client, tool, request.arguments).await;
+        let rendered =
+            tools::call(&self.observer, &self.caller, client, "tools/call", tool, request.arguments).await;
         let mut result = CallToolResult::success(vec![ContentBlock::text(rendered.text)]);
         result.structured_content = Some(rendered.value);
         result.is_error = Some(rendered.outcome != "ok");
         Ok(result.into())
+    }
+
+    async fn list_resources(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let listed = catalogue::resources(&self.observer, &self.caller);
+        Ok(ListResourcesResult::with_all_items(listed)
+            .with_ttl_ms(LIST_TTL_MS)
+            .with_cache_scope(CacheScope::Private))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        let listed = catalogue::templates(&self.caller);
+        let result = ListResourceTemplatesResult::with_all_items(listed);
+        Ok(result.with_ttl_ms(LIST_TTL_MS).with_cache_scope(CacheScope::Private))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let client = self.client(&context);
+        let contents = catalogue::read(&self.observer, &self.caller, client, &request.uri).await?;
+        let result =
+            ReadResourceResult::new(vec![contents]).with_ttl_ms(0).with_cache_scope(CacheScope::Private);
+        Ok(result.into())
+    }
+
+    async fn list_prompts(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        let listed = ListPromptsResult::with_all_items(catalogue::prompts());
+        Ok(listed.with_ttl_ms(LIST_TTL_MS).with_cache_scope(CacheScope::Private))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let (description, messages) = catalogue::prompt(&request.name, request.arguments.as_ref())?;
+        Ok(GetPromptResult::new(messages).with_description(description).into())
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let (argument, typed) = (&request.argument.name, &request.argument.value);
+        let info = catalogue::complete(&self.observer, &self.caller, &request.r#ref, argument, typed).await?;
+        Ok(CompleteResult::new(info))
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        Some(catalogue::accepted(&self.observer, &self.caller, requested))
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        catalogue::listen(&self.observer, &self.caller, context).await
     }
 }

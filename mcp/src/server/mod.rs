@@ -4,6 +4,7 @@
 //! Lists are written by hand over one enum of tools, so that each caller sees what it may use; nothing that depends on
 //! the caller may be cached for others.
 
+mod catalogue;
 mod handler;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use crate::source::history::Window;
 use crate::source::view::View;
 
 /// The shape of every diagnosis.
-const REPORT: &str = "{summary:s,severity:(ok|info|warning|critical|unknown),confidence:{level:(high|medium|low|none),rule:s},root_causes:[{code:s,evidence_refs:[s],counter_evidence_refs:[s],reasoning:s}],evidence:[{id:s,source:s,window:{start:s,end:s}?,samples:i?,observed_at:s?,status:(ok|partial),value:*}],missing_evidence:[{id:s,source:s,reason:s}],recommendations:[{action:s,risk:s,verification:s,runbook_id:s?}],rules_version:s}";
+const REPORT: &str = "{summary:s,severity:(ok|info|warning|critical|unknown),confidence:(high|medium|low|none),confidence_rule:s,root_causes:[{code:s,evidence_refs:[s],counter_evidence_refs:[s],reasoning:s}],evidence:[{id:s,source:s,window:{start:s,end:s}?,samples:i?,observed_at:s?,status:(ok|partial),value:*}],missing_evidence:[{id:s,source:s,reason:s}],recommendations:[{action:s,risk:s,verification:s,runbook_id:s?}],rules_version:s}";
 
 /// Groups that are looked at closely when it is asked what is wrong.
 const GROUPS: usize = 3;
@@ -121,7 +121,7 @@ fn render(call: &mut Call<'_>, report: &Report, exhibits: &Exhibits) -> Body {
         .collect();
     body(json!({
         "summary": report.summary, "severity": report.severity.as_str(),
-        "confidence": {"level": report.confidence.as_str(), "rule": report.rule},
+        "confidence": report.confidence.as_str(), "confidence_rule": report.rule,
         "root_causes": causes, "evidence": exhibits.present().iter().map(evidence_row).collect::<Vec<_>>(),
         "missing_evidence": missing, "recommendations": recommendations, "rules_version": RULES_VERSION,
     }))

@@ -325,36 +325,18 @@ pub(crate) fn body(value: Value) -> Body {
 
 /// Calls a tool: limits, checks, the answer, and the audit line of all that.
 pub(crate) async fn call(
-    observer: &Arc<Observer>,
+    observer: &Observer,
     caller: &Caller,
     client: Option<String>,
+    method: &str,
     tool: Tool,
     arguments: Option<Map<String, Value>>,
 ) -> Rendered {
     let begun = Instant::now();
     let spec = tool.spec();
-    let mut line = audit_line(observer, caller, client, spec.name, arguments.as_ref());
-    let mut call = Call {
-        observer,
-        principal: &caller.principal,
-        name: spec.name,
-        args: Args::default(),
-        request_id: line.request_id.clone(),
-        now_ms: observer.clock.now_ms(),
-        meta: Meta { cluster_id: observer.etcd.cluster_id(), ..Meta::default() },
-    };
-    let result = match admit(observer, &caller.principal, spec).and_then(|()| {
-        Args::check(spec.params, arguments).map_err(|why| ToolError::new(Code::InvalidArgument, why))
-    }) {
-        Ok(args) => {
-            call.args = args;
-            tool.run(&mut call).await
-        }
-        Err(error) => Err(error),
-    };
-    let now_ms = observer.clock.now_ms();
-    let meta = call.meta.to_json(&call.request_id, &caller.principal.name, now_ms);
-    let rendered = render(result, &meta, &call.request_id);
+    let mut line = audit_line(observer, caller, client, method, spec.name, arguments.as_ref());
+    let admitted = admit(observer, &caller.principal, spec.cost);
+    let rendered = answer(observer, &caller.principal, tool, arguments, &line.request_id, admitted).await;
     rendered.outcome.clone_into(&mut line.outcome);
     line.bytes = rendered.text.len();
     line.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -363,8 +345,43 @@ pub(crate) async fn call(
     rendered
 }
 
-fn admit(observer: &Observer, principal: &Principal, spec: &ToolSpec) -> Result<(), ToolError> {
-    observer.calls.take(&principal.name.to_string(), spec.cost).map_err(|wait| ToolError {
+/// The answer of a tool, or why the caller was not admitted.
+pub(crate) async fn answer(
+    observer: &Observer,
+    principal: &Principal,
+    tool: Tool,
+    arguments: Option<Map<String, Value>>,
+    request_id: &str,
+    admitted: Result<(), ToolError>,
+) -> Rendered {
+    let spec = tool.spec();
+    let mut call = Call {
+        observer,
+        principal,
+        name: spec.name,
+        args: Args::default(),
+        request_id: request_id.to_owned(),
+        now_ms: observer.clock.now_ms(),
+        meta: Meta { cluster_id: observer.etcd.cluster_id(), ..Meta::default() },
+    };
+    let checked = admitted.and_then(|()| {
+        Args::check(spec.params, arguments).map_err(|why| ToolError::new(Code::InvalidArgument, why))
+    });
+    let result = match checked {
+        Ok(args) => {
+            call.args = args;
+            tool.run(&mut call).await
+        }
+        Err(error) => Err(error),
+    };
+    let now_ms = observer.clock.now_ms();
+    let meta = call.meta.to_json(&call.request_id, &principal.name, now_ms);
+    render(result, &meta, &call.request_id)
+}
+
+/// Whether the caller may go on now.
+pub(crate) fn admit(observer: &Observer, principal: &Principal, cost: u32) -> Result<(), ToolError> {
+    observer.calls.take(&principal.name.to_string(), cost).map_err(|wait| ToolError {
         retry_after_ms: u64::try_from(wait.as_millis()).ok(),
         ..ToolError::new(Code::RateLimited, "this caller asks too often")
     })
@@ -372,7 +389,7 @@ fn admit(observer: &Observer, principal: &Principal, spec: &ToolSpec) -> Result<
 
 /// Notes a call of a tool that does not exist for the caller.
 pub(crate) fn note_unknown(observer: &Observer, caller: &Caller, client: Option<String>, name: &str) {
-    let mut line = audit_line(observer, caller, client, &clean(name), None);
+    let mut line = audit_line(observer, caller, client, "tools/call", &clean(name), None);
     Code::NotFound.as_str().clone_into(&mut line.outcome);
     observer.metrics.called("unknown", Code::NotFound.as_str(), std::time::Duration::ZERO);
     observer.audit.note(line);
@@ -383,6 +400,7 @@ pub(crate) fn audit_line(
     observer: &Observer,
     caller: &Caller,
     client: Option<String>,
+    method: &str,
     target: &str,
     arguments: Option<&Map<String, Value>>,
 ) -> AuditLine {
@@ -394,7 +412,7 @@ pub(crate) fn audit_line(
         principal: Some(caller.principal.name.to_string()),
         client,
         peer: Some(caller.peer.clone()),
-        method: "tools/call".to_owned(),
+        method: method.to_owned(),
         target: Some(target.to_owned()),
         arguments_hash: arguments
             .map(|a| sha256_hex(json!(a).to_string().as_bytes()).chars().take(16).collect()),

@@ -30,7 +30,7 @@ pub(super) const GET_RUNBOOK: ToolSpec = ToolSpec {
     scope: Scope::Read,
     cost: 1,
     params: &[required("runbook_id", Kind::Text(64), "")],
-    output: "{id:s,title:s,version:i,source:(shipped|operator),causes:[s],sections:[s],text:s}",
+    output: "{id:s,title:s,version:i,source:(shipped|operator),causes:[s],sections:[s],markdown:s}",
 };
 
 pub(super) fn search_runbooks(call: &mut Call<'_>) -> Body {
@@ -61,7 +61,7 @@ pub(super) fn get_runbook(call: &mut Call<'_>) -> Result<Body, ToolError> {
     note_problems(call);
     let value: Value = json!({
         "id": runbook.id, "title": runbook.title, "version": runbook.version, "source": runbook.source,
-        "causes": runbook.causes, "sections": runbook.sections(), "text": runbook.text,
+        "causes": runbook.causes, "sections": runbook.sections(), "markdown": runbook.text,
     });
     Ok(body(value))
 }
