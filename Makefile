@@ -38,12 +38,18 @@ test-mcp: ## Try the observer with the protocol's conformance suite, the inspect
 	cargo build --locked -p strandline-mcp
 	tests/mcp/run.sh
 
+.PHONY: sim
+sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
+	@deploy/scripts/deps.sh build
+	cargo build --release --locked -p strandline-sim
+	$(CARGO_TARGET_DIR)/release/strandline-sim $(if $(SEED),$(SEED),$(or $(FROM),0) $(or $(SEEDS),1000))
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p strandline-metadata --no-default-features -- -D warnings
+	cargo clippy --locked -p strandline-metadata --no-default-features --lib --tests -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	deploy/scripts/supply-chain.sh
 

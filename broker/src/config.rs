@@ -7,6 +7,7 @@
 mod table;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,8 +30,17 @@ pub struct ConfigError(String);
 pub enum MetadataConfig {
     /// In etcd.
     Etcd(EtcdConfig),
-    /// In this process, with a journal file if there is a path.
-    Embedded(Option<PathBuf>),
+    /// In this process.
+    Embedded(EmbeddedConfig),
+}
+
+/// How metadata are kept in this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbeddedConfig {
+    /// The journal file; without it they are gone when the process ends.
+    pub journal: Option<PathBuf>,
+    /// Where they answer as etcd does, for reading: a loopback address.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Host and port that clients are told to connect to.
@@ -307,7 +317,10 @@ fn advertised(text: &str) -> Result<Advertised, ConfigError> {
 
 fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
     match values.text("metadata") {
-        "embedded" => Ok(MetadataConfig::Embedded(values.optional("metadata_journal").map(PathBuf::from))),
+        "embedded" => Ok(MetadataConfig::Embedded(EmbeddedConfig {
+            journal: values.optional("metadata_journal").map(PathBuf::from),
+            listen: values.optional("metadata_listen").map(|text| loopback(&text)).transpose()?,
+        })),
         "etcd" => {
             let endpoints: Vec<String> = values
                 .text("etcd_endpoints")
@@ -331,6 +344,16 @@ fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
         }
         other => Err(ConfigError(format!("metadata: {other:?} is neither etcd nor embedded"))),
     }
+}
+
+/// Whoever reaches it reads everything, without a password: so nobody from elsewhere may.
+fn loopback(text: &str) -> Result<SocketAddr, ConfigError> {
+    let address = text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
+    address.ok_or_else(|| {
+        ConfigError(format!(
+            "metadata_listen: {text:?} is no loopback address with a port, such as 127.0.0.1:2379"
+        ))
+    })
 }
 
 fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
@@ -463,6 +486,8 @@ mod tests {
             (&["--cluster", "a/b"], "cluster"),
             (&["--advertised", "nohost"], "advertised"),
             (&["--metadata", "zookeeper"], "metadata"),
+            (&["--dev", "--metadata-listen", "0.0.0.0:2379"], "metadata_listen"),
+            (&["--dev", "--metadata-listen", "2379"], "metadata_listen"),
             (&["--store-url", "ftp://x"], "store_url"),
             (&["--log-cleanup-policy", "shred"], "log_cleanup_policy"),
             (&["--buffer-bytes", "2000000"], "buffer_bytes"),
@@ -478,7 +503,9 @@ mod tests {
         let config =
             run(&["--dev", "--s3-secret-access-key", "hunter2"], &[("STRANDLINE_ETCD_PASSWORD", "hunter3")])
                 .unwrap();
-        assert!(matches!(config.metadata, MetadataConfig::Embedded(Some(_))));
+        let MetadataConfig::Embedded(embedded) = &config.metadata else { panic!("{:?}", config.metadata) };
+        assert!(embedded.journal.is_some());
+        assert_eq!(embedded.listen, Some(([127, 0, 0, 1], 2379).into()));
         let shown = format!("{config:?}");
         assert!(!shown.contains("hunter"), "{shown}");
     }

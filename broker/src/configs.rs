@@ -274,7 +274,7 @@ pub(crate) async fn alter(
     alter: Alter,
     validate_only: bool,
 ) -> Result<(), TopicError> {
-    let _ = broker.replica.barrier().await;
+    let is_current = broker.replica.barrier().await.is_ok();
     let raced = TopicError::new(
         ResponseError::RequestTimedOut,
         "the configs were changed by others at the same time; try again",
@@ -284,9 +284,8 @@ pub(crate) async fn alter(
         Resource::Topic(name) => {
             topics::check_name(name)?;
             let topic = broker.replica.read(|view| view.names.topic(name).cloned());
-            let topic = topic.ok_or_else(|| {
-                TopicError::new(ResponseError::UnknownTopicOrPartition, "there is no such topic")
-            })?;
+            let topic =
+                topic.ok_or_else(|| topics::unknown(ResponseError::UnknownTopicOrPartition, is_current))?;
             let effective = |name: &str| {
                 topic
                     .value

@@ -43,7 +43,7 @@ impl Leaders {
         placement::of_partition(&self.candidates, topic_id, partition)
     }
 
-    /// The broker that coordinates a group. Zones do not matter: its members may be anywhere.
+    /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members may be anywhere.
     pub(crate) fn of_group(&self, group: &str) -> i32 {
         placement::of_group(&self.candidates, group)
     }

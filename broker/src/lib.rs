@@ -21,6 +21,7 @@ pub mod config;
 mod configs;
 mod features;
 mod fetch;
+pub mod fsck;
 mod group;
 mod jobs;
 mod leaders;
@@ -94,6 +95,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// What this broker knows of the log. For whoever compares brokers with each other.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Randomness for ids.
     pub(crate) fn with_rng<R>(&self, draw: impl FnOnce(&mut StdRng) -> R) -> R {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))

@@ -108,8 +108,9 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
     let incarnation = registration.session.incarnation;
     loop {
         tokio::select! {
-            () = sleep(pause) => {}
+            biased;
             () = broker.sessions.ended(incarnation) => return,
+            () = sleep(pause) => {}
         }
         // The lease of a broker whose node id was taken lives on. One that has nothing to commit would never notice.
         let is_known = broker.replica.read(|view| {

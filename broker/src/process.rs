@@ -7,16 +7,20 @@ use std::sync::Arc;
 
 use rand::TryRng;
 use strandline_metadata::backend::Backend;
-use strandline_metadata::backend::embedded::Embedded;
+use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::Etcd;
+use strandline_metadata::brokers;
+use strandline_metadata::keys::Keyspace;
 use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::store::{self, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Advertised, Config, MetadataConfig, Parsed};
+use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
+use crate::fsck::{self, Report};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts, StoreOpener};
 use crate::server::{Listener, http};
@@ -27,7 +31,9 @@ pub fn main() -> ExitCode {
     // The environment is read here and nowhere else.
     #[expect(clippy::disallowed_methods, reason = "this is config reading the environment")]
     let environment = |key: &str| std::env::var(key).ok();
-    let config = match config::parse(std::env::args().skip(1), environment) {
+    let mut flags: Vec<String> = std::env::args().skip(1).collect();
+    let audit = Audit::take(&mut flags);
+    let config = match config::parse(flags, environment) {
         Ok(Parsed::Run(config)) => *config,
         Ok(Parsed::Print(text)) => {
             // A closed pipe (`--help | head`) is no failure.
@@ -43,6 +49,9 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
+    if let Some(audit) = audit {
+        return runtime.block_on(audit.run(&config));
+    }
     runtime.block_on(async {
         match serve(config).await {
             Ok(code) => code,
@@ -52,6 +61,55 @@ pub fn main() -> ExitCode {
             }
         }
     })
+}
+
+/// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing was found that must not
+/// be, with 1 if something was, and with 2 if the audit could not be made.
+#[derive(Debug)]
+struct Audit {
+    /// Whether objects are read, rather than just listed.
+    reads: bool,
+}
+
+/// The audit could not be made.
+const NO_AUDIT: u8 = 2;
+
+impl Audit {
+    /// Takes the words of the command away, if it is this one.
+    fn take(flags: &mut Vec<String>) -> Option<Self> {
+        if flags.first().is_none_or(|first| first != "fsck") {
+            return None;
+        }
+        flags.remove(0);
+        let before = flags.len();
+        flags.retain(|flag| flag != "--quick");
+        Some(Self { reads: flags.len() == before })
+    }
+
+    async fn run(self, config: &Config) -> ExitCode {
+        match self.report(config).await {
+            Ok(report) => {
+                let _ = writeln!(std::io::stdout(), "{report}");
+                if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(NO_AUDIT)
+            }
+        }
+    }
+
+    async fn report(self, config: &Config) -> Result<Report, Box<dyn std::error::Error>> {
+        let (backend, _) = backend(&config.metadata).await?;
+        let keys = Keyspace::new(&config.cluster).ok_or("the cluster's name cannot be used")?;
+        let cluster = brokers::read_cluster(backend.as_ref(), &keys).await?;
+        let cluster = cluster.ok_or_else(|| format!("there is no cluster {:?}", config.cluster))?;
+        let metrics = Metrics::new()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let open = store_opener(config.store.clone(), metrics.storage().clone(), clock, 0);
+        let store = open(&cluster)?;
+        Ok(fsck::run(&backend, &store, &keys, self.reads).await?)
+    }
 }
 
 fn complain(error: &dyn std::fmt::Display) -> ExitCode {
@@ -92,13 +150,18 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         // The sender's end means the same as its word.
         http::run(http_listener, opened_broker.clone(), async move { drop(http_stops.await) }),
     );
+    let metadata_listener = bind_metadata(&config.metadata).await;
     let opening = async {
         let (backend, leases) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
         let address = advertised.clone();
-        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed };
+        let tasks = TaskSet::default();
+        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks };
         let opened = run::open(config, parts).await?;
         if let Some(embedded) = leases {
+            if let Some(listener) = metadata_listener {
+                opened.broker.tasks.start("metadata api", answer_as_etcd(embedded.clone(), listener));
+            }
             opened.broker.tasks.start("leases", async move { embedded.run_leases().await });
         }
         info!(host = address.host, port = address.port, "serving Kafka clients");
@@ -146,8 +209,8 @@ async fn backend(
 ) -> Result<(Arc<dyn Backend>, Option<Embedded>), Box<dyn std::error::Error>> {
     let embedded = match config {
         MetadataConfig::Etcd(config) => return Ok((Arc::new(Etcd::new(config).await?), None)),
-        MetadataConfig::Embedded(None) => Embedded::in_memory(),
-        MetadataConfig::Embedded(Some(path)) => {
+        MetadataConfig::Embedded(EmbeddedConfig { journal: None, .. }) => Embedded::in_memory(),
+        MetadataConfig::Embedded(EmbeddedConfig { journal: Some(path), .. }) => {
             if let Some(folder) = path.parent().filter(|p| *p != Path::new("")) {
                 std::fs::create_dir_all(folder)?;
             }
@@ -155,6 +218,27 @@ async fn backend(
         }
     };
     Ok((Arc::new(embedded.clone()), Some(embedded)))
+}
+
+/// The socket on which embedded metadata answer, if that is wanted and the address is free: a broker serves Kafka clients
+/// without it, and where an etcd runs already its address is taken.
+async fn bind_metadata(config: &MetadataConfig) -> Option<TcpListener> {
+    let MetadataConfig::Embedded(EmbeddedConfig { listen: Some(address), .. }) = config else { return None };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            warn!(%address, %error, "embedded metadata cannot be read with etcdctl; see --metadata-listen");
+            None
+        }
+    }
+}
+
+async fn answer_as_etcd(embedded: Embedded, listener: TcpListener) {
+    let address = listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
+    info!(address, "embedded metadata can be read as etcd is");
+    if let Err(error) = api::serve(embedded, listener).await {
+        warn!(%error, "embedded metadata cannot be read with etcdctl any more");
+    }
 }
 
 fn store_opener(

@@ -43,7 +43,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Opens the object store of a cluster.
-pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send>;
+pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
 /// What a broker is given from outside.
 pub struct Parts {
@@ -61,6 +61,8 @@ pub struct Parts {
     pub metrics_url: String,
     /// Seed of everything random.
     pub seed: u64,
+    /// Where its tasks run.
+    pub tasks: TaskSet,
 }
 
 impl std::fmt::Debug for Parts {
@@ -125,7 +127,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
     let buffer = ProduceBuffer::new(&config.produce);
-    let tasks = TaskSet::default();
+    let tasks = parts.tasks;
     let mut process_id = [0; 16];
     rng.fill_bytes(&mut process_id);
     let flusher = Flusher {

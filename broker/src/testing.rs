@@ -16,6 +16,7 @@ use crate::Broker;
 use crate::config::{self, Advertised, Config, Parsed};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts};
+use crate::tasks::TaskSet;
 
 /// A clock that stands still until it is told.
 #[derive(Debug, Default)]
@@ -70,6 +71,7 @@ impl World {
             advertised: Advertised { host: "localhost".to_owned(), port: 9092 },
             metrics_url: String::new(),
             seed: node_id.unsigned_abs().into(),
+            tasks: TaskSet::default(),
         };
         run::open(Config { ..*config }, parts).await.unwrap()
     }

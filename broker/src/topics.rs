@@ -92,6 +92,16 @@ pub(crate) async fn create(broker: &Broker, name: &str, topic: &TopicValue) -> R
     commit(broker, change).await.map(|_| ()).map_err(|e| propose_error(&e, exists))
 }
 
+/// What is said of a topic that this broker does not know. Whoever hears that a topic is gone goes on and makes a new one,
+/// so that is said only by a broker that is sure: one that has passed the barrier.
+pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
+    if is_current {
+        TopicError::new(code, "there is no such topic")
+    } else {
+        TopicError::new(ResponseError::RequestTimedOut, "the metadata store does not answer; try again")
+    }
+}
+
 /// Makes sure that topics which this broker does not know really do not exist; if asked to, creates them. Whoever
 /// asked then looks again.
 pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {

@@ -73,6 +73,16 @@ pub async fn ensure_cluster(
     }
 }
 
+/// Reads `cluster`, and writes nothing; `None` if there is no such cluster.
+pub async fn read_cluster(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+) -> Result<Option<ClusterValue>, RegisterError> {
+    let key = KeyRange::Key(keys.encode(&Key::Cluster));
+    let read = backend.range(RangeRequest { keys: key, revision: None, limit: 1, keys_only: false }).await?;
+    Ok(read.kvs.first().map(|kv| ClusterValue::decode(&kv.value)).transpose()?)
+}
+
 /// The registration of a node id as it is now, read linearizably.
 pub async fn registered(
     backend: &dyn Backend,

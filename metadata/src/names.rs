@@ -99,9 +99,10 @@ impl Names {
         self.offsets.contains_key(group)
     }
 
-    /// Every group that has a key or committed offsets.
-    pub fn groups(&self) -> BTreeSet<String> {
-        self.groups.keys().chain(self.offsets.keys()).cloned().collect()
+    /// Every group that has a key or committed offsets, each once, in no order.
+    pub fn groups(&self) -> impl Iterator<Item = &String> {
+        let without_key = self.offsets.keys().filter(|group| !self.groups.contains_key(*group));
+        self.groups.keys().chain(without_key)
     }
 
     /// Takes over a key as it was read. Keys that mean nothing here are passed over.
@@ -178,5 +179,34 @@ impl Names {
             },
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_named_once_whatever_there_is_of_it() {
+        let keys = Keyspace::new("test").unwrap();
+        let mut names = Names::default();
+        let offsets = |group: &str| Key::Offsets { group: group.to_owned(), topic: "t".to_owned(), part: 0 };
+        let group = |group: &str| Key::Group(group.to_owned());
+        for key in [group("both"), group("key"), offsets("both"), offsets("offsets")] {
+            let kv = KeyValue {
+                key: keys.encode(&key),
+                value: Bytes::new(),
+                create_revision: 1,
+                mod_revision: 1,
+                version: 1,
+                lease: 0,
+            };
+            names.put(&keys, &kv).unwrap();
+        }
+        let mut groups: Vec<&str> = names.groups().map(String::as_str).collect();
+        groups.sort_unstable();
+        assert_eq!(groups, ["both", "key", "offsets"]);
     }
 }

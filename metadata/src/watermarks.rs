@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::backend::{BackendError, Compare, KeyRange, Op, Txn};
@@ -65,7 +66,9 @@ impl WatermarkWriter {
         };
         let state = replica.state();
         let (changes, pass) = plan(&state, &stored, &mut self.last);
-        for part in changes.chunks(GROUP_WRITE_KEYS) {
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let part: Vec<Change> = changes.by_ref().take(GROUP_WRITE_KEYS).collect();
             if !write(replica, session, part, &mut stored).await? {
                 // Somebody else writes as well, or the registration is gone: look again before the next pass.
                 return Ok(Pass::default());
@@ -76,8 +79,15 @@ impl WatermarkWriter {
     }
 }
 
-/// A key's new value, `None` to delete it; over the key of this mod revision.
-type Change = (Part, i64, Option<WatermarksValue>);
+/// What becomes of a key.
+#[derive(Debug)]
+struct Change {
+    part: Part,
+    /// Its mod revision as it was read; 0 if it did not exist.
+    over: i64,
+    /// Its new value, and the same as it is stored; `None` to delete it.
+    value: Option<(WatermarksValue, Bytes)>,
+}
 
 /// Decides what to write in this pass.
 fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>, Pass) {
@@ -86,7 +96,7 @@ fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>
     for (part, (at, value)) in stored {
         // A state that lags may not know the topic yet.
         if !state.topics().contains_key(&part.0) && value.revision < state.revision() {
-            changes.push((*part, *at, None));
+            changes.push(Change { part: *part, over: *at, value: None });
         }
     }
     pass.deleted = changes.len();
@@ -111,7 +121,8 @@ fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>
             continue;
         }
         let value = WatermarksValue { format: VALUE_FORMAT, revision: state.revision(), partitions };
-        let size = value.encode().len();
+        let encoded = Bytes::from(value.encode());
+        let size = encoded.len();
         if bytes > 0 && bytes + size > BYTES_PER_PASS {
             pass.waiting += 1;
             continue;
@@ -121,7 +132,8 @@ fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>
         if pass.waiting == 0 {
             *last = Some(*part);
         }
-        changes.push((*part, known.map_or(0, |(at, _)| *at), Some(value)));
+        let over = known.map_or(0, |(at, _)| *at);
+        changes.push(Change { part: *part, over, value: Some((value, encoded)) });
     }
     pass.written = changes.len() - pass.deleted;
     (changes, pass)
@@ -155,7 +167,7 @@ async fn read(replica: &Replica) -> Result<Stored, BackendError> {
 async fn write(
     replica: &Replica,
     session: Session,
-    changes: &[Change],
+    changes: Vec<Change>,
     stored: &mut Stored,
 ) -> Result<bool, BackendError> {
     let keys = replica.keys();
@@ -163,11 +175,11 @@ async fn write(
     // Invariant 5: nothing is committed under a registration that was lost.
     let mut txn =
         Txn { compares: vec![Compare::CreateRevision(registration, session.incarnation)], ..Txn::default() };
-    for ((topic_id, part), at, value) in changes {
+    for Change { part: (topic_id, part), over, value } in &changes {
         let key = keys.encode(&Key::Watermarks { topic_id: *topic_id, part: *part });
-        txn.compares.push(Compare::ModRevision(key.clone(), *at));
+        txn.compares.push(Compare::ModRevision(key.clone(), *over));
         txn.then.push(match value {
-            Some(value) => Op::put(key, value.encode()),
+            Some((_, encoded)) => Op::put(key, encoded.clone()),
             None => Op::Delete(KeyRange::Key(key)),
         });
     }
@@ -175,10 +187,10 @@ async fn write(
     if !response.succeeded {
         return Ok(false);
     }
-    for (part, _, value) in changes {
+    for Change { part, value, .. } in changes {
         match value {
-            Some(value) => stored.insert(*part, (response.revision, value.clone())),
-            None => stored.remove(part),
+            Some((value, _)) => stored.insert(part, (response.revision, value)),
+            None => stored.remove(&part),
         };
     }
     Ok(true)

@@ -5,77 +5,53 @@
     reason = "a test that goes wrong panics; the helpers here are part of the tests"
 )]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
-use strandline_metadata::backend::faulty::{Fault, FaultPlan, Faults, FaultyBackend};
-use strandline_metadata::brokers::{self, Registration};
+use strandline_metadata::backend::faulty::{Fault, FaultPlan};
 use strandline_metadata::groups::{
-    self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, OffsetsPut, StoredGroup,
+    self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, GroupWritten, OffsetsPut, StoredGroup,
 };
-use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
-use strandline_metadata::log::SessionCell;
-use strandline_metadata::replica::{NoObserver, Replica};
 use strandline_metadata::values::group::{
     ClassicGroupValue, ClassicStateValue, CommittedOffset, GroupState, GroupValue, OffsetsValue,
 };
-use strandline_metadata::values::{BrokerValue, VALUE_FORMAT};
-use strandline_storage::store::{ObjectStoreBackend, Store};
-use tokio::task::JoinSet;
+use strandline_metadata::values::{VALUE_FORMAT, Value};
 use uuid::Uuid;
+
+use common::{Side, keys, memory};
 
 /// One broker's writer of groups.
 struct Node {
-    replica: Replica,
+    side: Side,
     writer: GroupWriter,
-    registration: Registration,
-    faults: Faults,
-    _tasks: JoinSet<()>,
 }
 
-fn keys() -> Keyspace {
-    Keyspace::new("test").unwrap()
+impl Deref for Node {
+    type Target = Side;
+
+    fn deref(&self) -> &Side {
+        &self.side
+    }
 }
 
 impl Node {
     async fn open(backend: &Embedded, node_id: i32) -> Self {
-        let store: Arc<dyn Store> = Arc::new(ObjectStoreBackend::memory());
-        let faulty = FaultyBackend::new(Arc::new(backend.clone()), node_id.unsigned_abs().into());
-        let faults = faulty.faults();
-        let backend: Arc<dyn Backend> = Arc::new(faulty);
-        let cluster =
-            brokers::ensure_cluster(backend.as_ref(), &keys(), &mut StdRng::seed_from_u64(1)).await.unwrap();
-        let (replica, follow, barrier) =
-            Replica::open(backend.clone(), keys(), store, Box::new(NoObserver)).await.unwrap();
-        let sessions = SessionCell::default();
-        let (writer, group_loop) = groups::writer(replica.clone(), sessions.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(follow.run().await) });
-        tasks.spawn(barrier.run());
-        tasks.spawn(group_loop.run());
-        let value = BrokerValue {
-            format: VALUE_FORMAT,
-            node_id,
-            process_id: Uuid::from_u128(node_id.unsigned_abs().into()),
-            host: "h".to_owned(),
-            port: 1,
-            zone: String::new(),
-            version: String::new(),
-            metrics_url: String::new(),
-            registered_at_ms: 0,
-            draining: false,
-        };
-        let registration = brokers::register(backend.as_ref(), &keys(), &cluster, &value, 60).await.unwrap();
-        sessions.begin(registration.session);
-        Self { replica, writer, registration, faults, _tasks: tasks }
+        let mut side = Side::open(backend, &memory(), node_id).await;
+        let (writer, group_loop) = groups::writer(side.replica.clone(), side.sessions.clone());
+        side.tasks.spawn(group_loop.run());
+        Self { side, writer }
     }
 
     async fn write(&self, write: &GroupWrite) -> Result<i64, GroupWriteError> {
+        Ok(self.written(write).await?.revision)
+    }
+
+    async fn written(&self, write: &GroupWrite) -> Result<GroupWritten, GroupWriteError> {
         self.writer.write(self.registration.session, &keys(), write).await
     }
 
@@ -137,6 +113,15 @@ async fn a_coordinator_that_was_replaced_changes_nothing() {
     let stored = old.read("g").await;
     assert_eq!((stored.revision, stored.value), (second, Some(group_value(2))));
     assert_eq!(stored.offsets[&("t".to_owned(), 0)].1.partitions[&0].offset, 7);
+}
+
+#[tokio::test]
+async fn a_write_tells_how_long_the_groups_own_value_is() {
+    let node = Node::open(&Embedded::in_memory(), 1).await;
+    let put = node.written(&put_group("g", 0, 1)).await.unwrap();
+    assert_eq!(put.value_bytes, group_value(1).encode().len());
+    let committed = node.written(&commit("g", put.revision, "t", 0, 5)).await.unwrap();
+    assert_eq!(committed.value_bytes, 0, "the group itself was kept");
 }
 
 #[tokio::test]

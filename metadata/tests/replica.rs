@@ -6,89 +6,58 @@
     reason = "a test that goes wrong panics; the helpers here are part of the tests"
 )]
 
+mod common;
+
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use strandline_metadata::backend::embedded::Embedded;
-use strandline_metadata::backend::faulty::{Fault, Faults, FaultyBackend};
+use strandline_metadata::backend::faulty::Fault;
 use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, ReadBackend, Txn};
-use strandline_metadata::brokers::{self, Registration};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::log::{self, Change, LogWriter, ProposeError, Session, SessionCell};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::replica::{LoadError, NoObserver, Replica};
-use strandline_metadata::snapshot::Maintainer;
+use strandline_metadata::snapshot::{MaintainError, Maintainer};
 use strandline_metadata::state::BatchOutcome;
 use strandline_metadata::topics;
 use strandline_metadata::values::watermarks::WatermarksValue;
-use strandline_metadata::values::{BrokerValue, ClusterValue, SnapshotValue, VALUE_FORMAT, Value};
+use strandline_metadata::values::{SnapshotValue, Value};
 use strandline_metadata::watermarks::WatermarkWriter;
 use strandline_storage::clock::SystemClock;
 use strandline_storage::path::ObjectKey;
-use strandline_storage::store::{ObjectStoreBackend, Store};
-use tokio::task::JoinSet;
+use strandline_storage::store::Store;
 use tokio::time::timeout;
 use uuid::Uuid;
+
+use common::{Side, cluster, keys, memory};
 
 const TOPIC: Uuid = Uuid::from_u128(42);
 
 /// One broker's metadata side, with its loops running.
 struct Node {
-    replica: Replica,
+    side: Side,
     log: LogWriter,
-    sessions: SessionCell,
-    registration: Registration,
-    faults: Faults,
-    tasks: JoinSet<()>,
     objects: u64,
 }
 
-fn keys() -> Keyspace {
-    Keyspace::new("test").unwrap()
-}
+impl Deref for Node {
+    type Target = Side;
 
-fn value(node_id: i32) -> BrokerValue {
-    BrokerValue {
-        format: VALUE_FORMAT,
-        node_id,
-        process_id: Uuid::from_u128(node_id.unsigned_abs().into()),
-        host: "h".to_owned(),
-        port: 1,
-        zone: String::new(),
-        version: String::new(),
-        metrics_url: String::new(),
-        registered_at_ms: 0,
-        draining: false,
+    fn deref(&self) -> &Side {
+        &self.side
     }
-}
-
-async fn cluster(backend: &dyn Backend) -> ClusterValue {
-    brokers::ensure_cluster(backend, &keys(), &mut StdRng::seed_from_u64(1)).await.unwrap()
 }
 
 impl Node {
     async fn open(backend: &Embedded, store: &Arc<dyn Store>, node_id: i32) -> Self {
-        let faulty = FaultyBackend::new(Arc::new(backend.clone()), node_id.unsigned_abs().into());
-        let faults = faulty.faults();
-        let backend: Arc<dyn Backend> = Arc::new(faulty);
-        let cluster = cluster(backend.as_ref()).await;
-        let (replica, follow, barrier) =
-            Replica::open(backend.clone(), keys(), store.clone(), Box::new(NoObserver)).await.unwrap();
-        let sessions = SessionCell::default();
-        let (log, writer) = log::writer(replica.clone(), sessions.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(follow.run().await) });
-        tasks.spawn(barrier.run());
-        tasks.spawn(writer.run());
-        let registration =
-            brokers::register(backend.as_ref(), &keys(), &cluster, &value(node_id), 60).await.unwrap();
-        replica.wait_applied(registration.session.incarnation).await;
-        sessions.begin(registration.session);
-        Self { replica, log, sessions, registration, faults, tasks, objects: 0 }
+        let mut side = Side::open(backend, store, node_id).await;
+        let (log, writer) = log::writer(side.replica.clone(), side.sessions.clone());
+        side.tasks.spawn(writer.run());
+        Self { side, log, objects: 0 }
     }
 
     async fn create_topic(&self) {
@@ -119,10 +88,6 @@ impl Node {
         let (replica, log) = (self.replica.clone(), self.log.clone());
         Maintainer::new(replica, log, self.sessions.clone(), store.clone(), Arc::new(SystemClock))
     }
-}
-
-fn memory() -> Arc<dyn Store> {
-    Arc::new(ObjectStoreBackend::memory())
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,7 +148,7 @@ async fn a_head_that_somebody_else_moved_ends_the_session() {
     let Session { node_id, incarnation } = node.registration.session;
     sessions.begin(Session { node_id, incarnation });
     let (twin, twin_loop) = log::writer(node.replica.clone(), sessions.clone());
-    node.tasks.spawn(twin_loop.run());
+    node.side.tasks.spawn(twin_loop.run());
     let change = Change {
         body: Some(strandline_metadata::record::Body::Checkpoint(strandline_metadata::record::Checkpoint {})),
         ..Change::default()
@@ -237,6 +202,31 @@ async fn snapshots_trim_the_log_and_a_broker_starts_from_them() {
 
 fn listed(node: &Node) -> SnapshotValue {
     node.replica.read(|view| view.snapshots.clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_an_older_state_does_not_push_out_newer_ones() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let slow = Node::open(&backend, &store, 1).await;
+    let mut quick = Node::open(&backend, &store, 2).await;
+    slow.create_topic().await;
+    let mut stopped = slow.maintainer(&store);
+    let mut pass = Box::pin(stopped.run_once());
+    // It goes on until its checkpoint is there, and then not for a while, as a process that is stopped.
+    while slow.replica.read(|view| view.state.checkpoints().is_empty()) {
+        assert!(futures::poll!(&mut pass).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut other = quick.maintainer(&store);
+    for _ in 0..3 {
+        quick.produce(1).await.unwrap();
+        other.run_once().await.unwrap();
+    }
+    slow.replica.barrier().await.unwrap();
+    assert!(matches!(pass.await, Err(MaintainError::Overtaken)));
+    let snapshots = listed(&slow).snapshots;
+    assert!(snapshots.is_sorted_by(|newer, older| newer.revision > older.revision), "{snapshots:?}");
+    assert_eq!(Node::open(&backend, &store, 3).await.end(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,6 +146,8 @@ class Agent:
             settings |= {"group.protocol": "consumer"}
         else:
             settings |= {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+        if what := os.environ.get("STRANDLINE_CLIENT_DEBUG"):
+            settings["debug"] = what
         self.topic, self.events = topic, []
         self.consumer = Consumer({**self.common, **settings, "fetch.wait.max.ms": 100})
         given, taken = self.noting("assigned"), self.noting("revoked")
@@ -223,4 +225,4 @@ RESETS = {"earliest": "earliest", "latest": "latest", "none": "error"}
 if sys.argv[1] == "agent":
     agent.serve(Agent(*sys.argv[2:4]))
 else:
-    common.main(NAME, produce, verify, load)
+    common.main(NAME, produce, verify, load, ordered=IDEMPOTENT)

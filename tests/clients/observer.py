@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from kafka import KafkaAdminClient
 
 PATIENCE_SECONDS = 60
+COMMITTED_TRIES = 5
 
 
 def eventually(what, check, seconds=PATIENCE_SECONDS):
@@ -71,23 +72,31 @@ class Observer:
 
     def committed(self, group, topic, partitions):
         """What two other clients say is committed, -1 where nothing is; they have to agree."""
+        for _ in range(COMMITTED_TRIES):
+            of_librdkafka = self.committed_by_librdkafka(group, topic, partitions)
+            of_kafka_python = self.committed_by_kafka_python(group, topic, partitions)
+            if of_librdkafka == of_kafka_python:
+                return of_librdkafka
+            # Somebody may have committed between the two.
+        raise AssertionError(f"committed: librdkafka sees {of_librdkafka}, kafka-python {of_kafka_python}")
+
+    def committed_by_librdkafka(self, group, topic, partitions):
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         # Its admin client's ListConsumerGroupOffsets crashes when a broker is no longer the coordinator (2.16.1).
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
         try:
-            of_librdkafka = {tp.partition: max(tp.offset, -1) for tp in consumer.committed(wanted, timeout=30)}
+            return {tp.partition: max(tp.offset, -1) for tp in consumer.committed(wanted, timeout=30)}
         finally:
             consumer.close()
+
+    def committed_by_kafka_python(self, group, topic, partitions):
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
         try:
             listed = admin.list_group_offsets(group)[group]
         finally:
             admin.close()
         of_kafka_python = dict.fromkeys(range(partitions), -1)
-        of_kafka_python |= {tp.partition: at.offset for tp, at in listed.items() if tp.topic == topic}
-        if of_librdkafka != of_kafka_python:
-            raise AssertionError(f"committed: librdkafka sees {of_librdkafka}, kafka-python {of_kafka_python}")
-        return of_librdkafka
+        return of_kafka_python | {tp.partition: at.offset for tp, at in listed.items() if tp.topic == topic}
 
     def ends(self, topic, partitions):
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "nobody"})

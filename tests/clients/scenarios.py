@@ -11,6 +11,7 @@ and .out: commands to the cluster and its answers. Names of topics and groups ha
 import contextlib
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -532,6 +533,8 @@ def attempt(what, run, scenario):
     finally:
         run.clean()
         with contextlib.suppress(OSError):
+            if keep := os.environ.get("STRANDLINE_KEEP_LOGS"):
+                shutil.copy(run.log, keep)
             os.remove(run.log)
 
 

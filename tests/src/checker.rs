@@ -1,10 +1,11 @@
 //! Reads everything back from every broker and compares it with what clients were told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use tokio::time::Instant;
 
 use crate::client::{Client, ClientError};
 use crate::history::{History, Inner, Mark};

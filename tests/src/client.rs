@@ -15,8 +15,9 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::surroundings::{self, Stream};
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,14 +51,19 @@ impl ClientError {
 }
 
 /// A connection to one broker.
-#[derive(Debug)]
 pub struct Client {
-    socket: TcpStream,
+    socket: Box<dyn Stream>,
     /// What has arrived and is not yet a whole frame.
     incoming: BytesMut,
     next_id: i32,
     name: String,
     timeout: Duration,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// The text of a protocol message.
@@ -80,9 +86,8 @@ fn check(code: i16) -> Result<(), ClientError> {
 impl Client {
     /// Connects to `host:port`.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
-        let connecting = TcpStream::connect(address);
+        let connecting = surroundings::connect(address);
         let socket = timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ClientError::TimedOut)??;
-        socket.set_nodelay(true)?;
         let (name, timeout) = ("strandline-tests".to_owned(), Duration::from_mins(1));
         Ok(Self { socket, incoming: BytesMut::new(), next_id: 1, name, timeout })
     }

@@ -5,10 +5,11 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::client::Client;
+use crate::ctl::etcdctl;
 use crate::http;
 use crate::process::{Nest, Process, built, eventually, free_port};
 use crate::proxy::{Link, Proxy};
@@ -483,14 +484,7 @@ impl Etcd {
 
     /// What `etcdctl` says to this; an error is what it complains of.
     pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
-        let done = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints=http://127.0.0.1:{}", self.port))
-            .args(args)
-            .output()
-            .expect("etcdctl runs: is the package etcd-client installed?");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
+        etcdctl(self.port, args)
     }
 
     /// What `etcdctl` says to this, which must work.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::surroundings;
+
 /// A record's own name, which its value carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
@@ -41,6 +43,19 @@ pub struct Sent {
     pub repeated: u64,
 }
 
+/// Something that happened to a batch.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+    /// Its first record.
+    pub first: Mark,
+    /// How many records it has.
+    pub count: u32,
+    /// What happened.
+    pub what: String,
+}
+
 /// Something that must not be, by the names of faults.md.
 #[derive(Clone, Debug)]
 pub struct Anomaly {
@@ -71,6 +86,8 @@ pub struct Inner {
     pub seen: BTreeMap<(i32, i64), Mark>,
     /// What must not be.
     pub anomalies: Vec<Anomaly>,
+    /// What happened to each batch, in order.
+    pub events: Vec<Event>,
 }
 
 impl History {
@@ -79,9 +96,39 @@ impl History {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The record that an anomaly names, if it names one.
+    pub fn named_in(text: &str) -> Option<Mark> {
+        let (_, rest) = text.split_once("record ")?;
+        let numbers: Vec<u64> =
+            rest.split_whitespace().filter_map(|word| word.parse().ok()).take(3).collect();
+        let [counter, producer, partition] = numbers[..] else { return None };
+        Some(Mark { producer: producer as u32, partition: partition as i32, counter })
+    }
+
     /// Notes something that must not be.
     pub fn anomaly(&self, name: &'static str, what: impl Into<String>) {
         self.lock().anomalies.push(Anomaly { name, what: what.into() });
+    }
+
+    /// Notes what happened to a batch.
+    pub fn event(&self, first: Mark, count: u32, what: impl Into<String>) {
+        let event = Event { at_ms: surroundings::now_ms(), first, count, what: what.into() };
+        self.lock().events.push(event);
+    }
+
+    /// What happened to a record, and to the batches before and behind it.
+    pub fn story_of(&self, mark: Mark) -> Vec<String> {
+        let near = |e: &&Event| {
+            let (from, to) = (e.first.counter.saturating_sub(60), e.first.counter + u64::from(e.count) + 20);
+            (e.first.producer, e.first.partition) == (mark.producer, mark.partition)
+                && (from..to).contains(&mark.counter)
+        };
+        let inner = self.lock();
+        let line = |e: &Event| {
+            let last = e.first.counter + u64::from(e.count) - 1;
+            format!("{} records {} to {last}: {}", e.at_ms, e.first.counter, e.what)
+        };
+        inner.events.iter().filter(near).map(line).collect()
     }
 
     /// Notes an error that a producer got over.

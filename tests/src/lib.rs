@@ -5,6 +5,7 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod ctl;
 pub mod history;
 pub mod http;
 pub mod member;
@@ -12,5 +13,6 @@ pub mod process;
 pub mod producer;
 pub mod proxy;
 pub mod records;
+pub mod surroundings;
 pub mod tail;
 pub mod workload;

@@ -2,7 +2,7 @@
 //! first one does not answer. What it was told goes into the [`History`].
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -11,10 +11,12 @@ use kafka_protocol::records::Compression;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::{Client, ClientError, produce_request};
 use crate::history::{Acked, History, Mark};
 use crate::records::{self, Value};
+use crate::surroundings;
 
 /// How a producer behaves.
 #[derive(Clone, Debug)]
@@ -172,6 +174,9 @@ impl Producer {
         let done = self.exchange(&mut client, &mut in_flight, stop).await;
         // What was sent may have been written, or may still be: it is sent again as it was.
         for request in in_flight {
+            for batch in &request.batches {
+                self.history.event(batch.first, batch.count, "its answer is not waited for any more");
+            }
             self.take_back(request.batches);
         }
         done
@@ -196,7 +201,11 @@ impl Producer {
             if self.options.restless && !in_flight.is_empty() && self.rng.random_bool(0.02) {
                 return Ok(());
             }
-            if !failed && !full && (has_unsent || (!stopping && Instant::now() >= next_at)) {
+            // Nothing new while something is sent again: a broker remembers five batches, so no more than five may follow
+            // the oldest whose fate is not known.
+            let retries = in_flight.iter().flat_map(|r| &r.batches).any(|b| b.sends > 1);
+            let may_begin = !stopping && !retries && Instant::now() >= next_at;
+            if !failed && !full && (has_unsent || may_begin) {
                 if !has_unsent {
                     self.make_batches();
                     next_at = Instant::now() + self.options.pause;
@@ -206,6 +215,10 @@ impl Producer {
                 let sent = Instant::now();
                 // Noted before it is sent: a request that is sent in part may count.
                 in_flight.push_back(InFlight { id: 0, batches, sent });
+                for batch in &in_flight.back_mut().expect("it was pushed").batches {
+                    let to = &self.options.brokers[self.turn % self.options.brokers.len()];
+                    self.history.event(batch.first, batch.count, format!("sent to {to}"));
+                }
                 let id = client.send(&request, VERSION).await?;
                 in_flight.back_mut().expect("it was pushed").id = id;
                 continue;
@@ -216,7 +229,7 @@ impl Producer {
                 continue;
             };
             let (id, sent) = (oldest.id, oldest.sent);
-            let waits_for_time = !failed && !full && !stopping;
+            let waits_for_time = !failed && !full && !stopping && !retries;
             let received = if waits_for_time {
                 match tokio::time::timeout(pause, client.receive::<ProduceRequest>(id, VERSION)).await {
                     Ok(received) => received,
@@ -253,11 +266,13 @@ impl Producer {
                         let what = format!("{who} was acknowledged at offset {base_offset}");
                         self.history.anomaly("inconsistent offsets", what);
                     }
+                    self.history.event(who, count, format!("acknowledged at {base_offset}"));
                     self.history.lock().acked.push(Acked { first: who, count, base_offset });
                     continue;
                 }
                 Some((_, Some(error))) => {
                     self.history.error(format!("{error:?}"));
+                    self.history.event(who, batch.count, format!("refused with {error:?}"));
                     self.check_error(&batch, *error);
                     good = false;
                 }
@@ -310,7 +325,7 @@ impl Producer {
                 .collect();
             let sequence = first.counter as i32;
             let producer = self.pid.map(|id| (id, 0, sequence));
-            let bytes = records::batch(&values, records::now_ms(), producer, self.options.codec);
+            let bytes = records::batch(&values, surroundings::now_ms(), producer, self.options.codec);
             let batch = Batch { first, count, sequence, bytes, made: Instant::now(), sends: 0 };
             self.history.lock().sent.entry((first.producer, partition)).or_default().records = *next;
             self.unsent.entry(partition).or_default().push_back(batch);

@@ -17,14 +17,14 @@ use crate::topics::{self, TopicError};
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=3;
 
 pub(super) async fn handle(call: &Call, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
-    let _ = call.broker.replica.barrier().await;
+    let is_current = call.broker.replica.barrier().await.is_ok();
     let mut results = Vec::with_capacity(request.topics.len());
     for (i, topic) in request.topics.iter().enumerate() {
         let twice = request.topics.iter().enumerate().any(|(j, other)| j != i && other.name == topic.name);
         let outcome = if twice {
             Err(TopicError::new(ResponseError::InvalidRequest, "the topic occurs twice in the request"))
         } else {
-            grow(call, topic, request.validate_only).await
+            grow(call, topic, request.validate_only, is_current).await
         };
         let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
         results.push(match outcome {
@@ -37,11 +37,15 @@ pub(super) async fn handle(call: &Call, request: CreatePartitionsRequest) -> Cre
     CreatePartitionsResponse::default().with_results(results)
 }
 
-async fn grow(call: &Call, asked: &CreatePartitionsTopic, validate_only: bool) -> Result<(), TopicError> {
+async fn grow(
+    call: &Call,
+    asked: &CreatePartitionsTopic,
+    validate_only: bool,
+    is_current: bool,
+) -> Result<(), TopicError> {
     let broker = &call.broker;
     let topic = broker.replica.read(|view| view.names.topic(&asked.name).cloned());
-    let topic = topic
-        .ok_or_else(|| TopicError::new(ResponseError::UnknownTopicOrPartition, "there is no such topic"))?;
+    let topic = topic.ok_or_else(|| topics::unknown(ResponseError::UnknownTopicOrPartition, is_current))?;
     let invalid = |why: String| Err(TopicError::new(ResponseError::InvalidPartitions, why));
     let current = topic.value.partitions;
     let wanted = match u32::try_from(asked.count) {

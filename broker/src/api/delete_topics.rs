@@ -22,7 +22,7 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=6;
 const ATTEMPTS: usize = 10;
 
 pub(super) async fn handle(call: &Call, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
-    let _ = call.broker.replica.barrier().await;
+    let is_current = call.broker.replica.barrier().await.is_ok();
     let asked: Vec<(Option<TopicName>, Uuid)> = if call.version >= 6 {
         request.topics.into_iter().map(|t| (t.name, t.topic_id)).collect()
     } else {
@@ -30,7 +30,7 @@ pub(super) async fn handle(call: &Call, request: DeleteTopicsRequest) -> DeleteT
     };
     let mut responses = Vec::with_capacity(asked.len());
     for (name, id) in asked {
-        let outcome = delete(call, name.as_deref().map(|n| &**n), id).await;
+        let outcome = delete(call, name.as_deref().map(|n| &**n), id, is_current).await;
         let mut result = DeletableTopicResult::default();
         let (name, id) = match &outcome {
             Ok(topic) => (Some(TopicName(text(topic.name.clone()))), topic.value.topic_id),
@@ -51,7 +51,12 @@ pub(super) async fn handle(call: &Call, request: DeleteTopicsRequest) -> DeleteT
     DeleteTopicsResponse::default().with_responses(responses)
 }
 
-async fn delete(call: &Call, name: Option<&str>, id: Uuid) -> Result<Arc<TopicInfo>, TopicError> {
+async fn delete(
+    call: &Call,
+    name: Option<&str>,
+    id: Uuid,
+    is_current: bool,
+) -> Result<Arc<TopicInfo>, TopicError> {
     let broker = &call.broker;
     if name.is_some() && !id.is_nil() {
         return Err(TopicError::new(
@@ -59,17 +64,20 @@ async fn delete(call: &Call, name: Option<&str>, id: Uuid) -> Result<Arc<TopicIn
             "a topic is named by name or by id, not by both",
         ));
     }
-    for _ in 0..ATTEMPTS {
-        let topic = broker.replica.read(|view| match name {
+    let find = || {
+        broker.replica.read(|view| match name {
             Some(name) => view.names.topic(name).cloned(),
             None => view.names.topic_by_id(id).cloned(),
-        });
+        })
+    };
+    for _ in 0..ATTEMPTS {
+        let topic = find();
         let code = if name.is_some() {
             ResponseError::UnknownTopicOrPartition
         } else {
             ResponseError::UnknownTopicId
         };
-        let topic = topic.ok_or_else(|| TopicError::new(code, "there is no such topic"))?;
+        let topic = topic.ok_or_else(|| topics::unknown(code, is_current))?;
         match topics::commit(broker, strandline_metadata::topics::delete(broker.replica.keys(), &topic)).await
         {
             Ok(_) => return Ok(topic),

@@ -13,7 +13,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, text};
 use crate::group::GroupError;
-use crate::group::coordinator::{check_group_id, coordinator_of};
+use crate::group::coordinator::check_group_id;
 use crate::leaders::Leaders;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
@@ -70,7 +70,7 @@ fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), Grou
     }
     call.broker.replica.read(|view| {
         let leaders = Leaders::of(&call.broker, &view.names, "");
-        let node_id = coordinator_of(&leaders, key);
+        let node_id = leaders.of_group(key);
         let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
         let none = || GroupError::new(ResponseError::CoordinatorNotAvailable, "no broker is registered");
         found.map(|b| (node_id, b.value.host.clone(), b.value.port)).ok_or_else(none)

@@ -27,12 +27,12 @@ pub(super) async fn handle(call: &Call, request: ListGroupsRequest) -> ListGroup
         Ok(groups) => groups.into_iter(),
         Err(error) => return ListGroupsResponse::default().with_error_code(error.code.code()),
     };
-    let groups = groups.filter(|(_, group)| {
+    let groups = groups.filter(|group| {
         wanted(&request.states_filter, group.state) && wanted(&request.types_filter, group.kind)
     });
-    let groups = groups.map(|(id, group)| {
+    let groups = groups.map(|group| {
         let listed = ListedGroup::default()
-            .with_group_id(GroupId(text(id)))
+            .with_group_id(GroupId(text(group.id)))
             .with_protocol_type(text(group.protocol_type));
         let listed = if call.version >= 4 { listed.with_group_state(text(group.state)) } else { listed };
         if call.version >= 5 { listed.with_group_type(text(group.kind)) } else { listed }

@@ -92,6 +92,16 @@ pub const SETTINGS: &[Setting] = &[
         ),
         "./strandline-data/metadata.journal",
     ),
+    dev(
+        setting(
+            "metadata_listen",
+            "",
+            "address",
+            "Where embedded metadata answer, for reading, as etcd does (try etcdctl): a loopback address; \
+             if it is taken there is a warning and no more",
+        ),
+        "127.0.0.1:2379",
+    ),
     setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "etcd's client URLs, separated by commas"),
     setting("etcd_user", "", "name", "User for etcd, if it demands one"),
     secret("etcd_password", "Password of that user"),
@@ -296,12 +306,13 @@ pub(super) fn command() -> clap::Command {
     let mut command = clap::Command::new("strandline")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Kafka-compatible broker whose log lives in object storage")
-        .after_help("Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
+        .after_help("`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
         .arg(clap::Arg::new("dev").long("dev").action(clap::ArgAction::SetTrue).help("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"))
         .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_CONFIG]"));
     for setting in SETTINGS {
         let default = match (setting.default, setting.dev) {
             ("", None) => String::new(),
+            ("", Some(dev)) => format!(" [with --dev: {dev}]"),
             (default, None) => format!(" [default: {default}]"),
             (default, Some(dev)) => format!(" [default: {default}; with --dev: {dev}]"),
         };

@@ -25,8 +25,8 @@ const COMMANDS: usize = 1_024;
 /// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
 const LOADS: usize = 100;
 
-/// What can be seen of a group that this broker coordinates.
-#[derive(Clone, Debug, Default)]
+/// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked at where it is.
+#[derive(Debug, Default)]
 pub(crate) struct GroupStatus {
     /// Whether there is anything: a group that is only asked for does not exist by that.
     pub(crate) exists: bool,
@@ -40,6 +40,17 @@ pub(crate) struct GroupStatus {
     pub(crate) committed: BTreeMap<OffsetsKey, (Uuid, BTreeMap<u32, i64>)>,
     /// Whether `committed` has been filled.
     pub(super) has_offsets: bool,
+}
+
+/// A group as ListGroups shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) id: String,
+    /// Kafka's name for the state.
+    pub(crate) state: &'static str,
+    /// `classic` or `consumer`.
+    pub(crate) kind: &'static str,
+    pub(crate) protocol_type: String,
 }
 
 #[derive(Debug)]
@@ -74,13 +85,15 @@ impl Groups {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What can be seen of every group that this broker coordinates and has looked at.
-    pub(crate) fn statuses(&self) -> Vec<(String, GroupStatus)> {
-        let statuses = self.open().into_iter().map(|(id, status)| {
-            let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            (id, status)
-        });
-        statuses.filter(|(_, status)| status.exists).collect()
+    /// Calls `visit` for every group that this broker coordinates and has looked at, in the order of their ids. A group
+    /// waits while it is looked at, so this must not take long.
+    pub(crate) fn each(&self, mut visit: impl FnMut(&str, &GroupStatus)) {
+        for (id, status) in self.open() {
+            let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+            if status.exists {
+                visit(&id, &status);
+            }
+        }
     }
 
     /// The groups that have been read, so that it is known what is stored of them.
@@ -98,14 +111,18 @@ impl Groups {
     }
 }
 
-/// The broker that coordinates a group, as far as `names` says; −1 if there is none.
-pub(crate) fn coordinator_of(leaders: &Leaders, group: &str) -> i32 {
-    leaders.of_group(group)
-}
-
 /// Whether this broker coordinates the group, as far as it knows.
 pub(super) fn is_own(broker: &Broker, names: &Names, group: &str) -> bool {
-    coordinator_of(&Leaders::of(broker, names, ""), group) == broker.config.node_id
+    Leaders::of(broker, names, "").of_group(group) == broker.config.node_id
+}
+
+/// The groups that there are and that this broker coordinates, as far as it knows.
+fn own_groups(broker: &Broker) -> Vec<String> {
+    broker.replica.read(|view| {
+        let leaders = Leaders::of(broker, &view.names, "");
+        let is_own = |group: &&String| leaders.of_group(group) == broker.config.node_id;
+        view.names.groups().filter(is_own).cloned().collect()
+    })
 }
 
 /// What is configured for a group.
@@ -126,16 +143,11 @@ pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), Grou
     Ok(())
 }
 
-/// Every group that this broker coordinates, by id. Loads those that it has not looked at yet; fails if one of them
+/// Every group that this broker coordinates, in the order of their ids. Loads those that it has not looked at yet; fails if one of them
 /// cannot be loaded now, since a group that is not in the list would seem to be gone.
-pub(crate) async fn list(broker: &Arc<Broker>) -> Result<BTreeMap<String, GroupStatus>, GroupError> {
-    let own: Vec<String> = broker.replica.read(|view| {
-        let leaders = Leaders::of(broker, &view.names, "");
-        let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
-        view.names.groups().into_iter().filter(is_own).collect()
-    });
+pub(crate) async fn list(broker: &Arc<Broker>) -> Result<Vec<Listed>, GroupError> {
     let read = broker.groups.read();
-    let missing = own.into_iter().filter(|g| !read.contains(g));
+    let missing = own_groups(broker).into_iter().filter(|g| !read.contains(g));
     let load = |group: String| async move {
         match ask(broker, &group, Command::Describe).await {
             Err(error) if error.code == ResponseError::CoordinatorNotAvailable => Err(error),
@@ -144,7 +156,12 @@ pub(crate) async fn list(broker: &Arc<Broker>) -> Result<BTreeMap<String, GroupS
         }
     };
     futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(LOADS, load).await?;
-    Ok(broker.groups.statuses().into_iter().collect())
+    let mut listed = Vec::new();
+    broker.groups.each(|id, group| {
+        let (state, kind, protocol_type) = (group.state, group.kind, group.protocol_type.clone());
+        listed.push(Listed { id: id.to_owned(), state, kind, protocol_type });
+    });
+    Ok(listed)
 }
 
 /// Asks a group, on its coordinator, and waits for the answer.
@@ -171,6 +188,22 @@ async fn send(broker: &Arc<Broker>, group: &str, command: Command) -> Result<(),
             let again = handle(broker, group)?;
             let gone = |_| GroupError::new(ResponseError::NotCoordinator, "the group is moving");
             again.send(command).await.map_err(gone)
+        }
+    }
+}
+
+/// Hands on what came to a group's task when it had decided to end: the next task answers.
+pub(super) fn hand_on(broker: &Arc<Broker>, group: &str, command: Command) {
+    if matches!(command, Command::Sweep) {
+        return;
+    }
+    match handle(broker, group) {
+        Err(error) => command.refuse(error),
+        Ok(commands) => {
+            if let Err(unsent) = commands.try_send(command) {
+                let gone = GroupError::new(ResponseError::NotCoordinator, "the group is moving");
+                unsent.into_inner().refuse(gone);
+            }
         }
     }
 }
@@ -209,12 +242,8 @@ fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, Gr
 pub(crate) async fn run(broker: Arc<Broker>) {
     loop {
         sleep(step::SWEEP).await;
-        let own: BTreeSet<String> = broker.replica.read(|view| {
-            let leaders = Leaders::of(&broker, &view.names, "");
-            let is_own = |group: &String| coordinator_of(&leaders, group) == broker.config.node_id;
-            view.names.groups().into_iter().filter(is_own).collect()
-        });
-        let loaded: Vec<String> = {
+        let own = own_groups(&broker);
+        let loaded: BTreeSet<String> = {
             let mut loaded = broker.groups.lock();
             loaded.retain(|_, h| !h.commands.is_closed());
             for handle in loaded.values() {
@@ -223,7 +252,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
             loaded.keys().cloned().collect()
         };
-        for group in own.iter().filter(|g| !loaded.contains(g)).take(LOADS) {
+        for group in own.iter().filter(|g| !loaded.contains(*g)).take(LOADS) {
             if handle(&broker, group).is_err() {
                 break;
             }

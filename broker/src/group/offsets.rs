@@ -52,6 +52,11 @@ impl Offsets {
         !self.unsaved.is_empty()
     }
 
+    /// Whether something is on its way to the store.
+    pub(crate) fn is_saving(&self) -> bool {
+        !self.saving.is_empty()
+    }
+
     /// Whether nothing is committed, nor about to be.
     pub(crate) fn is_empty(&self) -> bool {
         self.stored.keys().chain(self.saving.keys()).all(|key| self.current(key).is_none())

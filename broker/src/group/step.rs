@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
 };
 use strandline_metadata::groups::OffsetsKey;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::classic::ClassicGroup;
 use super::classic::join::Join;
@@ -43,6 +43,10 @@ impl GroupTask {
             }
             Command::Leave { members, reply } => {
                 self.reason = "member_left";
+                for member in &members {
+                    let instance = member.group_instance_id.as_deref();
+                    self.log_reason("leaves", &member.member_id, instance, member.reason.as_deref());
+                }
                 let answers = self.with_context(|task, ctx| {
                     if let Engine::Consumer(group) = &mut task.engine {
                         return group.leave(&members, ctx);
@@ -69,7 +73,11 @@ impl GroupTask {
             Command::DeleteOffsets { partitions, reply } => self.delete_offsets(&partitions, reply),
             Command::Describe(reply) => {
                 let answer = if self.exists() { self.engine.describe() } else { Err(not_found()) };
-                self.answer(reply, answer);
+                if self.is_of_offsets() {
+                    self.answer_when_stored(reply, answer);
+                } else {
+                    self.answer(reply, answer);
+                }
             }
             Command::ConsumerDescribe(version, reply) => {
                 let topics = BrokerTopics(&self.broker);
@@ -89,6 +97,20 @@ impl GroupTask {
         self.revision > 0 || !self.engine.is_empty() || !self.offsets.is_empty()
     }
 
+    /// Whether what there is of the group, if there is anything, is committed offsets.
+    fn is_of_offsets(&self) -> bool {
+        self.revision == 0 && self.engine.is_empty()
+    }
+
+    /// Refuses for as long as it is not known what is stored: there may be more to delete than is known.
+    fn check_offsets_known(&self) -> Result<(), GroupError> {
+        if self.offsets_known {
+            return Ok(());
+        }
+        let why = "the outcome of a write is not known yet";
+        Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why))
+    }
+
     fn join(
         &mut self,
         request: &JoinGroupRequest,
@@ -96,32 +118,48 @@ impl GroupTask {
         sender: Sender,
         reply: Reply<JoinGroupResponse>,
     ) {
-        if let Engine::Consumer(group) = &mut self.engine
-            && group.is_empty()
-        {
-            // Nobody is left who speaks the other protocol.
-            self.engine = Engine::Classic(ClassicGroup::new());
-        }
-        if let Engine::None = self.engine {
-            self.engine = Engine::Classic(ClassicGroup::new());
-        }
         self.reason = "member_joined";
+        let instance = request.group_instance_id.as_deref();
+        self.log_reason("joins", &request.member_id, instance, request.reason.as_deref());
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let mut reply = Some(reply);
-        let answer = self.with_context(|task, ctx| match &mut task.engine {
-            Engine::Classic(group) => {
-                task.tickets.extend(reply.take().map(|reply| (ticket, Waiting::Join(reply))));
-                group.join(ticket, Join::from_request(request, version, sender), ctx);
-                None
+        let answer = self.with_context(|task, ctx| {
+            if let Engine::Consumer(group) = &mut task.engine
+                && !group.is_empty()
+            {
+                return Some(group.join(request, version, &sender, ctx));
             }
-            Engine::Consumer(group) => Some(group.join(request, version, &sender, ctx)),
-            Engine::None => None,
+            task.tickets.extend(reply.take().map(|reply| (ticket, Waiting::Join(reply))));
+            let join = Join::from_request(request, version, sender);
+            if let Engine::Classic(group) = &mut task.engine {
+                group.join(ticket, join, ctx);
+                return None;
+            }
+            // Nobody is there, so nobody speaks another protocol. The group is what it was if the member is refused.
+            let mut group = ClassicGroup::new();
+            group.join(ticket, join, ctx);
+            if group.is_empty() {
+                task.answer_tickets(group.take_answers());
+            } else {
+                task.engine = Engine::Classic(group);
+            }
+            None
         });
         self.after_consumer_step();
         self.settle();
         if let (Some(answer), Some(reply)) = (answer, reply) {
             self.answer(reply, answer);
+        }
+    }
+
+    /// Logs why a member says that it joins or leaves (KIP-800).
+    fn log_reason(&self, what: &str, member_id: &str, instance_id: Option<&str>, reason: Option<&str>) {
+        if let Some(reason) = reason.filter(|r| !r.is_empty()) {
+            // A client may send anything: what it says is quoted, and not all of it is kept.
+            let [reason, member_id] = [reason, member_id].map(|said| cut(said, MAX_LOGGED_CHARS));
+            let instance_id = instance_id.map(|said| cut(said, MAX_LOGGED_CHARS));
+            debug!(group = ?self.group, ?member_id, ?instance_id, ?reason, "a member {what} and says why");
         }
     }
 
@@ -250,11 +288,7 @@ impl GroupTask {
             }
         }
         self.broker.metrics.offsets_committed(count - too_large.len());
-        if self.offsets.has_unsaved() {
-            self.defer(move |refused| drop(reply.send(refused.map_or(Ok(too_large), Err))));
-        } else {
-            self.answer(reply, Ok(too_large));
-        }
+        self.answer_when_stored(reply, Ok(too_large));
     }
 
     fn fetch_offsets(&mut self, fetch: FetchOffsets, reply: Reply<Vec<Found>>) {
@@ -299,8 +333,12 @@ impl GroupTask {
     }
 
     fn delete_offsets(&mut self, partitions: &[(String, u32)], reply: Reply<Committed>) {
+        if let Err(error) = self.check_offsets_known() {
+            self.answer(reply, Err(error));
+            return;
+        }
         if !self.exists() {
-            self.answer(reply, Err(not_found()));
+            self.answer_when_stored(reply, Err(not_found()));
             return;
         }
         let is_empty = self.engine.is_empty();
@@ -320,16 +358,16 @@ impl GroupTask {
             }
         }
         drop(reads);
-        if self.offsets.has_unsaved() {
-            self.defer(move |refused| drop(reply.send(refused.map_or(Ok(kept), Err))));
-        } else {
-            self.answer(reply, Ok(kept));
-        }
+        self.answer_when_stored(reply, Ok(kept));
     }
 
     fn delete(&mut self, reply: Reply<()>) {
+        if let Err(error) = self.check_offsets_known() {
+            self.answer(reply, Err(error));
+            return;
+        }
         if !self.exists() {
-            self.answer(reply, Err(not_found()));
+            self.answer_when_stored(reply, Err(not_found()));
             return;
         }
         if !self.engine.is_empty() {
@@ -450,6 +488,14 @@ const MAX_SKEW_MS: i64 = 30_000;
 
 /// How often every group is looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(500);
+
+/// Characters of what a member says that are logged: as many as Kafka's own clients send of a reason.
+const MAX_LOGGED_CHARS: usize = 255;
+
+/// The beginning of a text.
+fn cut(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
+}
 
 fn unknown_member() -> GroupError {
     GroupError::new(ResponseError::UnknownMemberId, "the group has no such member")

@@ -28,8 +28,8 @@ use strandline_metadata::groups::{
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
 use strandline_metadata::log::Session;
+use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::GroupValue;
-use strandline_metadata::values::{VALUE_FORMAT, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -65,6 +65,9 @@ const MAX_BYTES_BESIDE_GROUP: usize = 50_000;
 /// they are heard before anybody is given up.
 const LATE: Duration = Duration::from_millis(500);
 
+/// Why nothing can be said of a group now.
+const NO_ANSWER: &str = "the metadata store does not answer";
+
 /// What is done with an answer once it is known whether what it says is stored.
 pub(super) type Deferred = Box<dyn FnOnce(Option<GroupError>) + Send>;
 
@@ -89,7 +92,7 @@ pub(super) struct GroupTask {
     pub(super) reason: &'static str,
     pub(super) offsets: Offsets,
     /// Whether the offsets are known as they are stored; not after a write with an unknown outcome.
-    offsets_known: bool,
+    pub(super) offsets_known: bool,
     /// The engine is not as it is stored.
     dirty: bool,
     /// Answers for the next write.
@@ -116,6 +119,7 @@ pub(super) enum Waiting {
 
 struct InFlight {
     operation: BoxFuture<'static, Done>,
+    began: Instant,
     /// Whether no request may be taken meanwhile.
     blocks: bool,
     deferred: Vec<Deferred>,
@@ -123,13 +127,19 @@ struct InFlight {
 }
 
 enum Done {
-    Written { written: Vec<(OffsetsKey, i64)>, revision: i64, result: Result<(), GroupWriteError> },
+    Written {
+        written: Vec<(OffsetsKey, i64)>,
+        revision: i64,
+        /// Bytes of the group's own value; 0 if it was not put.
+        value_bytes: usize,
+        result: Result<(), GroupWriteError>,
+    },
     Read(Result<StoredOffsets, GroupReadError>),
 }
 
 /// Why a task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// Another broker coordinates the group, or this one may not any more.
     Replaced,
     /// What is stored is not known.
@@ -143,86 +153,92 @@ pub(super) async fn run(
     broker: Arc<Broker>,
     group: String,
     session: Session,
-    mut commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
     status: Arc<Mutex<GroupStatus>>,
 ) {
-    let read = async {
-        let stored = groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
-        caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
-        Ok(stored)
-    };
-    let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
-    match read {
-        Ok(Ok(stored)) => {
-            let now = Instant::now();
-            let mut task = GroupTask {
-                settings: super::coordinator::settings(&broker, &group),
-                broker,
-                group,
-                session,
-                commands,
-                status,
-                engine: Engine::None,
-                revision: stored.revision,
-                state_since_ms: stored.value.as_ref().map_or(0, |v| v.state_since_ms),
-                was_state: "",
-                was_epoch: 0,
-                reason: "",
-                offsets: Offsets::new(stored.offsets),
-                offsets_known: true,
-                dirty: false,
-                deferred: Vec::new(),
-                fetches: Vec::new(),
-                tickets: BTreeMap::new(),
-                next_ticket: 0,
-                in_flight: None,
-                next_put: now,
-                is_turn_of_reads: false,
-                no_expiry_before: now,
-                next_offset_expiry: now,
-            };
-            task.with_context(|task, ctx| {
-                task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
-            });
-            task.was_state = task.engine.state();
-            task.was_epoch = task.epoch();
-            let end = task.serve().await;
-            task.finish(end);
-        }
-        Ok(Err(GroupReadError::Value(error))) => {
-            warn!(group, %error, "a group cannot be read");
-            refuse_all(
-                &mut commands,
-                ResponseError::UnknownServerError,
-                "what is stored of the group cannot be read",
-            );
-        }
-        Ok(Err(GroupReadError::Backend(error))) => {
-            debug!(group, %error, "a group cannot be read now");
-            refuse_all(
-                &mut commands,
-                ResponseError::CoordinatorNotAvailable,
-                "the metadata store does not answer",
-            );
-        }
-        Err(_) => {
-            refuse_all(
-                &mut commands,
-                ResponseError::CoordinatorNotAvailable,
-                "the metadata store does not answer",
-            );
-        }
+    if let Some(mut task) = GroupTask::open(broker, group, session, commands, status).await {
+        let end = task.serve().await;
+        task.finish(end).await;
     }
 }
 
-fn refuse_all(commands: &mut mpsc::Receiver<Command>, code: ResponseError, why: &str) {
+/// Answers everything that comes before nothing can come any more.
+async fn refuse_all(mut commands: mpsc::Receiver<Command>, code: ResponseError, why: &str) {
     commands.close();
-    while let Ok(command) = commands.try_recv() {
+    while let Some(command) = commands.recv().await {
         command.refuse(GroupError::new(code, why));
     }
 }
 
 impl GroupTask {
+    /// Reads the group. If it cannot be read, whoever asks is told so.
+    pub(super) async fn open(
+        broker: Arc<Broker>,
+        group: String,
+        session: Session,
+        commands: mpsc::Receiver<Command>,
+        status: Arc<Mutex<GroupStatus>>,
+    ) -> Option<Self> {
+        let read = async {
+            let stored =
+                groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
+            caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
+            Ok(stored)
+        };
+        let read = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
+        let stored = match read {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(GroupReadError::Value(error))) => {
+                warn!(group, %error, "a group cannot be read");
+                let why = "what is stored of the group cannot be read";
+                refuse_all(commands, ResponseError::UnknownServerError, why).await;
+                return None;
+            }
+            Ok(Err(GroupReadError::Backend(error))) => {
+                debug!(group, %error, "a group cannot be read now");
+                refuse_all(commands, ResponseError::CoordinatorNotAvailable, NO_ANSWER).await;
+                return None;
+            }
+            Err(_) => {
+                refuse_all(commands, ResponseError::CoordinatorNotAvailable, NO_ANSWER).await;
+                return None;
+            }
+        };
+        let now = Instant::now();
+        let mut task = Self {
+            settings: super::coordinator::settings(&broker, &group),
+            broker,
+            group,
+            session,
+            commands,
+            status,
+            engine: Engine::None,
+            revision: stored.revision,
+            state_since_ms: stored.value.as_ref().map_or(0, |v| v.state_since_ms),
+            was_state: "",
+            was_epoch: 0,
+            reason: "",
+            offsets: Offsets::new(stored.offsets),
+            offsets_known: true,
+            dirty: false,
+            deferred: Vec::new(),
+            fetches: Vec::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            in_flight: None,
+            next_put: now,
+            is_turn_of_reads: false,
+            no_expiry_before: now,
+            next_offset_expiry: now,
+        };
+        task.with_context(|task, ctx| {
+            task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
+        });
+        task.was_state = task.engine.state();
+        task.was_epoch = task.epoch();
+        Some(task)
+    }
+
     async fn serve(&mut self) -> End {
         self.publish();
         loop {
@@ -250,12 +266,19 @@ impl GroupTask {
             let full = self.is_full();
             let deadline = self.engine.next_deadline().map(|d| d.max(self.no_expiry_before));
             let far = Instant::now() + Duration::from_hours(1);
+            // Deadlines before commands, or a flood of commands would put them off.
             tokio::select! {
+                biased;
                 done = operation(&mut self.in_flight) => {
                     if let Err(end) = self.done(done) {
                         return end;
                     }
                 }
+                () = sleep_until(deadline.unwrap_or(far)), if !blocked && deadline.is_some() => {
+                    self.expire_members(deadline.unwrap_or(far));
+                    self.publish();
+                }
+                () = sleep_until(self.next_put), if self.dirty && self.in_flight.is_none() => {}
                 command = self.commands.recv(), if !blocked && !full => match command {
                     Some(command) => {
                         self.step(command);
@@ -263,11 +286,6 @@ impl GroupTask {
                     }
                     None => return End::Replaced,
                 },
-                () = sleep_until(self.next_put), if self.dirty && self.in_flight.is_none() => {}
-                () = sleep_until(deadline.unwrap_or(far)), if !blocked && deadline.is_some() => {
-                    self.expire_members(deadline.unwrap_or(far));
-                    self.publish();
-                }
             }
         }
     }
@@ -278,7 +296,9 @@ impl GroupTask {
 
     /// Whether as many wait for the store as may (invariant 9): others wait in the queue, and then at their sockets.
     fn is_full(&self) -> bool {
-        self.deferred.len() + self.fetches.len() >= WAITING
+        // As many may have been deferred to the write that is on its way, and as many may have joined them since.
+        let joined = self.in_flight.as_ref().map_or(0, |f| f.deferred.len());
+        self.deferred.len() + self.fetches.len() >= WAITING || joined >= 2 * WAITING
     }
 
     /// Nothing is stored and nobody waits: the next request makes a new task.
@@ -334,6 +354,26 @@ impl GroupTask {
         }
     }
 
+    /// Sends an answer that tells what is committed, or what is not, when all of that is stored: commits and deletions
+    /// that wait, and those on their way. A write that is on its way need not be the one of who asks: a deletion that is
+    /// asked for twice finds nothing to delete the second time.
+    pub(super) fn answer_when_stored<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, GroupError>,
+    ) {
+        let then = move |refused: Option<GroupError>| drop(reply.send(refused.map_or(answer, Err)));
+        if self.dirty || self.offsets.has_unsaved() {
+            self.defer(then);
+            return;
+        }
+        match &mut self.in_flight {
+            Some(write) if self.offsets.is_saving() => write.deferred.push(Box::new(then)),
+            // Nothing is written, or nothing that is told of: a read changes nothing.
+            _ => then(None),
+        }
+    }
+
     /// Does something once it is known whether everything so far is stored.
     pub(super) fn defer(&mut self, then: impl FnOnce(Option<GroupError>) + Send + 'static) {
         self.deferred.push(Box::new(then));
@@ -363,7 +403,13 @@ impl GroupTask {
             info!(group = self.group, reason, "a group rebalances");
             self.broker.metrics.group_rebalanced(reason);
         }
-        for (ticket, answer) in group.take_answers() {
+        let answers = group.take_answers();
+        self.answer_tickets(answers);
+    }
+
+    /// Answers requests that waited in a group of the classic protocol.
+    pub(super) fn answer_tickets(&mut self, answers: Vec<(Ticket, Answer)>) {
+        for (ticket, answer) in answers {
             match (self.tickets.remove(&ticket), answer) {
                 (Some(Waiting::Join(reply)), Answer::Join(response)) => self.answer(reply, Ok(response)),
                 (Some(Waiting::Sync(reply)), Answer::Sync(response)) => self.answer(reply, Ok(response)),
@@ -438,15 +484,12 @@ impl GroupTask {
             (true, None) if self.revision > 0 => GroupPut::Delete,
             (false, _) | (true, None) => GroupPut::Keep,
         };
-        if let GroupPut::Put(value) = &put {
-            let bytes = u32::try_from(value.encode().len()).unwrap_or(u32::MAX);
-            self.next_put = Instant::now() + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S;
-        }
         let offsets = self.offsets.begin_save(self.session.incarnation, write);
         let operation =
             write_all(self.broker.clone(), self.session, self.group.clone(), self.revision, put, offsets);
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
+            began: Instant::now(),
             blocks: self.dirty,
             deferred: std::mem::take(&mut self.deferred),
             fetches: Vec::new(),
@@ -471,6 +514,7 @@ impl GroupTask {
         };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
+            began: Instant::now(),
             blocks: false,
             deferred: Vec::new(),
             fetches: std::mem::take(&mut self.fetches),
@@ -478,9 +522,13 @@ impl GroupTask {
     }
 
     fn done(&mut self, done: Done) -> Result<(), End> {
-        let Some(InFlight { blocks, deferred, fetches, .. }) = self.in_flight.take() else { return Ok(()) };
+        let Some(InFlight { began, blocks, deferred, fetches, .. }) = self.in_flight.take() else {
+            return Ok(());
+        };
         match done {
-            Done::Written { written, revision, result } => {
+            Done::Written { written, revision, value_bytes, result } => {
+                let bytes = u32::try_from(value_bytes).unwrap_or(u32::MAX);
+                self.next_put = self.next_put.max(began + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S);
                 self.revision = revision;
                 self.offsets.saved(&written);
                 self.offsets.end_save(false);
@@ -526,9 +574,9 @@ impl GroupTask {
             }
             Done::Read(Err(error)) => {
                 debug!(group = self.group, %error, "committed offsets cannot be read");
-                let why = "the metadata store does not answer";
                 for (_, reply) in fetches {
-                    let _ = reply.send(Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why)));
+                    let unavailable = GroupError::new(ResponseError::CoordinatorNotAvailable, NO_ANSWER);
+                    let _ = reply.send(Err(unavailable));
                 }
                 // Whoever waits for a write is not left waiting for a read that fails again and again.
                 if self.offsets_known { Ok(()) } else { Err(End::Lost) }
@@ -536,16 +584,13 @@ impl GroupTask {
         }
     }
 
-    /// Answers everybody who waits.
-    fn finish(mut self, end: End) {
+    /// Answers everybody who waits. Nobody does when a group that is not used ends, but somebody may have come since.
+    pub(super) async fn finish(mut self, end: End) {
         let error = match end {
             End::Replaced => {
                 GroupError::new(ResponseError::NotCoordinator, "another broker coordinates the group")
             }
-            End::Lost | End::Idle => {
-                let why = "the metadata store does not answer";
-                GroupError::new(ResponseError::CoordinatorNotAvailable, why)
-            }
+            End::Lost | End::Idle => GroupError::new(ResponseError::CoordinatorNotAvailable, NO_ANSWER),
         };
         debug!(group = self.group, ?end, "this broker stops coordinating a group");
         if let Some(in_flight) = self.in_flight.take() {
@@ -570,8 +615,11 @@ impl GroupTask {
             }
         }
         self.commands.close();
-        while let Ok(command) = self.commands.try_recv() {
-            command.refuse(error.clone());
+        while let Some(command) = self.commands.recv().await {
+            match end {
+                End::Idle => super::coordinator::hand_on(&self.broker, &self.group, command),
+                End::Replaced | End::Lost => command.refuse(error.clone()),
+            }
         }
     }
 
@@ -642,10 +690,13 @@ async fn write_all(
         own.0 = put;
     }
     let mut written = Vec::new();
+    let mut value_bytes = 0;
     for (put, offsets) in parts {
         let write = GroupWrite { group: group.clone(), revision, put, offsets };
         match broker.groups.writer().write(session, keys, &write).await {
-            Ok(at) => {
+            Ok(done) => {
+                let at = done.revision;
+                value_bytes += done.value_bytes;
                 match write.put {
                     GroupPut::Keep => {}
                     GroupPut::Put(_) => revision = at,
@@ -659,10 +710,10 @@ async fn write_all(
                 broker.metrics.group_written(write.offsets.len());
                 written.extend(write.offsets.into_iter().map(|p| (p.key, at)));
             }
-            Err(error) => return Done::Written { written, revision, result: Err(error) },
+            Err(error) => return Done::Written { written, revision, value_bytes, result: Err(error) },
         }
     }
-    Done::Written { written, revision, result: Ok(()) }
+    Done::Written { written, revision, value_bytes, result: Ok(()) }
 }
 
 /// The one mapping from a failed write to what a client hears: all of it can be tried again.

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
-    OffsetFetchRequest, ProduceRequest, TopicName,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::records::Compression;
-use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
+use strandline_metadata::backend::faulty::{Fault, FaultPlan, FaultyBackend};
 use strandline_metadata::values::group::OFFSETS_PER_KEY;
 
 use super::command::Command;
 use super::coordinator;
+use super::task::{self, End, GroupTask};
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
@@ -51,6 +56,10 @@ async fn create(client: &mut TestClient, topic: &str, partitions: i32) {
 
 /// Commits by somebody outside of the group.
 async fn commit(client: &mut TestClient, group: &str, topic: &str, partition: i32, offset: i64) {
+    assert_eq!(try_commit(client, group, topic, partition, offset).await, 0);
+}
+
+async fn try_commit(client: &mut TestClient, group: &str, topic: &str, partition: i32, offset: i64) -> i16 {
     let partition =
         OffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(offset);
     let topic = OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
@@ -58,7 +67,14 @@ async fn commit(client: &mut TestClient, group: &str, topic: &str, partition: i3
         .with_group_id(GroupId(text(group)))
         .with_generation_id_or_member_epoch(-1)
         .with_topics(vec![topic]);
-    assert_eq!(client.call(&request, 8).await.topics[0].partitions[0].error_code, 0);
+    client.call(&request, 8).await.topics[0].partitions[0].error_code
+}
+
+/// Deletes what the group has committed for a partition of `t`.
+fn deletion(group: &str, partition: i32) -> OffsetDeleteRequest {
+    let partition = OffsetDeleteRequestPartition::default().with_partition_index(partition);
+    let topic = OffsetDeleteRequestTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+    OffsetDeleteRequest::default().with_group_id(GroupId(text(group))).with_topics(vec![topic])
 }
 
 async fn groups(client: &mut TestClient) -> Vec<String> {
@@ -168,7 +184,7 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     let asked = coordinator::ask(&second.broker, "g", Command::Describe);
     let (asked, listed) = futures::join!(asked, coordinator::list(&second.broker));
     assert_eq!(asked.unwrap().state, "Empty");
-    assert_eq!(listed.unwrap().into_keys().collect::<Vec<_>>(), ["g"]);
+    assert_eq!(listed.unwrap().into_iter().map(|g| g.id).collect::<Vec<_>>(), ["g"]);
 }
 
 #[tokio::test]
@@ -234,6 +250,32 @@ async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
 }
 
 #[tokio::test]
+async fn metrics_sum_up_what_a_group_is_behind_when_there_are_many_partitions() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    for topic in ["large", "small"] {
+        create(&mut client, topic, if topic == "large" { 5_000 } else { 1 }).await;
+    }
+    let partition =
+        |index| OffsetCommitRequestPartition::default().with_partition_index(index).with_committed_offset(0);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(name("large"))
+        .with_partitions((0..5_000).map(partition).collect());
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let response = client.call(&request, 8).await;
+    assert!(response.topics[0].partitions.iter().all(|p| p.error_code == 0));
+    assert_eq!(samples(&opened, "strandline_group_lag{").len(), 5_000);
+    commit(&mut client, "g", "small", 0, 0).await;
+    let by_topic = ["large", "small"]
+        .map(|topic| format!(r#"strandline_group_lag{{group="g",partition="all",topic="{topic}"}} 0"#));
+    assert_eq!(samples(&opened, "strandline_group_lag{"), by_topic);
+}
+
+#[tokio::test]
 async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
     let world = World::new();
     let opened = world.broker(1, QUICK).await;
@@ -242,7 +284,93 @@ async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
     for partition in [0, 255, 256, 999] {
         commit(&mut client, "g", "large", partition, i64::from(partition) + 1).await;
     }
-    let keys = opened.broker.groups.statuses()[0].1.committed.keys().cloned().collect::<Vec<_>>();
+    let mut keys = Vec::new();
+    opened.broker.groups.each(|_, status| keys.extend(status.committed.keys().cloned()));
     assert_eq!(keys, [0, 1, 3].map(|n| ("large".to_owned(), n)));
     assert_eq!(999 / OFFSETS_PER_KEY, 3);
+}
+
+#[tokio::test]
+async fn a_deletion_is_answered_when_it_is_stored_also_to_who_asks_while_it_is_on_its_way() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let opened = world.broker_over(Arc::new(faulty), 1, QUICK).await;
+    let mut clients = [TestClient::connect(&opened.broker), TestClient::connect(&opened.broker)];
+    create(&mut clients[0], "t", 2).await;
+    for partition in 0..2 {
+        commit(&mut clients[0], "g", "t", partition, 5).await;
+    }
+    let slow = Duration::from_millis(400);
+    faults.set_plan(FaultPlan { call_delay: slow..=slow, ..FaultPlan::default() });
+    let [first, second] = &mut clients;
+    // With the second offset the group is gone: whoever is told so must find it gone, too.
+    for (partition, answer_to_second) in [(0, 0), (1, ResponseError::GroupIdNotFound.code())] {
+        let request = deletion("g", partition);
+        let again = async {
+            // By then the first deletion is on its way to the store, and not there yet.
+            tokio::time::sleep(slow / 4).await;
+            assert_eq!(second.call(&request, 0).await.error_code, answer_to_second);
+            let keys = opened.broker.replica.keys();
+            let stored = strandline_metadata::groups::read(&world.backend, keys, "g").await.unwrap();
+            let values = stored.offsets.into_values();
+            values.flat_map(|(_, value)| value.partitions.into_keys()).collect::<Vec<_>>()
+        };
+        let (answer, stored) = futures::join!(first.call(&request, 0), again);
+        assert_eq!(answer.error_code, 0);
+        assert!(!stored.contains(&partition.unsigned_abs()), "it was told that this is deleted: {stored:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_be_deleted_while_it_is_not_known_what_is_stored() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let opened = world.broker_over(Arc::new(faulty), 1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "t", 1).await;
+    let slow = Duration::from_millis(200);
+    faults.set_plan(FaultPlan { call_delay: slow..=slow, ..FaultPlan::default() });
+    let delete = DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text("g"))]);
+    for _ in 0..20 {
+        // The commit is stored, and nobody learns of it: its answer is lost, and it cannot be sent again.
+        faults.inject(Fault::AnswerLost);
+        let lost = faults.count(Fault::AnswerLost);
+        let fail_again = async {
+            while faults.count(Fault::AnswerLost) == lost {
+                tokio::time::sleep(slow / 20).await;
+            }
+            faults.inject(Fault::NoSpace);
+        };
+        let (code, ()) = futures::join!(try_commit(&mut client, "g", "t", 0, 5), fail_again);
+        // Something else may have had the faults.
+        if code == 0 {
+            continue;
+        }
+        let unknown = ResponseError::CoordinatorNotAvailable.code();
+        assert_eq!(client.call(&deletion("g", 0), 0).await.error_code, unknown);
+        assert_eq!(client.call(&delete, 2).await.results[0].error_code, unknown);
+        eventually("it is found out", async || client.call(&delete, 2).await.results[0].error_code == 0)
+            .await;
+        return;
+    }
+    panic!("no commit failed");
+}
+
+#[tokio::test]
+async fn who_asks_for_a_group_that_has_just_been_given_up_is_answered_by_its_next_task() {
+    let world = World::new();
+    let opened = world.broker(1, QUICK).await;
+    let session = opened.broker.sessions.current().unwrap();
+    let (commands, receiver) = tokio::sync::mpsc::channel(8);
+    let (broker, status) = (opened.broker.clone(), Arc::default());
+    let task = GroupTask::open(broker, "g".to_owned(), session, receiver, status).await.unwrap();
+    let (reply, described) = task::reply();
+    // It comes when the task has decided to end, and has not ended yet.
+    commands.send(Command::Describe(reply)).await.unwrap();
+    commands.send(Command::Sweep).await.unwrap();
+    task.finish(End::Idle).await;
+    let answer = described.await.expect("it is answered");
+    assert_eq!(answer.unwrap_err().code, ResponseError::GroupIdNotFound);
 }

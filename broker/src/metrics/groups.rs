@@ -6,6 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::Registrar;
 use crate::Broker;
+use crate::group::coordinator::GroupStatus;
 
 /// Partitions that get a lag of their own (invariant 9). When there are more, topics get one; when those are too many as
 /// well, only groups do.
@@ -84,32 +85,70 @@ impl GroupMetrics {
         self.groups.reset();
         self.members.reset();
         self.lag.reset();
-        // By partition, by topic, by group.
-        let mut lags: [BTreeMap<(String, String, String), i64>; 3] = Default::default();
-        for (index, (group, status)) in broker.groups.statuses().into_iter().enumerate() {
+        let mut index = 0;
+        broker.groups.each(|group, status| {
             self.groups.with_label_values(&[status.kind, status.state]).inc();
             let members = i64::try_from(status.members).unwrap_or(i64::MAX);
             if index < MAX_LAGS {
-                self.members.with_label_values(&[&*group, status.kind, status.state]).set(members);
+                self.members.with_label_values(&[group, status.kind, status.state]).set(members);
             }
-            broker.replica.read(|view| {
-                for ((topic, _), (topic_id, offsets)) in &status.committed {
-                    for (partition, offset) in offsets {
-                        let Some(state) = view.state.partition(*topic_id, *partition) else { continue };
-                        let lag = (state.end() - offset.max(&state.log_start())).max(0);
-                        let own = (group.clone(), topic.clone(), partition.to_string());
-                        let by_topic = (group.clone(), topic.clone(), ALL.to_owned());
-                        let by_group = (group.clone(), ALL.to_owned(), ALL.to_owned());
-                        for (lags, key) in lags.iter_mut().zip([own, by_topic, by_group]) {
-                            *lags.entry(key).or_default() += lag;
-                        }
-                    }
-                }
+            index += 1;
+        });
+        let level = Level::fitting(broker);
+        let mut lags: BTreeMap<(String, String, String), i64> = BTreeMap::new();
+        broker.groups.each(|group, status| {
+            each_lag(broker, status, |topic, partition, lag| {
+                let (topic, partition) = match level {
+                    Level::Partition => (topic, partition.to_string()),
+                    Level::Topic => (topic, ALL.to_owned()),
+                    Level::Group => (ALL, ALL.to_owned()),
+                };
+                *lags.entry((group.to_owned(), topic.to_owned(), partition)).or_default() += lag;
             });
-        }
-        let fitting = lags.iter().find(|lags| lags.len() <= MAX_LAGS).or(lags.last());
-        for ((group, topic, partition), lag) in fitting.into_iter().flatten().take(MAX_LAGS) {
-            self.lag.with_label_values(&[group, topic, partition]).set(*lag);
+        });
+        // Groups may have come since they were counted.
+        for ((group, topic, partition), lag) in lags.into_iter().take(MAX_LAGS) {
+            self.lag.with_label_values(&[group, topic, partition]).set(lag);
         }
     }
+}
+
+/// What gets a lag of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Partition,
+    Topic,
+    Group,
+}
+
+impl Level {
+    /// The finest one at which there are not too many.
+    fn fitting(broker: &Broker) -> Self {
+        let (mut partitions, mut topics) = (0, 0);
+        broker.groups.each(|_, status| {
+            let mut last = None;
+            for (topic, _) in status.committed.keys() {
+                topics += usize::from(last.replace(topic) != Some(topic));
+            }
+            partitions += status.committed.values().map(|(_, offsets)| offsets.len()).sum::<usize>();
+        });
+        match (partitions, topics) {
+            (..=MAX_LAGS, _) => Self::Partition,
+            (_, ..=MAX_LAGS) => Self::Topic,
+            _ => Self::Group,
+        }
+    }
+}
+
+/// Calls `each` for the partitions that a group has committed for: topic, partition, and how many records it is behind.
+fn each_lag(broker: &Broker, status: &GroupStatus, mut each: impl FnMut(&str, u32, i64)) {
+    broker.replica.read(|view| {
+        for ((topic, _), (topic_id, offsets)) in &status.committed {
+            for (partition, offset) in offsets {
+                let Some(state) = view.state.partition(*topic_id, *partition) else { continue };
+                let lag = (state.end() - offset.max(&state.log_start())).max(0);
+                each(topic, *partition, lag);
+            }
+        }
+    });
 }

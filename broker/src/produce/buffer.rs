@@ -84,7 +84,10 @@ impl Budget {
         if self.tokens >= 1.0 {
             return Some(now);
         }
-        (self.per_s > 0.0).then(|| now + Duration::from_secs_f64((1.0 - self.tokens) / self.per_s))
+        // A little later than that: rounding must not lead back here at a moment that still does not allow it.
+        (self.per_s > 0.0).then(|| {
+            now + Duration::from_secs_f64((1.0 - self.tokens) / self.per_s) + Duration::from_millis(1)
+        })
     }
 }
 
@@ -250,6 +253,18 @@ mod tests {
     async fn append(buffer: &ProduceBuffer, bytes: usize) {
         let space = buffer.reserve(bytes).await.unwrap();
         buffer.append(vec![entry(bytes)], space).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_budget_allows_the_next_put_when_it_says_that_it_will() {
+        let begin = Instant::now();
+        for step_us in 1..3000 {
+            let mut budget = Budget::new(50.0, 1.0, begin);
+            budget.spend(begin);
+            let now = begin + Duration::from_micros(step_us);
+            let next = budget.next(now).unwrap();
+            assert!(next > now && budget.allows(next), "after {step_us} us");
+        }
     }
 
     #[tokio::test(start_paused = true)]

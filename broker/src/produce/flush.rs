@@ -149,6 +149,7 @@ impl Flusher {
                 return;
             }
             tokio::select! {
+                biased;
                 Some(landed) = in_flight.next() => self.commit(landed).await,
                 () = self.buffer.arrived(), if until.is_some() || in_flight.len() < self.config.puts_in_flight => {}
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}

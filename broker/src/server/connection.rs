@@ -82,7 +82,9 @@ where
         let idle_until = idle_since + broker.config.connection_idle;
         let until = frames.begun().map_or(idle_until, |begun| begun + ARRIVAL);
         let reads = !closed && taking.is_none() && answers.len() < IN_FLIGHT;
+        // In this order, so that a run can be repeated. Answers do not starve requests: each needs one that was read.
         tokio::select! {
+            biased;
             Some(reply) = answers.next() => {
                 if let Some(pieces) = reply {
                     write_all(io, pieces).await?;

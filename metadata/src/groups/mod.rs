@@ -10,7 +10,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 
-pub use self::writer::{GroupLoop, GroupWriter, writer};
+pub use self::writer::{GroupLoop, GroupWriter, GroupWritten, writer};
 use crate::backend::{BackendError, KeyRange, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::replica::pages;

@@ -58,6 +58,15 @@ struct Queued {
     reply: oneshot::Sender<Result<i64, GroupWriteError>>,
 }
 
+/// What was written of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupWritten {
+    /// The mod revision of everything that was put.
+    pub revision: i64,
+    /// Bytes of the group's own value; 0 if it was not put.
+    pub value_bytes: usize,
+}
+
 /// Makes the writer of a broker's groups. The loop must be run for as long as the handle is used.
 pub fn writer(replica: Replica, sessions: SessionCell) -> (GroupWriter, GroupLoop) {
     let (sender, receiver) = mpsc::channel(GROUP_WRITE_QUEUE);
@@ -66,15 +75,14 @@ pub fn writer(replica: Replica, sessions: SessionCell) -> (GroupWriter, GroupLoo
 }
 
 impl GroupWriter {
-    /// Writes, and gives the revision: the mod revision of everything that was put. `session` is the one under which
-    /// was read what the write compares.
+    /// Writes. `session` is the one under which was read what the write compares.
     pub async fn write(
         &self,
         session: Session,
         keys: &Keyspace,
         write: &GroupWrite,
-    ) -> Result<i64, GroupWriteError> {
-        let txn = nested(keys, write);
+    ) -> Result<GroupWritten, GroupWriteError> {
+        let (txn, value_bytes) = nested(keys, write);
         let bytes = txn_bytes(&txn);
         if bytes > BACKEND_REQUEST_BYTES {
             return Err(BackendError::TooLarge(format!("{bytes} bytes of one group")).into());
@@ -82,12 +90,13 @@ impl GroupWriter {
         let (reply, written) = oneshot::channel();
         let queued = Queued { session, group: write.group.clone(), txn, reply };
         self.writes.send(queued).await.map_err(|_| GroupWriteError::Closed)?;
-        written.await.unwrap_or(Err(GroupWriteError::Closed))
+        let revision = written.await.unwrap_or(Err(GroupWriteError::Closed))?;
+        Ok(GroupWritten { revision, value_bytes })
     }
 }
 
-/// One group's transaction, to be nested: all of it or nothing.
-fn nested(keys: &Keyspace, write: &GroupWrite) -> Txn {
+/// One group's transaction, to be nested: all of it or nothing. With it, how many bytes the group's own value has.
+fn nested(keys: &Keyspace, write: &GroupWrite) -> (Txn, usize) {
     assert!(write.offsets.len() <= GROUP_WRITE_KEYS, "a write of too many keys would not fit beside others");
     let own = keys.encode(&Key::Group(write.group.clone()));
     let mut txn = Txn {
@@ -102,9 +111,14 @@ fn nested(keys: &Keyspace, write: &GroupWrite) -> Txn {
             None => Op::Delete(KeyRange::Key(key)),
         });
     };
+    let mut value_bytes = 0;
     match &write.put {
         GroupPut::Keep => {}
-        GroupPut::Put(value) => change(own, Some(value.encode())),
+        GroupPut::Put(value) => {
+            let value = value.encode();
+            value_bytes = value.len();
+            change(own, Some(value));
+        }
         GroupPut::Delete => change(own, None),
     }
     for put in &write.offsets {
@@ -117,7 +131,7 @@ fn nested(keys: &Keyspace, write: &GroupWrite) -> Txn {
         let key = keys.encode(&Key::Offsets { group: write.group.clone(), topic, part });
         txn.compares.push(Compare::ModRevision(key, put.revision));
     }
-    txn
+    (txn, value_bytes)
 }
 
 impl GroupLoop {

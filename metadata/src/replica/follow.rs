@@ -109,7 +109,12 @@ impl ReplicaLoop {
         let mut due: Option<(i64, Instant)> = None;
         loop {
             let deadline = due.map_or(heard + SILENCE, |(_, at)| at.min(heard + SILENCE));
+            // What has arrived comes before the deadline for it: a process that was stopped for a while finds both.
             tokio::select! {
+                biased;
+                () = shared.rebuild.notified() => {
+                    return Err(Interrupted::Rebuild("the log was trimmed beyond what is applied".into()));
+                }
                 batch = watch.next() => {
                     match batch {
                         Ok(batch) => self.apply(&batch)?,
@@ -127,9 +132,6 @@ impl ReplicaLoop {
                     }
                     let revision = *committed.borrow_and_update();
                     due.get_or_insert((revision, Instant::now() + APPLY_TIMEOUT));
-                }
-                () = shared.rebuild.notified() => {
-                    return Err(Interrupted::Rebuild("the log was trimmed beyond what is applied".into()));
                 }
                 () = sleep_until(deadline) => {}
             }

@@ -35,6 +35,9 @@ pub enum MaintainError {
     /// The state was rebuilt while the checkpoint was under way.
     #[error("the state at the checkpoint was not captured")]
     NotCaptured,
+    /// This broker was stopped after its checkpoint, and another one has written a newer snapshot since.
+    #[error("another broker has written a newer snapshot")]
+    Overtaken,
 }
 
 /// What a pass did.
@@ -81,6 +84,11 @@ impl Maintainer {
         let state = self.replica.take_checkpoint().ok_or(MaintainError::NotCaptured)?;
         let (pointer, pointer_revision) = self.pointer();
         let previous = pointer.as_ref().and_then(|p| p.snapshots.first());
+        // The view may be far beyond the state that was captured. A snapshot of an older state must not push out newer
+        // ones: the log that it needs may be trimmed.
+        if previous.is_some_and(|newest| newest.revision >= state.revision()) {
+            return Err(MaintainError::Overtaken);
+        }
         let written = super::write(self.store.as_ref(), &state, previous).await?;
         let revision = written.revision;
         let moved = self.move_pointer(pointer, pointer_revision, written).await?;
@@ -118,6 +126,10 @@ impl Maintainer {
         // Trimmed to at most the second-newest: if the newest turns out bad, the log since the one before is there.
         let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(before.trimmed_to);
         let moved = SnapshotValue { format: VALUE_FORMAT, snapshots, trimmed_to };
+        assert!(
+            moved.snapshots.is_sorted_by(|newer, older| newer.revision > older.revision),
+            "a snapshot goes in front of older ones"
+        );
         assert!(
             moved.snapshots.get(1).is_none_or(|second| moved.trimmed_to <= second.revision),
             "the log since the second-newest snapshot is kept"

@@ -13,7 +13,8 @@ use strandline_tests::checker::read_partition;
 use strandline_tests::client::{Client, ClientError, fetch_request};
 use strandline_tests::cluster::{Cluster, Plan};
 use strandline_tests::process::was_killed;
-use strandline_tests::records::{batch, batches, now_ms, values};
+use strandline_tests::records::{batch, batches, values};
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::{Workload, create_topic};
 
 /// Produces one record and gives the object that it lies in.

@@ -8,7 +8,8 @@ use strandline_tests::client::ClientError;
 use strandline_tests::cluster::{Cluster, Plan};
 use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::proxy::Link;
-use strandline_tests::records::{batch, now_ms};
+use strandline_tests::records::batch;
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::Workload;
 use tokio::time::sleep;
 

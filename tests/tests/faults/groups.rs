@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
+use strandline_tests::client::Client;
 use strandline_tests::cluster::{Cluster, Plan};
 use strandline_tests::member::{Group, stable};
 use strandline_tests::process::eventually;
@@ -52,6 +53,29 @@ async fn goes_on(group: &mut Group, ids: &[String], generation: i32, next_offset
     assert_eq!(group.committed().await.get(&0), Some(&next_offset));
 }
 
+/// A group at rest, whose coordinator is about to get into trouble.
+struct Settled {
+    group: Group,
+    /// Its two members.
+    ids: Vec<String>,
+    generation: i32,
+    /// Which broker coordinates it.
+    old: usize,
+    /// A connection to that one, on which answers are waited for while it is in trouble.
+    client: Client,
+}
+
+/// A group of two members that has committed something.
+async fn settled(cluster: &Cluster) -> Settled {
+    let mut group = Group::new("g", cluster.addresses());
+    let (ids, generation) = stable("g", &cluster.addresses(), 2).await;
+    goes_on(&mut group, &ids, generation, 1).await;
+    let old = coordinator(cluster, &group).await;
+    let mut client = cluster.client(old).await;
+    client.set_timeout(Duration::from_secs(30));
+    Settled { group, ids, generation, old, client }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_go_on_when_their_coordinator_is_killed_and_when_it_leaves() {
     let mut cluster = cluster(Plan::new(3).flag("drain-ms", 1_000)).await;
@@ -85,13 +109,8 @@ async fn members_go_on_when_their_coordinator_is_killed_and_when_it_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_was_replaced_while_it_stood_still_commits_nothing() {
     let mut cluster = cluster(Plan::new(3)).await;
-    let mut group = Group::new("g", cluster.addresses());
-    let (ids, generation) = stable("g", &cluster.addresses(), 2).await;
-    goes_on(&mut group, &ids, generation, 1).await;
-    let old = coordinator(&cluster, &group).await;
+    let Settled { group, ids, generation, old, mut client } = settled(&cluster).await;
     // A commit that reaches the old coordinator while it stands still, and is handled when it wakes up.
-    let mut client = cluster.client(old).await;
-    client.set_timeout(Duration::from_secs(30));
     cluster.pause(old);
     let stale = group.commit_request(&ids[0], generation, 0, 666);
     let sent = client.send(&stale, 8).await.expect("the socket takes it");
@@ -116,12 +135,7 @@ async fn a_coordinator_that_was_replaced_while_it_stood_still_commits_nothing() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_cut_off_from_etcd_answers_heartbeats_and_commits_nothing() {
     let cluster = cluster(Plan::new(2).proxied()).await;
-    let mut group = Group::new("g", cluster.addresses());
-    let (ids, generation) = stable("g", &cluster.addresses(), 2).await;
-    goes_on(&mut group, &ids, generation, 1).await;
-    let old = coordinator(&cluster, &group).await;
-    let mut client = cluster.client(old).await;
-    client.set_timeout(Duration::from_secs(30));
+    let Settled { group, ids, generation, old, mut client } = settled(&cluster).await;
     cluster.link_to_etcd(old, Link::Silent);
     let answer =
         client.call(&group.commit_request(&ids[0], generation, 0, 666), 8).await.expect("it answers");

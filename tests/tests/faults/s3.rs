@@ -10,7 +10,8 @@ use strandline_tests::client::ClientError;
 use strandline_tests::cluster::{Cluster, Plan};
 use strandline_tests::process::eventually;
 use strandline_tests::proxy::Link;
-use strandline_tests::records::{batch, now_ms};
+use strandline_tests::records::batch;
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::{Workload, create_topic};
 use tokio::time::sleep;
 

@@ -8,7 +8,8 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, Forgot
 use kafka_protocol::messages::{FetchRequest, FetchResponse, MetadataRequest};
 use kafka_protocol::records::Compression;
 use strandline_tests::client::{Client, fetch_request, topic};
-use strandline_tests::records::{batch, batches, now_ms, values};
+use strandline_tests::records::{batch, batches, values};
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
 use crate::{error, fetch, refused, shared};

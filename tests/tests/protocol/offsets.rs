@@ -7,7 +7,8 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::records::Compression;
 use strandline_tests::client::topic;
-use strandline_tests::records::{batch, now_ms};
+use strandline_tests::records::batch;
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
 use crate::{error, refused, shared};

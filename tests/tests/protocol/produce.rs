@@ -7,7 +7,8 @@ use kafka_protocol::records::{Compression, RecordBatchDecoder};
 use strandline_tests::checker::read_partition;
 use strandline_tests::client::produce_request;
 use strandline_tests::cluster::Cluster;
-use strandline_tests::records::{batch, now_ms, seal, values};
+use strandline_tests::records::{batch, seal, values};
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
 use crate::{error, produce, refused, shared};

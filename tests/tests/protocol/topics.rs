@@ -15,7 +15,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::Decodable;
 use kafka_protocol::records::Compression;
 use strandline_tests::client::{Client, topic};
-use strandline_tests::records::{batch, now_ms};
+use strandline_tests::records::batch;
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
 use crate::{error, refused, shared};

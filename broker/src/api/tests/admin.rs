@@ -4,17 +4,21 @@
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_producers_request::TopicRequest as ProducersTopic;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId, ConsumerGroupHeartbeatRequest, DescribeLogDirsRequest,
-    DescribeProducersRequest, ElectLeadersRequest, GetTelemetrySubscriptionsRequest,
-    GetTelemetrySubscriptionsResponse, GroupId, ListConfigResourcesRequest,
-    ListPartitionReassignmentsRequest, PushTelemetryRequest, UpdateFeaturesRequest,
+    AlterPartitionReassignmentsRequest, BrokerId, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
+    DeleteTopicsRequest, DescribeLogDirsRequest, DescribeProducersRequest, ElectLeadersRequest,
+    GetTelemetrySubscriptionsRequest, GetTelemetrySubscriptionsResponse, GroupId,
+    IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListPartitionReassignmentsRequest,
+    PushTelemetryRequest, UpdateFeaturesRequest,
 };
 use kafka_protocol::records::{Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use strandline_metadata::backend::faulty::{FaultPlan, FaultyBackend};
 use tokio::time::Duration;
 
 use super::*;
@@ -427,4 +431,29 @@ async fn metrics_of_clients_arrive_in_ours_once_they_are_wanted() {
     }
     let nothing = subscriptions(&mut client, Uuid::nil()).await;
     assert!(nothing.requested_metrics.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_that_a_topic_is_gone_by_a_broker_that_cannot_know() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let opened = world.broker_over(Arc::new(faulty), 1, &[]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let delete = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]).with_timeout_ms(1000);
+    let grown = CreatePartitionsTopic::default().with_name(name("t")).with_count(3);
+    let grow = CreatePartitionsRequest::default().with_topics(vec![grown]);
+    let change = AlterableConfig::default().with_name(text("retention.ms")).with_value(Some(text("1")));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(TOPIC)
+        .with_resource_name(text("t"))
+        .with_configs(vec![change]);
+    let alter = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    let sure = ResponseError::UnknownTopicOrPartition.code();
+    for (unavailable, code) in [(0.0, sure), (1.0, ResponseError::RequestTimedOut.code())] {
+        faults.set_plan(FaultPlan { unavailable, ..FaultPlan::default() });
+        assert_eq!(client.call(&delete, 5).await.responses[0].error_code, code);
+        assert_eq!(client.call(&grow, 3).await.results[0].error_code, code);
+        assert_eq!(client.call(&alter, 1).await.responses[0].error_code, code);
+    }
 }

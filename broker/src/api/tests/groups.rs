@@ -1,5 +1,7 @@
 //! The APIs of consumer groups, over a connection, in every version.
 
+use std::sync::{Arc, Mutex};
+
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -161,6 +163,52 @@ async fn a_group_lives_and_dies_in_every_version() {
         let code = again.members.first().map_or(again.error_code, |m| m.error_code);
         assert_eq!(code, ResponseError::UnknownMemberId.code());
     }
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn why_members_join_and_leave_is_logged_and_cannot_forge_a_line() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (_opened, mut client, _) = ready().await;
+    let forged = format!("it was\n2026-01-01 ERROR forged {}END", "é".repeat(300));
+    let request = join_request("g", "").with_reason(Some(text(forged)));
+    assert_eq!(client.call(&request, 8).await.error_code, ResponseError::MemberIdRequired.code());
+    let (member, _) = member(&mut client, "g").await;
+    let leaving =
+        MemberIdentity::default().with_member_id(text(&*member)).with_reason(Some(text("the day is over")));
+    let request = LeaveGroupRequest::default().with_group_id(group("g")).with_members(vec![leaving]);
+    assert_eq!(client.call(&request, 5).await.members[0].error_code, 0);
+    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let line = |what: &str| logged.lines().find(|l| l.contains(what)).unwrap_or_default();
+    let joins = line("a member joins and says why");
+    assert!(
+        joins.contains(r#"group="g""#) && joins.contains(r"it was\n2026-01-01 ERROR forged é"),
+        "{logged}"
+    );
+    assert!(!joins.contains("END"), "all of it is logged: {joins}");
+    let leaves = line("a member leaves and says why");
+    assert!(leaves.contains(&member) && leaves.contains(r#"reason="the day is over""#), "{logged}");
 }
 
 #[tokio::test]
@@ -439,6 +487,26 @@ async fn the_new_protocol_assigns_and_hands_over_in_every_version() {
         let request = DeleteGroupsRequest::default().with_groups_names(vec![group(&id)]);
         assert_eq!(client.call(&request, 2).await.results[0].error_code, 0);
     }
+}
+
+#[tokio::test]
+async fn a_group_without_members_stays_what_it_is_when_a_classic_member_is_refused() {
+    let (_opened, mut client, _) = ready().await;
+    assert_eq!(client.call(&beat("g", "new", 0), 1).await.error_code, 0);
+    assert_eq!(client.call(&beat("g", "new", -1), 1).await.member_epoch, -1);
+    let list = ListGroupsRequest::default();
+    let describe = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group("g")]);
+    let before = client.call(&describe, 1).await;
+    assert_eq!((before.groups[0].error_code, &*before.groups[0].group_state), (0, "Empty"));
+    let refused = join_request("g", "").with_session_timeout_ms(1);
+    for version in [3, 9] {
+        let code = client.call(&refused, version).await.error_code;
+        assert_eq!(code, ResponseError::InvalidSessionTimeout.code());
+        assert_eq!(&*client.call(&list, 5).await.groups[0].group_type, "consumer");
+        assert_eq!(client.call(&describe, 1).await, before);
+    }
+    member(&mut client, "g").await;
+    assert_eq!(&*client.call(&list, 5).await.groups[0].group_type, "classic");
 }
 
 #[tokio::test]

@@ -28,6 +28,12 @@ impl Deadlines {
         }
     }
 
+    /// When a lease ends.
+    #[cfg(feature = "etcd-api")]
+    pub(super) fn of(&self, lease: i64) -> Option<Instant> {
+        self.by_lease.get(&lease).copied()
+    }
+
     /// The lease that ended first, if one has ended by `now`.
     pub(super) fn due(&self, now: Instant) -> Option<i64> {
         self.by_time.first().filter(|(deadline, _)| *deadline <= now).map(|(_, lease)| *lease)

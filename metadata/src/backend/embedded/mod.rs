@@ -29,6 +29,8 @@
 //! **Determinism.** In memory nothing is spawned, no clock but tokio's is read and no order is arbitrary: under
 //! a paused clock and one thread, a run can be repeated.
 
+#[cfg(feature = "etcd-api")]
+pub mod api;
 mod deadlines;
 mod journal;
 mod mvcc;

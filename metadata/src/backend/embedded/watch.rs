@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::backend::{BackendError, KeyRange, Watch, WatchBatch};
 
 /// How long a watch is silent at most.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Revisions with events that one batch holds at most, as in etcd.
 const MAX_BATCH_REVISIONS: usize = 1000;
@@ -35,8 +35,14 @@ impl EmbeddedWatch {
         Self { shared, keys, next: revision, changed, progress_at: Instant::now() + PROGRESS_INTERVAL }
     }
 
+    /// Everything up to this revision was delivered, if it is there yet.
+    #[cfg(feature = "etcd-api")]
+    pub(super) fn position(&self) -> i64 {
+        self.next - 1
+    }
+
     /// Whatever there is to deliver now, and when a lease may bring more if nobody else does.
-    fn poll(&mut self) -> Result<(Option<WatchBatch>, Option<Instant>), BackendError> {
+    pub(super) fn poll(&mut self) -> Result<(Option<WatchBatch>, Option<Instant>), BackendError> {
         self.shared.check()?;
         let (next, keys) = (self.next, &self.keys);
         let ((found, visible, lease_deadline), _) = self.shared.with_state(|state, _| {

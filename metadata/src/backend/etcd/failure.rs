@@ -142,10 +142,12 @@ fn of_transport(status: &Status) -> Failure {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "log")]
     fn write(code: Code, text: &str) -> BackendError {
         of_status(&Status::new(code, text)).of_write(7)
     }
 
+    #[cfg(feature = "log")]
     #[test]
     fn what_may_have_been_executed_is_never_called_unavailable() {
         for (code, text) in [
@@ -176,6 +178,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "log")]
     #[test]
     fn answers_of_etcd_have_their_meaning() {
         assert!(matches!(write(Code::Unavailable, "etcdserver: no leader"), BackendError::Unavailable(_)));

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
@@ -45,7 +46,13 @@ impl Events {
     }
 }
 
-impl ClientContext for Events {}
+impl ClientContext for Events {
+    /// Only asked for by STRANDLINE_CLIENT_DEBUG.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        eprintln!("{}.{:03} {facility} {message}", now.as_secs(), now.subsec_millis());
+    }
+}
 
 impl ConsumerContext for Events {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -174,6 +181,9 @@ impl Agent {
         let reset = if reset == "none" { "error" } else { reset };
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", reset);
         config.set("fetch.wait.max.ms", "100");
+        if let Ok(what) = std::env::var("STRANDLINE_CLIENT_DEBUG") {
+            config.set("debug", what).set_log_level(RDKafkaLogLevel::Debug);
+        }
         if std::env::var("STRANDLINE_GROUP_PROTOCOL").as_deref() == Ok("consumer") {
             config.set("group.protocol", "consumer");
         } else {

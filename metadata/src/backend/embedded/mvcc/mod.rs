@@ -11,6 +11,8 @@
 //!  ◀─ gone ─────┤
 //! ```
 
+#[cfg(feature = "etcd-api")]
+pub(super) mod inspect;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,0 +1,275 @@
+//! `strandline fsck`: is everything there that was acknowledged? Reads etcd and the object store, and changes nothing.
+//!
+//! ```text
+//!   etcd: snapshot pointer, log ─▶ state ─▶ invariants: offsets tile, references add up
+//!                                    │
+//!   store: LIST ────────────────────▶│ every live object exists with its size; what else is there
+//!   store: GET of every live object ▶│ index and checksums, and each range's batches are the ones that were committed
+//! ```
+//!
+//! It may run beside a working cluster: what was deleted meanwhile is looked up again before it is called lost. Its memory
+//! is that of a broker's state, and of a few objects at a time.
+
+mod object;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use strandline_metadata::backend::Backend;
+use strandline_metadata::invariants;
+use strandline_metadata::keys::Keyspace;
+use strandline_metadata::replica::{LoadError, NoObserver, Replica, View};
+use strandline_metadata::snapshot;
+use strandline_metadata::state::State;
+use strandline_storage::error::StoreError;
+use strandline_storage::path::{ObjectId, ObjectKey};
+use strandline_storage::store::{ObjectMeta, Store};
+
+use self::object::Expected;
+
+/// Objects that are read at a time.
+const READS: usize = 4;
+/// Keys of one LIST.
+const LIST_PAGE: usize = 1_000;
+/// Findings that are kept with their text; further ones are counted.
+const MAX_FINDINGS: usize = 1_000;
+
+/// Why an audit cannot be made. What is damaged is not an error of the audit: it is a [`Finding`].
+#[derive(Debug, thiserror::Error)]
+pub enum FsckError {
+    /// The state cannot be read.
+    #[error("the state cannot be read: {0}")]
+    Load(#[from] LoadError),
+    /// The store cannot be listed.
+    #[error("the object store cannot be listed: {0}")]
+    List(StoreError),
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finding {
+    /// The state contradicts itself, or a snapshot cannot be read.
+    State(String),
+    /// An object that records are in is damaged or gone.
+    Object {
+        /// Which.
+        object: ObjectId,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The revision of the state that was audited.
+    pub revision: i64,
+    /// Topics.
+    pub topics: u64,
+    /// Partitions.
+    pub partitions: u64,
+    /// Records that can be read.
+    pub records: u64,
+    /// Objects that records are in.
+    pub objects: u64,
+    /// Bytes of them that were read and checked.
+    pub bytes_checked: u64,
+    /// Objects that nothing refers to any more, and that will be deleted.
+    pub dead: u64,
+    /// Objects that a running broker has written and not committed, or not yet.
+    pub in_flight: u64,
+    /// Objects that brokers which are gone have written and not committed: the next collection deletes them.
+    pub orphans: u64,
+    /// Objects in the store that this build does not know.
+    pub foreign: u64,
+    /// What must not be, the first of them.
+    pub findings: Vec<Finding>,
+    /// How many more there are.
+    pub further_findings: u64,
+}
+
+impl Report {
+    /// Whether nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn add(&mut self, finding: Finding) {
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(finding);
+        } else {
+            self.further_findings += 1;
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(what) => write!(f, "state: {what}"),
+            Self::Object { object, what } => write!(f, "object {}: {what}", object.key().as_str()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { revision, topics, partitions, records, objects, .. } = self;
+        writeln!(
+            f,
+            "revision {revision}: {topics} topics, {partitions} partitions, {records} records in {objects} objects"
+        )?;
+        writeln!(f, "{} bytes read and checked", self.bytes_checked)?;
+        writeln!(
+            f,
+            "{} dead objects wait to be deleted, {} are being written, {} orphans wait for their collection, {} are unknown",
+            self.dead, self.in_flight, self.orphans, self.foreign
+        )?;
+        for finding in &self.findings {
+            writeln!(f, "FOUND {finding}")?;
+        }
+        match (self.findings.len() as u64, self.further_findings) {
+            (0, _) => write!(f, "nothing was found that must not be"),
+            (shown, 0) => write!(f, "{shown} findings"),
+            (shown, further) => write!(f, "{} findings, {further} of them not shown", shown + further),
+        }
+    }
+}
+
+/// Audits a cluster. Without `reads` objects are listed and not read: that costs few requests, and finds what is gone
+/// but not what is damaged.
+pub async fn run(
+    backend: &Arc<dyn Backend>,
+    store: &Arc<dyn Store>,
+    keys: &Keyspace,
+    reads: bool,
+) -> Result<Report, FsckError> {
+    let view = load(backend, store, keys).await?;
+    let mut report = Report { revision: view.revision, ..Report::default() };
+    examine_state(&view, &mut report);
+    examine_snapshots(&view, store, &mut report).await;
+    let mut suspects = examine_listing(&view, store, &mut report).await?;
+    if reads {
+        suspects.extend(examine_objects(&view.state, store, &mut report).await);
+    }
+    if !suspects.is_empty() {
+        // Retention may have deleted them while they were looked at.
+        let now = load(backend, store, keys).await?;
+        suspects.retain(|(object, _)| now.state.objects().contains_key(object));
+    }
+    let mut told = BTreeSet::new();
+    for (object, what) in suspects {
+        if told.insert(object) {
+            report.add(Finding::Object { object, what });
+        }
+    }
+    Ok(report)
+}
+
+/// The state as it is now. Nothing follows it: the loops are never run.
+async fn load(
+    backend: &Arc<dyn Backend>,
+    store: &Arc<dyn Store>,
+    keys: &Keyspace,
+) -> Result<View, FsckError> {
+    let opened = Replica::open(backend.clone(), keys.clone(), store.clone(), Box::new(NoObserver)).await?;
+    Ok(opened.0.read(View::clone))
+}
+
+fn examine_state(view: &View, report: &mut Report) {
+    let state = &view.state;
+    if let Err(violation) = invariants::check(state) {
+        report.add(Finding::State(violation.to_string()));
+    }
+    for topic in state.topics().values() {
+        report.topics += 1;
+        for partition in topic.partitions() {
+            report.partitions += 1;
+            report.records += u64::try_from(partition.end() - partition.log_start()).unwrap_or(0);
+        }
+    }
+    report.objects = state.objects().len() as u64;
+    report.dead = state.dead().len() as u64;
+}
+
+/// A broker that starts needs one of the snapshots.
+async fn examine_snapshots(view: &View, store: &Arc<dyn Store>, report: &mut Report) {
+    for listed in view.snapshots.iter().flat_map(|s| &s.snapshots) {
+        if let Err(error) = snapshot::read(store.as_ref(), listed).await {
+            let revision = listed.revision;
+            report.add(Finding::State(format!("the snapshot of revision {revision}: {error}")));
+        }
+    }
+}
+
+/// What is in the store and should not be, and the other way round.
+async fn examine_listing(
+    view: &View,
+    store: &Arc<dyn Store>,
+    report: &mut Report,
+) -> Result<Vec<(ObjectId, String)>, FsckError> {
+    let state = &view.state;
+    let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
+    let mut missing: BTreeSet<ObjectId> = state.objects().keys().copied().collect();
+    let mut wrong = Vec::new();
+    let mut after: Option<ObjectKey> = None;
+    loop {
+        let page: Vec<ObjectMeta> =
+            store.list("", after.as_ref(), LIST_PAGE).await.map_err(FsckError::List)?;
+        for meta in &page {
+            let Some(id) = meta.key.as_wal() else {
+                report.foreign += u64::from(meta.key.as_snapshot().is_none());
+                continue;
+            };
+            missing.remove(&id);
+            match state.objects().get(&id) {
+                Some(live) if live.bytes != meta.size => {
+                    wrong.push((id, format!("it has {} bytes instead of {}", meta.size, live.bytes)));
+                }
+                Some(_) => {}
+                None if state.dead().contains_key(&id) => {}
+                None if registered.contains(&id.incarnation) => report.in_flight += 1,
+                None => report.orphans += 1,
+            }
+        }
+        let Some(last) = page.last() else { break };
+        after = Some(last.key.clone());
+    }
+    wrong.extend(missing.into_iter().map(|id| (id, "it is gone".to_owned())));
+    Ok(wrong)
+}
+
+/// Reads every live object and compares it with what was committed.
+async fn examine_objects(
+    state: &State,
+    store: &Arc<dyn Store>,
+    report: &mut Report,
+) -> Vec<(ObjectId, String)> {
+    let mut expected: BTreeMap<ObjectId, Vec<Expected>> = BTreeMap::new();
+    for (topic_id, topic) in state.topics() {
+        for (partition, known) in (0..).zip(topic.partitions()) {
+            for range in known.ranges() {
+                let one = Expected { topic_id: *topic_id.as_bytes(), partition, range: *range };
+                expected.entry(range.object).or_default().push(one);
+            }
+        }
+    }
+    let checks = expected.into_iter().filter_map(|(id, ranges)| {
+        let bytes = state.objects().get(&id)?.bytes;
+        Some(async move { (id, bytes, object::check(store.as_ref(), id, bytes, ranges).await) })
+    });
+    let mut checks = futures::stream::iter(checks).buffer_unordered(READS);
+    let mut wrong = Vec::new();
+    while let Some((id, bytes, checked)) = checks.next().await {
+        match checked {
+            Ok(()) => report.bytes_checked += bytes,
+            Err(what) => wrong.push((id, what)),
+        }
+    }
+    wrong.sort();
+    wrong
+}

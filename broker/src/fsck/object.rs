@@ -1,0 +1,118 @@
+//! One object: its bytes against its own index, and against what the log says is in it.
+
+use bytes::Bytes;
+use strandline_metadata::state::Range;
+use strandline_storage::format::batch;
+use strandline_storage::format::segment::{self, SegmentRange};
+use strandline_storage::path::{ObjectId, ObjectKey};
+use strandline_storage::store::Store;
+
+/// An object up to this size is read with one request.
+const ONE_READ_BYTES: u64 = 32 << 20;
+
+/// What the log says is in an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) topic_id: [u8; 16],
+    pub(super) partition: i32,
+    pub(super) range: Range,
+}
+
+/// Checks an object. The error says what is wrong with it.
+pub(super) async fn check(
+    store: &dyn Store,
+    id: ObjectId,
+    size: u64,
+    mut expected: Vec<Expected>,
+) -> Result<(), String> {
+    let key = id.key();
+    expected.sort_by_key(|e| e.range.position);
+    for (one, next) in expected.iter().zip(expected.iter().skip(1)) {
+        if end(&one.range) > next.range.position {
+            return Err(format!("{} and {} lie in the same bytes of it", describe(one), describe(next)));
+        }
+    }
+    let (whole, index) = if size <= ONE_READ_BYTES {
+        let whole = store.get(&key, None).await.map_err(|e| e.to_string())?;
+        if whole.len() as u64 != size {
+            return Err(format!("it has {} bytes instead of {size}", whole.len()));
+        }
+        let index = segment::parse_index(&whole, size).map_err(|e| e.to_string())?;
+        (Some(whole), index)
+    } else {
+        (None, segment::read_index(store, &key, size).await.map_err(|e| e.to_string())?)
+    };
+    for entry in &index {
+        let bytes = read(store, &key, whole.as_ref(), entry).await?;
+        segment::verify_range(entry, std::slice::from_ref(&bytes)).map_err(|e| e.to_string())?;
+        let of_entry = |e: &&Expected| (e.topic_id, e.partition) == (entry.topic_id, entry.partition);
+        for one in expected.iter().filter(of_entry) {
+            batches(one, entry, &bytes)?;
+        }
+    }
+    let is_there =
+        |e: &Expected| index.iter().any(|i| (i.topic_id, i.partition) == (e.topic_id, e.partition));
+    match expected.iter().find(|e| !is_there(e)) {
+        Some(absent) => Err(format!("{} is not in it", describe(absent))),
+        None => Ok(()),
+    }
+}
+
+async fn read(
+    store: &dyn Store,
+    key: &ObjectKey,
+    whole: Option<&Bytes>,
+    entry: &SegmentRange,
+) -> Result<Bytes, String> {
+    let span = entry.position..entry.position.saturating_add(entry.length);
+    match whole {
+        None => store.get(key, Some(span)).await.map_err(|e| e.to_string()),
+        Some(whole) => {
+            slice(whole, span.start, entry.length).ok_or_else(|| "its index points beyond its end".to_owned())
+        }
+    }
+}
+
+/// Compares the batches of a range with what was committed.
+fn batches(expected: &Expected, entry: &SegmentRange, bytes: &Bytes) -> Result<(), String> {
+    let range = &expected.range;
+    let start = range.position.checked_sub(entry.position);
+    let own = start.and_then(|start| slice(bytes, start, range.bytes));
+    let own = own.ok_or_else(|| format!("{} is not where the log says", describe(expected)))?;
+    let (mut offsets, mut count) = (0_i64, 0_u32);
+    for found in batch::split_batches(own) {
+        let (_, whole) = found.map_err(|e| format!("{}: {e}", describe(expected)))?;
+        let header = batch::verify(&whole).map_err(|e| format!("{}: {e}", describe(expected)))?;
+        offsets += i64::from(header.last_offset_delta) + 1;
+        count += 1;
+    }
+    if (offsets, count) != (range.end_offset - range.base_offset, range.batches) {
+        return Err(format!(
+            "{} has {offsets} offsets in {count} batches instead of {} in {}",
+            describe(expected),
+            range.end_offset - range.base_offset,
+            range.batches
+        ));
+    }
+    Ok(())
+}
+
+fn slice(bytes: &Bytes, start: u64, length: u64) -> Option<Bytes> {
+    let start = usize::try_from(start).ok()?;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    (end <= bytes.len()).then(|| bytes.slice(start..end))
+}
+
+fn end(range: &Range) -> u64 {
+    range.position.saturating_add(range.bytes)
+}
+
+fn describe(expected: &Expected) -> String {
+    let (topic, range) = (uuid::Uuid::from_bytes(expected.topic_id), &expected.range);
+    format!(
+        "partition {} of topic {topic}, offsets {} to {}",
+        expected.partition,
+        range.base_offset,
+        range.end_offset - 1
+    )
+}

@@ -1,0 +1,165 @@
+//! The audit finds what was done to a store on purpose, and nothing where nothing was done.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::Compression;
+use strandline_metadata::backend::Backend;
+use strandline_metadata::keys::Keyspace;
+use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
+
+use super::*;
+use crate::records::tests::batch;
+use crate::run::Opened;
+use crate::testing::{NOW_MS, TestClient, World};
+
+struct Audited {
+    world: World,
+    opened: Opened,
+    backend: Arc<dyn Backend>,
+}
+
+impl Audited {
+    /// A cluster with some records in two partitions.
+    async fn new() -> Self {
+        let world = World::new();
+        let opened = world.broker(1, &["--linger-ms", "1", "--put-budget-per-s", "1000"]).await;
+        let mut client = TestClient::connect(&opened.broker);
+        let topic =
+            CreatableTopic::default().with_name(name()).with_num_partitions(2).with_replication_factor(-1);
+        client.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
+        for count in 1..=5 {
+            let data = (0..2).map(|partition| {
+                let records = batch(Compression::None, NOW_MS, count);
+                PartitionProduceData::default().with_index(partition).with_records(Some(records))
+            });
+            let topic = TopicProduceData::default().with_name(name()).with_partition_data(data.collect());
+            let request =
+                ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
+            let answer = client.call(&request, 9).await;
+            assert_eq!(answer.responses[0].partition_responses[1].error_code, 0);
+        }
+        let backend: Arc<dyn Backend> = Arc::new(world.backend.clone());
+        Self { world, opened, backend }
+    }
+
+    async fn report(&self, reads: bool) -> Report {
+        let keys: &Keyspace = self.opened.broker.replica.keys();
+        run(&self.backend, &self.world.store, keys, reads).await.unwrap()
+    }
+
+    /// The object that the first records of partition 1 are in.
+    fn object(&self) -> ObjectId {
+        let topic = self.opened.broker.replica.state().topics().values().next().cloned().unwrap();
+        topic.partitions()[1].ranges()[0].object
+    }
+
+    async fn bytes(&self) -> Vec<u8> {
+        self.world.store.get(&self.object().key(), None).await.unwrap().to_vec()
+    }
+
+    async fn put(&self, bytes: Vec<u8>) {
+        self.world.store.put(&self.object().key(), vec![Bytes::from(bytes)]).await.unwrap();
+    }
+}
+
+fn name() -> TopicName {
+    TopicName(StrBytes::from_static_str("t"))
+}
+
+#[track_caller]
+fn assert_found(report: &Report, object: ObjectId, part: &str) {
+    let [Finding::Object { object: found, what }] = &report.findings[..] else {
+        panic!("one finding is expected: {report}");
+    };
+    assert_eq!(*found, object);
+    assert!(what.contains(part), "{what}");
+}
+
+#[tokio::test]
+async fn nothing_is_found_where_all_is_well() {
+    let audited = Audited::new().await;
+    let report = audited.report(true).await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.topics, report.partitions, report.records), (1, 2, 30));
+    assert_eq!((report.orphans, report.in_flight, report.dead, report.foreign), (0, 0, 0, 0));
+    assert!(report.objects > 0 && report.bytes_checked > 0, "{report}");
+    let quick = audited.report(false).await;
+    assert!(quick.is_clean() && quick.bytes_checked == 0, "{quick}");
+}
+
+#[tokio::test]
+async fn an_object_that_was_removed_is_found_even_without_reading() {
+    let audited = Audited::new().await;
+    audited.world.store.delete(&audited.object().key()).await.unwrap();
+    assert_found(&audited.report(false).await, audited.object(), "gone");
+    assert_found(&audited.report(true).await, audited.object(), "gone");
+}
+
+#[tokio::test]
+async fn a_truncated_object_is_found_even_without_reading() {
+    let audited = Audited::new().await;
+    let mut bytes = audited.bytes().await;
+    bytes.truncate(bytes.len() - 1);
+    audited.put(bytes).await;
+    assert_found(&audited.report(false).await, audited.object(), "bytes instead of");
+}
+
+#[tokio::test]
+async fn every_flipped_bit_of_an_object_is_found() {
+    let audited = Audited::new().await;
+    let bytes = audited.bytes().await;
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        audited.put(flipped).await;
+        let report = audited.report(true).await;
+        assert!(!report.is_clean(), "a flipped bit of byte {at} was not found");
+    }
+    audited.put(bytes).await;
+    assert!(audited.report(true).await.is_clean());
+}
+
+#[tokio::test]
+async fn records_that_lie_in_the_bytes_of_others_are_found() {
+    let audited = Audited::new().await;
+    let broker = &audited.opened.broker;
+    let state = broker.replica.state();
+    let (topic_id, topic) = state.topics().iter().next().unwrap();
+    let range = topic.partitions()[1].ranges()[0];
+    let object = range.object;
+    // A record that says that partition 0 goes on in an object in which partition 1 is already.
+    let forged =
+        FlushBatch { offsets: 1, bytes: u32::try_from(range.bytes).unwrap(), ..FlushBatch::default() };
+    let partitions = vec![FlushPartition { partition: 0, position: range.position, batches: vec![forged] }];
+    let topics = vec![FlushTopic { topic_id: topic_id.as_bytes().to_vec(), partitions }];
+    let flush = Flush {
+        object_number: object.number,
+        object_salt: object.salt,
+        object_bytes: state.objects()[&object].bytes,
+        topics,
+        ..Flush::default()
+    };
+    let outcome = broker.log.flush(object.incarnation, NOW_MS, flush).await.unwrap().outcome().await;
+    assert!(outcome.error.is_none());
+    broker.replica.barrier().await.unwrap();
+    assert_found(&audited.report(true).await, object, "same bytes");
+}
+
+#[tokio::test]
+async fn what_nobody_refers_to_is_counted_and_no_finding() {
+    let audited = Audited::new().await;
+    let put = async |incarnation: i64| {
+        let id = ObjectId { incarnation, number: 999, salt: 1 };
+        audited.world.store.put(&id.key(), vec![Bytes::from_static(b"never committed")]).await.unwrap();
+    };
+    put(audited.object().incarnation).await;
+    put(1_000_000).await;
+    let report = audited.report(true).await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.in_flight, report.orphans), (1, 1));
+}

@@ -1,0 +1,81 @@
+//! Whole clusters of the real broker code in one deterministic process: simulated time, a simulated network, and faults
+//! by seed.
+//!
+//! ```text
+//!   producers, consumers, members (of strandline-tests) ── network ── broker 1 ─┬─ link ── etcd: the embedded backend
+//!        │                                                            broker 2 ─┤
+//!        ▼                                                            broker n ─┴─ link ── S3: objects in memory
+//!     history ─▶ checkers                        adversary: kill, stop, cut, fail, delay, jump
+//! ```
+//!
+//! One thread, tokio's paused clock, and one seed from which everything random is drawn: the same seed gives the same
+//! run, to the byte of the log. The product has no part in it: it is handed a backend, a store, a clock and a seed, as
+//! always, and a place for its tasks to run in, so that a process can be stopped from outside.
+
+mod adversary;
+mod check;
+mod churn;
+mod clock;
+mod gate;
+mod link;
+mod members;
+mod network;
+mod node;
+pub mod plan;
+mod random;
+mod remote;
+mod scenario;
+mod trace;
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::sync::Once;
+
+pub use crate::plan::Plan;
+
+/// How a run ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What must not be, by the names of the checkers. Empty if all is well.
+    pub anomalies: Vec<String>,
+    /// What happened, in order.
+    pub trace: Vec<String>,
+    /// What happened to the first record that an anomaly names, and to those around it.
+    pub story: Vec<String>,
+    /// A digest of everything: what etcd and S3 hold in the end, and what clients saw.
+    pub digest: u64,
+    /// Records that were acknowledged.
+    pub acked: u64,
+    /// Simulated seconds.
+    pub seconds: u64,
+}
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Panics of tasks end no run by themselves: they are noted, and make it a failure.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let text = info.to_string();
+            PANICS.with(|panics| panics.borrow_mut().push(text));
+        }));
+    });
+    PANICS.with(|panics| panics.borrow_mut().clear());
+}
+
+/// Runs what a plan says.
+pub fn run(plan: &Plan) -> Outcome {
+    note_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without sockets can be made");
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(scenario::run(plan))));
+    let mut outcome = ended.unwrap_or_default();
+    drop(runtime);
+    strandline_tests::surroundings::set(None);
+    let panics = PANICS.with(RefCell::take);
+    outcome.anomalies.extend(panics.into_iter().map(|panic| format!("panic: {panic}")));
+    outcome
+}

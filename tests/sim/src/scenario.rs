@@ -1,0 +1,186 @@
+//! One run: a cluster, its clients, the adversary, and then the reckoning.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use kafka_protocol::records::Compression;
+use strandline_metadata::backend::Backend;
+use strandline_metadata::backend::embedded::Embedded;
+use strandline_storage::store::ObjectStoreBackend;
+use strandline_tests::history::History;
+use strandline_tests::producer::{self, Options};
+use strandline_tests::workload::create_topic;
+use strandline_tests::{surroundings, tail};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clock::SimClock;
+use crate::members::Members;
+use crate::network::Network;
+use crate::node::{Node, Outside};
+use crate::random::Random;
+use crate::trace::Trace;
+use crate::{Outcome, Plan, adversary, check, churn};
+
+/// The topic that everybody works on.
+pub(crate) const TOPIC: &str = "t";
+/// Time for everything that was sent to be acknowledged, once nothing goes wrong any more.
+const FINISH: Duration = Duration::from_mins(1);
+
+/// A cluster and what was seen of it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) outside: Outside,
+    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) history: History,
+    pub(crate) random: Random,
+}
+
+impl World {
+    fn new(plan: &Plan) -> Self {
+        let random = Random::new(plan.seed);
+        let embedded = Embedded::in_memory();
+        let leases = embedded.clone();
+        tokio::spawn(async move { leases.run_leases().await });
+        let outside = Outside {
+            backend: Arc::new(embedded),
+            store: Arc::new(ObjectStoreBackend::memory()),
+            trace: Trace::new(),
+            began: Instant::now(),
+        };
+        let snapshot_records = plan.snapshot_records.to_string();
+        let flags = [
+            ["--linger-ms", "30"],
+            ["--put-budget-per-s", "50"],
+            ["--job-interval-ms", "700"],
+            ["--delete-delay-ms", "12000"],
+            ["--snapshot-records", &snapshot_records],
+            ["--drain-ms", "300"],
+            ["--group-initial-rebalance-delay-ms", "100"],
+        ];
+        let nodes =
+            (1..=plan.brokers).map(|id| Node::new(id, &outside, &random, flags.as_flattened())).collect();
+        Self { plan: plan.clone(), outside, nodes, history: History::default(), random }
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.address()).collect()
+    }
+
+    /// Starts every broker that does not run, and waits until all are open.
+    pub(crate) async fn all_open(&self) -> bool {
+        for node in &self.nodes {
+            node.start();
+        }
+        let open = async {
+            while !self.nodes.iter().all(|n| n.is_open()) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(FINISH, open).await.is_ok()
+    }
+
+    fn start_producers(&self, stop: &watch::Sender<bool>) -> JoinSet<()> {
+        let mut producers = JoinSet::new();
+        for number in 0..self.plan.idempotent + self.plan.plain {
+            let mut options = Options::new(number, TOPIC, self.plan.partitions, self.addresses());
+            options.pause = self.random.ms(20, 400);
+            options.max_value_bytes = 200;
+            options.request_timeout = Duration::from_secs(4);
+            options.delivery_timeout = FINISH;
+            options.codec = *self.random.pick(&[Compression::None, Compression::Lz4]);
+            options.restless = self.random.chance(0.3);
+            if number >= self.plan.idempotent {
+                options = options.plain();
+            }
+            producers.spawn(producer::run(options, self.history.clone(), stop.subscribe()));
+        }
+        producers
+    }
+}
+
+/// Does everything, and says how it ended.
+pub(crate) async fn run(plan: &Plan) -> Outcome {
+    let world = World::new(plan);
+    let trace = world.outside.trace.clone();
+    let network = Network {
+        nodes: world.nodes.iter().map(|n| (n.id, n.clone())).collect(),
+        clock: SimClock::new(world.outside.began),
+        connections: AtomicU64::new(0),
+    };
+    surroundings::set(Some(Rc::new(network)));
+    if world.all_open().await {
+        work(&world).await;
+    } else {
+        world.history.anomaly("does not start", "the brokers are not open");
+    }
+    if !world.history.lock().anomalies.is_empty() {
+        check::describe(&world);
+    }
+    let digest = check::digest(&world).await;
+    let anomalies: Vec<String> =
+        world.history.lock().anomalies.iter().map(|a| format!("{}: {}", a.name, a.what)).collect();
+    let record = anomalies.iter().find_map(|text| History::named_in(text));
+    Outcome {
+        anomalies,
+        trace: trace.lines(),
+        story: record.map(|mark| world.history.story_of(mark)).unwrap_or_default(),
+        digest,
+        acked: world.history.acked_records(),
+        seconds: world.outside.began.elapsed().as_secs(),
+    }
+}
+
+async fn work(world: &World) {
+    let (plan, history) = (&world.plan, &world.history);
+    create_topic(&world.addresses(), TOPIC, plan.partitions).await;
+    let stop = watch::Sender::new(false);
+    let mut producers = world.start_producers(&stop);
+    let mut others = JoinSet::new();
+    for address in world.addresses() {
+        let (topic, history) = (TOPIC.to_owned(), history.clone());
+        others.spawn(tail::follow(address, topic, plan.partitions, history, stop.subscribe()));
+    }
+    let members = Members {
+        addresses: world.addresses(),
+        partitions: plan.partitions,
+        history: history.clone(),
+        ledger: Arc::default(),
+        stop: stop.subscribe(),
+    };
+    for number in 0..plan.members {
+        others.spawn(members.clone().run(number, world.random.fork()));
+    }
+    if plan.topics_churn {
+        let random = world.random.fork();
+        others.spawn(churn::run(
+            world.addresses(),
+            history.clone(),
+            stop.subscribe(),
+            random,
+            world.outside.trace.clone(),
+        ));
+    }
+    let (backend, trace): (Arc<dyn Backend>, _) =
+        (world.outside.backend.clone(), world.outside.trace.clone());
+    adversary::run(world.nodes.clone(), backend, world.random.fork(), trace, plan.faults).await;
+    sleep(world.random.ms(500, 3000)).await;
+    stop.send_replace(true);
+    let done = async {
+        while producers.join_next().await.is_some() {}
+        while others.join_next().await.is_some() {}
+    };
+    if timeout(FINISH * 2, done).await.is_err() {
+        let errors = history.lock().errors.clone();
+        history.anomaly("stuck", format!("clients are not done long after everything healed; {errors:?}"));
+        return;
+    }
+    if plan.members > 0 {
+        members.check().await;
+    }
+    check::everything(world).await;
+}
