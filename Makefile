@@ -32,17 +32,17 @@ test-clients: ## Run the suites of real clients against three brokers (long)
 	cargo build --locked --workspace --bins
 	tests/clients/run.sh
 
-.PHONY: sim
-sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
-	@deploy/scripts/deps.sh build
-	cargo build --release --locked -p strandline-sim
-	$(CARGO_TARGET_DIR)/release/strandline-sim $(if $(SEED),$(SEED),$(or $(FROM),0) $(or $(SEEDS),1000))
-
 .PHONY: test-mcp
 test-mcp: ## Try the observer with the protocol's conformance suite, the inspector and the Python client
 	@deploy/scripts/deps.sh build test
 	cargo build --locked -p strandline-mcp
 	tests/mcp/run.sh
+
+.PHONY: sim
+sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
+	@deploy/scripts/deps.sh build
+	cargo build --release --locked -p strandline-sim
+	$(CARGO_TARGET_DIR)/release/strandline-sim $(if $(SEED),$(SEED),$(or $(FROM),0) $(or $(SEEDS),1000))
 
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories

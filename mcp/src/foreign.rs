@@ -17,6 +17,11 @@ pub fn clean(text: &str) -> String {
     cleaned
 }
 
+/// A text of several lines without what [`clean`] takes out, of any length; lines end with `\n`.
+pub fn clean_lines(text: &str) -> String {
+    text.chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| *c == '\n' || !is_harmful(*c)).collect()
+}
+
 /// Whether a text is shown as it is.
 pub fn is_clean(text: &str) -> bool {
     text.len() <= FOREIGN_TEXT_BYTES - '…'.len_utf8() && !text.chars().any(is_harmful)
@@ -37,6 +42,7 @@ mod tests {
     fn control_and_bidi_characters_go_and_long_texts_are_cut() {
         assert_eq!(clean("a\u{0}b\nc\u{202e}d\u{1b}[31me\u{feff}"), "abcd[31me");
         assert_eq!(clean("größe-ok"), "größe-ok");
+        assert_eq!(clean_lines("a\r\nb\u{202e}\tc\n"), "a\nb c\n");
         let long = "ä".repeat(400);
         let cut = clean(&long);
         assert!(cut.len() <= FOREIGN_TEXT_BYTES && cut.ends_with('…'), "{}", cut.len());

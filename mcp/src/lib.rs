@@ -26,10 +26,12 @@ pub mod access;
 pub mod audit;
 pub mod clock;
 pub mod config;
+pub mod diagnose;
 pub mod foreign;
 pub mod http;
 pub mod limits;
 pub mod metrics;
+pub mod plan;
 pub mod process;
 pub mod prompts;
 pub mod resources;
@@ -53,6 +55,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::limits::{REQUESTS_IN_FLIGHT, SUBSCRIPTIONS};
 use crate::metrics::Metrics;
+use crate::plan::Plans;
 use crate::runbooks::Runbooks;
 use crate::source::changes::{Changes, Family};
 use crate::source::etcd::EtcdSource;
@@ -78,6 +81,7 @@ pub struct Observer {
     pub(crate) samples: Samples,
     pub(crate) changes: Changes,
     pub(crate) runbooks: Runbooks,
+    pub(crate) plans: Plans,
     pub(crate) stop: CancellationToken,
     pub(crate) started_at_ms: i64,
     requests_made: AtomicU64,
@@ -110,6 +114,7 @@ impl Observer {
             metrics.clone(),
             config.etcd.request_timeout,
         );
+        let runbooks = Runbooks::open(config.runbooks_dir.clone())?;
         let tasks = TaskSet::default();
         tasks.start("audit writer", writer.run());
         let samples = Samples::new(&config.scrape);
@@ -132,7 +137,6 @@ impl Observer {
             calls: RateLimit::new(config.calls_per_minute),
             requests: Semaphore::new(REQUESTS_IN_FLIGHT),
             subscriptions: Semaphore::new(SUBSCRIPTIONS),
-            runbooks: Runbooks::load(config.runbooks_dir.as_deref()),
             started_at_ms: parts.clock.now_ms(),
             config,
             clock: parts.clock,
@@ -143,6 +147,8 @@ impl Observer {
             etcd,
             samples,
             changes,
+            runbooks,
+            plans: Plans::default(),
             stop: CancellationToken::new(),
             requests_made: AtomicU64::new(0),
             boot,

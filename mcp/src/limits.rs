@@ -44,9 +44,26 @@ pub const AUDIT_KEPT: usize = 200;
 /// Changes of each kind that are kept.
 pub const CHANGES_KEPT: usize = 1_000;
 
+/// The largest runbook, in bytes.
+pub const RUNBOOK_BYTES: usize = 24 * 1024;
+/// Runbooks of the operator's own.
+pub const RUNBOOKS_OWN: usize = 200;
+
+/// How long a plan is good for.
+pub const PLAN_TTL: Duration = Duration::from_hours(1);
+/// Plans that are kept.
+pub const PLANS_KEPT: usize = 256;
+/// Partitions that one plan sets offsets of.
+pub const PLAN_PARTITIONS: usize = 200;
+
+/// Partitions that brokers let a topic have: what the writing side of `metadata` says, which is not part of this build.
+pub const MAX_PARTITIONS_PER_TOPIC: u32 = 100_000;
+
 /// Addresses and principals whose limits are remembered.
 pub const BUCKETS: usize = 10_000;
 
 const _: () = assert!(LIST_BYTES < ANSWER_BYTES);
+// In JSON, a character of a text takes two bytes at most once it is cleaned.
+const _: () = assert!(2 * RUNBOOK_BYTES <= LIST_BYTES);
 const _: () = assert!(DEFAULT_LIMIT <= MAX_LIMIT);
 const _: () = assert!(MAX_LIMIT_ARGUMENT.unsigned_abs() == MAX_LIMIT as u64);

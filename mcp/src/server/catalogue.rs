@@ -32,7 +32,8 @@ pub(super) fn resources(observer: &Observer, caller: &Caller) -> Vec<Resource> {
         let own = Resource::new(r.uri(), r.path).with_title(r.title);
         own.with_description(r.description).with_mime_type("application/json")
     });
-    let books = observer.runbooks.all().iter().filter(|_| caller.principal.has(crate::access::Scope::Read));
+    let known = observer.runbooks.all();
+    let books = known.iter().filter(|_| caller.principal.has(crate::access::Scope::Read));
     let markdown = books.map(|b| {
         let own = Resource::new(resources::runbook_uri(&b.id), format!("runbooks/{}", b.id))
             .with_title(clean(&b.title));
@@ -176,7 +177,8 @@ pub(super) async fn complete(
         return Err(failed(&error.to_json("")));
     }
     let (values, total) = if variable == "runbook" {
-        let ids = observer.runbooks.all().iter().map(|b| b.id.clone()).filter(|id| id.starts_with(typed));
+        let known = observer.runbooks.all();
+        let ids = known.iter().map(|b| b.id.clone()).filter(|id| id.starts_with(typed));
         let ids: Vec<String> = ids.take(CompletionInfo::MAX_VALUES).collect();
         let total = ids.len();
         (ids, total)

@@ -52,6 +52,7 @@ const fn of(scalar: Scalar, label: &'static str, values: &'static [&'static str]
 }
 
 const S3: &str = "strandline_object_store_requests_total";
+const FLUSH_FAILURES: &str = "strandline_flush_failures_total";
 const CACHE: &str = "strandline_cache_requests_total";
 
 /// APIs that administer: their calls are counted together.
@@ -110,6 +111,9 @@ pub const SCALARS: &[Scalar] = &[
     gauge("state_revision", "strandline_state_revision"),
     gauge("state_objects", "strandline_state_objects"),
     gauge("state_dead_objects", "strandline_state_dead_objects"),
+    of(counter("s3_denied", S3), "outcome", &["denied"]),
+    of(counter("put_failures", FLUSH_FAILURES), "step", &["put"]),
+    of(counter("commit_failures", FLUSH_FAILURES), "step", &["commit"]),
 ];
 
 /// Every histogram that is kept, in seconds.

@@ -116,14 +116,21 @@ impl Progress {
         }
     }
 
-    /// What a partition of a group was, at the oldest time not older than `since_ms` that is known.
+    /// What a partition of a group was, at the oldest time not older than `since_ms` at which its commit is known; if there
+    /// is none, at the oldest at which the partition is.
     pub fn past(&self, group: &str, topic_id: Uuid, partition: u32, since_ms: i64) -> Option<Past> {
         let key = (topic_id, partition);
-        self.samples.iter().filter(|s| s.at_ms >= since_ms).find_map(|sample| {
-            let (log_start, end) = *sample.ends.get(&key)?;
+        let mut without_commit = None;
+        for sample in self.samples.iter().filter(|s| s.at_ms >= since_ms) {
+            let Some((log_start, end)) = sample.ends.get(&key).copied() else { continue };
             let committed = sample.commits.get(group).and_then(|c| c.get(&key)).copied();
-            Some(Past { at_ms: sample.at_ms, committed, log_start, end })
-        })
+            let past = Past { at_ms: sample.at_ms, committed, log_start, end };
+            if committed.is_some() {
+                return Some(past);
+            }
+            without_commit.get_or_insert(past);
+        }
+        without_commit
     }
 
     /// How many samples there are, and from when the oldest is.
@@ -152,6 +159,23 @@ mod tests {
         assert!(count <= 25, "{count}");
         let age = 3_600_000 - 15_000 - oldest.unwrap();
         assert!((DENSE_MS..=SPAN_MS).contains(&age), "{age}");
+    }
+
+    #[test]
+    fn a_group_is_compared_with_its_first_commit_not_with_the_time_before_it() {
+        let (id, key) = (Uuid::from_u128(1), (Uuid::from_u128(1), 0));
+        let sample = |at_ms: i64, committed: Option<i64>| Sample {
+            at_ms,
+            ends: HashMap::from([(key, (0, at_ms))]),
+            commits: committed.map(|c| ("g".to_owned(), HashMap::from([(key, c)]))).into_iter().collect(),
+        };
+        let progress = Progress {
+            samples: [sample(10, None), sample(20, Some(3)), sample(30, Some(4))].into(),
+            ..Progress::default()
+        };
+        assert_eq!(progress.past("g", id, 0, 0).map(|p| (p.at_ms, p.committed)), Some((20, Some(3))));
+        assert_eq!(progress.past("other", id, 0, 0).map(|p| (p.at_ms, p.committed)), Some((10, None)));
+        assert_eq!(progress.past("g", id, 1, 0), None);
     }
 
     #[test]

@@ -175,6 +175,27 @@ impl Figures {
             .reduce(|a, b| a + b)
     }
 
+    /// By how much a counter grew that a broker says nothing of until it is above zero: where the broker was read and does not
+    /// say it, it is zero.
+    pub(crate) fn appeared(&self, name: &str) -> Option<f64> {
+        let (column, _) = exposition::scalar(name)?;
+        let (always, _) = exposition::scalar("registered")?;
+        let grown = self.sources.iter().filter_map(|(_, track)| {
+            let (first_read, _) = *track.between(always, self.window).first()?;
+            let samples = track.between(column, self.window);
+            let (Some((first_at, first)), Some((_, last))) = (samples.first(), samples.last()) else {
+                return Some(0.0);
+            };
+            Some(if *first_at > first_read { *last } else { last - first })
+        });
+        grown.reduce(|a, b| a + b)
+    }
+
+    /// The same sources over another window.
+    pub(crate) fn over(&self, window: Window) -> Self {
+        Self { window, ..self.clone() }
+    }
+
     /// What of one counter's growth is the other's; `None` if there was none, or nothing is known.
     pub(crate) fn ratio(&self, part: &str, whole: &[&str]) -> Option<f64> {
         let whole =

@@ -502,10 +502,7 @@ pub(super) async fn check_replay_readiness(call: &mut Call<'_>) -> Result<Body, 
         let Some(topic) = view.topics.get(&row.topic).map(|t| &t.value) else { continue };
         let number = |name: &str| topics::effective_number(name, topic, &view.defaults);
         let (retention_ms, retention_bytes) = (number("retention.ms"), number("retention.bytes"));
-        let deletes =
-            topics::effective("cleanup.policy", &topic.configs, &view.defaults).0.contains("delete");
-        let forever = !deletes || (retention_ms == Some(-1) && retention_bytes == Some(-1));
-        let judged = readiness(row, forever);
+        let judged = readiness(row, topics::retains_forever(topic, &view.defaults));
         verdicts.insert(judged.verdict);
         let position = (row.topic.as_str(), i64::from(row.partition));
         if page.more_after.is_some() || after.as_ref().is_some_and(|(t, p)| position <= (t.as_str(), *p)) {

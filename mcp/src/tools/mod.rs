@@ -3,6 +3,7 @@
 pub mod answer;
 mod cluster;
 mod diagnose;
+mod evidence;
 mod figures;
 mod groups;
 mod history;
@@ -10,7 +11,6 @@ mod lag;
 mod member;
 mod page;
 mod plan;
-mod report;
 mod runbooks;
 pub mod spec;
 mod topics;
@@ -80,16 +80,10 @@ pub enum Tool {
     RecentChanges,
     /// `audit_topics`
     AuditTopics,
-    /// `plan_create_topic`
-    PlanCreateTopic,
-    /// `plan_update_topic_config`
-    PlanUpdateTopicConfig,
-    /// `plan_add_partitions`
-    PlanAddPartitions,
-    /// `plan_reset_offsets`
-    PlanResetOffsets,
-    /// `check_plan`
-    CheckPlan,
+    /// `search_runbooks`
+    SearchRunbooks,
+    /// `get_runbook`
+    GetRunbook,
     /// `explain_current_state`
     ExplainCurrentState,
     /// `diagnose_group_lag`
@@ -100,10 +94,16 @@ pub enum Tool {
     DiagnoseStorage,
     /// `incident_snapshot`
     IncidentSnapshot,
-    /// `search_runbooks`
-    SearchRunbooks,
-    /// `get_runbook`
-    GetRunbook,
+    /// `plan_create_topic`
+    PlanCreateTopic,
+    /// `plan_update_topic_config`
+    PlanUpdateTopicConfig,
+    /// `plan_add_partitions`
+    PlanAddPartitions,
+    /// `plan_reset_offsets`
+    PlanResetOffsets,
+    /// `check_plan`
+    CheckPlan,
 }
 
 impl Tool {
@@ -166,18 +166,18 @@ impl Tool {
             Self::QueryMetric => &history::QUERY_METRIC,
             Self::RecentChanges => &history::RECENT_CHANGES,
             Self::AuditTopics => &topics::AUDIT_TOPICS,
-            Self::PlanCreateTopic => &plan::PLAN_CREATE_TOPIC,
-            Self::PlanUpdateTopicConfig => &plan::PLAN_UPDATE_TOPIC_CONFIG,
-            Self::PlanAddPartitions => &plan::PLAN_ADD_PARTITIONS,
-            Self::PlanResetOffsets => &plan::PLAN_RESET_OFFSETS,
-            Self::CheckPlan => &plan::CHECK_PLAN,
+            Self::SearchRunbooks => &runbooks::SEARCH_RUNBOOKS,
+            Self::GetRunbook => &runbooks::GET_RUNBOOK,
             Self::ExplainCurrentState => &diagnose::EXPLAIN_CURRENT_STATE,
             Self::DiagnoseGroupLag => &diagnose::DIAGNOSE_GROUP_LAG,
             Self::DiagnoseBroker => &diagnose::DIAGNOSE_BROKER,
             Self::DiagnoseStorage => &diagnose::DIAGNOSE_STORAGE,
             Self::IncidentSnapshot => &diagnose::INCIDENT_SNAPSHOT,
-            Self::SearchRunbooks => &runbooks::SEARCH_RUNBOOKS,
-            Self::GetRunbook => &runbooks::GET_RUNBOOK,
+            Self::PlanCreateTopic => &plan::PLAN_CREATE_TOPIC,
+            Self::PlanUpdateTopicConfig => &plan::PLAN_UPDATE_TOPIC_CONFIG,
+            Self::PlanAddPartitions => &plan::PLAN_ADD_PARTITIONS,
+            Self::PlanResetOffsets => &plan::PLAN_RESET_OFFSETS,
+            Self::CheckPlan => &plan::CHECK_PLAN,
         }
     }
 
@@ -203,18 +203,18 @@ impl Tool {
             Self::QueryMetric => history::query_metric(call).await,
             Self::RecentChanges => history::recent_changes(call),
             Self::AuditTopics => topics::audit_topics(call).await,
-            Self::PlanCreateTopic => plan::plan_create_topic(call).await,
-            Self::PlanUpdateTopicConfig => plan::plan_update_topic_config(call).await,
-            Self::PlanAddPartitions => plan::plan_add_partitions(call).await,
-            Self::PlanResetOffsets => plan::plan_reset_offsets(call).await,
-            Self::CheckPlan => plan::check_plan(call).await,
+            Self::SearchRunbooks => Ok(runbooks::search_runbooks(call)),
+            Self::GetRunbook => runbooks::get_runbook(call),
             Self::ExplainCurrentState => diagnose::explain_current_state(call).await,
             Self::DiagnoseGroupLag => diagnose::diagnose_group_lag(call).await,
             Self::DiagnoseBroker => diagnose::diagnose_broker(call).await,
             Self::DiagnoseStorage => diagnose::diagnose_storage(call),
             Self::IncidentSnapshot => diagnose::incident_snapshot(call).await,
-            Self::SearchRunbooks => Ok(runbooks::search_runbooks(call)),
-            Self::GetRunbook => runbooks::get_runbook(call),
+            Self::PlanCreateTopic => plan::plan_create_topic(call).await,
+            Self::PlanUpdateTopicConfig => plan::plan_update_topic_config(call).await,
+            Self::PlanAddPartitions => plan::plan_add_partitions(call).await,
+            Self::PlanResetOffsets => plan::plan_reset_offsets(call).await,
+            Self::CheckPlan => plan::check_plan(call).await,
         }
     }
 }

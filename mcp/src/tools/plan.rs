@@ -1,41 +1,39 @@
-//! Plans of changes, off by default: what is now, what would differ, what it does, how to undo it, and the commands for a
-//! person to run. Nothing is applied, ever: there is no code here that could.
-//!
-//! A plan carries a hash of what it rests on. `check_plan` is given the plan's own arguments again and says whether what
-//! it rests on is still so, and whether what it wants is so by now.
+//! Plans: changes thought through, with the commands for a person to run. Nothing is applied here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
-use strandline_metadata::topic_configs;
-use strandline_metadata::values::TopicValue;
+use serde_json::{Map, Value, json};
 
 use super::answer::{Code, ToolError};
-use super::spec::{GROUP, Kind, TOPIC, ToolSpec, optional, required};
-use super::{Body, Call, body, groups, lag, topics};
+use super::spec::{GROUP, Kind as Arg, TOPIC, ToolSpec, optional, required};
+use super::{Body, Call, body, groups, lag, shown_config, topics};
 use crate::access::{Scope, sha256_hex};
 use crate::clock::rfc3339;
 use crate::foreign::{clean, is_clean};
+use crate::limits::PLAN_PARTITIONS;
+use crate::plan::{Difference, Draft, Kind, State, Verdict, compare, hash, offsets, topic};
 use crate::source::etcd::Need;
 use crate::source::view::View;
 
-/// A plan is good for so long, in ms.
-const GOOD_FOR_MS: i64 = 900_000;
-/// Partitions of a topic at most, as brokers allow it.
-const MAX_PARTITIONS: i64 = 100_000;
+/// Consumers of a topic that a plan names.
+const CONSUMERS: usize = 50;
 
-const PLAN: &str = "{plan:(create_topic|update_topic_config|add_partitions|reset_offsets),state:(ready|nothing_to_do|blocked),current:*,desired:*,diff:[{what:s,before:*,after:*}],impact:[s],violations:[s],precondition_hash:s,expires_at:s,commands:[s],rollback:[s],note:s}";
+/// The shape of every plan.
+const PLAN: &str = "{plan_id:s?,kind:s,topic:s,group_id:s?,runnable:b,current_state:<*>,diff:[{what:s,before:*,after:*}],impact:[s],policy_violations:[{code:s,blocking:b,message:s}],precondition_hash:s,expires_at:s?,commands:[s],verification:[s],rollback:{possible:b,commands:[s],note:s}}";
+
+/// How many partitions.
+const PARTITIONS: Arg = Arg::Int(1, 100_000);
 
 pub(super) const PLAN_CREATE_TOPIC: ToolSpec = ToolSpec {
     name: "plan_create_topic",
     title: "Plan: create a topic",
-    description: "Plan the creation of a topic: what it would be, policy violations, the command for a person to run. Applies nothing.",
+    description: "Plan the creation of a topic: checks, impact, rollback and the kafka-topics.sh command for a person to run. Applies nothing.",
     scope: Scope::Plan,
     cost: 2,
     params: &[
         required("topic", TOPIC, ""),
-        required("partitions", Kind::Int(1, MAX_PARTITIONS), ""),
-        optional("configs", Kind::Map, "topic configs"),
+        required("partitions", PARTITIONS, ""),
+        optional("configs", Arg::Map, ""),
     ],
     output: PLAN,
 };
@@ -43,33 +41,39 @@ pub(super) const PLAN_CREATE_TOPIC: ToolSpec = ToolSpec {
 pub(super) const PLAN_UPDATE_TOPIC_CONFIG: ToolSpec = ToolSpec {
     name: "plan_update_topic_config",
     title: "Plan: change topic configs",
-    description: "Plan a change of a topic's configuration (retention and others): diff, impact on consumers, rollback, commands. Applies nothing.",
+    description: "Plan a change of a topic's configs (retention …): difference, what retention would take, rollback and the kafka-configs.sh command. Applies nothing.",
     scope: Scope::Plan,
-    cost: 2,
-    params: &[required("topic", TOPIC, ""), required("configs", Kind::Map, "what is to be set")],
+    cost: 3,
+    params: &[
+        required("topic", TOPIC, ""),
+        optional("set", Arg::Map, "configs with their values"),
+        optional("unset", Arg::Texts(50), "configs to go back to the default"),
+    ],
     output: PLAN,
 };
 
 pub(super) const PLAN_ADD_PARTITIONS: ToolSpec = ToolSpec {
     name: "plan_add_partitions",
     title: "Plan: add partitions",
-    description: "Plan more partitions for a topic: impact on key order and groups, command. It cannot be undone. Applies nothing.",
+    description: "Plan more partitions for a topic: what it does to keys and consumers, and the kafka-topics.sh command. Applies nothing.",
     scope: Scope::Plan,
-    cost: 2,
-    params: &[required("topic", TOPIC, ""), required("partitions", Kind::Int(1, MAX_PARTITIONS), "in all")],
+    cost: 3,
+    params: &[required("topic", TOPIC, ""), required("partitions", PARTITIONS, "in all")],
     output: PLAN,
 };
 
 pub(super) const PLAN_RESET_OFFSETS: ToolSpec = ToolSpec {
     name: "plan_reset_offsets",
-    title: "Plan: reset a group's offsets",
-    description: "Plan a reset of a consumer group's offsets of a topic to earliest or latest: records skipped or read again, rollback, commands. Applies nothing.",
+    title: "Plan: reset consumer group offsets",
+    description: "Plan a reset of a group's committed offsets: records that are read again or skipped, rollback and the kafka-consumer-groups.sh commands. Applies nothing.",
     scope: Scope::Plan,
     cost: 3,
     params: &[
         required("group_id", GROUP, ""),
         required("topic", TOPIC, ""),
-        required("to", Kind::OneOf(&["earliest", "latest"]), ""),
+        required("to", Arg::OneOf(&["earliest", "latest", "offset"]), ""),
+        optional("offset", Arg::Int(0, i64::MAX), "for to=offset"),
+        optional("partitions", Arg::Ints(PLAN_PARTITIONS), "all if absent"),
     ],
     output: PLAN,
 };
@@ -77,362 +81,270 @@ pub(super) const PLAN_RESET_OFFSETS: ToolSpec = ToolSpec {
 pub(super) const CHECK_PLAN: ToolSpec = ToolSpec {
     name: "check_plan",
     title: "Check a plan",
-    description: "Check a plan before and after a person runs it: is what it rests on still so, and is what it wants done. Give the plan's own arguments.",
+    description: "Check a plan against the live state: unchanged (its commands still fit), applied, changed (by what), or expired.",
     scope: Scope::Plan,
-    cost: 3,
-    params: &[
-        required(
-            "plan",
-            Kind::OneOf(&["create_topic", "update_topic_config", "add_partitions", "reset_offsets"]),
-            "",
-        ),
-        required("precondition_hash", Kind::Text(64), ""),
-        optional("topic", TOPIC, ""),
-        optional("group_id", GROUP, ""),
-        optional("partitions", Kind::Int(1, MAX_PARTITIONS), ""),
-        optional("configs", Kind::Map, ""),
-        optional("to", Kind::OneOf(&["earliest", "latest"]), ""),
-    ],
-    output: "{plan:s,verdict:(applied|still_valid|stale),precondition_hash_now:s,current:*,desired:*,remaining:[{what:s,before:*,after:*}]}",
+    cost: 2,
+    params: &[required("plan_id", Arg::Text(64), "")],
+    output: "{plan_id:s,kind:s,topic:s,group_id:s?,state:(unchanged|applied|changed|expired),safe_to_run:b,differences:[{what:s,planned:*,live:*}],precondition_hash:s,live_hash:s,expires_at:s?}",
 };
 
-/// Which plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kinds {
-    Create,
-    Update,
-    Add,
-    Reset,
+/// An address of a broker for the commands, if the caller may see addresses.
+fn bootstrap(call: &Call<'_>, view: &View) -> Option<String> {
+    let broker = view.brokers.values().find(|b| !b.value.draining).filter(|_| call.topology())?;
+    Some(clean(&format!("{}:{}", broker.value.host, broker.value.port)))
 }
 
-impl Kinds {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create_topic",
-            Self::Update => "update_topic_config",
-            Self::Add => "add_partitions",
-            Self::Reset => "reset_offsets",
-        }
+/// A name goes into commands as it is, so it must be one that is shown as it is.
+fn printable(what: &str, name: &str) -> Result<(), ToolError> {
+    if is_clean(name) {
+        return Ok(());
+    }
+    let message = format!(
+        "{what}: a name with control or invisible characters, or of more than 250 bytes, cannot be put into a command"
+    );
+    Err(ToolError::new(Code::InvalidArgument, message))
+}
+
+fn existing(view: &View, name: &str) -> Option<(String, u32, BTreeMap<String, String>)> {
+    let topic = &view.topics.get(name)?.value;
+    Some((topic.topic_id.to_string(), topic.partitions, topic.configs.clone()))
+}
+
+/// What is known of a topic, which the caller sees.
+fn facts(call: &Call<'_>, view: &View, name: &str, with_consumers: bool) -> topic::Facts {
+    let stored = view.topics.get(name).map(|t| &t.value);
+    let bytes = stored
+        .and_then(|t| (0..t.partitions).map(|p| view.marks(t.topic_id, p).map(|m| m.marks.bytes)).collect());
+    let plain = |text: &str| text.replace('_', ".");
+    let collides = view.topics.keys().any(|other| other != name && plain(other) == plain(name));
+    topic::Facts {
+        name: name.to_owned(),
+        existing: existing(view, name),
+        defaults: view.defaults.clone(),
+        bytes,
+        consumers: if with_consumers { consumers(call, view, name) } else { Vec::new() },
+        collides,
+        bootstrap: bootstrap(call, view),
     }
 }
 
-/// A plan that was worked out.
-struct Plan {
-    kind: Kinds,
-    current: Value,
-    desired: Value,
-    impact: Vec<String>,
-    violations: Vec<String>,
-    commands: Vec<String>,
-    rollback: Vec<String>,
+/// The groups that consume a topic and that the caller sees, with their lag on it.
+fn consumers(call: &Call<'_>, view: &View, name: &str) -> Vec<(String, Option<i64>)> {
+    let seen = view.group_ids().into_iter().filter(|id| call.sees_group(id));
+    let consuming = seen.filter(|id| {
+        view.offsets.get(*id).is_some_and(|topics| topics.contains_key(name))
+            || groups::subscribed(view, id).contains(name)
+    });
+    let with_lag = consuming.take(CONSUMERS).map(|id| {
+        let rows: Vec<lag::Row> = lag::rows(call, view, id).into_iter().filter(|r| r.topic == name).collect();
+        (clean(id), lag::sum(&rows).lag)
+    });
+    with_lag.collect()
 }
 
-impl Plan {
-    fn hash(&self) -> String {
-        sha256_hex(json!([self.kind.as_str(), self.current]).to_string().as_bytes())
-            .chars()
-            .take(32)
-            .collect()
-    }
+/// A state as it is shown: secrets masked, texts of strangers cleaned.
+fn shown(state: &State) -> Map<String, Value> {
+    state.iter().map(|(name, value)| (clean(name), shown_value(name, value))).collect()
+}
 
-    /// What differs, by name.
-    fn diff(&self) -> Vec<Value> {
-        let empty = serde_json::Map::new();
-        let (before, after) =
-            (self.current.as_object().unwrap_or(&empty), self.desired.as_object().unwrap_or(&empty));
-        let differing = after.iter().filter(|(name, value)| before.get(*name) != Some(value));
-        differing
-            .map(|(name, value)| json!({"what": name, "before": before.get(name), "after": value}))
-            .collect()
-    }
-
-    fn body(&self, now_ms: i64) -> Body {
-        let diff = self.diff();
-        let state = match (self.violations.is_empty(), diff.is_empty()) {
-            (false, _) => "blocked",
-            (true, true) => "nothing_to_do",
-            (true, false) => "ready",
-        };
-        let is_ready = state == "ready";
-        body(json!({
-            "plan": self.kind.as_str(), "state": state, "current": self.current, "desired": self.desired, "diff": diff,
-            "impact": self.impact, "violations": self.violations, "precondition_hash": self.hash(),
-            "expires_at": rfc3339(now_ms + GOOD_FOR_MS),
-            "commands": if is_ready { &self.commands[..] } else { &[] },
-            "rollback": if is_ready { &self.rollback[..] } else { &[] },
-            "note": "nothing was changed; a person runs the commands, with $BOOTSTRAP set to host:port of a broker, and then asks check_plan",
-        }))
+fn shown_value(name: &str, value: &Value) -> Value {
+    match value {
+        Value::String(text) => shown_config(name, text).into(),
+        other => other.clone(),
     }
 }
 
-/// An argument of a shell command. Only plain names are put into commands.
-fn quoted(text: &str) -> Result<String, ToolError> {
-    let is_plain = is_clean(text) && !text.contains(['\'', '\\']) && !text.starts_with('-');
-    if !is_plain {
-        return Err(ToolError::new(
-            Code::InvalidArgument,
-            "a name with quotes, control characters or a leading dash is put into no command",
-        ));
-    }
-    let needs_none = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    Ok(if needs_none && !text.is_empty() { text.to_owned() } else { format!("'{text}'") })
+fn diff_rows(diff: &[Difference], before: &str, after: &str) -> Vec<Value> {
+    let row = |d: &Difference| json!({"what": clean(&d.what), before: shown_value(&d.what, &d.before), after: shown_value(&d.what, &d.after)});
+    diff.iter().map(row).collect()
 }
 
-fn missing(argument: &str) -> ToolError {
-    ToolError::new(Code::InvalidArgument, format!("{argument} is missing for this plan"))
-}
-
-/// Configs that a caller wants, checked as a broker would.
-fn wanted_configs(call: &Call<'_>) -> (BTreeMap<String, String>, Vec<String>) {
-    let given = call.args.map("configs").unwrap_or_default();
-    let violations = given
+/// Keeps a plan that can be run, and shows it.
+fn answer(call: &Call<'_>, draft: Draft) -> Body {
+    let (hash, is_runnable) = (draft.precondition_hash(), draft.is_runnable());
+    let violations: Vec<Value> = draft
+        .violations
         .iter()
-        .filter_map(|(name, value)| topic_configs::check(name, value).err().map(|why| clean(&why)));
-    let violations = violations.collect();
-    (given.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(), violations)
-}
-
-fn pairs(configs: &BTreeMap<String, String>) -> Result<String, ToolError> {
-    let all = configs.iter().map(|(name, value)| {
-        // A list is put into brackets for kafka-configs.
-        let value = if value.contains(',') { format!("[{value}]") } else { value.clone() };
-        quoted(&format!("{name}={value}"))
+        .map(|v| json!({"code": v.code, "blocking": v.blocking, "message": v.message}))
+        .collect();
+    // What would be refused has no commands: they would only tempt.
+    let lines = |all: &[String]| if is_runnable { json!(all) } else { json!([]) };
+    let mut value = json!({
+        "kind": draft.kind.as_str(), "topic": clean(&draft.topic), "group_id": draft.group.as_deref().map(clean),
+        "runnable": is_runnable, "current_state": shown(&draft.current),
+        "diff": diff_rows(&draft.diff, "before", "after"), "impact": draft.impact, "policy_violations": violations,
+        "precondition_hash": hash, "commands": lines(&draft.commands), "verification": lines(&draft.verification),
+        "rollback": {
+            "possible": draft.rollback.possible, "commands": lines(&draft.rollback.commands), "note": draft.rollback.note,
+        },
+        "plan_id": null, "expires_at": null,
     });
-    Ok(all.collect::<Result<Vec<_>, _>>()?.join(","))
+    if is_runnable {
+        let seed = format!("{}{}{hash}", call.request_id, draft.kind.as_str());
+        let id: String = sha256_hex(seed.as_bytes()).chars().take(16).collect();
+        let id = format!("plan-{id}");
+        let ends = call.observer.plans.keep(&id, &call.principal.name, call.now_ms, draft);
+        value["plan_id"] = id.into();
+        value["expires_at"] = json!(rfc3339(ends));
+    }
+    body(value)
 }
 
-async fn work_out(call: &mut Call<'_>, kind: Kinds) -> Result<Plan, ToolError> {
-    let view = call.view(Need::All).await?;
-    let topic = call.args.text("topic").ok_or_else(|| missing("topic"))?.to_owned();
-    match kind {
-        Kinds::Create => create(call, &view, &topic),
-        Kinds::Update => update(call, &view, &topic),
-        Kinds::Add => add(call, &view, &topic),
-        Kinds::Reset => reset(call, &view, &topic),
-    }
+fn given(call: &Call<'_>, name: &str) -> Vec<(String, String)> {
+    let pairs = call.args.map(name).unwrap_or_default();
+    pairs.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
 }
 
-fn create(call: &Call<'_>, view: &View, topic: &str) -> Result<Plan, ToolError> {
-    let partitions = call.args.int("partitions").ok_or_else(|| missing("partitions"))?;
-    let (configs, mut violations) = wanted_configs(call);
-    let is_name = !topic.is_empty()
-        && topic != "."
-        && topic != ".."
-        && topic.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    if !is_name {
-        violations.push("a topic's name has letters, digits, '.', '_' and '-' only".to_owned());
-    }
-    if !call.sees_topic(topic) {
-        violations.push("the name is outside of this caller's prefixes".to_owned());
-    }
-    let existing = view.topics.get(topic).filter(|_| call.sees_topic(topic)).map(|t| &t.value);
-    let current = json!({"exists": existing.is_some(), "partitions": existing.map(|t| t.partitions), "configs": existing.map(|t| &t.configs)});
-    if let Some(known) = existing
-        && (i64::from(known.partitions) != partitions || known.configs != configs)
-    {
-        violations.push("a topic of that name exists and is not like this".to_owned());
-    }
-    let own = configs.iter().map(|(n, v)| Ok(format!(" --config {}", quoted(&format!("{n}={v}"))?)));
-    let own: String = own.collect::<Result<Vec<_>, ToolError>>()?.concat();
-    let name = if is_name { topic.to_owned() } else { String::new() };
-    Ok(Plan {
-        kind: Kinds::Create,
-        current,
-        desired: json!({"exists": true, "partitions": partitions, "configs": configs}),
-        impact: vec![format!("{partitions} partitions are added to the state of every broker")],
-        violations,
-        commands: vec![format!(
-            "kafka-topics --bootstrap-server \"$BOOTSTRAP\" --create --topic {name} --partitions {partitions}{own}"
-        )],
-        rollback: vec![format!(
-            "kafka-topics --bootstrap-server \"$BOOTSTRAP\" --delete --topic {name}   # deletes its records, too"
-        )],
-    })
-}
-
-fn configs_json(topic: &TopicValue, names: &BTreeMap<String, String>) -> Value {
-    let of = |name: &String| (name.clone(), json!(topic.configs.get(name)));
-    Value::Object(names.keys().map(of).collect())
-}
-
-fn update(call: &Call<'_>, view: &View, name: &str) -> Result<Plan, ToolError> {
-    let topic = topics::find(call, view, name)?;
-    let (configs, violations) = wanted_configs(call);
-    if configs.is_empty() {
-        return Err(missing("configs"));
-    }
-    let mut impact = Vec::new();
-    let now = |config: &str| topics::effective_number(config, topic, &view.defaults);
-    for config in ["retention.ms", "retention.bytes"] {
-        let after = configs.get(config).and_then(|v| v.parse::<i64>().ok());
-        let Some((before, after)) = now(config).zip(after) else { continue };
-        if after >= 0 && (before < 0 || after < before) {
-            impact.push(format!("{config} shrinks from {before} to {after}: records beyond it are deleted for good within minutes"));
-            let readers = view.group_ids().into_iter().filter(|id| {
-                call.sees_group(id)
-                    && lag::rows(call, view, id)
-                        .iter()
-                        .any(|r| r.topic == name && r.lag.is_some_and(|l| l > 0))
-            });
-            let readers: Vec<String> = readers.take(10).map(clean).collect();
-            if !readers.is_empty() {
-                impact.push(format!("groups that have not read everything: {}", readers.join(", ")));
-            }
-        }
-    }
-    for name in configs.keys().filter(|n| topic_configs::find(n).is_some_and(|c| c.synonym.is_none())) {
-        impact.push(format!("{} is accepted and has no effect here", clean(name)));
-    }
-    let entity = format!(
-        "kafka-configs --bootstrap-server \"$BOOTSTRAP\" --alter --entity-type topics --entity-name {}",
-        quoted(name)?
-    );
-    let (set, unset): (Vec<_>, Vec<_>) = configs.keys().partition(|n| topic.configs.contains_key(*n));
-    let mut rollback = Vec::new();
-    if !set.is_empty() {
-        let before =
-            set.into_iter().filter_map(|n| Some((n.clone(), topic.configs.get(n)?.clone()))).collect();
-        rollback.push(format!("{entity} --add-config {}", pairs(&before)?));
-    }
-    if !unset.is_empty() {
-        let names = unset.iter().map(|n| quoted(n)).collect::<Result<Vec<_>, _>>()?;
-        rollback.push(format!("{entity} --delete-config {}", names.join(",")));
-    }
-    Ok(Plan {
-        kind: Kinds::Update,
-        current: configs_json(topic, &configs),
-        desired: json!(configs),
-        impact,
-        violations,
-        commands: vec![format!("{entity} --add-config {}", pairs(&configs)?)],
-        rollback,
-    })
-}
-
-fn add(call: &Call<'_>, view: &View, name: &str) -> Result<Plan, ToolError> {
-    let topic = topics::find(call, view, name)?;
-    let partitions = call.args.int("partitions").ok_or_else(|| missing("partitions"))?;
-    let mut violations = Vec::new();
-    if partitions < i64::from(topic.partitions) {
-        violations.push(format!("the topic has {} partitions; there cannot be fewer", topic.partitions));
-    }
-    let readers = view.group_ids().into_iter().filter(|id| {
-        call.sees_group(id)
-            && (view.offsets.get(*id).is_some_and(|o| o.contains_key(name))
-                || groups::subscribed(view, id).contains(name))
-    });
-    let readers: Vec<String> = readers.take(10).map(clean).collect();
-    let mut impact = vec!["keys go to other partitions from then on: order per key breaks once".to_owned()];
-    if !readers.is_empty() {
-        impact.push(format!("these groups rebalance: {}", readers.join(", ")));
-    }
-    Ok(Plan {
-        kind: Kinds::Add,
-        current: json!({"partitions": topic.partitions}),
-        desired: json!({"partitions": partitions}),
-        impact,
-        violations,
-        commands: vec![format!(
-            "kafka-topics --bootstrap-server \"$BOOTSTRAP\" --alter --topic {} --partitions {partitions}",
-            quoted(name)?
-        )],
-        rollback: vec!["# partitions cannot be taken away again".to_owned()],
-    })
-}
-
-fn reset(call: &Call<'_>, view: &View, name: &str) -> Result<Plan, ToolError> {
-    let wanted = call.args.text("group_id").ok_or_else(|| missing("group_id"))?.to_owned();
-    let id = call.find_group(view, &wanted)?.to_owned();
-    let topic = topics::find(call, view, name)?;
-    let to = call.args.text("to").ok_or_else(|| missing("to"))?;
-    let (mut current, mut desired) = (serde_json::Map::new(), serde_json::Map::new());
-    let (mut skipped, mut again, mut lines) = (0_i64, 0_i64, Vec::new());
-    let mut violations = Vec::new();
-    let members = groups::summary(view, &id).members;
-    if members > 0 {
-        violations.push(format!("the group has {members} members: offsets are reset while nobody is in it"));
-    }
-    for partition in 0..topic.partitions {
-        let committed = view.commit(&id, name, topic.topic_id, partition).map(|c| c.committed.offset);
-        let Some(marks) = view.marks(topic.topic_id, partition).map(|m| m.marks) else {
-            violations.push(format!("how far partition {partition} is, is not known yet"));
-            continue;
-        };
-        let target = if to == "earliest" { marks.log_start } else { marks.end };
-        let key = format!("{name}-{partition}");
-        // What grows meanwhile is no reason for a plan to be stale.
-        current.insert(key.clone(), json!(committed));
-        desired.insert(key, json!(target));
-        let from = committed.unwrap_or(marks.log_start);
-        skipped += (target - from).max(0);
-        again += (from - target).max(0);
-        lines.extend(committed.map(|c| format!("{name},{partition},{c}")));
-    }
-    let tool = format!(
-        "kafka-consumer-groups --bootstrap-server \"$BOOTSTRAP\" --group {} --reset-offsets --execute",
-        quoted(&id)?
-    );
-    Ok(Plan {
-        kind: Kinds::Reset,
-        current: Value::Object(current),
-        desired: Value::Object(desired),
-        impact: vec![format!("{skipped} records are never read, {again} are read again")],
-        violations,
-        commands: vec![format!("{tool} --topic {} --to-{to}", quoted(name)?)],
-        rollback: vec![format!(
-            "printf '%s\\n' {} > offsets.csv && {tool} --from-file offsets.csv",
-            lines.iter().map(|l| format!("'{l}'")).collect::<Vec<_>>().join(" ")
-        )],
-    })
+/// Values go into commands as they are, too.
+fn printable_configs(set: &[(String, String)]) -> Result<(), ToolError> {
+    set.iter()
+        .try_for_each(|(name, value)| printable("configs", name).and_then(|()| printable("configs", value)))
 }
 
 pub(super) async fn plan_create_topic(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    Ok(work_out(call, Kinds::Create).await?.body(call.now_ms))
+    let name = call.args.text("topic").unwrap_or_default().to_owned();
+    printable("topic", &name)?;
+    // Whether a topic of others exists is not said.
+    if !call.sees_topic(&name) {
+        let message = "this caller may plan for topics with its own prefixes only";
+        return Err(
+            ToolError::new(Code::PermissionDenied, message).suggest("explain_access shows the prefixes")
+        );
+    }
+    let view = call.view(Need::PlainAndTopics).await?;
+    let set = given(call, "configs");
+    printable_configs(&set)?;
+    let partitions = call.args.int("partitions").and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    let draft = topic::create(&facts(call, &view, &name, false), partitions, &set);
+    Ok(answer(call, draft))
 }
 
 pub(super) async fn plan_update_topic_config(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    Ok(work_out(call, Kinds::Update).await?.body(call.now_ms))
+    let view = call.view(Need::All).await?;
+    let name = call.args.text("topic").unwrap_or_default().to_owned();
+    topics::find(call, &view, &name)?;
+    let set = given(call, "set");
+    let unset: Vec<String> =
+        call.args.texts("unset").unwrap_or_default().into_iter().map(str::to_owned).collect();
+    printable_configs(&set)?;
+    unset.iter().try_for_each(|name| printable("unset", name))?;
+    let draft = topic::update(&facts(call, &view, &name, true), &set, &unset);
+    Ok(answer(call, draft))
 }
 
 pub(super) async fn plan_add_partitions(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    Ok(work_out(call, Kinds::Add).await?.body(call.now_ms))
+    let view = call.view(Need::All).await?;
+    let name = call.args.text("topic").unwrap_or_default().to_owned();
+    topics::find(call, &view, &name)?;
+    let partitions = call.args.int("partitions").and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    let draft = topic::add_partitions(&facts(call, &view, &name, true), partitions);
+    Ok(answer(call, draft))
+}
+
+/// What is known of a group and a topic.
+fn offset_facts(
+    call: &Call<'_>,
+    view: &View,
+    id: &str,
+    name: &str,
+    wanted: &BTreeSet<u32>,
+) -> Option<offsets::Facts> {
+    let topic = &view.topics.get(name)?.value;
+    let place = |partition: u32| offsets::Place {
+        committed: view.commit(id, name, topic.topic_id, partition).map(|c| c.committed.offset),
+        marks: view.marks(topic.topic_id, partition).map(|m| (m.marks.log_start, m.marks.end)),
+    };
+    Some(offsets::Facts {
+        group: id.to_owned(),
+        topic: name.to_owned(),
+        topic_id: topic.topic_id.to_string(),
+        partitions: topic.partitions,
+        members: groups::summary(view, id).members,
+        places: wanted.iter().map(|p| (*p, place(*p))).collect(),
+        bootstrap: bootstrap(call, view),
+    })
 }
 
 pub(super) async fn plan_reset_offsets(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    Ok(work_out(call, Kinds::Reset).await?.body(call.now_ms))
+    let view = call.view(Need::All).await?;
+    let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
+    let id = call.find_group(&view, &wanted)?.to_owned();
+    printable("group_id", &id)?;
+    let name = call.args.text("topic").unwrap_or_default().to_owned();
+    let count = topics::find(call, &view, &name)?.partitions;
+    let to = match (call.args.text("to"), call.args.int("offset")) {
+        (Some("offset"), Some(offset)) => offsets::To::Offset(offset),
+        (Some("offset"), None) => {
+            return Err(ToolError::new(Code::InvalidArgument, "offset: to=offset needs it"));
+        }
+        (_, Some(_)) => {
+            return Err(ToolError::new(Code::InvalidArgument, "offset: it goes with to=offset only"));
+        }
+        (Some("latest"), None) => offsets::To::Latest,
+        _ => offsets::To::Earliest,
+    };
+    let partitions: BTreeSet<u32> = match call.args.ints("partitions") {
+        None => (0..count).collect(),
+        Some(some) => {
+            let known = some.into_iter().map(|p| u32::try_from(p).ok().filter(|p| *p < count).ok_or(p));
+            known.collect::<Result<_, _>>().map_err(|p| {
+                let message = format!("partitions: there is no partition {p}; the topic has {count}");
+                ToolError::new(Code::NotFound, message)
+            })?
+        }
+    };
+    if partitions.len() > PLAN_PARTITIONS {
+        let message = format!("partitions: a plan is for at most {PLAN_PARTITIONS} of them");
+        return Err(
+            ToolError::new(Code::OutputTooLarge, message).suggest("plan for some partitions at a time")
+        );
+    }
+    let Some(facts) = offset_facts(call, &view, &id, &name, &partitions) else {
+        return Err(ToolError::new(Code::NotFound, "the topic is gone"));
+    };
+    Ok(answer(call, offsets::reset(&facts, to)))
+}
+
+/// The live state of what a plan is for.
+fn live(call: &Call<'_>, view: &View, plan: &Draft) -> State {
+    match (&plan.kind, &plan.group) {
+        (Kind::ResetOffsets, Some(id)) => {
+            let planned = plan.current.keys().filter_map(|k| k.strip_prefix("offset ")?.parse().ok());
+            let wanted: BTreeSet<u32> = planned.collect();
+            offset_facts(call, view, id, &plan.topic, &wanted)
+                .map(|facts| offsets::state(&facts))
+                .unwrap_or_default()
+        }
+        _ => topic::state(existing(view, &plan.topic).as_ref()),
+    }
 }
 
 pub(super) async fn check_plan(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let kind = match call.args.text("plan") {
-        Some("create_topic") => Kinds::Create,
-        Some("update_topic_config") => Kinds::Update,
-        Some("add_partitions") => Kinds::Add,
-        _ => Kinds::Reset,
+    let id = call.args.text("plan_id").unwrap_or_default().to_owned();
+    let Some((plan, ends)) = call.observer.plans.find(&id, &call.principal.name) else {
+        let message = format!("there is no plan {:?} of this caller, or not any more", clean(&id));
+        return Err(ToolError::new(Code::NotFound, message).suggest("make the plan anew: it is cheap"));
     };
-    let expected = call.args.text("precondition_hash").unwrap_or_default().to_owned();
-    let plan = work_out(call, kind).await?;
-    let (remaining, now) = (plan.diff(), plan.hash());
-    let verdict = match (remaining.is_empty(), now == expected) {
-        (true, _) => "applied",
-        (false, true) => "still_valid",
-        (false, false) => "stale",
+    let view = call.view(Need::All).await?;
+    // Whoever lost the sight of a topic since does not get it back by an old plan.
+    let sees = call.sees_topic(&plan.topic) && plan.group.as_deref().is_none_or(|g| call.sees_group(g));
+    if !sees {
+        let message = format!("there is no plan {:?} of this caller, or not any more", clean(&id));
+        return Err(ToolError::new(Code::NotFound, message));
+    }
+    let live = live(call, &view, &plan);
+    let verdict = compare(&plan, &live);
+    let is_over = call.now_ms >= ends;
+    let (state, differences) = match verdict {
+        Verdict::Applied => ("applied", Vec::new()),
+        _ if is_over => ("expired", Vec::new()),
+        Verdict::Unchanged => ("unchanged", Vec::new()),
+        Verdict::Changed(differences) => ("changed", differences),
     };
     Ok(body(json!({
-        "plan": kind.as_str(), "verdict": verdict, "precondition_hash_now": now, "current": plan.current,
-        "desired": plan.desired, "remaining": remaining,
+        "plan_id": id, "kind": plan.kind.as_str(), "topic": clean(&plan.topic),
+        "group_id": plan.group.as_deref().map(clean), "state": state, "safe_to_run": state == "unchanged",
+        "differences": diff_rows(&differences, "planned", "live"),
+        "precondition_hash": plan.precondition_hash(), "live_hash": hash(&live), "expires_at": rfc3339(ends),
     })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_come_into_commands() {
-        assert_eq!(quoted("a.b-c_1").unwrap(), "a.b-c_1");
-        assert_eq!(quoted("a b$(x)").unwrap(), "'a b$(x)'");
-        for bad in ["a'b", "a\nb", "-rf", "a\\b", "\u{202e}"] {
-            assert!(quoted(bad).is_err(), "{bad}");
-        }
-    }
 }

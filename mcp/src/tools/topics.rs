@@ -284,6 +284,13 @@ pub(crate) fn effective_number(
     effective(name, &topic.configs, defaults).0.parse().ok()
 }
 
+/// Whether no record of a topic ever goes by itself.
+pub(crate) fn retains_forever(topic: &TopicValue, defaults: &BTreeMap<String, String>) -> bool {
+    let number = |name: &str| effective_number(name, topic, defaults);
+    let deletes = effective("cleanup.policy", &topic.configs, defaults).0.contains("delete");
+    !deletes || (number("retention.ms") == Some(-1) && number("retention.bytes") == Some(-1))
+}
+
 /// A config's value as it is shown.
 pub(crate) fn shown(name: &str, value: &str) -> String {
     const SECRETS: [&str; 6] = ["password", "secret", "token", "credential", "jaas", "private"];
