@@ -310,13 +310,23 @@ async fn a_restored_metadata_store_is_not_trusted() {
     for _ in 0..50 {
         node.produce(1).await.unwrap();
     }
-    node.maintainer(&store).run_once().await.unwrap();
+    let mut maintainer = node.maintainer(&store);
+    maintainer.run_once().await.unwrap();
+    let known_to_the_backup = listed(&node);
+    node.produce(1).await.unwrap();
+    maintainer.run_once().await.unwrap();
     // A store that is younger than the snapshot: as after restoring a backup.
     let restored = Embedded::in_memory();
     cluster(&restored).await;
-    let opened = Replica::open(Arc::new(restored), keys(), store.clone(), Box::new(NoObserver)).await;
-    let Err(error @ LoadError::Restored { .. }) = opened else { panic!("it must refuse") };
+    let open = || Replica::open(Arc::new(restored.clone()), keys(), store.clone(), Box::new(NoObserver));
+    let Err(error @ LoadError::Restored { .. }) = open().await else { panic!("it must refuse") };
     assert!(error.to_string().contains("restored from a backup") && !error.is_retryable());
+    // The snapshots that it knows of may be gone since: that is not what is wrong.
+    let gone = ObjectKey::parse(&known_to_the_backup.snapshots[0].object).unwrap();
+    store.delete(&gone).await.unwrap();
+    let put = Op::put(keys().encode(&Key::Snapshot), known_to_the_backup.encode());
+    restored.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    assert!(matches!(open().await, Err(LoadError::Restored { .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -213,11 +213,3 @@ pub(crate) async fn pages(
 pub(super) async fn newest_snapshot(store: &dyn Store) -> Result<Option<i64>, LoadError> {
     snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)
 }
-
-/// Refuses a metadata store that is older than a snapshot which the object store had before that was read.
-pub(super) fn refuse_restored_store(newest_snapshot: Option<i64>, revision: i64) -> Result<(), LoadError> {
-    match newest_snapshot {
-        Some(newest) if newest > revision => Err(LoadError::Restored { snapshot: newest, backend: revision }),
-        _ => Ok(()),
-    }
-}

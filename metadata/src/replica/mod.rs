@@ -126,8 +126,9 @@ impl Replica {
     ) -> Result<(Self, ReplicaLoop, BarrierLoop), LoadError> {
         // Listed before the metadata store is read: another broker may write a snapshot between the two.
         let newest_snapshot = load::newest_snapshot(store.as_ref()).await?;
-        let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), 0).await?;
-        load::refuse_restored_store(newest_snapshot, loaded.revision)?;
+        // A metadata store that is older than that was restored, and knows of snapshots that may be gone since.
+        let known = newest_snapshot.unwrap_or(0);
+        let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), known).await?;
         let (barrier, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
         let revision = loaded.revision;
         let shared = Arc::new(Shared {
