@@ -281,13 +281,24 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
 /// The shortest token that is taken for one: a slip must not open the door.
 const MIN_TOKEN_BYTES: usize = 12;
 
+/// Whether a URL names a loopback address, by number: a name may become another address.
+fn is_on_loopback(url: &str) -> bool {
+    let url = reqwest::Url::parse(url).ok();
+    let host = url.as_ref().and_then(|u| u.host_str()).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn auth(values: &Values, listen: SocketAddr) -> Result<AuthConfig, ConfigError> {
     let jwt =
         match (values.optional("jwt_issuer"), values.optional("jwt_audience"), values.optional("jwt_jwks")) {
             (None, None, None) => None,
             (Some(issuer), Some(audience), Some(jwks)) => {
-                if jwks.starts_with("http://") {
-                    return Err(ConfigError("jwt_jwks: keys must come over https or from a file".to_owned()));
+                if jwks.starts_with("http://") && !is_on_loopback(&jwks) {
+                    return Err(ConfigError(
+                        "jwt_jwks: keys must come over https, from a loopback address or from a file"
+                            .to_owned(),
+                    ));
                 }
                 let resource_url = values.optional("resource_url").ok_or_else(|| {
                     ConfigError(
@@ -416,6 +427,31 @@ mod tests {
             let flags: Vec<&str> = ["--token", "local-dev-token"].iter().chain(flags).copied().collect();
             let why = run(&flags).unwrap_err().to_string();
             assert!(why.contains(named), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_issuers_keys_do_not_come_over_a_network_unencrypted() {
+        let with = |jwks: &str| {
+            run(&[
+                "--jwt-issuer",
+                "https://i",
+                "--jwt-audience",
+                "a",
+                "--resource-url",
+                "https://o/mcp",
+                "--jwt-jwks",
+                jwks,
+            ])
+        };
+        for good in ["https://i/keys", "http://127.0.0.1:1/keys", "http://[::1]:1/keys", "keys.json"] {
+            assert!(with(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["http://i/keys", "http://localhost/keys", "http://127.0.0.1.i/keys", "http://127.0.0.1@i/"]
+        {
+            let why = with(bad).unwrap_err().to_string();
+            assert!(why.contains("jwt_jwks"), "{bad}: {why}");
         }
     }
 

@@ -117,6 +117,9 @@ impl Observer {
         let runbooks = Runbooks::open(config.runbooks_dir.clone())?;
         let tasks = TaskSet::default();
         tasks.start("audit writer", writer.run());
+        if let Some(verifier) = access.verifier() {
+            tasks.start("JWT keys", verifier.clone().run(verifier.client()?));
+        }
         let samples = Samples::new(&config.scrape);
         let scraper = Scraper::new(
             config.scrape.clone(),

@@ -264,6 +264,10 @@ async fn lag_and_offsets_are_exact_and_null_where_nothing_is_known() {
     );
     let late = served.call("check_replay_readiness", json!({"group_id": "a.late"})).await;
     assert_eq!((&late["verdict"], &late["partitions"][0]["records_lost"]), (&json!("overtaken"), &json!(6)));
+    // Which offset a time has is in the log only, and the log is not read here.
+    let arguments = json!({"group_id": "a.late", "reset_to": "2026-01-01T00:00:00Z"});
+    let refused = served.call("check_replay_readiness", arguments).await;
+    assert_eq!(refused["error"]["code"], "invalid_argument", "{refused}");
     let lagging = served.call("list_lagging_groups", json!({"min_lag": 10_000})).await;
     let ids: Vec<&str> =
         lagging["groups"].as_array().unwrap().iter().map(|g| g["group_id"].as_str().unwrap()).collect();

@@ -21,6 +21,10 @@ use crate::config::{ConfigError, JwtConfig};
 const REFRESH: Duration = Duration::from_mins(10);
 /// How often at most when an unknown key is met.
 const REFRESH_AT_MOST: Duration = Duration::from_mins(1);
+/// How often it is tried while there is no key at all.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long the issuer has to send its keys.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// What clocks may differ by, in ms.
 const LEEWAY_MS: i64 = 30_000;
 /// The largest set of keys, in bytes.
@@ -45,9 +49,10 @@ pub struct JwtVerifier {
 }
 
 impl JwtVerifier {
-    /// Reads the keys if they are in a file; those of a URL are fetched by [`Self::run`].
+    /// Reads the keys if they are in a file; those of a URL are fetched by [`Self::run`]. It fails if the file cannot be
+    /// read or has no key that can be used.
     pub fn new(config: JwtConfig) -> Result<Self, ConfigError> {
-        let keys = if config.jwks.starts_with("https://") {
+        let keys = if is_url(&config.jwks) {
             BTreeMap::new()
         } else {
             let path = &config.jwks;
@@ -62,8 +67,19 @@ impl JwtVerifier {
         &self.config
     }
 
-    /// Fetches the keys, now and again.
-    pub async fn run(&self, http: reqwest::Client) {
+    /// What [`Self::run`] fetches the keys with. It follows no redirect: the configuration names the place.
+    pub fn client(&self) -> Result<reqwest::Client, ConfigError> {
+        let builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(FETCH_TIMEOUT)
+            .connect_timeout(FETCH_TIMEOUT);
+        // Plain HTTP is for loopback, which no proxy reaches.
+        let builder = if self.config.jwks.starts_with("http://") { builder.no_proxy() } else { builder };
+        builder.build().map_err(|e| ConfigError::new(format!("jwt_jwks: {e}")))
+    }
+
+    /// Fetches the keys, now and again, until the end of the process.
+    pub async fn run(self: Arc<Self>, http: reqwest::Client) {
         loop {
             match self.fetch(&http).await {
                 Ok(keys) => {
@@ -71,6 +87,10 @@ impl JwtVerifier {
                     *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
                 }
                 Err(error) => warn!(error, "the issuer's keys cannot be read; those known still count"),
+            }
+            if self.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
             tokio::time::sleep(REFRESH_AT_MOST).await;
             // A key that nobody knows, or time.
@@ -80,7 +100,7 @@ impl JwtVerifier {
     }
 
     async fn fetch(&self, http: &reqwest::Client) -> Result<BTreeMap<String, Key>, String> {
-        if !self.config.jwks.starts_with("https://") {
+        if !is_url(&self.config.jwks) {
             let text = tokio::fs::read(&self.config.jwks).await.map_err(|e| e.to_string())?;
             return parse_keys(&text);
         }
@@ -174,6 +194,11 @@ impl JwtVerifier {
             expires_at_ms: Some(end),
         }))
     }
+}
+
+/// Whether the keys are to be fetched; otherwise they are in a file.
+fn is_url(jwks: &str) -> bool {
+    jwks.starts_with("https://") || jwks.starts_with("http://")
 }
 
 fn is_signed(key: &Key, algorithm: &str, message: &[u8], signature: &[u8]) -> bool {

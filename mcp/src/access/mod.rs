@@ -142,7 +142,7 @@ pub enum Authenticator {
     /// There is a file of principals.
     File(TokensFile),
     /// There is an issuer.
-    Jwt(JwtVerifier),
+    Jwt(Arc<JwtVerifier>),
 }
 
 impl Authenticator {
@@ -155,7 +155,7 @@ impl Authenticator {
                 principal: Arc::new(Principal::operator("token")),
             },
             AuthConfig::TokensFile(path) => Self::File(TokensFile::open(path.clone(), seal.clone())?),
-            AuthConfig::Jwt(jwt) => Self::Jwt(JwtVerifier::new(jwt.clone())?),
+            AuthConfig::Jwt(jwt) => Self::Jwt(Arc::new(JwtVerifier::new(jwt.clone())?)),
         })
     }
 
@@ -175,12 +175,17 @@ impl Authenticator {
         }
     }
 
-    /// The JWT configuration, which RFC 9728 metadata are made from.
-    pub fn jwt(&self) -> Option<&JwtConfig> {
+    /// What checks the issuer's tokens, if there is an issuer; its keys have to be kept fresh.
+    pub fn verifier(&self) -> Option<&Arc<JwtVerifier>> {
         match self {
-            Self::Jwt(verifier) => Some(verifier.config()),
+            Self::Jwt(verifier) => Some(verifier),
             Self::Open(_) | Self::Token { .. } | Self::File(_) => None,
         }
+    }
+
+    /// The JWT configuration, which RFC 9728 metadata are made from.
+    pub fn jwt(&self) -> Option<&JwtConfig> {
+        self.verifier().map(|verifier| verifier.config())
     }
 }
 

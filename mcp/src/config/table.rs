@@ -62,7 +62,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("jwt_issuer", "", "url", "Accept JSON Web Tokens of this issuer instead of tokens of our own"),
     setting("jwt_audience", "", "text", "The audience that such a token must name"),
-    setting("jwt_jwks", "", "url or path", "Where the issuer's keys (JWKS) are: https://… or a file"),
+    setting(
+        "jwt_jwks",
+        "",
+        "url or path",
+        "Where the issuer's keys (JWKS) are: https://…, http:// on a loopback address, or a file",
+    ),
     setting(
         "resource_url",
         "",

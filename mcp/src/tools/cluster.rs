@@ -37,7 +37,7 @@ pub(super) const CLUSTER_STATUS: ToolSpec = ToolSpec {
 pub(super) const CLUSTER_METRICS: ToolSpec = ToolSpec {
     name: "cluster_metrics",
     title: "Cluster metrics",
-    description: "Show current throughput and latency: produce and fetch messages (records) per second and bytes per second, request rates, latency percentiles, S3 operations; over a window, in total and per broker.",
+    description: "Show current throughput and latency: produce and fetch messages (records) and bytes per second, request rates, latency percentiles, S3 operations; in total and per broker.",
     scope: Scope::Read,
     cost: 2,
     params: &[
@@ -52,7 +52,7 @@ pub(super) const CLUSTER_METRICS: ToolSpec = ToolSpec {
 pub(super) const DESCRIBE_BROKERS: ToolSpec = ToolSpec {
     name: "describe_brokers",
     title: "Describe brokers",
-    description: "Describe the brokers (nodes): address, zone, version, registration, draining, partitions led, groups coordinated, last scrape of their metrics, restarts seen.",
+    description: "Describe the brokers (nodes): address, zone, version, registration, draining, partitions led, groups coordinated, last scrape, restarts.",
     scope: Scope::Read,
     cost: 3,
     params: &[],
@@ -62,7 +62,7 @@ pub(super) const DESCRIBE_BROKERS: ToolSpec = ToolSpec {
 pub(super) const STORAGE_STATUS: ToolSpec = ToolSpec {
     name: "storage_status",
     title: "Storage (S3) status",
-    description: "Show S3 / object storage latency and error rate right now: percentiles, throttling, PUT and GET rate, bytes, cache hits, objects, estimated request cost per hour, as each broker sees it.",
+    description: "Show S3 / object storage latency and error rate right now: percentiles, throttling, PUT and GET rate, cache hits, objects, estimated request cost per hour, by broker.",
     scope: Scope::Read,
     cost: 2,
     params: &[WINDOW, START, END],
@@ -82,7 +82,7 @@ pub(super) const OBSERVER_STATUS: ToolSpec = ToolSpec {
 pub(super) const EXPLAIN_ACCESS: ToolSpec = ToolSpec {
     name: "explain_access",
     title: "Explain my access",
-    description: "Explain what this caller may see and do, what is hidden from it and why: scopes, topic and group prefixes, expiry of its token, tools that it is not offered.",
+    description: "Explain what this caller may see and do, and what is hidden and why: scopes, prefixes, expiry of the token, tools not offered.",
     scope: Scope::Read,
     cost: 1,
     params: &[],

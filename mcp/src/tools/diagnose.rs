@@ -73,7 +73,7 @@ pub(super) const DIAGNOSE_STORAGE: ToolSpec = ToolSpec {
 pub(super) const INCIDENT_SNAPSHOT: ToolSpec = ToolSpec {
     name: "incident_snapshot",
     title: "Incident snapshot",
-    description: "Snapshot of an incident for a ticket or postmortem: what explain_current_state says, with throughput now and before and what changed in the window (1h).",
+    description: "Snapshot of an incident for a ticket or postmortem: explain_current_state with throughput now and before and what changed.",
     scope: Scope::Read,
     cost: 5,
     params: &[WINDOW, START, END],

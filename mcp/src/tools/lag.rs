@@ -30,7 +30,7 @@ const AHEAD_MS: i64 = 30_000;
 pub(super) const GET_GROUP_LAG: ToolSpec = ToolSpec {
     name: "get_group_lag",
     title: "Get consumer group lag",
-    description: "Show the consumer lag of a group per partition: committed offset, end offset, lag, consume and produce rate, estimated time to catch up, status (ok, growing, stalled, never_committed, out_of_range, unknown).",
+    description: "Show the consumer lag of a group per partition: committed offset, end offset, lag, consume and produce rate, estimated time to catch up, status.",
     scope: Scope::Read,
     cost: 2,
     params: &[
@@ -63,7 +63,7 @@ pub(super) const LIST_LAGGING_GROUPS: ToolSpec = ToolSpec {
 pub(super) const CHECK_REPLAY_READINESS: ToolSpec = ToolSpec {
     name: "check_replay_readiness",
     title: "Check whether retention overtakes a group",
-    description: "Will retention overtake this consumer? Checks per partition whether records that a group has not read yet are already deleted, or will be before it gets to them. With reset_to it checks whether a replay from that time is possible.",
+    description: "Will retention overtake this consumer? Whether records that a group has not read are deleted already, or will be before it gets to them. A replay can begin at log_start_offset; the offset of a time is not known.",
     scope: Scope::Read,
     cost: 2,
     params: &[required("group_id", GROUP, ""), optional("topic", TOPIC, "all if absent"), LIMIT, CURSOR],

@@ -241,17 +241,16 @@ pub fn input_schema(params: &[Param]) -> Map<String, Value> {
 pub fn output_schema(output: &str) -> Map<String, Value> {
     let own = schema_of(output);
     let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-    let required = own.get("required").cloned().unwrap_or_else(|| json!([]));
     // A catalogue is read by a model in each conversation: what does not help it is left out. `error` and `meta` are the
-    // same for every tool. Answers are held to the whole of it by [`full_schema`], in tests.
+    // same for every tool, and an answer has either `error` or all of the tool's own fields. Answers are held to the whole
+    // of it by [`full_schema`], in tests.
     properties.values_mut().for_each(|property| shorten(property, false));
-    properties.insert("error".to_owned(), json!({"type": "object"}));
-    properties.insert("meta".to_owned(), json!({"type": "object"}));
+    properties.insert("error".to_owned(), json!({}));
+    properties.insert("meta".to_owned(), json!({}));
     let mut schema = Map::new();
     schema.insert("type".to_owned(), Value::from("object"));
     schema.insert("properties".to_owned(), Value::Object(properties));
     schema.insert("required".to_owned(), json!(["meta"]));
-    schema.insert("oneOf".to_owned(), json!([{"required": required}, {"required": ["error"]}]));
     schema
 }
 
@@ -275,14 +274,17 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Within lists, names of fields are enough.
+/// Below the top level, names of fields and words to choose from are enough.
 fn shorten(schema: &mut Value, in_list: bool) {
     let Some(map) = schema.as_object_mut() else { return };
     map.remove("required");
+    if in_list && map.contains_key("properties") {
+        map.remove("type");
+    }
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         for property in properties.values_mut() {
             let is_plain = property.get("properties").is_none() && property.get("items").is_none();
-            if in_list && is_plain && property.get("enum").is_none() {
+            if is_plain && property.get("enum").is_none() {
                 *property = json!({});
             }
             shorten(property, in_list);
@@ -428,7 +430,10 @@ mod tests {
         assert_eq!(schema["properties"]["e"]["additionalProperties"]["type"], "number");
         assert_eq!(schema["required"], json!(["a", "b", "d", "e", "f"]));
         let whole = Value::Object(output_schema("{a:s}"));
-        assert_eq!(whole["oneOf"], json!([{"required": ["a"]}, {"required": ["error"]}]));
+        assert_eq!(
+            (&whole["required"], whole["properties"].as_object().unwrap().len()),
+            (&json!(["meta"]), 3)
+        );
         schema_of(META);
         schema_of(ERROR);
         let nested = Value::Object(output_schema("{a:[{b:{c:s}}]}"));
