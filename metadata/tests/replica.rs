@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strandline_metadata::backend::embedded::Embedded;
-use strandline_metadata::backend::faulty::Fault;
+use strandline_metadata::backend::faulty::{Fault, FaultPlan};
 use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, ReadBackend, Txn};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::{Key, Keyspace};
@@ -136,6 +136,38 @@ async fn a_registration_that_was_taken_commits_nothing() {
     assert_eq!(new.produce(1).await, Ok(BatchOutcome::Appended { base_offset: 1 }));
     new.replica.barrier().await.unwrap();
     assert_eq!(new.end(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_may_have_been_executed_before_the_registration_went_is_not_called_refused() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    node.produce(1).await.unwrap();
+    // It is executed, its answer is lost, and nothing gets through for a while.
+    let before = node.end();
+    let (faults, lease, incarnation) =
+        (node.faults.clone(), node.registration.lease, node.registration.session.incarnation);
+    let under_way = Duration::from_millis(50);
+    faults.set_plan(FaultPlan { call_delay: under_way..=under_way, ..FaultPlan::default() });
+    faults.inject(Fault::AnswerLost);
+    let meanwhile = async {
+        while faults.count(Fault::AnswerLost) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        faults.set_plan(FaultPlan { unavailable: 1.0, ..FaultPlan::default() });
+        // Then the registration is gone, and the incarnation is forgotten by another broker.
+        backend.lease_revoke(lease).await.unwrap();
+        let head = KeyRange::Key(keys().encode(&Key::Head(incarnation)));
+        backend.txn(Txn { then: vec![Op::Delete(head)], ..Txn::default() }).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        faults.heal();
+    };
+    let (outcome, ()) = futures::join!(node.produce(2), meanwhile);
+    let error = outcome.unwrap_err();
+    assert!(!error.is_certainly_not_committed(), "{error:?}");
+    node.replica.barrier().await.unwrap();
+    assert_eq!(node.end(), before + 2, "it was executed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,15 +235,17 @@ impl Flusher {
                 return;
             }
         };
-        let metrics = self.metrics.clone();
+        let (metrics, flusher) = (self.metrics.clone(), self.discarder());
         self.tasks.start("acknowledge", async move {
             let FlushOutcome { outcomes, error } = ticket.outcome().await;
             metrics.commit_took(started.elapsed());
             if let Some(error) = &error {
                 debug!(%object, %error, "a flush was not committed, or not as a whole");
-                // The object stays: a transaction whose answer was lost may have been executed before the one that was
-                // refused. If it was not, the object is collected as an orphan, which looks at the state first.
                 metrics.flush_failed("commit");
+                // Otherwise it stays, and is collected as an orphan if nothing refers to it.
+                if outcomes.is_empty() && error.is_certainly_not_committed() {
+                    flusher.discard(object);
+                }
             }
             let error = error.map(|e| commit_error(&e));
             waiters.answer(|batch| match (outcomes.get(batch), &error) {
@@ -256,10 +258,12 @@ impl Flusher {
         });
     }
 
+    fn discarder(&self) -> Discarder {
+        Discarder { store: self.store.clone(), reader: self.reader.clone(), tasks: self.tasks.clone() }
+    }
+
     fn discard(&self, object: ObjectId) {
-        let discarder =
-            Discarder { store: self.store.clone(), reader: self.reader.clone(), tasks: self.tasks.clone() };
-        discarder.discard(object);
+        self.discarder().discard(object);
     }
 }
 

@@ -50,6 +50,9 @@ enum Outcome {
     Conflict,
     /// The session is over; nothing was committed.
     Fenced,
+    /// The session is over, and so is what would tell whether this was committed before: the head goes when an
+    /// incarnation that is gone is forgotten, and a change without a record leaves none.
+    FencedUnknown,
     /// The store refuses it; nothing was committed.
     Refused(BackendError),
 }
@@ -60,6 +63,9 @@ impl Outcome {
             Self::Committed(_) => None,
             Self::Conflict => Some(ProposeError::Conflict),
             Self::Fenced => Some(ProposeError::NotRegistered),
+            Self::FencedUnknown => Some(ProposeError::Refused(BackendError::OutcomeUnknown(
+                "the answer was lost, and then the registration".to_owned(),
+            ))),
             Self::Refused(error) => Some(ProposeError::Refused(error)),
         }
     }
@@ -189,7 +195,7 @@ impl LogLoop {
         let outcome = self.execute(session, &txn, last, !compares.is_empty()).await;
         match &outcome {
             Outcome::Committed(_) => self.head = last,
-            Outcome::Fenced => {
+            Outcome::Fenced | Outcome::FencedUnknown => {
                 info!(
                     incarnation = session.incarnation,
                     "the registration is gone; nothing more is committed under it"
@@ -268,7 +274,7 @@ impl LogLoop {
                     (_, head) if head >= last && !traceless => {
                         return Outcome::Committed(0);
                     }
-                    (false, _) => return Outcome::Fenced,
+                    (false, head) => return fenced(unknown, traceless, head),
                     (true, _) if traceless => {
                         return Outcome::Refused(BackendError::OutcomeUnknown(
                             "the answer was lost".to_owned(),
@@ -302,7 +308,7 @@ impl LogLoop {
             return Outcome::Committed(0);
         }
         if !registered {
-            return Outcome::Fenced;
+            return fenced(unknown, last == self.head, head);
         }
         if head == self.head && has_compares {
             return Outcome::Conflict;
@@ -333,6 +339,12 @@ impl LogLoop {
             backoff = (backoff * 2).min(BACKOFF.1);
         }
     }
+}
+
+/// What is known of a transaction whose registration is gone. Nothing can be executed under it any more, but something
+/// may have been before: the head (0 if it is not there) tells, unless the incarnation was forgotten meanwhile.
+fn fenced(unknown: bool, traceless: bool, head: u64) -> Outcome {
+    if unknown && (traceless || head == 0) { Outcome::FencedUnknown } else { Outcome::Fenced }
 }
 
 impl QueuedFlush {
