@@ -26,6 +26,8 @@ pub enum Key {
     Cluster,
     /// `brokers/<node id>`: a registration; its create revision is the incarnation.
     Broker(i32),
+    /// `commits`: put by every transaction of the log's writers, so that its version counts them.
+    Commits,
     /// `heads/<incarnation>`: the last sequence number of that incarnation.
     Head(i64),
     /// `log/<incarnation>/<sequence>`: one record of the commit log.
@@ -93,6 +95,7 @@ impl Keyspace {
         match key {
             Key::Cluster => self.under("cluster"),
             Key::Broker(node_id) => self.under(&format!("brokers/{node_id}")),
+            Key::Commits => self.under("commits"),
             Key::Head(incarnation) => self.under(&format!("heads/{incarnation}")),
             Key::Log { incarnation, sequence } => {
                 self.under(&format!("log/{incarnation}/{sequence:0SEQUENCE_DIGITS$}"))
@@ -123,6 +126,7 @@ impl Keyspace {
         match rest.split_once('/') {
             None => match rest {
                 "cluster" => Some(Key::Cluster),
+                "commits" => Some(Key::Commits),
                 "snapshot" => Some(Key::Snapshot),
                 "producer-ids" => Some(Key::ProducerIds),
                 _ => None,
@@ -172,11 +176,6 @@ impl Keyspace {
         KeyRange::prefix(self.under("topics/"))
     }
 
-    /// Every head.
-    pub fn heads(&self) -> KeyRange {
-        KeyRange::prefix(self.under("heads/"))
-    }
-
     /// Every dynamic config.
     pub fn configs(&self) -> KeyRange {
         KeyRange::prefix(self.under("configs/"))
@@ -202,7 +201,7 @@ impl Keyspace {
         KeyRange::prefix(self.under(&format!("offsets/{}/", escape(group))))
     }
 
-    /// Brokers, cluster, configs, groups, heads, leaders: all that lies before the log.
+    /// Brokers, cluster, commits, configs, groups, heads, leaders: all that lies before the log.
     pub fn brokers_to_leaders(&self) -> KeyRange {
         KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
     }
@@ -276,6 +275,7 @@ mod tests {
         for key in [
             Key::Cluster,
             Key::Broker(3),
+            Key::Commits,
             Key::Head(77),
             Key::Log { incarnation: 77, sequence: 9 },
             Key::Topic("a.b_c-d".into()),
@@ -314,6 +314,7 @@ mod tests {
         for (key, place) in [
             (Key::Broker(0), "before"),
             (Key::Cluster, "before"),
+            (Key::Commits, "before"),
             (Key::BrokerConfig(None), "before"),
             (Key::GroupConfig(group.clone()), "before"),
             (Key::ClientMetrics(name.clone()), "before"),

@@ -335,6 +335,47 @@ async fn a_watch_that_skips_events_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_applied_behind_a_gap_whoever_wrote_what_is_missing() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut one = Node::open(&backend, &store, 1).await;
+    one.create_topic().await;
+    let mut two = Node::open(&backend, &store, 2).await;
+    let reader = Node::open(&backend, &store, 3).await;
+    two.produce(1).await.unwrap();
+    reader.replica.barrier().await.unwrap();
+    // What broker 1 writes is left out; broker 2 then writes, and nothing is missing among what broker 2 wrote.
+    reader.faults.inject(Fault::WatchGap);
+    one.produce(10).await.unwrap();
+    two.produce(1).await.unwrap();
+    while reader.end() != 12 {
+        assert_eq!(reader.end(), 1, "the second record of broker 2 is never seen at offset 1");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(reader.replica.counters().rebuilds, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_barrier_notices_that_the_newest_event_is_missing() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let reader = Node::open(&backend, &store, 2).await;
+    reader.replica.barrier().await.unwrap();
+    reader.faults.inject(Fault::WatchGap);
+    node.produce(3).await.unwrap();
+    // Nothing else is written that would show it.
+    reader.replica.barrier().await.unwrap();
+    assert_eq!(reader.end(), 3);
+    // The same, with something behind it that is not of the log.
+    reader.faults.inject(Fault::WatchGap);
+    node.produce(4).await.unwrap();
+    let other = Op::put(keys().encode(&Key::Leader("some-job".to_owned())), "{}");
+    backend.txn(Txn { then: vec![other], ..Txn::default() }).await.unwrap();
+    reader.replica.barrier().await.unwrap();
+    assert_eq!(reader.end(), 7);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restored_metadata_store_is_not_trusted() {
     let (backend, store) = (Embedded::in_memory(), memory());
     let mut node = Node::open(&backend, &store, 1).await;
@@ -400,7 +441,8 @@ async fn an_unknown_record_stops_the_broker() {
     let key = keys().encode(&Key::Log { incarnation: 7, sequence: 1 });
     // Format 1, and a kind of record that does not exist yet.
     let newer = vec![0x08, 0x01, 0x9a, 0x06, 0x00];
-    backend.txn(Txn { then: vec![Op::put(key, newer)], ..Txn::default() }).await.unwrap();
+    let counted = Op::put(keys().encode(&Key::Commits), "1");
+    backend.txn(Txn { then: vec![Op::put(key, newer), counted], ..Txn::default() }).await.unwrap();
     let ended = timeout(Duration::from_mins(1), follow.run()).await.expect("it must not be passed over");
     assert!(matches!(ended, LoadError::Apply(_)), "{ended}");
     assert_eq!(replica.read(|view| view.state.topics().len()), 0);

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strandline_metadata::backend::{BackendError, RangeRequest};
 use strandline_metadata::log::{Change, ProposeError};
 use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
 use strandline_metadata::replica::BarrierError;
@@ -34,8 +33,6 @@ pub(super) enum GcError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    #[error(transparent)]
-    Backend(#[from] BackendError),
     #[error(transparent)]
     Barrier(#[from] BarrierError),
 }
@@ -100,12 +97,8 @@ impl Collector {
         let page = broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
-        let keys = broker.replica.keys();
-        let read = RangeRequest { keys: keys.brokers(), revision: None, limit: 0, keys_only: false };
-        let registered: BTreeSet<i64> =
-            broker.replica.backend().range(read).await?.kvs.iter().map(|kv| kv.create_revision).collect();
-        // After the registration was seen to be gone, so that everything it ever committed is covered.
-        broker.replica.barrier().await?;
+        // Asked after the objects were listed: one that is put later is not on the page.
+        let registered = broker.replica.registered().await?;
         let orphans: Vec<ObjectId> = broker.replica.read(|view| {
             let written = page.iter().filter_map(|meta| meta.key.as_wal());
             let gone = written.filter(|id| !registered.contains(&id.incarnation));

@@ -1,7 +1,7 @@
 //! Reading etcd: at most two ranges per call, at one revision, shared by all who ask at the same time.
 //!
-//! The keys of a cluster lie in three runs: brokers, cluster, configs, groups, heads, leaders; the log; offsets,
-//! producer-ids, snapshot, topics, watermarks. The log is never read, so two ranges cover everything, and the second is read
+//! The keys of a cluster lie in three runs: brokers, cluster, commits, configs, groups, heads, leaders; the log;
+//! offsets, producer-ids, snapshot, topics, watermarks. The log is never read, so two ranges cover everything, and the second is read
 //! as of the first one's revision. What did not change since the last read (same mod revision) is not decoded again.
 
 use std::collections::HashMap;

@@ -228,6 +228,6 @@ fn decode(key: &Key, kv: &KeyValue) -> Option<Decoded> {
         Key::Watermarks { .. } => stored(kv, Decoded::Watermarks),
         Key::Leader(_) => stored(kv, Decoded::Leader),
         Key::Snapshot => stored(kv, Decoded::Snapshot),
-        Key::Head(_) | Key::Log { .. } | Key::ProducerIds => return None,
+        Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => return None,
     })
 }

@@ -1,15 +1,17 @@
-//! Writing the commit log: the only place that puts a key under `log/` or `heads/`.
+//! Writing the commit log: the only place that puts a key under `log/` or `heads/`, or the key `commits`.
 //!
 //! One transaction of a broker is in flight at a time, whatever it carries. Each compares two things: that the
 //! broker's registration still has the create revision that it got (invariant 5), and that the head of this
 //! incarnation is the sequence number before (so no number is ever used twice). Flushes that are ready share a
-//! transaction; a proposal with compares of its own never shares one.
+//! transaction; a proposal with compares of its own never shares one. Each puts `commits` as well, whose version so
+//! counts the transactions of all brokers: whoever follows them notices if a watch leaves one out.
 
 mod split;
 mod writer;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::writer::LogLoop;
@@ -211,4 +213,24 @@ impl LogWriter {
             (None, Some(applied)) => applied.await.map_err(|_| ProposeError::OutcomeLost),
         }
     }
+}
+
+/// The value of a head: the last sequence number.
+fn encode_head(sequence: u64) -> Bytes {
+    sequence.to_string().into()
+}
+
+/// The number in a head.
+fn decode_head(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The value of `commits`: how many records the transaction has.
+fn encode_count(records: usize) -> Bytes {
+    records.to_string().into()
+}
+
+/// How many records the transaction has that put `commits`.
+pub(crate) fn decode_count(bytes: &[u8]) -> Option<usize> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
 }

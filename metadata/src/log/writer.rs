@@ -8,12 +8,14 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::split::split;
-use super::{Change, Proposal, ProposeError, Sent, Session, SessionCell};
+use super::{
+    Change, Proposal, ProposeError, Sent, Session, SessionCell, decode_head, encode_count, encode_head,
+};
 use crate::backend::{BackendError, Compare, KeyRange, KeyValue, Op, OpResponse, Txn, TxnResponse};
 use crate::keys::Key;
 use crate::limits::{BACKEND_TIMEOUT, RECORD_BYTES, RECORDS_PER_TXN, TXN_RECORD_BYTES};
 use crate::record::{Body, Flush, Record};
-use crate::replica::{Replica, decode_head, encode_head};
+use crate::replica::Replica;
 
 /// Pause before an unanswered question is asked again: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -221,6 +223,7 @@ impl LogLoop {
         });
         all_compares.extend_from_slice(compares);
         let mut then = ops.to_vec();
+        then.push(Op::put(keys.encode(&Key::Commits), encode_count(records.len())));
         for (sequence, record) in (self.head + 1..).zip(records) {
             let key = keys.encode(&Key::Log { incarnation: session.incarnation, sequence });
             then.push(Op::put(key, record.clone()));

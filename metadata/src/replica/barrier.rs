@@ -1,12 +1,12 @@
 //! The barrier: reads that must be current on any broker.
 //!
-//! A linearizable read of every head, *sent after the waiter arrived*, then waiting until the state covers them. Many
-//! waiters share the next read; none shares one that was already sent. It writes nothing.
+//! A linearizable read of how many transactions the log has had, *sent after the waiter arrived*, then waiting until so
+//! many are applied. Many waiters share the next read; none shares one that was already sent. It writes nothing.
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::Replica;
+use super::{Commits, Replica};
 use crate::backend::{BackendError, KeyRange, Op, OpResponse, Txn};
 use crate::keys::Key;
 use crate::limits::BACKEND_TIMEOUT;
@@ -58,49 +58,26 @@ impl BarrierLoop {
 
     async fn pass(&self) -> Result<(), BarrierError> {
         let shared = &self.replica.shared;
-        let snapshot = KeyRange::Key(shared.keys.encode(&Key::Snapshot));
-        let read = Txn { then: vec![Op::Range(shared.keys.heads()), Op::Range(snapshot)], ..Txn::default() };
-        let mut answer = shared.backend.txn(read).await.map_err(BarrierError::Backend)?;
-        let pointer = answer.responses.pop();
-        let heads = answer.responses.pop();
-        let (Some(OpResponse::Range(heads)), Some(OpResponse::Range(pointer))) = (heads, pointer) else {
+        let [commits, snapshot] =
+            [Key::Commits, Key::Snapshot].map(|k| KeyRange::Key(shared.keys.encode(&k)));
+        let read = Txn { then: vec![Op::Range(commits), Op::Range(snapshot)], ..Txn::default() };
+        let answer = shared.backend.txn(read).await.map_err(BarrierError::Backend)?;
+        let [OpResponse::Range(commits), OpResponse::Range(pointer)] = &answer.responses[..] else {
             return Err(BarrierError::Backend(BackendError::Broken(
                 "a range answered with something else".into(),
             )));
         };
-        let heads: Vec<(i64, u64)> = heads
-            .iter()
-            .filter_map(|kv| match shared.keys.parse(&kv.key) {
-                Some(Key::Head(incarnation)) => Some((incarnation, decode_head(&kv.value)?)),
-                _ => None,
-            })
-            .collect();
+        let newest = commits.first().map(Commits::of).unwrap_or_default();
         let trimmed_to =
             pointer.first().and_then(|kv| SnapshotValue::decode(&kv.value).ok()).map_or(0, |s| s.trimmed_to);
-        if self.replica.read(|view| view.revision) < trimmed_to {
+        let (revision, known) = self.replica.read(|view| (view.revision, view.commits));
+        if revision < trimmed_to || (revision >= newest.revision && known.count < newest.count) {
+            // It will not come through the watch: it is trimmed, or the watch is beyond it already.
             self.replica.request_rebuild();
         }
+        self.replica.note_committed(newest.revision);
         let mut applied = shared.applied.subscribe();
-        let covered = |_: &i64| {
-            self.replica
-                .read(|view| heads.iter().all(|&(incarnation, head)| view.state.head(incarnation) >= head))
-        };
-        // An incarnation whose head was read may have been retired since; the read's own revision settles that.
-        let revision = answer.revision;
-        applied
-            .wait_for(|&r| r >= revision || covered(&r))
-            .await
-            .map(|_| ())
-            .map_err(|_| BarrierError::Closed)
+        let covered = |_: &i64| self.replica.read(|view| view.commits.count >= newest.count);
+        applied.wait_for(covered).await.map(|_| ()).map_err(|_| BarrierError::Closed)
     }
-}
-
-/// The bytes of a head.
-pub(crate) fn encode_head(sequence: u64) -> bytes::Bytes {
-    sequence.to_string().into()
-}
-
-/// The number in a head.
-pub(crate) fn decode_head(bytes: &[u8]) -> Option<u64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }

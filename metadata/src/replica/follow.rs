@@ -7,10 +7,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::load::{self, LoadError};
-use super::{Replica, View};
+use super::{Commits, Replica, View};
 use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::keys::Key;
 use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT};
+use crate::log::decode_count;
 use crate::record::Record;
 use crate::state::{ApplyError, Effects, Position};
 use crate::values::{SnapshotValue, Value, ValueError};
@@ -105,7 +106,7 @@ impl ReplicaLoop {
         let shared = self.replica.shared.clone();
         let mut committed = shared.committed.subscribe();
         let mut heard = Instant::now();
-        // When this broker's own newest commit must have come through the watch.
+        // When a commit that this broker knows of must have come through the watch.
         let mut due: Option<(i64, Instant)> = None;
         loop {
             let deadline = due.map_or(heard + SILENCE, |(_, at)| at.min(heard + SILENCE));
@@ -135,13 +136,16 @@ impl ReplicaLoop {
                 }
                 () = sleep_until(deadline) => {}
             }
-            let applied = *shared.applied.borrow();
+            let (applied, commits) = self.replica.read(|view| (view.revision, view.commits));
             let now = Instant::now();
             match due {
-                Some((revision, _)) if applied >= revision => {
+                Some((revision, _)) if commits.revision >= revision => {
                     // Later commits may be under way; each gets its full time.
                     let newest = *shared.committed.borrow();
-                    due = (newest > applied).then_some((newest, now + APPLY_TIMEOUT));
+                    due = (newest > commits.revision).then_some((newest, now + APPLY_TIMEOUT));
+                }
+                Some((revision, _)) if applied >= revision => {
+                    return Err(Interrupted::Rebuild(format!("the watch left revision {revision} out")));
                 }
                 Some((revision, at)) if now >= at => {
                     return Err(Interrupted::Rewatch(format!(
@@ -161,18 +165,26 @@ impl ReplicaLoop {
         let shared = &self.replica.shared;
         let started = Instant::now();
         let mut records = Vec::new();
+        let mut commits = Vec::new();
         let mut bytes = 0;
         for event in &batch.events {
-            if let Event::Put(kv) = event
-                && let Some(Key::Log { incarnation, sequence }) = shared.keys.parse(&kv.key)
-            {
-                let (record, body) = Record::from_bytes(&kv.value).map_err(ApplyError::from)?;
-                bytes += kv.value.len() as u64;
-                records.push((Position { revision: kv.mod_revision, sequence, incarnation }, record, body));
+            let Event::Put(kv) = event else { continue };
+            match shared.keys.parse(&kv.key) {
+                Some(Key::Log { incarnation, sequence }) => {
+                    let (record, body) = Record::from_bytes(&kv.value).map_err(ApplyError::from)?;
+                    bytes += kv.value.len() as u64;
+                    let at = Position { revision: kv.mod_revision, sequence, incarnation };
+                    records.push((at, record, body));
+                }
+                Some(Key::Commits) => commits.push((Commits::of(kv), decode_count(&kv.value))),
+                _ => {}
             }
         }
         // The watch gives the events of one revision in no order that means anything.
         records.sort_unstable_by_key(|(at, ..)| *at);
+        commits.sort_unstable_by_key(|(commit, _)| commit.revision);
+        let known = self.replica.read(|view| view.commits);
+        let commits = complete(known, &commits, records.iter().map(|(at, ..)| at.revision))?;
         let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
         {
             let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -189,6 +201,7 @@ impl ReplicaLoop {
             for event in &batch.events {
                 apply_plain(&mut view, &self.replica, event)?;
             }
+            view.commits = commits;
             // Progress reports are no evidence that everything before them was delivered: only events move the revision.
             if let Some(newest) = batch.events.iter().map(Event::revision).max() {
                 view.revision = view.revision.max(newest);
@@ -289,6 +302,42 @@ impl ReplicaLoop {
     async fn pause(&mut self) {
         sleep(self.backoff).await;
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// The count after `commits`, each with the number of its records, if nothing is missing between `known` and the last of
+/// them. `records` are the revisions of all records that came with them. All are in the order of their revisions.
+fn complete(
+    known: Commits,
+    commits: &[(Commits, Option<usize>)],
+    records: impl Iterator<Item = i64>,
+) -> Result<Commits, Interrupted> {
+    let mut records = records.peekable();
+    let mut last = known;
+    for &(commit, count) in commits {
+        if commit.count != last.count + 1 {
+            return Err(Interrupted::Rebuild(format!(
+                "commit {} of the log follows commit {}: the watch left something out",
+                commit.count, last.count
+            )));
+        }
+        let mut arrived = 0;
+        while records.next_if_eq(&commit.revision).is_some() {
+            arrived += 1;
+        }
+        if count != Some(arrived) {
+            return Err(Interrupted::Rebuild(format!(
+                "revision {} came with {arrived} records, and says that it has {count:?}",
+                commit.revision
+            )));
+        }
+        last = commit;
+    }
+    match records.next() {
+        None => Ok(last),
+        Some(revision) => {
+            Err(Interrupted::Rebuild(format!("a record of revision {revision} is not counted")))
+        }
     }
 }
 

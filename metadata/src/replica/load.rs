@@ -3,7 +3,7 @@
 use strandline_storage::store::Store;
 use tracing::{info, warn};
 
-use super::View;
+use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
@@ -128,6 +128,9 @@ async fn load_once(
             view.names.put(keys, &kv)?;
         }
     }
+    let commits = KeyRange::Key(keys.encode(&Key::Commits));
+    let commits = RangeRequest { keys: commits, revision: Some(revision), limit: 1, keys_only: false };
+    view.commits = backend.range(commits).await?.kvs.first().map(Commits::of).unwrap_or_default();
     // Of groups and offsets only the names are kept; who needs a value reads it then.
     for range in [keys.groups(), keys.offsets()] {
         for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS, true).await? {

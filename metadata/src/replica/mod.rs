@@ -10,7 +10,7 @@ mod follow;
 mod load;
 mod waiters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use strandline_storage::store::Store;
@@ -19,13 +19,12 @@ use uuid::Uuid;
 
 pub use self::barrier::BarrierError;
 pub use self::barrier::BarrierLoop;
-pub(crate) use self::barrier::{decode_head, encode_head};
 pub use self::follow::ReplicaLoop;
 pub use self::load::LoadError;
 pub(crate) use self::load::pages;
 pub use self::waiters::Subscription;
 use self::waiters::Waiters;
-use crate::backend::{Backend, BackendError, RangeRequest};
+use crate::backend::{Backend, BackendError, KeyValue, RangeRequest};
 use crate::keys::{Key, Keyspace};
 use crate::names::Names;
 use crate::state::{Effects, Position, State};
@@ -44,6 +43,25 @@ pub struct View {
     pub snapshots_revision: i64,
     /// The newest revision that is applied; unlike the state's own, it also counts revisions without a record.
     pub revision: i64,
+    /// The transactions of the log's writers that are applied.
+    pub commits: Commits,
+}
+
+/// How many transactions the log has had. Each puts one key, and the key's version counts them: so whoever follows sees
+/// at the next one, whoever wrote it, that one is missing, and applies nothing behind a gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commits {
+    /// How many.
+    pub count: i64,
+    /// The revision of the last; 0 before the first.
+    pub revision: i64,
+}
+
+impl Commits {
+    /// What the key says.
+    pub(crate) fn of(kv: &KeyValue) -> Self {
+        Self { count: kv.version, revision: kv.mod_revision }
+    }
 }
 
 /// A record of this broker disappeared into a snapshot before its outcome was seen: it is committed, but with what
@@ -175,7 +193,7 @@ impl Replica {
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Revisions that this broker committed itself and has not applied yet.
+    /// Revisions that this broker knows to be committed and has not applied yet.
     pub fn lag_revisions(&self) -> i64 {
         (*self.shared.committed.borrow() - *self.shared.applied.borrow()).max(0)
     }
@@ -195,6 +213,17 @@ impl Replica {
         answer.await.unwrap_or(Err(BarrierError::Closed))
     }
 
+    /// The incarnations that are registered. What an incarnation that is not among them has committed is all applied
+    /// here, and it never commits anything again: create revisions only grow.
+    pub async fn registered(&self) -> Result<BTreeSet<i64>, BarrierError> {
+        let keys = self.shared.keys.brokers();
+        let read = RangeRequest { keys, revision: None, limit: 0, keys_only: true };
+        let found = self.shared.backend.range(read).await.map_err(BarrierError::Backend)?;
+        // Only after they were seen to be gone: so everything that they ever committed is covered.
+        self.barrier().await?;
+        Ok(found.kvs.iter().map(|kv| kv.create_revision).collect())
+    }
+
     /// A subscription that is woken when one of these partitions moves, or when the state was rebuilt.
     pub fn subscribe(&self, partitions: &[(Uuid, u32)]) -> Subscription {
         self.shared.waiters.subscribe(self, partitions)
@@ -210,7 +239,7 @@ impl Replica {
         receiver
     }
 
-    /// Notes that a transaction of this broker is committed at `revision`: it must come through the watch soon.
+    /// Notes that a transaction of the log is committed at `revision`: it must come through the watch soon.
     pub(crate) fn note_committed(&self, revision: i64) {
         self.shared.committed.send_if_modified(|known| {
             let newer = revision > *known;

@@ -17,7 +17,7 @@ use crate::keys::Key;
 use crate::limits::{HISTORY_REVISIONS, SNAPSHOTS, TRIM_KEYS};
 use crate::log::{Change, LogWriter, ProposeError, SessionCell};
 use crate::record::{Body, Checkpoint, IncarnationRetired};
-use crate::replica::{Replica, View};
+use crate::replica::{BarrierError, Replica, View};
 use crate::values::{SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
 
 /// Why a pass ended early. The next one starts over.
@@ -35,6 +35,9 @@ pub enum MaintainError {
     /// The state was rebuilt while the checkpoint was under way.
     #[error("the state at the checkpoint was not captured")]
     NotCaptured,
+    /// It cannot be said who is registered.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
     /// This broker was stopped after its checkpoint, and another one has written a newer snapshot since.
     #[error("another broker has written a newer snapshot")]
     Overtaken,
@@ -178,10 +181,8 @@ impl Maintainer {
 
     /// Forgets incarnations that are not registered any more and whose whole log is trimmed.
     async fn retire_incarnations(&mut self, trimmed: &BTreeMap<i64, u64>) -> Result<u64, MaintainError> {
-        // A registration that is not there at the view's revision never comes back: create revisions only grow.
-        // And all that it committed is applied, since nothing can be committed under it after it went.
+        let registered = self.replica.registered().await?;
         let gone: Vec<i64> = self.replica.read(|view| {
-            let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
             let unregistered = view.state.incarnations().iter().filter(|(i, _)| !registered.contains(i));
             unregistered.filter(|(i, known)| trimmed.get(i) == Some(&known.head)).map(|(&i, _)| i).collect()
         });

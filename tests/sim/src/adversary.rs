@@ -185,11 +185,10 @@ impl Maker {
         }
     }
 
-    /// No gaps: an event that a watch leaves out is noticed at that broker's next record, not before, so records of others
-    /// may be applied at wrong offsets until then. etcd does not do that.
     fn failing_watches(&self) -> EtcdFaults {
         EtcdFaults {
             watch_delay: Duration::ZERO..=self.random.ms(0, 800),
+            watch_gap: 0.02,
             watch_stuck: 0.02,
             watch_broken: 0.03,
             watch_compacted: 0.02,
