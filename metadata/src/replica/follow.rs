@@ -1,5 +1,6 @@
 //! The loop that follows the watch and applies each revision.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -283,14 +284,20 @@ impl ReplicaLoop {
     fn replace(&self, view: View) {
         let shared = &self.replica.shared;
         let revision = view.revision;
-        let state_heads = view.state.incarnations().clone();
+        let heads = view.state.incarnations().clone();
+        let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
         *shared.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.count(|c| c.rebuilds += 1);
         // Whoever waits for a record that the rebuilt state covers will never see its outcome: dropping the sender
-        // says so. What is beyond the heads will still come.
-        shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner).retain(
-            |(incarnation, sequence), _| state_heads.get(incarnation).is_none_or(|i| i.head < *sequence),
-        );
+        // says so. What is beyond the heads will still come. An incarnation that the state does not know has written
+        // nothing yet, if it is registered; otherwise it was forgotten, with all that it wrote.
+        let will_come = |incarnation: &i64, sequence: u64| match heads.get(incarnation) {
+            Some(known) => known.head < sequence,
+            None => registered.contains(incarnation),
+        };
+        let mut outcomes = shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.retain(|(incarnation, sequence), _| will_come(incarnation, *sequence));
+        drop(outcomes);
         shared.applied.send_replace(revision);
         shared.waiters.wake_all();
     }
