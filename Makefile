@@ -25,6 +25,8 @@ test: ## Run the fast tests, on real etcd and a real S3 server
 	# All targets at once: binaries and tests then share one build of every dependency.
 	cargo build --locked --workspace --all-targets
 	STRANDLINE_REQUIRE_ETCD=1 cargo test --locked --workspace
+	# A build of its own: the product with deliberate bugs.
+	cargo test --locked -p strandline-sim --features mutations --test mutations
 
 .PHONY: test-clients
 test-clients: ## Run the suites of real clients against three brokers (long)
@@ -44,12 +46,18 @@ sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
 	cargo build --release --locked -p strandline-sim
 	$(CARGO_TARGET_DIR)/release/strandline-sim $(if $(SEED),$(SEED),$(or $(FROM),0) $(or $(SEEDS),1000))
 
+.PHONY: mutations
+mutations: ## Try whether the simulation finds every deliberate bug
+	@deploy/scripts/deps.sh build
+	cargo test --release --locked -p strandline-sim --features mutations --test mutations -- --include-ignored --nocapture
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p strandline-metadata --no-default-features --lib --tests -- -D warnings
+	cargo clippy --locked -p strandline-sim --features mutations --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	deploy/scripts/supply-chain.sh
 

@@ -100,6 +100,11 @@ impl Broker {
         &self.replica
     }
 
+    /// Bytes of producers that are buffered or being written.
+    pub fn produce_bytes_in_use(&self) -> usize {
+        self.buffer.bytes_in_use()
+    }
+
     /// Randomness for ids.
     pub(crate) fn with_rng<R>(&self, draw: impl FnOnce(&mut StdRng) -> R) -> R {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))

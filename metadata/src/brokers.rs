@@ -10,6 +10,7 @@ use rand::{Rng, RngExt};
 use crate::backend::{Backend, BackendError, Compare, KeyRange, KeyValue, Op, OpResponse, RangeRequest, Txn};
 use crate::keys::{Key, Keyspace};
 use crate::log::Session;
+use crate::mutation::{self, Mutation};
 use crate::state::FEATURE_LEVEL;
 use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
 
@@ -111,7 +112,9 @@ pub async fn register(
     ttl_s: i64,
 ) -> Result<Registration, RegisterError> {
     let key = keys.encode(&Key::Broker(value.node_id));
-    if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await? {
+    if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await?
+        && !mutation::is(Mutation::RegisterOver)
+    {
         let delete = Txn {
             compares: vec![Compare::CreateRevision(key.clone(), incarnation)],
             then: vec![Op::Delete(KeyRange::Key(key.clone()))],
@@ -120,6 +123,10 @@ pub async fn register(
         backend.txn(delete).await?;
     }
     let lease = backend.lease_grant(ttl_s).await?;
+    #[cfg(feature = "mutations")]
+    if mutation::is(Mutation::RegisterOver) {
+        return register_over(backend, key, value, lease).await;
+    }
     let create = Txn {
         compares: vec![
             Compare::CreateRevision(key.clone(), 0),
@@ -143,6 +150,23 @@ pub async fn register(
         Some(_) => Err(RegisterError::Raced(value.node_id)),
         None => Err(RegisterError::FeatureLevel(FEATURE_LEVEL + 1)),
     }
+}
+
+#[cfg(feature = "mutations")]
+async fn register_over(
+    backend: &dyn Backend,
+    key: bytes::Bytes,
+    value: &BrokerValue,
+    lease: i64,
+) -> Result<Registration, RegisterError> {
+    let put = Op::Put { key: key.clone(), value: value.encode().into(), lease };
+    let response =
+        backend.txn(Txn { then: vec![put, Op::Range(KeyRange::Key(key))], ..Txn::default() }).await?;
+    let incarnation = match &response.responses[..] {
+        [_, OpResponse::Range(kvs)] => kvs.first().map_or(response.revision, |kv| kv.create_revision),
+        _ => response.revision,
+    };
+    Ok(Registration { session: Session { node_id: value.node_id, incarnation }, lease })
 }
 
 /// Changes the value of a live registration, without touching its create revision (for example: draining).

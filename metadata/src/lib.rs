@@ -36,6 +36,8 @@ pub mod limits;
 #[cfg(feature = "log")]
 pub mod log;
 #[cfg(feature = "log")]
+pub mod mutation;
+#[cfg(feature = "log")]
 pub mod names;
 #[cfg(feature = "log")]
 pub mod record;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use tokio::sync::watch;
@@ -64,23 +65,36 @@ async fn read(
                 history.anomaly("non-monotonic poll", what);
             }
             highest[at] = highest[at].max(part.high_watermark);
-            for (offset, value) in values(part.records.unwrap_or_default()) {
-                if offset < next[at] {
-                    continue;
-                }
-                if offset != next[at] {
-                    history.anomaly("poll skip", format!("{place}: offset {offset} instead of {}", next[at]));
-                }
-                if offset >= part.high_watermark {
-                    let what =
-                        format!("{place}: offset {offset} above the watermark {}", part.high_watermark);
-                    history.anomaly("dirty read", what);
-                }
-                next[at] = offset + 1;
-                see(history, partition, offset, &value, &place);
-            }
+            let records = part.records.unwrap_or_default();
+            next[at] = take(history, partition, next[at], part.high_watermark, records, &place);
         }
     }
+}
+
+/// Takes in what a fetch at `next` has brought, and checks it. Gives the offset to go on from.
+pub fn take(
+    history: &History,
+    partition: i32,
+    mut next: i64,
+    watermark: i64,
+    records: Bytes,
+    place: &str,
+) -> i64 {
+    for (offset, value) in values(records) {
+        if offset < next {
+            continue;
+        }
+        if offset != next {
+            history.anomaly("poll skip", format!("{place}: offset {offset} instead of {next}"));
+        }
+        if offset >= watermark {
+            history
+                .anomaly("dirty read", format!("{place}: offset {offset} above the watermark {watermark}"));
+        }
+        next = offset + 1;
+        see(history, partition, offset, &value, place);
+    }
+    next
 }
 
 fn see(history: &History, partition: i32, offset: i64, value: &[u8], place: &str) {

@@ -1,6 +1,7 @@
 //! What a partition has for a fetch: pure, from the state alone.
 
 use kafka_protocol::error::ResponseError;
+use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::state::{Range, State};
 use uuid::Uuid;
 
@@ -100,7 +101,8 @@ pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
     };
     if wanted.offset < log_start || wanted.offset > end {
         assessment.error = Some(ResponseError::OffsetOutOfRange);
-        assessment.lag_may_explain = wanted.offset > end;
+        let is_final = mutation::is(Mutation::OutOfRangeWithoutBarrier);
+        assessment.lag_may_explain = wanted.offset > end && !is_final;
         return assessment;
     }
     let ranges = partition.ranges();

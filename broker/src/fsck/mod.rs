@@ -3,7 +3,8 @@
 //! ```text
 //!   etcd: snapshot pointer, log ─▶ state ─▶ invariants: offsets tile, references add up
 //!                                    │
-//!   store: LIST ────────────────────▶│ every live object exists with its size; what else is there
+//!   each listed snapshot, log ──────▶│ the same state, whichever of them a broker starts from
+//!   store: LIST ────────────────────▶│ every live object exists with its size; so do those that snapshots need
 //!   store: GET of every live object ▶│ index and checksums, and each range's batches are the ones that were committed
 //! ```
 //!
@@ -19,12 +20,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use strandline_metadata::backend::Backend;
+use strandline_metadata::backend::{Backend, BackendError};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::Keyspace;
-use strandline_metadata::replica::{LoadError, NoObserver, Replica, View};
+use strandline_metadata::replica::{LoadError, NoObserver, Replica, View, replay_from};
 use strandline_metadata::snapshot;
 use strandline_metadata::state::State;
+use strandline_metadata::values::SnapshotRef;
 use strandline_storage::error::StoreError;
 use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::{ObjectMeta, Store};
@@ -37,6 +39,9 @@ const READS: usize = 4;
 const LIST_PAGE: usize = 1_000;
 /// Findings that are kept with their text; further ones are counted.
 const MAX_FINDINGS: usize = 1_000;
+
+/// Objects with which something is wrong, and what.
+type Suspects = Vec<(ObjectId, String)>;
 
 /// Why an audit cannot be made. What is damaged is not an error of the audit: it is a [`Finding`].
 #[derive(Debug, thiserror::Error)]
@@ -151,15 +156,21 @@ pub async fn run(
     let view = load(backend, store, keys).await?;
     let mut report = Report { revision: view.revision, ..Report::default() };
     examine_state(&view, &mut report);
-    examine_snapshots(&view, store, &mut report).await;
-    let mut suspects = examine_listing(&view, store, &mut report).await?;
+    let needed = examine_snapshots(&view, backend, store, keys, &mut report).await;
+    let (mut suspects, old) = examine_listing(&view, &needed, store, &mut report).await?;
     if reads {
         suspects.extend(examine_objects(&view.state, store, &mut report).await);
     }
-    if !suspects.is_empty() {
+    if !suspects.is_empty() || !old.is_empty() {
         // Retention may have deleted them while they were looked at.
         let now = load(backend, store, keys).await?;
         suspects.retain(|(object, _)| now.state.objects().contains_key(object));
+        let listed: BTreeSet<i64> = listed(&now).map(|s| s.revision).collect();
+        suspects.extend(old.into_iter().filter(|(_, revision)| listed.contains(revision)).map(
+            |(object, revision)| {
+                (object, format!("it is gone, and the snapshot of revision {revision} needs it"))
+            },
+        ));
     }
     let mut told = BTreeSet::new();
     for (object, what) in suspects {
@@ -196,26 +207,57 @@ fn examine_state(view: &View, report: &mut Report) {
     report.dead = state.dead().len() as u64;
 }
 
-/// A broker that starts needs one of the snapshots.
-async fn examine_snapshots(view: &View, store: &Arc<dyn Store>, report: &mut Report) {
-    for listed in view.snapshots.iter().flat_map(|s| &s.snapshots) {
-        if let Err(error) = snapshot::read(store.as_ref(), listed).await {
-            let revision = listed.revision;
-            report.add(Finding::State(format!("the snapshot of revision {revision}: {error}")));
+fn listed(view: &View) -> impl Iterator<Item = &SnapshotRef> {
+    view.snapshots.iter().flat_map(|s| &s.snapshots)
+}
+
+/// A broker that starts needs one of the snapshots, the log behind it, and the objects that it names (invariant 6).
+/// Gives those that the state does not need any more, with the revision of a snapshot that does.
+async fn examine_snapshots(
+    view: &View,
+    backend: &Arc<dyn Backend>,
+    store: &Arc<dyn Store>,
+    keys: &Keyspace,
+    report: &mut Report,
+) -> BTreeMap<ObjectId, i64> {
+    let trimmed_to = view.snapshots.as_ref().map_or(0, |s| s.trimmed_to);
+    let mut needed = BTreeMap::new();
+    for listed in listed(view) {
+        let revision = listed.revision;
+        let of = |what: String| Finding::State(format!("the snapshot of revision {revision}: {what}"));
+        match snapshot::read(store.as_ref(), listed).await {
+            Ok(state) => needed.extend(state.objects().keys().map(|&object| (object, revision))),
+            Err(error) => {
+                report.add(of(error.to_string()));
+                continue;
+            }
+        }
+        if revision < trimmed_to {
+            continue;
+        }
+        match replay_from(backend.as_ref(), keys, store.as_ref(), listed, view.revision).await {
+            Ok(state) if state == view.state => {}
+            Ok(_) => report.add(of("it and the log behind it make another state".to_owned())),
+            // It was read a moment ago: what lies behind it was trimmed or forgotten meanwhile.
+            Err(LoadError::Backend(BackendError::Compacted { .. }) | LoadError::Snapshots(_)) => {}
+            Err(error) => report.add(of(format!("the log behind it: {error}"))),
         }
     }
+    needed.retain(|object, _| !view.state.objects().contains_key(object));
+    needed
 }
 
 /// What is in the store and should not be, and the other way round.
 async fn examine_listing(
     view: &View,
+    needed: &BTreeMap<ObjectId, i64>,
     store: &Arc<dyn Store>,
     report: &mut Report,
-) -> Result<Vec<(ObjectId, String)>, FsckError> {
+) -> Result<(Suspects, BTreeMap<ObjectId, i64>), FsckError> {
     let state = &view.state;
     let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
     let mut missing: BTreeSet<ObjectId> = state.objects().keys().copied().collect();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut old) = (Vec::new(), needed.clone());
     let mut after: Option<ObjectKey> = None;
     loop {
         let page: Vec<ObjectMeta> =
@@ -226,6 +268,7 @@ async fn examine_listing(
                 continue;
             };
             missing.remove(&id);
+            old.remove(&id);
             match state.objects().get(&id) {
                 Some(live) if live.bytes != meta.size => {
                     wrong.push((id, format!("it has {} bytes instead of {}", meta.size, live.bytes)));
@@ -240,15 +283,11 @@ async fn examine_listing(
         after = Some(last.key.clone());
     }
     wrong.extend(missing.into_iter().map(|id| (id, "it is gone".to_owned())));
-    Ok(wrong)
+    Ok((wrong, old))
 }
 
 /// Reads every live object and compares it with what was committed.
-async fn examine_objects(
-    state: &State,
-    store: &Arc<dyn Store>,
-    report: &mut Report,
-) -> Vec<(ObjectId, String)> {
+async fn examine_objects(state: &State, store: &Arc<dyn Store>, report: &mut Report) -> Suspects {
     let mut expected: BTreeMap<ObjectId, Vec<Expected>> = BTreeMap::new();
     for (topic_id, topic) in state.topics() {
         for (partition, known) in (0..).zip(topic.partitions()) {

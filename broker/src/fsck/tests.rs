@@ -8,11 +8,14 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::Compression;
-use strandline_metadata::backend::Backend;
+use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, Txn};
 use strandline_metadata::keys::Keyspace;
-use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
+use strandline_metadata::log::Change;
+use strandline_metadata::record::{Body, Flush, FlushBatch, FlushPartition, FlushTopic, Trim, TrimPartition};
+use strandline_metadata::snapshot::Maintainer;
 
 use super::*;
+use crate::Broker;
 use crate::records::tests::batch;
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World};
@@ -56,6 +59,23 @@ impl Audited {
     fn object(&self) -> ObjectId {
         let topic = self.opened.broker.replica.state().topics().values().next().cloned().unwrap();
         topic.partitions()[1].ranges()[0].object
+    }
+
+    fn maintainer(&self) -> Maintainer {
+        let Broker { replica, log, sessions, clock, .. } = self.opened.broker.as_ref();
+        let store = self.world.store.clone();
+        Maintainer::new(replica.clone(), log.clone(), sessions.clone(), store, clock.clone())
+    }
+
+    /// Moves the start of both partitions.
+    async fn trim(&self, log_start: u64) {
+        let broker = &self.opened.broker;
+        let topics = broker.replica.state().topics().clone();
+        let topic_id = topics.keys().next().unwrap().as_bytes().to_vec();
+        let partitions =
+            (0..2).map(|partition| TrimPartition { topic_id: topic_id.clone(), partition, log_start });
+        let body = Some(Body::Trim(Trim { partitions: partitions.collect() }));
+        broker.log.change(NOW_MS, Change { body, ..Change::default() }).await.unwrap();
     }
 
     async fn bytes(&self) -> Vec<u8> {
@@ -162,4 +182,37 @@ async fn what_nobody_refers_to_is_counted_and_no_finding() {
     let report = audited.report(true).await;
     assert!(report.is_clean(), "{report}");
     assert_eq!((report.in_flight, report.orphans), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_listed_snapshot_needs_and_is_gone_is_found() {
+    let audited = Audited::new().await;
+    let object = audited.object();
+    audited.maintainer().run_once().await.unwrap();
+    // Retention takes everything; the snapshot is of before that.
+    audited.trim(15).await;
+    let report = audited.report(true).await;
+    assert!(report.is_clean() && report.objects == 0 && report.dead > 0, "{report}");
+    audited.world.store.delete(&object.key()).await.unwrap();
+    assert_found(&audited.report(false).await, object, "the snapshot of revision");
+}
+
+#[tokio::test]
+async fn a_record_that_is_missing_behind_a_snapshot_is_found() {
+    let audited = Audited::new().await;
+    let mut maintainer = audited.maintainer();
+    maintainer.run_once().await.unwrap();
+    audited.trim(1).await;
+    let keys = audited.opened.broker.replica.keys();
+    let log = RangeRequest { keys: keys.log(), revision: None, limit: 0, keys_only: true };
+    let records = audited.backend.range(log).await.unwrap().kvs;
+    let last = records.into_iter().max_by_key(|kv| kv.mod_revision).unwrap();
+    maintainer.run_once().await.unwrap();
+    assert!(audited.report(false).await.is_clean());
+    // The newest snapshot covers it; who starts from the one before needs it.
+    let delete = Op::Delete(KeyRange::Key(last.key));
+    audited.backend.txn(Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
+    let report = audited.report(false).await;
+    let [Finding::State(what)] = &report.findings[..] else { panic!("one finding is expected: {report}") };
+    assert!(what.contains("the log behind it"), "{what}");
 }

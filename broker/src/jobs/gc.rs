@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
 use strandline_metadata::replica::BarrierError;
 use strandline_storage::error::StoreError;
@@ -66,15 +67,20 @@ impl Collector {
         let ripe: BTreeSet<ObjectId> = broker.replica.read(|view| {
             let oldest = view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision);
             // Without a snapshot, a broker that starts replays the whole log, and plans nothing with what died in it.
-            let ripe =
-                view.state.dead().iter().filter(|(_, died)| oldest.is_none_or(|oldest| **died < oldest));
+            let at_once = mutation::is(Mutation::DeleteDeadAtOnce);
+            let is_ripe = |died: i64| oldest.is_none_or(|oldest| died < oldest) || at_once;
+            let ripe = view.state.dead().iter().filter(|(_, died)| is_ripe(**died));
             ripe.map(|(&object, _)| object).collect()
         });
         self.ripe_since.retain(|object, _| ripe.contains(object));
         for object in ripe {
             self.ripe_since.entry(object).or_insert(now);
         }
-        let delay = broker.config.delete_delay;
+        let delay = if mutation::is(Mutation::DeleteDeadAtOnce) {
+            std::time::Duration::ZERO
+        } else {
+            broker.config.delete_delay
+        };
         let due = self.ripe_since.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= delay);
         let due: Vec<ObjectId> = due.map(|(&object, _)| object).take(PER_PASS).collect();
         if due.is_empty() {
@@ -97,14 +103,21 @@ impl Collector {
         let page = broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
-        // Asked after the objects were listed: one that is put later is not on the page.
+        let unknown = || -> Vec<ObjectId> {
+            broker.replica.read(|view| {
+                let written = page.iter().filter_map(|meta| meta.key.as_wal());
+                let is_known = |id: &ObjectId| {
+                    view.state.objects().contains_key(id) || view.state.dead().contains_key(id)
+                };
+                written.filter(|id| !is_known(id)).collect()
+            })
+        };
+        let early = mutation::is(Mutation::CollectByOldState).then(unknown);
+        // Asked after the objects were listed: one that is put later is not on the page. And the state is looked at
+        // after that: what they have committed is in it.
         let registered = broker.replica.registered().await?;
-        let orphans: Vec<ObjectId> = broker.replica.read(|view| {
-            let written = page.iter().filter_map(|meta| meta.key.as_wal());
-            let gone = written.filter(|id| !registered.contains(&id.incarnation));
-            gone.filter(|id| !view.state.objects().contains_key(id) && !view.state.dead().contains_key(id))
-                .collect()
-        });
+        let mut orphans = early.unwrap_or_else(unknown);
+        orphans.retain(|id| !registered.contains(&id.incarnation));
         for orphan in &orphans {
             debug!(object = %orphan, "deleting an orphan");
             broker.store.delete(&orphan.key()).await?;

@@ -21,6 +21,7 @@ use crate::limits::{
     BACKEND_REQUEST_BYTES, BACKEND_TIMEOUT, GROUP_WRITE_KEYS, GROUP_WRITE_QUEUE, GROUP_WRITES_PER_TXN,
 };
 use crate::log::{Session, SessionCell};
+use crate::mutation::{self, Mutation};
 use crate::replica::Replica;
 use crate::values::Value;
 
@@ -126,7 +127,7 @@ fn nested(keys: &Keyspace, write: &GroupWrite) -> (Txn, usize) {
         let key = keys.encode(&Key::Offsets { group: write.group.clone(), topic, part });
         change(key, put.value.as_ref().map(Value::encode));
     }
-    for put in &write.offsets {
+    for put in write.offsets.iter().filter(|_| !mutation::is(Mutation::MergeOffsetsBlindly)) {
         let (topic, part) = put.key.clone();
         let key = keys.encode(&Key::Offsets { group: write.group.clone(), topic, part });
         txn.compares.push(Compare::ModRevision(key, put.revision));

@@ -198,6 +198,17 @@ impl LogWriter {
         Ok(FlushTicket(sent))
     }
 
+    /// What would become of a flush if it were the next thing in the log.
+    #[cfg(feature = "mutations")]
+    pub fn guess(&self, incarnation: i64, time_ms: i64, flush: &Flush) -> Vec<BatchOutcome> {
+        let mut state = self.replica.state();
+        let (revision, sequence) = (state.revision() + 1, state.head(incarnation) + 1);
+        let body = Body::Flush(flush.clone());
+        let record = crate::record::Record::new(time_ms, body.clone());
+        let at = crate::state::Position { revision, sequence, incarnation };
+        state.apply(at, &record, &body).map(|effects| effects.outcomes).unwrap_or_default()
+    }
+
     /// Commits a change and waits until this broker has applied it.
     pub async fn change(&self, time_ms: i64, change: Change) -> Result<Effects, ProposeError> {
         let (reply, sent) = oneshot::channel();

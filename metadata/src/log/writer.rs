@@ -14,6 +14,7 @@ use super::{
 use crate::backend::{BackendError, Compare, KeyRange, KeyValue, Op, OpResponse, Txn, TxnResponse};
 use crate::keys::Key;
 use crate::limits::{BACKEND_TIMEOUT, RECORD_BYTES, RECORDS_PER_TXN, TXN_RECORD_BYTES};
+use crate::mutation::{self, Mutation};
 use crate::record::{Body, Flush, Record};
 use crate::replica::Replica;
 
@@ -120,7 +121,7 @@ impl LogLoop {
             }
         }
         // Flushes of a session that is over are refused before anything of them is sent.
-        let current = self.enter_session();
+        let current = self.enter_session().await;
         for flush in &mut flushes {
             if current.is_none_or(|s| s.incarnation != flush.incarnation) {
                 flush.sent.error = Some(ProposeError::NotRegistered);
@@ -159,7 +160,7 @@ impl LogLoop {
     }
 
     async fn commit_change(&mut self, time_ms: i64, change: Change) -> Sent {
-        if self.enter_session().is_none() {
+        if self.enter_session().await.is_none() {
             return Sent { error: Some(ProposeError::NotRegistered), ..Sent::default() };
         }
         let records: Vec<Bytes> =
@@ -172,11 +173,16 @@ impl LogLoop {
     }
 
     /// Takes over the session that is current now; a new one starts at sequence number 1.
-    fn enter_session(&mut self) -> Option<Session> {
+    async fn enter_session(&mut self) -> Option<Session> {
         let current = self.sessions.current();
         if current != self.session {
             self.session = current;
             self.head = 0;
+            if mutation::is(Mutation::RegisterOver)
+                && let Some(session) = current
+            {
+                self.head = self.look_up(session).await.1;
+            }
         }
         current
     }
@@ -191,11 +197,16 @@ impl LogLoop {
         let Some(session) = self.session else {
             return (Outcome::Fenced, Vec::new());
         };
+        #[cfg(feature = "mutations")]
+        if mutation::is(Mutation::RetryBlindly) || mutation::is(Mutation::RetryWhenTrimmed) {
+            return self.commit_anew(session, records, compares, ops).await;
+        }
         let last = self.head + records.len() as u64;
         let receivers = (self.head + 1..=last).map(|s| self.replica.expect(session.incarnation, s)).collect();
         let txn = self.transaction(session, records, compares, ops);
         let outcome = self.execute(session, &txn, last, !compares.is_empty()).await;
         match &outcome {
+            Outcome::Committed(0) if mutation::is(Mutation::ReuseSequence) => {}
             Outcome::Committed(_) => self.head = last,
             Outcome::Fenced | Outcome::FencedUnknown => {
                 info!(
@@ -216,11 +227,17 @@ impl LogLoop {
         let head = keys.encode(&Key::Head(session.incarnation));
         // Invariant 5: nothing is committed under a registration that was lost.
         let mut all_compares = vec![Compare::CreateRevision(registration.clone(), session.incarnation)];
+        if mutation::is(Mutation::SkipIncarnationCompare) {
+            all_compares.clear();
+        }
         // A number is used once: whoever goes on from a head must find it as it left it.
         all_compares.push(match self.head {
             0 => Compare::CreateRevision(head.clone(), 0),
             sequence => Compare::Value(head.clone(), encode_head(sequence)),
         });
+        if mutation::is(Mutation::ReuseSequence) {
+            all_compares.truncate(1);
+        }
         all_compares.extend_from_slice(compares);
         let mut then = ops.to_vec();
         then.push(Op::put(keys.encode(&Key::Commits), encode_count(records.len())));
@@ -344,9 +361,62 @@ impl LogLoop {
     }
 }
 
+#[cfg(feature = "mutations")]
+impl LogLoop {
+    /// Commits records under the next numbers, and does so again if the answer is lost.
+    async fn commit_anew(
+        &mut self,
+        session: Session,
+        records: &[Bytes],
+        compares: &[Compare],
+        ops: &[Op],
+    ) -> (Outcome, Vec<oneshot::Receiver<crate::state::Effects>>) {
+        loop {
+            let last = self.head + records.len() as u64;
+            let receivers =
+                (self.head + 1..=last).map(|s| self.replica.expect(session.incarnation, s)).collect();
+            let txn = self.transaction(session, records, compares, ops);
+            let answer = timeout(BACKEND_TIMEOUT, self.replica.backend().txn(txn)).await;
+            let outcome = match answer {
+                Ok(Ok(response)) if response.succeeded => {
+                    self.replica.note_committed(response.revision);
+                    self.head = last;
+                    Outcome::Committed(response.revision)
+                }
+                Ok(Ok(response)) => self.explain(session, &response, last, false, !compares.is_empty()),
+                Ok(Err(BackendError::Unavailable(_))) => {
+                    sleep(BACKOFF.0).await;
+                    continue;
+                }
+                Ok(Err(BackendError::OutcomeUnknown(_))) | Err(_) => {
+                    let head = self.look_up(session).await.1;
+                    if mutation::is(Mutation::RetryWhenTrimmed) && head >= last {
+                        let first = self.replica.log_span_first(session.incarnation, last).await;
+                        if matches!(first, Ok(Some(first)) if first <= last) {
+                            self.head = last;
+                            return (Outcome::Committed(0), receivers);
+                        }
+                    }
+                    self.head = head;
+                    continue;
+                }
+                Ok(Err(error)) => Outcome::Refused(error),
+            };
+            if outcome == Outcome::Fenced {
+                self.sessions.end(session.incarnation);
+                self.session = None;
+            }
+            return (outcome, receivers);
+        }
+    }
+}
+
 /// What is known of a transaction whose registration is gone. Nothing can be executed under it any more, but something
 /// may have been before: the head (0 if it is not there) tells, unless the incarnation was forgotten meanwhile.
 fn fenced(unknown: bool, traceless: bool, head: u64) -> Outcome {
+    if mutation::is(Mutation::BelieveRefusal) {
+        return Outcome::Fenced;
+    }
     if unknown && (traceless || head == 0) { Outcome::FencedUnknown } else { Outcome::Fenced }
 }
 

@@ -13,6 +13,7 @@ use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::keys::Key;
 use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT};
 use crate::log::decode_count;
+use crate::mutation::{self, Mutation};
 use crate::record::Record;
 use crate::state::{ApplyError, Effects, Position};
 use crate::values::{SnapshotValue, Value, ValueError};
@@ -182,7 +183,9 @@ impl ReplicaLoop {
             }
         }
         // The watch gives the events of one revision in no order that means anything.
-        records.sort_unstable_by_key(|(at, ..)| *at);
+        if !mutation::is(Mutation::ApplyAsItComes) {
+            records.sort_unstable_by_key(|(at, ..)| *at);
+        }
         commits.sort_unstable_by_key(|(commit, _)| commit.revision);
         let known = self.replica.read(|view| view.commits);
         let commits = complete(known, &commits, records.iter().map(|(at, ..)| at.revision))?;
@@ -319,6 +322,9 @@ fn complete(
     commits: &[(Commits, Option<usize>)],
     records: impl Iterator<Item = i64>,
 ) -> Result<Commits, Interrupted> {
+    if mutation::is(Mutation::ApplyBehindGap) {
+        return Ok(commits.last().map_or(known, |(commit, _)| *commit));
+    }
     let mut records = records.peekable();
     let mut last = known;
     for &(commit, count) in commits {

@@ -7,10 +7,11 @@ use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
+use crate::mutation::{self, Mutation};
 use crate::record::{Record, RecordError};
 use crate::snapshot::{self, SnapshotError};
 use crate::state::{ApplyError, Position, State};
-use crate::values::{SnapshotValue, Value, ValueError};
+use crate::values::{SnapshotRef, SnapshotValue, Value, ValueError};
 
 /// How often a load starts over because the log was trimmed under it.
 const ATTEMPTS: usize = 5;
@@ -143,9 +144,34 @@ async fn load_once(
     if trimmed_to > view.state.revision() {
         return Err(LoadError::LogTooShort { trimmed_to, snapshot: view.state.revision() });
     }
+    #[cfg(feature = "mutations")]
+    let log = without_topics_that_are_gone(backend, keys, log).await?;
     replay(&mut view.state, keys, &log)?;
     view.state.advance(revision);
     Ok(view)
+}
+
+#[cfg(feature = "mutations")]
+async fn without_topics_that_are_gone(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    mut log: Vec<KeyValue>,
+) -> Result<Vec<KeyValue>, LoadError> {
+    if mutation::is(Mutation::ReadTopicsAtLatest) {
+        let range = RangeRequest { keys: keys.topics(), revision: None, limit: 0, keys_only: false };
+        let topics = backend.range(range).await?.kvs;
+        let ids: Vec<uuid::Uuid> = topics
+            .iter()
+            .filter_map(|kv| Some(crate::values::TopicValue::decode(&kv.value).ok()?.topic_id))
+            .collect();
+        log.retain(|kv| match Record::from_bytes(&kv.value) {
+            Ok((_, crate::record::Body::TopicCreated(created))) => {
+                ids.iter().any(|id| id.as_bytes()[..] == created.topic_id[..])
+            }
+            _ => true,
+        });
+    }
+    Ok(log)
 }
 
 /// Applies the records of `log` that come after the state's revision, in the order of their revisions and, within
@@ -161,12 +187,30 @@ fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), Lo
             _ => None,
         })
         .collect();
-    records.sort_unstable_by_key(|(at, _)| *at);
+    if !mutation::is(Mutation::ApplyAsItComes) {
+        records.sort_unstable_by_key(|(at, _)| *at);
+    }
     for (at, kv) in records {
         let (record, body) = Record::from_bytes(&kv.value)?;
         state.apply(at, &record, &body)?;
     }
     Ok(())
+}
+
+/// The state at `revision`, from one listed snapshot and the records after it. Whatever snapshot a broker starts from, this
+/// must be the same: so an audit compares them.
+pub async fn replay_from(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    store: &dyn Store,
+    listed: &SnapshotRef,
+    revision: i64,
+) -> Result<State, LoadError> {
+    let mut state = snapshot::read(store, listed).await.map_err(LoadError::Snapshots)?;
+    let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS, false).await?;
+    replay(&mut state, keys, &log)?;
+    state.advance(revision);
+    Ok(state)
 }
 
 async fn newest_readable(store: &dyn Store, pointer: Option<&SnapshotValue>) -> Result<State, LoadError> {

@@ -19,6 +19,7 @@ enum Trouble {
     Kill,
     KillAll,
     Pause,
+    Replace,
     Leave,
     CutEtcd,
     CutS3,
@@ -39,6 +40,7 @@ const TROUBLES: &[Trouble] = &[
     Trouble::Pause,
     Trouble::Pause,
     Trouble::Pause,
+    Trouble::Replace,
     Trouble::Leave,
     Trouble::CutEtcd,
     Trouble::CutEtcd,
@@ -75,7 +77,7 @@ pub(crate) async fn run(
     }
     while under_way.join_next().await.is_some() {}
     for node in &nodes {
-        node.etcd_faults.heal();
+        node.set_etcd_plan(EtcdFaults::default());
         node.s3_faults.clear();
         node.start();
     }
@@ -114,6 +116,11 @@ impl Maker {
                 node.pause();
                 self.pause(100, 7000).await;
                 node.resume();
+            }
+            Trouble::Replace => {
+                let Some(number) = node.replace() else { return };
+                self.pause(100, 7000).await;
+                node.resume_replaced(number);
             }
             Trouble::Leave => {
                 node.drain().await;
@@ -159,9 +166,9 @@ impl Maker {
 
     async fn etcd(&self, what: &str, plan: EtcdFaults) {
         self.note(what);
-        self.node.etcd_faults.set_plan(plan);
+        self.node.set_etcd_plan(plan);
         self.pause(300, 6000).await;
-        self.node.etcd_faults.heal();
+        self.node.set_etcd_plan(EtcdFaults::default());
         self.note(&format!("no more: {what}"));
     }
 

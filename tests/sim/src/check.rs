@@ -14,6 +14,8 @@ use crate::scenario::{TOPIC, World};
 
 /// Time for brokers to have seen the same, when nothing happens any more.
 const SETTLE: Duration = Duration::from_mins(1);
+/// Time in which the bucket is listed for orphans, by far.
+const ORPHANS: Duration = Duration::from_mins(12);
 const PAGE: usize = 1000;
 
 /// Checks everything that can be checked when nothing goes wrong any more.
@@ -23,10 +25,11 @@ pub(crate) async fn everything(world: &World) {
         history.anomaly("does not start", "a broker is not open again after everything healed");
         return;
     }
+    at_rest(world).await;
     let addresses = world.addresses();
     let all = checker::check(&addresses, TOPIC, world.plan.partitions, history).await;
     same_state(world).await;
-    audit(world).await;
+    audit(world, false).await;
     // A broker that starts now has nothing in memory: it reads snapshot, log and every object.
     world.nodes[0].kill();
     if !world.all_open().await {
@@ -35,6 +38,33 @@ pub(crate) async fn everything(world: &World) {
     }
     checker::check_same(&addresses[0], "before the restart", TOPIC, &all, history).await;
     same_state(world).await;
+    if world.plan.waits_for_orphans {
+        sleep(ORPHANS).await;
+        audit(world, true).await;
+    }
+}
+
+/// Nobody waits for anything any more, and processes whose place was taken have noticed it.
+async fn at_rest(world: &World) {
+    let buffered = || {
+        let brokers = world.nodes.iter().filter_map(|n| n.broker());
+        brokers.map(|b| b.produce_bytes_in_use()).sum::<usize>()
+    };
+    let at_rest = async {
+        while buffered() > 0 || world.nodes.iter().any(|n| n.has_replaced()) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if timeout(SETTLE, at_rest).await.is_err() {
+        if buffered() > 0 {
+            let what = format!("{} bytes of producers are held, and nobody sends", buffered());
+            world.history.anomaly("never answered", what);
+        }
+        for node in world.nodes.iter().filter(|n| n.has_replaced()) {
+            let what = format!("broker {}: a process whose place was taken goes on", node.id);
+            world.history.anomaly("does not end", what);
+        }
+    }
 }
 
 /// All brokers derive the same from the same log, and it is sound in itself.
@@ -67,13 +97,17 @@ async fn same_state(world: &World) {
 }
 
 /// What the product's own audit says.
-async fn audit(world: &World) {
+async fn audit(world: &World, orphans_are_gone: bool) {
     let Some(broker) = world.nodes[0].broker() else { return };
     let (backend, store) = (&world.outside.backend, &world.outside.store);
     match fsck::run(backend, store, broker.replica().keys(), true).await {
         Ok(report) => {
             for finding in &report.findings {
                 world.history.anomaly("audit", finding.to_string());
+            }
+            if orphans_are_gone && report.orphans > 0 {
+                let what = format!("{} objects that nobody commits any more are still there", report.orphans);
+                world.history.anomaly("orphans", what);
             }
         }
         Err(error) => world.history.anomaly("audit", error.to_string()),

@@ -19,6 +19,7 @@ mod clock;
 mod gate;
 mod link;
 mod members;
+mod monitor;
 mod network;
 mod node;
 pub mod plan;
@@ -26,12 +27,15 @@ mod random;
 mod remote;
 mod scenario;
 mod trace;
+mod wanderer;
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 
 pub use crate::plan::Plan;
+#[cfg(feature = "mutations")]
+pub use strandline_metadata::mutation::Mutation;
 
 /// How a run ended.
 #[derive(Clone, Debug, Default)]
@@ -78,4 +82,37 @@ pub fn run(plan: &Plan) -> Outcome {
     let panics = PANICS.with(RefCell::take);
     outcome.anomalies.extend(panics.into_iter().map(|panic| format!("panic: {panic}")));
     outcome
+}
+
+/// Looks for the first of `seeds` that finds a deliberate bug, on all processors. Gives it, and what it found.
+#[cfg(feature = "mutations")]
+pub fn first_to_find(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use strandline_metadata::mutation;
+
+    let next = AtomicU64::new(seeds.start);
+    let found = std::sync::Mutex::new(None::<(u64, String)>);
+    let look = || {
+        mutation::set(Some(mutation));
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let known = found.lock().expect("nobody panics here").as_ref().map(|(seed, _)| *seed);
+            if seed >= seeds.end || known.is_some_and(|known| known < seed) {
+                return;
+            }
+            if let Some(anomaly) = run(&Plan::of(seed)).anomalies.into_iter().next() {
+                let mut found = found.lock().expect("nobody panics here");
+                if found.as_ref().is_none_or(|(known, _)| seed < *known) {
+                    *found = Some((seed, anomaly));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(look);
+        }
+    });
+    found.into_inner().expect("nobody panics here")
 }

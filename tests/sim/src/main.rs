@@ -4,6 +4,7 @@
 //! strandline-sim                 seeds 0 to 199
 //! strandline-sim SEED            one seed, with all that happened
 //! strandline-sim FROM COUNT      so many seeds from there on
+//! strandline-sim mutations [LIMIT [NAME]]   which seed finds each deliberate bug; needs the feature `mutations`
 //! ```
 
 use std::process::ExitCode;
@@ -13,6 +14,10 @@ use std::time::Instant;
 use strandline_sim::{Outcome, Plan, run};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mutations")]
+    if std::env::args().nth(1).as_deref() == Some("mutations") {
+        return mutations();
+    }
     let numbers: Result<Vec<u64>, _> = std::env::args().skip(1).map(|a| a.parse::<u64>()).collect();
     match numbers.as_deref() {
         Ok([]) => many(0, 200),
@@ -23,6 +28,36 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// For each deliberate bug, the first seed that finds it.
+#[cfg(feature = "mutations")]
+fn mutations() -> ExitCode {
+    use strandline_sim::{Mutation, first_to_find};
+
+    let limit = std::env::args().nth(2).and_then(|a| a.parse().ok()).unwrap_or(1000);
+    let wanted = std::env::args().nth(3);
+    let mut all = true;
+    for &mutation in Mutation::ALL {
+        let name = format!("{mutation:?}");
+        if wanted.as_ref().is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let began = Instant::now();
+        let found = first_to_find(mutation, 0..limit);
+        all &= found.is_some();
+        match found {
+            Some((seed, what)) => {
+                println!(
+                    "{name}: seed {seed}, {:.1?}: {}",
+                    began.elapsed(),
+                    what.lines().next().unwrap_or_default()
+                );
+            }
+            None => println!("{name}: NOT FOUND by {limit} seeds, {:.1?}", began.elapsed()),
+        }
+    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn one(seed: u64) -> ExitCode {

@@ -10,7 +10,7 @@ use strandline_broker::run::{self, Opened, Parts};
 use strandline_broker::tasks::TaskSet;
 use strandline_broker::{Broker, server};
 use strandline_metadata::backend::Backend;
-use strandline_metadata::backend::faulty::{Faults, FaultyBackend};
+use strandline_metadata::backend::faulty::{FaultPlan, Faults, FaultyBackend};
 use strandline_storage::clock::Clock;
 use strandline_storage::store::{self, FaultHandle, Faulty, Store, StoreConfig, StoreUrl};
 use tokio::io::DuplexStream;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::clock::SimClock;
 use crate::gate::Gate;
 use crate::link::Link;
+use crate::monitor::{self, Monitor, Monitored};
 use crate::random::Random;
 use crate::remote::{RemoteBackend, RemoteStore};
 use crate::trace::Trace;
@@ -30,6 +31,7 @@ pub(crate) struct Outside {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) trace: Trace,
     pub(crate) began: Instant,
+    pub(crate) monitor: Monitor,
 }
 
 /// A broker's machine. The links and the clock outlive its processes.
@@ -39,16 +41,19 @@ pub(crate) struct Node {
     pub(crate) to_clients: Link,
     pub(crate) to_etcd: Link,
     pub(crate) to_s3: Link,
-    pub(crate) etcd_faults: Faults,
     pub(crate) s3_faults: FaultHandle,
     pub(crate) clock: Arc<SimClock>,
-    backend: Arc<dyn Backend>,
+    outside: Outside,
     store: Arc<dyn Store>,
-    trace: Trace,
     random: Random,
     flags: Vec<String>,
     process: Mutex<Option<Process>>,
+    /// Processes whose place was taken while they were stopped.
+    replaced: Mutex<Vec<Process>>,
     starts: AtomicU64,
+    /// What goes wrong between every process and etcd.
+    etcd_plan: Mutex<FaultPlan>,
+    etcd_faults: Mutex<Vec<Faults>>,
 }
 
 /// A running process.
@@ -67,11 +72,6 @@ impl Node {
         let random = random.fork();
         let link = |latency| Link::new(random.fork(), latency);
         let (to_clients, to_etcd, to_s3) = (link((0, 2)), link((0, 3)), link((1, 12)));
-        let faulty = FaultyBackend::new(outside.backend.clone(), random.number());
-        let etcd_faults = faulty.faults();
-        let faulty = Arc::new(faulty);
-        let delayed = faulty.clone();
-        tokio::spawn(async move { delayed.run_delayed().await });
         let store = Faulty::new(outside.store.clone(), random.number());
         let s3_faults = store.handle();
         let mut flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
@@ -84,19 +84,20 @@ impl Node {
         ]);
         Arc::new(Self {
             id,
-            backend: Arc::new(RemoteBackend::new(faulty, to_etcd.clone())),
             store: Arc::new(RemoteStore::new(Arc::new(store), to_s3.clone(), 0.003)),
             to_clients,
             to_etcd,
             to_s3,
-            etcd_faults,
             s3_faults,
             clock: Arc::new(SimClock::new(outside.began)),
-            trace: outside.trace.clone(),
+            outside: outside.clone(),
             random,
             flags,
             process: Mutex::default(),
+            replaced: Mutex::default(),
             starts: AtomicU64::new(0),
+            etcd_plan: Mutex::default(),
+            etcd_faults: Mutex::default(),
         })
     }
 
@@ -113,6 +114,27 @@ impl Node {
         }
     }
 
+    /// A process's way to etcd.
+    fn backend(&self, number: u64) -> Arc<dyn Backend> {
+        let process = monitor::Process { node_id: self.id, number };
+        let (inner, monitor) = (self.outside.backend.clone(), self.outside.monitor.clone());
+        let monitored = Arc::new(Monitored { inner, process, monitor });
+        let faulty = Arc::new(FaultyBackend::new(monitored, self.random.number()));
+        faulty.faults().set_plan(lock(&self.etcd_plan).clone());
+        lock(&self.etcd_faults).push(faulty.faults());
+        let delayed = faulty.clone();
+        tokio::spawn(async move { delayed.run_delayed().await });
+        Arc::new(RemoteBackend::new(faulty, self.to_etcd.clone()))
+    }
+
+    /// Changes what goes wrong between this machine and etcd.
+    pub(crate) fn set_etcd_plan(&self, plan: FaultPlan) {
+        for faults in &*lock(&self.etcd_faults) {
+            faults.set_plan(plan.clone());
+        }
+        *lock(&self.etcd_plan) = plan;
+    }
+
     /// Starts a process, if none runs. One that ends by itself is started again, as a supervisor does.
     pub(crate) fn start(self: &Arc<Self>) {
         let mut current = self.lock();
@@ -120,7 +142,7 @@ impl Node {
             return;
         }
         let number = self.starts.fetch_add(1, Ordering::Relaxed);
-        self.trace.note(&format!("broker {} starts", self.id));
+        self.note("starts");
         let gate = Gate::default();
         let behind = gate.clone();
         let tasks = TaskSet::wrapped(move |task| behind.hold(task));
@@ -148,7 +170,7 @@ impl Node {
             ..StoreConfig::new(StoreUrl::Memory)
         };
         let parts = Parts {
-            backend: self.backend.clone(),
+            backend: self.backend(number),
             open_store: Box::new(move |_| {
                 let (metrics, clock) = (&store_metrics, store_clock.clone());
                 Ok(store::with_policy(store.clone(), &store_config, metrics, clock, seed))
@@ -162,7 +184,7 @@ impl Node {
         };
         let reason = match run::open(self.config(), parts).await {
             Ok(mut now_open) => {
-                self.trace.note(&format!("broker {} is open", self.id));
+                self.note("is open");
                 let fatal = std::mem::replace(&mut now_open.fatal, tokio::sync::mpsc::channel(1).1);
                 *lock(&broker) = Some(now_open.broker.clone());
                 *lock(&opened) = Some(now_open);
@@ -174,7 +196,7 @@ impl Node {
             }
             Err(error) => error.to_string(),
         };
-        self.trace.note(&format!("broker {} ends: {reason}", self.id));
+        self.note(&format!("ends: {reason}"));
         let node = self.clone();
         // Not a part of the process: it ends here.
         tokio::spawn(async move {
@@ -189,20 +211,53 @@ impl Node {
     pub(crate) fn kill(&self) -> bool {
         let process = self.lock().take();
         let Some(process) = process else { return false };
-        self.trace.note(&format!("broker {} is killed", self.id));
+        self.note("is killed");
         process.end();
         true
     }
 
     fn kill_if(&self, number: u64) -> bool {
-        let is_same = self.lock().as_ref().is_some_and(|p| p.number == number);
-        is_same && self.kill()
+        if self.lock().as_ref().is_some_and(|p| p.number == number) {
+            return self.kill();
+        }
+        let mut replaced = lock(&self.replaced);
+        let Some(at) = replaced.iter().position(|p| p.number == number) else { return false };
+        replaced.remove(at).end();
+        true
+    }
+
+    /// Stops the process, and starts another one in its place. Gives a number for [`Node::resume_replaced`].
+    pub(crate) fn replace(self: &Arc<Self>) -> Option<u64> {
+        let process = self.lock().take()?;
+        self.note("is stopped, and another process starts in its place");
+        process.gate.close();
+        let number = process.number;
+        lock(&self.replaced).push(process);
+        self.start();
+        Some(number)
+    }
+
+    /// Lets a process go on whose place was taken.
+    pub(crate) fn resume_replaced(&self, number: u64) {
+        if let Some(process) = lock(&self.replaced).iter().find(|p| p.number == number) {
+            self.note("finds its old process going on");
+            process.gate.open();
+        }
+    }
+
+    /// Whether a process still runs whose place was taken.
+    pub(crate) fn has_replaced(&self) -> bool {
+        !lock(&self.replaced).is_empty()
+    }
+
+    fn note(&self, what: &str) {
+        self.outside.trace.note(&format!("broker {} {what}", self.id));
     }
 
     /// Stops the process.
     pub(crate) fn pause(&self) {
         if let Some(process) = &*self.lock() {
-            self.trace.note(&format!("broker {} is stopped", self.id));
+            self.note("is stopped");
             process.gate.close();
         }
     }
@@ -210,7 +265,7 @@ impl Node {
     /// Lets it go on.
     pub(crate) fn resume(&self) {
         if let Some(process) = &*self.lock() {
-            self.trace.note(&format!("broker {} goes on", self.id));
+            self.note("goes on");
             process.gate.open();
         }
     }
@@ -219,7 +274,7 @@ impl Node {
     pub(crate) async fn drain(&self) {
         let found = self.lock().as_ref().map(|p| (p.number, p.tasks.clone(), lock(&p.opened).take()));
         let Some((number, tasks, Some(opened))) = found else { return };
-        self.trace.note(&format!("broker {} is told to leave", self.id));
+        self.note("is told to leave");
         let (done, is_done) = tokio::sync::oneshot::channel();
         tasks.start("drain", async move {
             opened.drain().await;
@@ -228,7 +283,7 @@ impl Node {
         // The end of its tasks, whichever way, is the end of the channel.
         let _ = is_done.await;
         if self.kill_if(number) {
-            self.trace.note(&format!("broker {} has left", self.id));
+            self.note("has left");
         }
     }
 

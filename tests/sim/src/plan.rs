@@ -21,6 +21,8 @@ pub struct Plan {
     pub faults: u32,
     /// Whether a second topic is deleted and created again all the time.
     pub topics_churn: bool,
+    /// Whether it is waited, in the end, until orphans are collected.
+    pub waits_for_orphans: bool,
     /// Log records after which a snapshot is due.
     pub snapshot_records: u32,
 }
@@ -39,6 +41,7 @@ impl Plan {
             faults: 4 + random.below(12) as u32,
             topics_churn: random.chance(0.4),
             snapshot_records: 10 + random.below(60) as u32,
+            waits_for_orphans: random.chance(0.1),
         }
     }
 }

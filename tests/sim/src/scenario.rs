@@ -8,6 +8,7 @@ use std::time::Duration;
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
+use strandline_metadata::keys::Keyspace;
 use strandline_storage::store::ObjectStoreBackend;
 use strandline_tests::history::History;
 use strandline_tests::producer::{self, Options};
@@ -19,14 +20,17 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::SimClock;
 use crate::members::Members;
+use crate::monitor::Monitor;
 use crate::network::Network;
 use crate::node::{Node, Outside};
 use crate::random::Random;
 use crate::trace::Trace;
-use crate::{Outcome, Plan, adversary, check, churn};
+use crate::{Outcome, Plan, adversary, check, churn, wanderer};
 
 /// The topic that everybody works on.
 pub(crate) const TOPIC: &str = "t";
+/// The cluster's name.
+const CLUSTER: &str = "sim";
 /// Time for everything that was sent to be acknowledged, once nothing goes wrong any more.
 const FINISH: Duration = Duration::from_mins(1);
 
@@ -46,7 +50,10 @@ impl World {
         let embedded = Embedded::in_memory();
         let leases = embedded.clone();
         tokio::spawn(async move { leases.run_leases().await });
+        let history = History::default();
+        let keys = Keyspace::new(CLUSTER).expect("it is a plain name");
         let outside = Outside {
+            monitor: Monitor::new(keys, history.clone()),
             backend: Arc::new(embedded),
             store: Arc::new(ObjectStoreBackend::memory()),
             trace: Trace::new(),
@@ -54,6 +61,7 @@ impl World {
         };
         let snapshot_records = plan.snapshot_records.to_string();
         let flags = [
+            ["--cluster", CLUSTER],
             ["--linger-ms", "30"],
             ["--put-budget-per-s", "50"],
             ["--job-interval-ms", "700"],
@@ -64,7 +72,7 @@ impl World {
         ];
         let nodes =
             (1..=plan.brokers).map(|id| Node::new(id, &outside, &random, flags.as_flattened())).collect();
-        Self { plan: plan.clone(), outside, nodes, history: History::default(), random }
+        Self { plan: plan.clone(), outside, nodes, history, random }
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -145,6 +153,15 @@ async fn work(world: &World) {
         let (topic, history) = (TOPIC.to_owned(), history.clone());
         others.spawn(tail::follow(address, topic, plan.partitions, history, stop.subscribe()));
     }
+    let (topic, history_of_wanderer) = (TOPIC.to_owned(), history.clone());
+    others.spawn(wanderer::run(
+        world.addresses(),
+        topic,
+        plan.partitions,
+        history_of_wanderer,
+        stop.subscribe(),
+        world.random.fork(),
+    ));
     let members = Members {
         addresses: world.addresses(),
         partitions: plan.partitions,

@@ -1,0 +1,126 @@
+//! Sees every transaction as etcd executes it, and who sent it. A broker does not know of it.
+//!
+//! Invariant 5: a broker whose registration was lost can commit nothing any more. That nothing comes of it is seen by
+//! chance at most, so it is looked at where it happens.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use strandline_metadata::backend::{
+    Backend, BackendError, KeyRange, Op, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
+};
+use strandline_metadata::keys::{Key, Keyspace};
+use strandline_tests::history::History;
+
+/// What has been seen: for each node id, the process that holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct Monitor {
+    keys: Keyspace,
+    history: History,
+    holders: Arc<Mutex<BTreeMap<i32, u64>>>,
+}
+
+/// One process of a node id, by its number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) node_id: i32,
+    pub(crate) number: u64,
+}
+
+/// What one process sends.
+#[derive(Debug)]
+pub(crate) struct Monitored {
+    pub(crate) inner: Arc<dyn Backend>,
+    pub(crate) process: Process,
+    pub(crate) monitor: Monitor,
+}
+
+impl Monitor {
+    pub(crate) fn new(keys: Keyspace, history: History) -> Self {
+        Self { keys, history, holders: Arc::default() }
+    }
+
+    /// Whether the process holds its node id. One that was started later takes it by registering.
+    fn holds(&self, process: Process, registers: bool) -> bool {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let holder = holders.entry(process.node_id).or_insert(process.number);
+        if registers {
+            *holder = process.number;
+        }
+        *holder == process.number
+    }
+}
+
+impl Monitored {
+    async fn executed(&self, txn: &Txn, revision: i64) -> Result<(), BackendError> {
+        let Process { node_id, number } = self.process;
+        let keys = &self.monitor.keys;
+        let mut incarnations = Vec::new();
+        let mut registers = false;
+        for op in &txn.then {
+            let Op::Put { key, .. } = op else { continue };
+            match keys.parse(key) {
+                Some(Key::Log { incarnation, .. }) => incarnations.push(incarnation),
+                Some(Key::Broker(id)) => registers |= id == node_id,
+                _ => {}
+            }
+        }
+        if !self.monitor.holds(self.process, registers) && !incarnations.is_empty() {
+            let what =
+                format!("revision {revision} is of process {number} of broker {node_id}, which was replaced");
+            self.monitor.history.anomaly("zombie commit", what);
+        }
+        incarnations.dedup();
+        if let Some(incarnation) = incarnations.first() {
+            let read =
+                RangeRequest { keys: keys.brokers(), revision: Some(revision), limit: 0, keys_only: true };
+            let registered = self.inner.range(read).await?.kvs;
+            if !registered.iter().any(|kv| kv.create_revision == *incarnation) {
+                let what =
+                    format!("revision {revision} is of incarnation {incarnation}, which is not registered");
+                self.monitor.history.anomaly("zombie commit", what);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ReadBackend for Monitored {
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
+        self.inner.range(request).await
+    }
+
+    async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {
+        self.inner.watch(keys, revision).await
+    }
+}
+
+#[async_trait]
+impl Backend for Monitored {
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
+        let response = self.inner.txn(txn.clone()).await?;
+        if response.succeeded {
+            // The history before it may be forgotten already: then this one goes unseen.
+            let _ = self.executed(&txn, response.revision).await;
+        }
+        Ok(response)
+    }
+
+    async fn lease_grant(&self, ttl_s: i64) -> Result<i64, BackendError> {
+        self.inner.lease_grant(ttl_s).await
+    }
+
+    async fn lease_keep_alive(&self, lease: i64) -> Result<i64, BackendError> {
+        self.inner.lease_keep_alive(lease).await
+    }
+
+    async fn lease_revoke(&self, lease: i64) -> Result<(), BackendError> {
+        self.inner.lease_revoke(lease).await
+    }
+
+    async fn compact(&self, revision: i64) -> Result<(), BackendError> {
+        self.inner.compact(revision).await
+    }
+}
