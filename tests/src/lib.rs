@@ -9,6 +9,7 @@ pub mod ctl;
 pub mod history;
 pub mod http;
 pub mod member;
+pub mod observer;
 pub mod process;
 pub mod producer;
 pub mod proxy;
