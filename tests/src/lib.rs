@@ -14,6 +14,7 @@ pub mod process;
 pub mod producer;
 pub mod proxy;
 pub mod records;
+pub mod single;
 pub mod surroundings;
 pub mod tail;
 pub mod workload;

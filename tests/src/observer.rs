@@ -1,10 +1,13 @@
 //! The observer as a client of it sees it: MCP over HTTP, one call at a time.
 
+use std::ffi::OsString;
 use std::io;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::http;
+use crate::process::{Nest, Process, built, eventually, free_port};
 
 /// The token that observers of tests are started with.
 pub const TOKEN: &str = "local-dev-token";
@@ -58,4 +61,27 @@ impl Observer {
         assert!(answer.get("error").is_none(), "{tool}: {answer}");
         answer
     }
+}
+
+/// Starts an observer of a cluster whose etcd is at this URL, and waits until it has read it. It looks at everything twice a
+/// second; the flags come after the harness's own.
+pub async fn observe(nest: &Nest, cluster: &str, etcd: &str, flags: &[&str]) -> (Process, Observer) {
+    let observer = Observer::on(free_port());
+    let own = [
+        ("--cluster", cluster.to_owned()),
+        ("--listen", format!("127.0.0.1:{}", observer.port())),
+        ("--token", TOKEN.to_owned()),
+        ("--etcd-endpoints", etcd.to_owned()),
+        ("--scrape-interval-ms", "500".to_owned()),
+        ("--calls-per-minute", "1000000".to_owned()),
+        ("--audit-log", "off".to_owned()),
+    ];
+    let own = own.into_iter().filter(|(name, _)| !flags.contains(name));
+    let mut args: Vec<OsString> = own.flat_map(|(name, value)| [name.into(), value.into()]).collect();
+    args.extend(flags.iter().map(OsString::from));
+    let process = nest.start(&format!("observer-{}", observer.port()), &built("strandline-mcp"), &args);
+    let process = process.expect("the observer starts");
+    let ready = async || observer.is_ready().await.then_some(());
+    eventually("the observer is ready", Duration::from_mins(1), ready).await;
+    (process, observer)
 }
