@@ -35,9 +35,9 @@ test-clients: ## Run the suites of real clients against three brokers (long)
 	tests/clients/run.sh
 
 .PHONY: test-mcp
-test-mcp: ## Try the observer with the protocol's conformance suite, the inspector and the Python client
+test-mcp: ## Try the observer with the protocol's conformance suite, the inspector and real clients (long)
 	@deploy/scripts/deps.sh build test
-	cargo build --locked -p strandline-mcp
+	cargo build --locked --workspace --all-targets
 	tests/mcp/run.sh
 
 .PHONY: sim

@@ -61,6 +61,7 @@ use crate::source::changes::{Changes, Family};
 use crate::source::etcd::EtcdSource;
 use crate::source::scrape::{Samples, Scraper};
 use crate::tasks::TaskSet;
+use crate::tools::Judged;
 
 /// The observer: what every request shares.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ pub struct Observer {
     pub(crate) changes: Changes,
     pub(crate) runbooks: Runbooks,
     pub(crate) plans: Plans,
+    pub(crate) judged: Judged,
     pub(crate) stop: CancellationToken,
     pub(crate) started_at_ms: i64,
     requests_made: AtomicU64,
@@ -152,6 +154,7 @@ impl Observer {
             changes,
             runbooks,
             plans: Plans::default(),
+            judged: Judged::default(),
             stop: CancellationToken::new(),
             requests_made: AtomicU64::new(0),
             boot,

@@ -235,16 +235,16 @@ pub async fn complete(
         return (Vec::new(), 0);
     }
     let need = match variable {
-        "topic" => Need::Topics,
-        "group" | "group_id" => Need::All,
-        "id" | "broker_id" => Need::Plain,
+        "topic" => Need::TOPICS,
+        "group" | "group_id" => Need::GROUPS,
+        "id" | "broker_id" => Need::PLAIN,
         _ => return (Vec::new(), 0),
     };
     let Ok(view) = observer.etcd.read(need).await else { return (Vec::new(), 0) };
     let names: Vec<String> = match variable {
-        "topic" => view.topics.keys().filter(|n| principal.topics.allow(n)).cloned().collect(),
+        "topic" => view.topics.keys().filter(|n| principal.topics.covers(n)).cloned().collect(),
         "group" | "group_id" => {
-            view.group_ids().into_iter().filter(|n| principal.groups.allow(n)).map(str::to_owned).collect()
+            view.group_ids().into_iter().filter(|n| principal.groups.covers(n)).map(str::to_owned).collect()
         }
         _ => view.brokers.keys().map(ToString::to_string).collect(),
     };

@@ -117,3 +117,24 @@ async fn a_registration_does_not_lead_the_scraper_elsewhere() {
     let served = serve(&store, &["--metrics-targets", &target, "--calls-per-minute", "100000"]).await;
     served.until("observer_status", json!({}), |a| source(a, "metrics:broker-1")["status"] == "ok").await;
 }
+
+#[tokio::test]
+async fn a_group_without_room_in_the_history_is_unknown_and_the_answer_says_so() {
+    let store = Store::new();
+    store.furnish(&[], 0);
+    let topic = store.topic("a.many", 1, &[]);
+    store.marks(topic, &[(0, 10)]);
+    for n in 0..1_000 {
+        store.commit(&format!("a.many-{n:04}"), "a.many", topic, &[(0, 1)], 0);
+    }
+    let served = serve(&store, &["--calls-per-minute", "100000"]).await;
+    let known = |a: &Value| a.get("error").is_none() && a["last"] == 9.0;
+    let first = json!({"metric": "group_lag", "group_id": "a.many-0000"});
+    let first = served.until("query_metric", first, known).await;
+    assert_eq!(first["meta"]["partial"], false, "{first}");
+    // The furnished groups come after it in the order of ids.
+    let last = served.call("query_metric", json!({"metric": "group_lag", "group_id": "b.audit"})).await;
+    assert_eq!((&last["meta"]["partial"], &last["last"]), (&json!(true), &Value::Null), "{last}");
+    assert_eq!(last["meta"]["warnings"][0]["code"], "groups_left_out");
+    assert!(last["points"].as_array().unwrap().iter().all(|p| p["value"].is_null()));
+}

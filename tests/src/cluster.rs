@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::ctl::etcdctl;
 use crate::http;
+use crate::observer::{Observer, observe};
 use crate::process::{Nest, Process, built, eventually, free_port};
 use crate::proxy::{Link, Proxy};
 
@@ -340,6 +341,12 @@ impl Cluster {
         let what = format!("broker {} logs {text:?}", i + 1);
         let process = self.broker(i);
         eventually(&what, limit, async || process.log().contains(text).then_some(())).await;
+    }
+
+    /// Starts an observer of the cluster with these flags beside the harness's own, and waits until it has read etcd.
+    pub async fn observe(&self, flags: &[&str]) -> (Process, Observer) {
+        let etcd = format!("http://127.0.0.1:{}", self.etcd.port);
+        observe(&self.nest, CLUSTER, &etcd, flags).await
     }
 
     /// Keeps every log, and prints the end of each.

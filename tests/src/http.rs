@@ -11,11 +11,23 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a request; gives the status code and the body.
 pub async fn request(port: u16, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    request_with(port, method, path, &[], body).await
+}
+
+/// Sends a request with more headers; gives the status code and the body.
+pub async fn request_with(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<(u16, String)> {
     let exchange = async {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
         let length = body.len();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{headers}\
              Content-Length: {length}\r\nConnection: close\r\n\r\n"
         );
         socket.write_all(head.as_bytes()).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
@@ -116,12 +116,29 @@ impl Group {
 
     /// Joins; the answer waits for the others.
     pub async fn join(&mut self, member: &str) -> JoinGroupResponse {
-        let protocol = JoinGroupRequestProtocol::default()
-            .with_name(text("range"))
-            .with_metadata(Bytes::from_static(b"\x00\x00\x00\x00\x00\x01\x00\x01t\xff\xff\xff\xff"));
+        self.join_for(member, &["t".to_owned()], Duration::from_secs(10)).await
+    }
+
+    /// Joins to read some topics; whoever is silent for longer than `session` is put out.
+    pub async fn join_for(
+        &mut self,
+        member: &str,
+        topics: &[String],
+        session: Duration,
+    ) -> JoinGroupResponse {
+        let mut subscription = BytesMut::new();
+        subscription.put_i16(0);
+        subscription.put_i32(topics.len() as i32);
+        for topic in topics {
+            subscription.put_i16(topic.len() as i16);
+            subscription.put_slice(topic.as_bytes());
+        }
+        subscription.put_i32(-1);
+        let protocol =
+            JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(subscription.freeze());
         let request = JoinGroupRequest::default()
             .with_group_id(GroupId(text(&self.id)))
-            .with_session_timeout_ms(10_000)
+            .with_session_timeout_ms(session.as_millis() as i32)
             .with_rebalance_timeout_ms(10_000)
             .with_member_id(text(member))
             .with_protocol_type(text("consumer"))
@@ -189,24 +206,49 @@ impl Group {
         partition: i32,
         offset: i64,
     ) -> OffsetCommitRequest {
-        let partition = OffsetCommitRequestPartition::default()
-            .with_partition_index(partition)
-            .with_committed_offset(offset);
-        let topic =
-            OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        self.commit_request_for(member, generation, &[("t".to_owned(), vec![(partition, offset)])])
+    }
+
+    /// What a commit of offsets by partition, to several topics, is.
+    pub fn commit_request_for(
+        &self,
+        member: &str,
+        generation: i32,
+        topics: &[(String, Vec<(i32, i64)>)],
+    ) -> OffsetCommitRequest {
+        let topics = topics.iter().map(|(name, offsets)| {
+            let partitions = offsets.iter().map(|&(partition, offset)| {
+                OffsetCommitRequestPartition::default()
+                    .with_partition_index(partition)
+                    .with_committed_offset(offset)
+            });
+            OffsetCommitRequestTopic::default().with_name(topic(name)).with_partitions(partitions.collect())
+        });
         OffsetCommitRequest::default()
             .with_group_id(GroupId(text(&self.id)))
             .with_generation_id_or_member_epoch(generation)
             .with_member_id(text(member))
-            .with_topics(vec![topic])
+            .with_topics(topics.collect())
+    }
+
+    /// Commits offsets by partition, to several topics. Gives the worst code.
+    pub async fn commit_for(
+        &mut self,
+        member: &str,
+        generation: i32,
+        topics: &[(String, Vec<(i32, i64)>)],
+    ) -> i16 {
+        let request = self.commit_request_for(member, generation, topics);
+        let code = |r: &kafka_protocol::messages::OffsetCommitResponse| {
+            r.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code).max().unwrap_or(0)
+        };
+        let answer = self.call(&request, 8, code).await.expect("the coordinator answers a commit");
+        code(&answer)
     }
 
     /// Commits. Gives the code.
     pub async fn commit(&mut self, member: &str, generation: i32, partition: i32, offset: i64) -> i16 {
-        let request = self.commit_request(member, generation, partition, offset);
-        let code = |r: &kafka_protocol::messages::OffsetCommitResponse| r.topics[0].partitions[0].error_code;
-        let answer = self.call(&request, 8, code).await.expect("the coordinator answers a commit");
-        code(&answer)
+        self.commit_for(member, generation, &[("t".to_owned(), vec![(partition, offset)])]).await
     }
 
     /// Everything that is committed, by partition of the topic `t`.

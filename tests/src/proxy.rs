@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +22,28 @@ pub enum Link {
     Silent,
     /// What the client says passes, what the server says does not.
     OneWay,
+    /// Everything passes; what the server says comes so many milliseconds late.
+    Slow(u64),
+}
+
+impl Link {
+    /// Whether what the client says passes.
+    fn takes(self) -> bool {
+        matches!(self, Self::Up | Self::OneWay | Self::Slow(_))
+    }
+
+    /// Whether what the server says passes.
+    fn answers(self) -> bool {
+        matches!(self, Self::Up | Self::Slow(_))
+    }
+
+    /// How late what the server says comes.
+    fn delay(self) -> Duration {
+        match self {
+            Self::Slow(ms) => Duration::from_millis(ms),
+            Self::Up | Self::Down | Self::Silent | Self::OneWay => Duration::ZERO,
+        }
+    }
 }
 
 /// A proxy, which ends when it is dropped.
@@ -70,13 +93,13 @@ async fn connection(client: TcpStream, target: u16, mut link: watch::Receiver<Li
     let mut is_down = link.clone();
     let passing = async {
         // While nothing passes, a connection is made by the client's kernel alone.
-        let _ = link.wait_for(|l| matches!(l, Link::Up | Link::OneWay)).await;
+        let _ = link.wait_for(|l| l.takes()).await;
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::join!(
-            copy(from_client, to_server, link.clone(), |l| matches!(l, Link::Up | Link::OneWay)),
-            copy(from_server, to_client, link.clone(), |l| l == Link::Up),
+            copy(from_client, to_server, link.clone(), Link::takes, |_| Duration::ZERO),
+            copy(from_server, to_client, link.clone(), Link::answers, Link::delay),
         );
     };
     tokio::select! {
@@ -91,6 +114,7 @@ async fn copy(
     mut to: OwnedWriteHalf,
     mut link: watch::Receiver<Link>,
     passes: fn(Link) -> bool,
+    delay: fn(Link) -> Duration,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -101,6 +125,10 @@ async fn copy(
         if read == 0 {
             let _ = to.shutdown().await;
             return;
+        }
+        let delay = delay(*link.borrow());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;

@@ -299,7 +299,7 @@ mod tests {
         let principal = issuer.verifier.verify(&token(&issuer, &header, &claims), NOW_MS).unwrap();
         assert_eq!(&*principal.name, "ana");
         assert_eq!(principal.scopes, [Scope::Read, Scope::Topology]);
-        assert!(principal.topics.allow("a.b") && !principal.topics.allow("b"));
+        assert!(principal.topics.covers("a.b") && !principal.topics.covers("b"));
     }
 
     #[test]

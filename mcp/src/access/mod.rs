@@ -59,7 +59,7 @@ pub enum Prefixes {
 
 impl Prefixes {
     /// Whether `name` may be seen.
-    pub fn allow(&self, name: &str) -> bool {
+    pub fn covers(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Of(prefixes) => prefixes.iter().any(|p| name.starts_with(p.as_str())),
@@ -268,9 +268,9 @@ mod tests {
     #[test]
     fn prefixes_hide_what_they_do_not_name() {
         let some = Prefixes::Of(vec!["team-a.".to_owned()]);
-        assert!(some.allow("team-a.orders") && !some.allow("team-b.orders") && !some.allow("team-a"));
-        assert!(Prefixes::All.allow("anything"));
-        assert!(!Prefixes::Of(Vec::new()).allow("anything"));
+        assert!(some.covers("team-a.orders") && !some.covers("team-b.orders") && !some.covers("team-a"));
+        assert!(Prefixes::All.covers("anything"));
+        assert!(!Prefixes::Of(Vec::new()).covers("anything"));
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub enum Code {
     CommitFailing,
     /// What a group committed is not in the log.
     OffsetsOutOfRange,
+    /// Retention will overtake a group: why it is slow matters once its records are safe.
+    RetentionOvertaking,
     /// Nobody is in the group.
     EmptyGroup,
     /// The group rebalances again and again.
@@ -109,8 +111,6 @@ pub enum Code {
     ProducerSurge,
     /// Less is read than is produced.
     ConsumerSlow,
-    /// Retention will overtake a group.
-    RetentionOvertaking,
     /// A group has committed nothing.
     NeverCommitted,
     /// A broker is leaving.
@@ -132,6 +132,7 @@ impl Code {
         Self::StorageFailing,
         Self::CommitFailing,
         Self::OffsetsOutOfRange,
+        Self::RetentionOvertaking,
         Self::EmptyGroup,
         Self::RebalanceStorm,
         Self::BrokerDown,
@@ -147,7 +148,6 @@ impl Code {
         Self::ConsumerStalled,
         Self::ProducerSurge,
         Self::ConsumerSlow,
-        Self::RetentionOvertaking,
         Self::NeverCommitted,
         Self::BrokerDraining,
         Self::MetricsBlind,

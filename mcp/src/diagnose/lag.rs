@@ -14,6 +14,7 @@ pub const ESSENTIAL: &[&str] = &["group.members", "group.lag"];
 /// The rules.
 pub const RULES: &[Rule] = &[
     out_of_range,
+    overtaking,
     empty_group,
     rebalance_storm,
     no_broker,
@@ -23,7 +24,6 @@ pub const RULES: &[Rule] = &[
     stalled,
     surge,
     slow,
-    overtaking,
     never_committed,
     no_lag,
 ];

@@ -27,15 +27,26 @@ use crate::audit::AuditLine;
 use crate::clock::rfc3339;
 use crate::foreign::clean;
 use crate::metrics::RefusedFor;
-use crate::server::{self, Caller};
+use crate::server::{self, Answers, Caller, Own};
 
 /// Where RFC 9728 says that the metadata of `/mcp` are.
 const METADATA_PATH: &str = "/.well-known/oauth-protected-resource/mcp";
 
 /// Every route.
 pub fn router(observer: &Arc<Observer>) -> Router {
+    router_to(observer, Own)
+}
+
+/// Every route, with somebody else's answers at `/mcp`.
+pub fn router_to<A: Answers>(observer: &Arc<Observer>, answers: A) -> Router {
+    let answer = move |State(observer): State<Arc<Observer>>,
+                       ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+                       request: Request| {
+        let answers = answers.clone();
+        async move { mcp(&observer, &answers, peer, request).await }
+    };
     let mut routes = Router::new()
-        .route("/mcp", any(mcp))
+        .route("/mcp", any(answer))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
@@ -75,9 +86,10 @@ async fn resource_metadata(State(observer): State<Arc<Observer>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], metadata.to_string()).into_response()
 }
 
-async fn mcp(
-    State(observer): State<Arc<Observer>>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+async fn mcp<A: Answers>(
+    observer: &Arc<Observer>,
+    answers: &A,
+    peer: SocketAddr,
     request: Request,
 ) -> Response {
     let Ok(_permit) = observer.requests.try_acquire() else {
@@ -85,10 +97,10 @@ async fn mcp(
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time", Some(1));
     };
     let client = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(clean);
-    match admit(&observer, peer, &request) {
+    match admit(observer, peer, &request) {
         Ok(principal) => {
             let caller = Caller { principal, peer: peer.ip().to_string(), client };
-            server::serve(&observer, caller, request).await
+            server::serve(observer, answers, caller, request).await
         }
         Err(refusal) => {
             let now_ms = observer.clock.now_ms();

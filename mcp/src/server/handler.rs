@@ -53,7 +53,7 @@ fn publish(tool: Tool) -> Published {
 
 /// Answers one request.
 #[derive(Clone, Debug)]
-pub(super) struct Handler {
+pub(crate) struct Handler {
     observer: Arc<Observer>,
     caller: Caller,
 }

@@ -15,7 +15,7 @@ use rmcp::transport::streamable_http_server::session::never::NeverSessionManager
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tower::Service as _;
 
-use self::handler::Handler;
+pub(crate) use self::handler::Handler;
 use crate::Observer;
 use crate::access::Principal;
 use crate::limits::REQUEST_BYTES;
@@ -31,8 +31,34 @@ pub struct Caller {
     pub client: Option<String>,
 }
 
-/// Answers one request of somebody who was let in. The handler is made for this request, so it always knows its caller.
-pub async fn serve(observer: &Arc<Observer>, caller: Caller, request: Request) -> Response {
+/// Who answers the protocol behind the door: the observer, or what the protocol's conformance suite is tried with.
+pub trait Answers: Clone + Send + Sync + 'static {
+    /// Answers one request.
+    type Handler: rmcp::ServerHandler + Clone;
+
+    /// For a request of somebody who was let in. It is made for this request, so it always knows its caller.
+    fn handler(&self, observer: &Arc<Observer>, caller: Caller) -> Self::Handler;
+}
+
+/// The observer's own answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own;
+
+impl Answers for Own {
+    type Handler = Handler;
+
+    fn handler(&self, observer: &Arc<Observer>, caller: Caller) -> Handler {
+        Handler::new(observer.clone(), caller)
+    }
+}
+
+/// Answers one request of somebody who was let in.
+pub(crate) async fn serve<A: Answers>(
+    observer: &Arc<Observer>,
+    answers: &A,
+    caller: Caller,
+    request: Request,
+) -> Response {
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
@@ -41,7 +67,7 @@ pub async fn serve(observer: &Arc<Observer>, caller: Caller, request: Request) -
         .enforce_origin_validation()
         .with_max_request_body_bytes(REQUEST_BYTES)
         .with_cancellation_token(observer.stop.child_token());
-    let handler = Handler::new(observer.clone(), caller);
+    let handler = answers.handler(observer, caller);
     let sessions = Arc::new(NeverSessionManager::default());
     let mut service = StreamableHttpService::new(move || Ok(handler.clone()), sessions, config);
     match service.call(request).await {

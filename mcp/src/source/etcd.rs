@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use strandline_metadata::backend::{BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
-use strandline_metadata::keys::Keyspace;
+use strandline_metadata::keys::{Key, Keyspace};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -21,31 +21,67 @@ use crate::clock::Clock;
 use crate::limits::ETCD_READS_IN_FLIGHT;
 use crate::metrics::Metrics;
 
-/// What of the cluster a call needs.
+/// What of the cluster a call needs: which families of keys. The less, the less etcd has to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Need {
-    /// Brokers, cluster, configs, groups, leaders.
-    Plain,
-    /// Topics and watermarks.
-    Topics,
-    /// Both of these.
-    PlainAndTopics,
-    /// Committed offsets, topics and watermarks.
-    Offsets,
-    /// Everything, committed offsets too.
-    All,
-}
+pub struct Need(u8);
 
 impl Need {
+    /// Brokers, cluster, configs, groups, leaders.
+    pub const PLAIN: Self = Self(1);
+    const COMMITS: Self = Self(1 << 1);
+    /// The snapshot.
+    pub const SNAPSHOT: Self = Self(1 << 2);
+    /// Topics.
+    pub const TOPICS: Self = Self(1 << 3);
+    const WATERMARKS: Self = Self(1 << 4);
+
+    /// Topics and how far they are.
+    pub const ENDS: Self = Self::TOPICS.and(Self::WATERMARKS);
+    /// Topics, and what the cluster's defaults are.
+    pub const PLAIN_AND_TOPICS: Self = Self::PLAIN.and(Self::TOPICS);
+    /// The same, and how far they are.
+    pub const PLAIN_AND_ENDS: Self = Self::PLAIN.and(Self::ENDS);
+    /// Committed offsets, and the topics that they are for.
+    pub const OFFSETS: Self = Self::COMMITS.and(Self::TOPICS);
+    /// Groups, those too that only committed.
+    pub const GROUPS: Self = Self::PLAIN.and(Self::COMMITS);
+    /// The same, and topics.
+    pub const GROUPS_AND_TOPICS: Self = Self::GROUPS.and(Self::TOPICS);
+    /// Everything.
+    pub const ALL: Self = Self::PLAIN.and(Self::COMMITS).and(Self::ENDS);
+
+    /// Both. What lies between two families behind the log is read with them: it is one range.
+    const fn and(self, other: Self) -> Self {
+        let bits = self.0 | other.0;
+        let stored = bits & !Self::PLAIN.0;
+        if stored == 0 {
+            return Self(bits);
+        }
+        let below_first = (1 << stored.trailing_zeros()) - 1;
+        let to_last = u8::MAX >> stored.leading_zeros();
+        Self(bits | (to_last & !below_first))
+    }
+
+    const fn has(self, family: Self) -> bool {
+        self.0 & family.0 != 0
+    }
+
     /// Whether what was read for `self` answers `other` as well.
-    fn covers(self, other: Self) -> bool {
-        self == other
-            || match self {
-                Self::All => true,
-                Self::PlainAndTopics => other != Self::All,
-                Self::Offsets => other == Self::Topics,
-                Self::Plain | Self::Topics => false,
-            }
+    const fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The ranges that have it: two at most.
+    fn spans(self, keys: &Keyspace) -> Vec<KeyRange> {
+        let plain = self.has(Self::PLAIN).then(|| keys.brokers_to_leaders());
+        let stored = [
+            (Self::COMMITS, keys.offsets()),
+            (Self::SNAPSHOT, KeyRange::key(keys.encode(&Key::Snapshot))),
+            (Self::TOPICS, keys.topics()),
+            (Self::WATERMARKS, keys.watermarks()),
+        ];
+        let stored = stored.into_iter().filter(|(family, _)| self.has(*family)).map(|(_, range)| range);
+        plain.into_iter().chain(stored.reduce(KeyRange::to)).collect()
     }
 }
 
@@ -206,16 +242,7 @@ impl SharedParts {
 
     async fn read_at_one_revision(&self, need: Need) -> Result<Arc<View>, EtcdError> {
         let _slot = self.slots.acquire().await.map_err(|e| EtcdError::Unavailable(e.to_string()))?;
-        let (plain, stored) = match need {
-            Need::Plain => (true, None),
-            Need::Topics => (false, Some(self.keys.topics_and_watermarks())),
-            Need::PlainAndTopics => (true, Some(self.keys.topics_and_watermarks())),
-            Need::Offsets => (false, Some(self.keys.offsets_to_watermarks())),
-            Need::All => (true, Some(self.keys.offsets_to_watermarks())),
-        };
-        let mut spans = Vec::new();
-        spans.extend(plain.then(|| self.keys.brokers_to_leaders()));
-        spans.extend(stored);
+        let spans = need.spans(&self.keys);
         let mut revision = None;
         let mut kvs = Vec::new();
         for span in &spans {
@@ -261,5 +288,41 @@ fn error_of(error: BackendError) -> EtcdError {
         | BackendError::Denied(_)
         | BackendError::LeaseGone(_)
         | BackendError::Broken(_) => EtcdError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_need_takes_more_than_two_ranges_and_each_has_what_it_says() {
+        let keys = Keyspace::new("t").unwrap();
+        let (offsets, topic) = (
+            Key::Offsets { group: "g".to_owned(), topic: "t".to_owned(), part: 0 },
+            Key::Topic("t".to_owned()),
+        );
+        let watermarks = Key::Watermarks { topic_id: uuid::Uuid::max(), part: 0 };
+        let log = Key::Log { incarnation: 1, sequence: 1 };
+        let families = [
+            (Need::PLAIN, Key::Group("g".to_owned())),
+            (Need::COMMITS, offsets),
+            (Need::SNAPSHOT, Key::Snapshot),
+            (Need::TOPICS, topic),
+            (Need::WATERMARKS, watermarks),
+        ];
+        for first in &families {
+            for second in &families {
+                let need = first.0.and(second.0);
+                let spans = need.spans(&keys);
+                assert!(spans.len() <= 2, "{need:?}");
+                let is_read = |key: &Key| spans.iter().any(|s| s.contains(&keys.encode(key)));
+                for (family, key) in &families {
+                    assert_eq!(need.covers(*family), is_read(key), "{need:?} {key:?}");
+                }
+                assert!(!is_read(&log), "{need:?}");
+            }
+        }
+        assert!(Need::ALL.covers(Need::GROUPS_AND_TOPICS) && !Need::GROUPS.covers(Need::ALL));
     }
 }

@@ -46,6 +46,31 @@ pub struct Past {
     pub end: i64,
 }
 
+/// What a group was at earlier times, the oldest first.
+#[derive(Clone, Debug)]
+pub struct GroupPast<'a> {
+    samples: Vec<(&'a Sample, Option<&'a HashMap<PartitionId, i64>>)>,
+}
+
+impl GroupPast<'_> {
+    /// What a partition was at the oldest time at which its commit is known; if there is none, at the oldest at which the
+    /// partition is.
+    pub fn of(&self, topic_id: Uuid, partition: u32) -> Option<Past> {
+        let key = (topic_id, partition);
+        let mut without_commit = None;
+        for (sample, commits) in &self.samples {
+            let Some((log_start, end)) = sample.ends.get(&key).copied() else { continue };
+            let committed = commits.and_then(|c| c.get(&key)).copied();
+            let past = Past { at_ms: sample.at_ms, committed, log_start, end };
+            if committed.is_some() {
+                return Some(past);
+            }
+            without_commit.get_or_insert(past);
+        }
+        without_commit
+    }
+}
+
 /// The samples.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -116,21 +141,10 @@ impl Progress {
         }
     }
 
-    /// What a partition of a group was, at the oldest time not older than `since_ms` at which its commit is known; if there
-    /// is none, at the oldest at which the partition is.
-    pub fn past(&self, group: &str, topic_id: Uuid, partition: u32, since_ms: i64) -> Option<Past> {
-        let key = (topic_id, partition);
-        let mut without_commit = None;
-        for sample in self.samples.iter().filter(|s| s.at_ms >= since_ms) {
-            let Some((log_start, end)) = sample.ends.get(&key).copied() else { continue };
-            let committed = sample.commits.get(group).and_then(|c| c.get(&key)).copied();
-            let past = Past { at_ms: sample.at_ms, committed, log_start, end };
-            if committed.is_some() {
-                return Some(past);
-            }
-            without_commit.get_or_insert(past);
-        }
-        without_commit
+    /// What a group was since a time, for those who ask for several of its partitions.
+    pub fn of(&self, group: &str, since_ms: i64) -> GroupPast<'_> {
+        let samples = self.samples.iter().filter(|s| s.at_ms >= since_ms);
+        GroupPast { samples: samples.map(|s| (s, s.commits.get(group))).collect() }
     }
 
     /// How many samples there are, and from when the oldest is.
@@ -173,9 +187,9 @@ mod tests {
             samples: [sample(10, None), sample(20, Some(3)), sample(30, Some(4))].into(),
             ..Progress::default()
         };
-        assert_eq!(progress.past("g", id, 0, 0).map(|p| (p.at_ms, p.committed)), Some((20, Some(3))));
-        assert_eq!(progress.past("other", id, 0, 0).map(|p| (p.at_ms, p.committed)), Some((10, None)));
-        assert_eq!(progress.past("g", id, 1, 0), None);
+        assert_eq!(progress.of("g", 0).of(id, 0).map(|p| (p.at_ms, p.committed)), Some((20, Some(3))));
+        assert_eq!(progress.of("other", 0).of(id, 0).map(|p| (p.at_ms, p.committed)), Some((10, None)));
+        assert_eq!(progress.of("g", 0).of(id, 1), None);
     }
 
     #[test]

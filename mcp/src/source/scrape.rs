@@ -5,6 +5,7 @@
 //! followed and no more than 8 MiB is read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
@@ -23,7 +24,7 @@ use crate::limits::{SCRAPE_BYTES, SCRAPE_TARGETS, SCRAPES_IN_FLIGHT};
 use crate::metrics::Metrics;
 
 /// Groups whose lag has a history.
-const HISTORY_GROUPS: usize = 1_000;
+pub const HISTORY_GROUPS: usize = 1_000;
 
 /// A source's name, for a broker whose node id is known.
 pub fn source_of(node_id: i32) -> String {
@@ -37,6 +38,8 @@ pub struct Samples {
     progress: Arc<Mutex<Progress>>,
     /// Why registered endpoints are not read, by source.
     refused: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Groups whose lag had no room in the history.
+    groups_left_out: Arc<AtomicUsize>,
     interval_ms: i64,
 }
 
@@ -47,6 +50,7 @@ impl Samples {
             history: Arc::new(Mutex::new(History::new(config.history_bytes))),
             progress: Arc::default(),
             refused: Arc::default(),
+            groups_left_out: Arc::default(),
             interval_ms: i64::try_from(config.interval.as_millis()).unwrap_or(i64::MAX),
         }
     }
@@ -64,6 +68,11 @@ impl Samples {
     /// Registered endpoints that are not read, and why.
     pub fn refused(&self) -> BTreeMap<String, String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Groups whose lag has no history, since there are more than are kept: those that come last in the order of ids.
+    pub fn groups_left_out(&self) -> usize {
+        self.groups_left_out.load(Ordering::Relaxed)
     }
 
     /// Between samples, in ms.
@@ -122,7 +131,7 @@ impl Scraper {
     /// One pass over all sources.
     pub async fn pass(&self) {
         // Etcd first: it says where the brokers are.
-        let view = self.etcd.read(Need::All).await.ok();
+        let view = self.etcd.read(Need::ALL).await.ok();
         if let Some(view) = &view {
             self.samples.progress().push(view);
             self.note_lags(view);
@@ -168,6 +177,8 @@ impl Scraper {
     /// part is unknown has a hole.
     fn note_lags(&self, view: &View) {
         let mut history = self.samples.history();
+        let left_out = view.offsets.len().saturating_sub(HISTORY_GROUPS);
+        self.samples.groups_left_out.store(left_out, Ordering::Relaxed);
         for (group, topics) in view.offsets.iter().take(HISTORY_GROUPS) {
             let mut total = Some(0);
             for (name, parts) in topics {

@@ -62,10 +62,10 @@ pub struct Marks {
 }
 
 /// What a group committed for a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit<'a> {
     /// What was committed.
-    pub committed: CommittedOffset,
+    pub committed: &'a CommittedOffset,
     /// Revision of the newest put of the key that it is in: no commit in it is younger.
     pub revision: i64,
 }
@@ -173,12 +173,12 @@ impl View {
     }
 
     /// What a group committed for a partition of a topic; nothing if it was for another topic of the same name.
-    pub fn commit(&self, group: &str, topic: &str, topic_id: Uuid, partition: u32) -> Option<Commit> {
+    pub fn commit(&self, group: &str, topic: &str, topic_id: Uuid, partition: u32) -> Option<Commit<'_>> {
         let stored = self.offsets.get(group)?.get(topic)?.get(&(partition / OFFSETS_PER_KEY))?;
         if stored.value.topic_id != topic_id {
             return None;
         }
-        let committed = stored.value.partitions.get(&partition)?.clone();
+        let committed = stored.value.partitions.get(&partition)?;
         Some(Commit { committed, revision: stored.mod_revision })
     }
 

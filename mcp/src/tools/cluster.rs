@@ -91,7 +91,7 @@ pub(super) const EXPLAIN_ACCESS: ToolSpec = ToolSpec {
 
 /// A count or level that is whole.
 fn whole(number: Option<f64>) -> Option<i64> {
-    number.and_then(super::lag::whole)
+    number.and_then(figures::whole)
 }
 
 fn broker_rows(call: &Call<'_>, view: &View) -> Vec<Value> {
@@ -215,7 +215,7 @@ pub(crate) fn health(reasons: &[Reason]) -> &'static str {
 
 pub(super) async fn cluster_status(call: &mut Call<'_>) -> Result<Body, ToolError> {
     // A cluster whose etcd is away has a status too.
-    let view = call.view(Need::All).await.ok();
+    let view = call.view(Need::GROUPS_AND_TOPICS).await.ok();
     if view.is_none() {
         call.meta.missing("etcd_unavailable", "etcd cannot be read: brokers, topics and groups are unknown");
     }
@@ -307,7 +307,7 @@ pub(super) fn cluster_metrics(call: &mut Call<'_>) -> Result<Body, ToolError> {
 }
 
 pub(super) async fn describe_brokers(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::GROUPS_AND_TOPICS).await?;
     let window = figures::window(call, "5m")?;
     let figures = Figures::new(call, window, None)?;
     let each = figures.each();
@@ -341,7 +341,7 @@ pub(super) async fn describe_brokers(call: &mut Call<'_>) -> Result<Body, ToolEr
 
 pub(super) async fn storage_status(call: &mut Call<'_>) -> Result<Body, ToolError> {
     // Without etcd, only the snapshot is unknown.
-    let view = call.view(Need::Offsets).await.ok();
+    let view = call.view(Need::SNAPSHOT).await.ok();
     if view.is_none() {
         call.meta.missing("etcd_unavailable", "etcd cannot be read: the snapshot is unknown");
     }

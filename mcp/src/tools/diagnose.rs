@@ -1,5 +1,7 @@
 //! Diagnosis: what is wrong, by deterministic rules over evidence, in one shape.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::answer::{Code, ToolError};
@@ -128,8 +130,8 @@ fn render(call: &mut Call<'_>, report: &Report, exhibits: &Exhibits) -> Body {
 }
 
 /// etcd, if it can be read: what is wrong can be asked without it too.
-async fn view_if_any(call: &mut Call<'_>) -> Option<std::sync::Arc<View>> {
-    let view = call.view(Need::All).await.ok();
+async fn view_if_any(call: &mut Call<'_>, need: Need) -> Option<Arc<View>> {
+    let view = call.view(need).await.ok();
     if view.is_none() {
         call.meta.missing("etcd_unavailable", "etcd cannot be read: what rests on it is missing");
     }
@@ -137,7 +139,7 @@ async fn view_if_any(call: &mut Call<'_>) -> Option<std::sync::Arc<View>> {
 }
 
 pub(super) async fn diagnose_group_lag(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
     let id = call.find_group(&view, &wanted)?.to_owned();
     let window = figures::window(call, "5m")?;
@@ -170,7 +172,7 @@ fn with_rates(exhibits: &Exhibits) -> Vec<&'static str> {
 }
 
 pub(super) async fn diagnose_broker(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = view_if_any(call).await;
+    let view = view_if_any(call, Need::PLAIN).await;
     let node_id = call.args.int("broker_id").and_then(|n| i32::try_from(n).ok()).unwrap_or(-1);
     let window = figures::window(call, "5m")?;
     let Some(into) = evidence::broker(call, view.as_deref(), window, node_id)? else {
@@ -215,11 +217,11 @@ pub(super) fn diagnose_storage(call: &mut Call<'_>) -> Result<Body, ToolError> {
 }
 
 /// The groups that are worst off: those that somebody uses before those that were given up.
-fn worst_groups(call: &Call<'_>, view: &View, window: Window) -> Vec<String> {
+fn worst_groups(call: &Call<'_>, view: &Arc<View>, window: Window) -> Vec<String> {
     let mut found = Vec::new();
     let rebalances = group::rebalances(call, window).unwrap_or_default();
-    for id in view.group_ids().into_iter().filter(|id| call.sees_group(id)) {
-        let total = lag::total(call, view, id);
+    for (id, rows) in lag::every(call, view).iter().filter(|(id, _)| call.sees_group(id)) {
+        let total = lag::sum(rows.iter().filter(|r| call.sees_topic(&r.topic)));
         let is_behind =
             total.lag.is_some_and(|l| l > 0) || total.out_of_range > 0 || total.never_committed > 0;
         let storms = rebalances.get(id).is_some_and(|n| *n >= STORM);
@@ -239,7 +241,7 @@ async fn current_state(
     call: &mut Call<'_>,
     default_window: &str,
 ) -> Result<(Collected, Vec<Cause>), ToolError> {
-    let view = view_if_any(call).await;
+    let view = view_if_any(call, Need::ALL).await;
     let window = figures::window(call, default_window)?;
     let figures = Figures::new(call, window, None)?;
     let mut into = Collected::new(call, window, view.as_deref());

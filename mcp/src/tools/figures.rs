@@ -6,11 +6,21 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::answer::{Code, Covered, SourceStatus, ToolError};
-use super::lag::rounded;
 use crate::source::exposition;
 use crate::source::history::{
     COARSE_SPAN_MS, COARSE_STEP_MS, FINE_SPAN_MS, Track, Window, add_buckets, quantile,
 };
+
+/// A number of seconds that is not absurd.
+#[expect(clippy::cast_possible_truncation, reason = "it is checked to be small")]
+pub(crate) fn whole(seconds: f64) -> Option<i64> {
+    (seconds.is_finite() && seconds.abs() < 1e12).then(|| seconds.ceil() as i64)
+}
+
+/// Two digits behind the point are as many as a rate has.
+pub(crate) fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
 
 /// A source of metrics as a call sees it.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use strandline_metadata::values::group::{
 };
 
 use super::answer::ToolError;
-use super::page::Page;
+use super::page::{Page, is_behind};
 use super::spec::{CURSOR, GROUP, Kind, LIMIT, TOPIC, ToolSpec, optional, required};
 use super::{Body, Call, body, member};
 use crate::access::Scope;
@@ -151,11 +151,13 @@ pub(crate) fn coordinator(view: &View, id: &str) -> Option<i32> {
 }
 
 pub(super) async fn list_groups(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let topic = call.args.text("topic").map(str::to_owned);
+    // Topics are needed only where one is asked for.
+    let need = if topic.is_some() { Need::GROUPS_AND_TOPICS } else { Need::GROUPS };
+    let view = call.view(need).await?;
     let (after, limit) = (call.position()?, call.args.limit());
     let prefix = call.args.text("prefix").unwrap_or_default().to_owned();
     let state = call.args.text("state").map(str::to_owned);
-    let topic = call.args.text("topic").map(str::to_owned);
     if let Some(topic) = &topic {
         super::topics::find(call, &view, topic)?;
     }
@@ -271,7 +273,7 @@ fn member_row(call: &Call<'_>, member: &Member) -> Value {
 }
 
 pub(super) async fn describe_group(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
     let id = call.find_group(&view, &wanted)?.to_owned();
     let (after, limit) = (call.position()?, call.args.limit());
@@ -308,20 +310,20 @@ pub(super) async fn describe_group(call: &mut Call<'_>) -> Result<Body, ToolErro
         "rebalance_timeout_ms": rebalance_timeout_ms,
         "state_since": view.groups.get(&id).and_then(|g| rfc3339(g.value.state_since_ms)),
         "coordinator_id": coordinator(&view, &id), "member_count": group.members, "members": page.items,
-        "total_lag": super::lag::total(call, &view, &id).lag,
+        "total_lag": super::lag::sum(super::lag::rows(call, &view, &id).iter()).lag,
         "last_commit_at": last_commit_ms(call, &view, &id).and_then(rfc3339),
         "configs": configs, "next_cursor": next,
     })))
 }
 
 pub(super) async fn fetch_offsets(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::Offsets).await?;
+    let view = call.view(Need::OFFSETS).await?;
     let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
     // Of groups, only those that committed are read here; one that did not has nothing to show but nulls.
     let id = match call.find_group(&view, &wanted) {
         Ok(id) => id.to_owned(),
         Err(error) => {
-            let groups = call.view(Need::Plain).await?;
+            let groups = call.view(Need::PLAIN).await?;
             // The answer still rests on the first read.
             call.meta.revision = Some(view.revision);
             call.find_group(&groups, &wanted).map_err(|_| error)?.to_owned()
@@ -336,26 +338,21 @@ pub(super) async fn fetch_offsets(call: &mut Call<'_>) -> Result<Body, ToolError
         let committed = view.offsets.get(&id).into_iter().flat_map(BTreeMap::keys);
         committed.filter(|t| call.sees_topic(t)).cloned().collect()
     };
-    let (after, limit) = (call.position()?, call.args.limit());
-    let after = after
-        .as_deref()
-        .and_then(|a| a.rsplit_once('/'))
-        .map(|(t, p)| (t.to_owned(), p.parse::<i64>().unwrap_or(-1)));
+    let (after, limit) = (call.partition_position()?, call.args.limit());
     let mut page = Page::default();
     'topics: for name in topics {
         let Some(topic) = view.topics.get(&name) else { continue };
         for partition in 0..topic.value.partitions {
-            if after.as_ref().is_some_and(|(t, p)| (name.as_str(), i64::from(partition)) <= (t.as_str(), *p))
-            {
+            if !is_behind(after.as_ref(), &name, partition) {
                 continue;
             }
             let commit = view.commit(&id, &name, topic.value.topic_id, partition).map(|c| c.committed);
             let row = json!({
                 "topic": clean(&name), "partition": partition,
-                "offset": commit.as_ref().map(|c| c.offset),
-                "metadata": commit.as_ref().map(|c| clean(&c.metadata)),
-                "committed_at": commit.as_ref().and_then(|c| rfc3339(c.time_ms)),
-                "leader_epoch": commit.as_ref().map(|c| c.leader_epoch).filter(|&e| e >= 0),
+                "offset": commit.map(|c| c.offset),
+                "metadata": commit.map(|c| clean(&c.metadata)),
+                "committed_at": commit.and_then(|c| rfc3339(c.time_ms)),
+                "leader_epoch": commit.map(|c| c.leader_epoch).filter(|&e| e >= 0),
             });
             if !page.push(limit, format!("{name}/{partition}"), row) {
                 break 'topics;

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::answer::{Code, ToolError};
-use super::figures::{self, Figures};
-use super::lag::rounded;
+use super::figures::{self, Figures, rounded};
 use super::page::Page;
 use super::spec::{CURSOR, END, GROUP, Kind, LIMIT, START, ToolSpec, WINDOW, optional, required};
 use super::{Body, Call, body};
@@ -14,6 +13,7 @@ use crate::foreign::clean;
 use crate::source::changes::Family;
 use crate::source::exposition;
 use crate::source::history::{Track, Window, add_buckets, precise, quantile};
+use crate::source::scrape::HISTORY_GROUPS;
 
 /// Points of a series at most.
 const MAX_POINTS: i64 = 200;
@@ -224,7 +224,7 @@ async fn group_track(call: &mut Call<'_>, id: &str) -> Result<Track, ToolError> 
     if id.is_empty() {
         return Err(ToolError::new(Code::InvalidArgument, "group_id: group_lag needs it"));
     }
-    let view = call.view(crate::source::etcd::Need::All).await?;
+    let view = call.view(crate::source::etcd::Need::GROUPS).await?;
     let id = call.find_group(&view, id)?.to_owned();
     if call.principal.topics.is_limited() {
         let message =
@@ -234,7 +234,21 @@ async fn group_track(call: &mut Call<'_>, id: &str) -> Result<Track, ToolError> 
         );
     }
     let track = call.observer.samples.history().track(&format!("group:{id}")).cloned();
-    track.ok_or_else(|| ToolError::new(Code::WindowOutOfRange, "there is no history of this group's lag yet"))
+    let left_out = call.observer.samples.groups_left_out();
+    match track {
+        Some(track) => Ok(track),
+        None if left_out > 0 => {
+            call.meta.missing(
+                "groups_left_out",
+                format!(
+                    "lag has a history for {HISTORY_GROUPS} groups only, the first in the order of ids; {left_out} have none, maybe \
+                     this one too: its points are unknown"
+                ),
+            );
+            Ok(Track::default())
+        }
+        None => Err(ToolError::new(Code::WindowOutOfRange, "there is no history of this group's lag yet")),
+    }
 }
 
 /// The value of a metric in a step, and how many sources it is from.

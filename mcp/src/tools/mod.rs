@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 pub use self::answer::Rendered;
 use self::answer::{Code, Meta, SourceStatus, ToolError, render};
+pub(crate) use self::lag::Judged;
 use self::page::{Binding, Page};
 use self::spec::{Args, ToolSpec};
 pub(crate) use self::topics::shown as shown_config;
@@ -267,12 +268,12 @@ impl Call<'_> {
 
     /// Whether the caller may see this topic.
     pub(crate) fn sees_topic(&self, name: &str) -> bool {
-        self.principal.topics.allow(name)
+        self.principal.topics.covers(name)
     }
 
     /// Whether the caller may see this group.
     pub(crate) fn sees_group(&self, id: &str) -> bool {
-        self.principal.groups.allow(id)
+        self.principal.groups.covers(id)
     }
 
     /// Whether the caller may see addresses, hosts and member ids.
@@ -294,6 +295,13 @@ impl Call<'_> {
         let Some(cursor) = self.args.text("cursor") else { return Ok(None) };
         let arguments = self.args.canonical();
         page::position(&self.observer.seal, self.binding(&arguments), cursor, self.now_ms).map(Some)
+    }
+
+    /// The same in a list by topic and partition.
+    pub(crate) fn partition_position(&self) -> Result<Option<(String, i64)>, ToolError> {
+        let position = self.position()?;
+        let parts = position.as_deref().and_then(|a| a.rsplit_once('/'));
+        Ok(parts.map(|(topic, partition)| (topic.to_owned(), partition.parse().unwrap_or(-1))))
     }
 
     /// The cursor behind a page, null at the end.

@@ -63,6 +63,11 @@ fn bound(binding: Binding<'_>, payload: &str) -> String {
     format!("{}:{principal}{}:{tool}{}:{arguments}{payload}", principal.len(), tool.len(), arguments.len())
 }
 
+/// Whether a partition comes behind a position, which is one of a list by topic and partition.
+pub(super) fn is_behind(after: Option<&(String, i64)>, topic: &str, partition: u32) -> bool {
+    after.is_none_or(|(t, p)| (topic, i64::from(partition)) > (t.as_str(), *p))
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Page {

@@ -136,8 +136,9 @@ fn consumers(call: &Call<'_>, view: &View, name: &str) -> Vec<(String, Option<i6
             || groups::subscribed(view, id).contains(name)
     });
     let with_lag = consuming.take(CONSUMERS).map(|id| {
-        let rows: Vec<lag::Row> = lag::rows(call, view, id).into_iter().filter(|r| r.topic == name).collect();
-        (clean(id), lag::sum(&rows).lag)
+        let rows: Vec<lag::Row> =
+            lag::rows(call, view, id).into_iter().filter(|r| *r.topic == *name).collect();
+        (clean(id), lag::sum(rows.iter()).lag)
     });
     with_lag.collect()
 }
@@ -211,7 +212,7 @@ pub(super) async fn plan_create_topic(call: &mut Call<'_>) -> Result<Body, ToolE
             ToolError::new(Code::PermissionDenied, message).suggest("explain_access shows the prefixes")
         );
     }
-    let view = call.view(Need::PlainAndTopics).await?;
+    let view = call.view(Need::PLAIN_AND_TOPICS).await?;
     let set = given(call, "configs");
     printable_configs(&set)?;
     let partitions = call.args.int("partitions").and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
@@ -220,7 +221,7 @@ pub(super) async fn plan_create_topic(call: &mut Call<'_>) -> Result<Body, ToolE
 }
 
 pub(super) async fn plan_update_topic_config(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let name = call.args.text("topic").unwrap_or_default().to_owned();
     topics::find(call, &view, &name)?;
     let set = given(call, "set");
@@ -233,7 +234,7 @@ pub(super) async fn plan_update_topic_config(call: &mut Call<'_>) -> Result<Body
 }
 
 pub(super) async fn plan_add_partitions(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let name = call.args.text("topic").unwrap_or_default().to_owned();
     topics::find(call, &view, &name)?;
     let partitions = call.args.int("partitions").and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
@@ -266,7 +267,7 @@ fn offset_facts(
 }
 
 pub(super) async fn plan_reset_offsets(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
     let id = call.find_group(&view, &wanted)?.to_owned();
     printable("group_id", &id)?;
@@ -325,7 +326,7 @@ pub(super) async fn check_plan(call: &mut Call<'_>) -> Result<Body, ToolError> {
         let message = format!("there is no plan {:?} of this caller, or not any more", clean(&id));
         return Err(ToolError::new(Code::NotFound, message).suggest("make the plan anew: it is cheap"));
     };
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     // Whoever lost the sight of a topic since does not get it back by an old plan.
     let sees = call.sees_topic(&plan.topic) && plan.group.as_deref().is_none_or(|g| call.sees_group(g));
     if !sees {

@@ -244,9 +244,11 @@ pub fn output_schema(output: &str) -> Map<String, Value> {
     // A catalogue is read by a model in each conversation: what does not help it is left out. `error` and `meta` are the
     // same for every tool, and an answer has either `error` or all of the tool's own fields. Answers are held to the whole
     // of it by [`full_schema`], in tests.
-    properties.values_mut().for_each(|property| shorten(property, false));
-    properties.insert("error".to_owned(), json!({}));
-    properties.insert("meta".to_owned(), json!({}));
+    for property in properties.values_mut() {
+        *property = outlined(property);
+    }
+    properties.insert("error".to_owned(), json!({"type": "object"}));
+    properties.insert("meta".to_owned(), json!({"type": "object"}));
     let mut schema = Map::new();
     schema.insert("type".to_owned(), Value::from("object"));
     schema.insert("properties".to_owned(), Value::Object(properties));
@@ -274,25 +276,43 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Below the top level, names of fields and words to choose from are enough.
-fn shorten(schema: &mut Value, in_list: bool) {
-    let Some(map) = schema.as_object_mut() else { return };
-    map.remove("required");
-    if in_list && map.contains_key("properties") {
-        map.remove("type");
+/// Below the top level, the names of fields and the words to choose from are enough: they stand in a description. A model
+/// reads them there for a third of what a schema costs, and no client has to make sense of a schema that says nothing.
+fn outlined(schema: &Value) -> Value {
+    if let Some(branches) = schema.get("anyOf").and_then(Value::as_array) {
+        return json!({"anyOf": branches.iter().map(outlined).collect::<Vec<_>>()});
     }
-    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
-        for property in properties.values_mut() {
-            let is_plain = property.get("properties").is_none() && property.get("items").is_none();
-            if is_plain && property.get("enum").is_none() {
-                *property = json!({});
-            }
-            shorten(property, in_list);
-        }
+    if schema.get("properties").is_some() {
+        return json!({"type": "object", "description": outline(schema)});
     }
-    if let Some(items) = map.get_mut("items") {
-        shorten(items, true);
+    match schema.get("items") {
+        Some(items) => json!({"type": "array", "items": outlined(items)}),
+        None => schema.clone(),
     }
+}
+
+/// The fields of an object, as `a, b (x|y), c {d, e}`.
+fn outline(schema: &Value) -> String {
+    let fields = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let fields: Vec<String> = fields.map(|(name, field)| format!("{name}{}", outline_of(field))).collect();
+    fields.join(", ")
+}
+
+/// What of a field is worth a word.
+fn outline_of(field: &Value) -> String {
+    let null = json!({"type": "null"});
+    if let Some(branches) = field.get("anyOf").and_then(Value::as_array) {
+        return branches.iter().filter(|b| **b != null).map(outline_of).collect();
+    }
+    if field.get("properties").is_some() {
+        return format!(" {{{}}}", outline(field));
+    }
+    if let Some(items) = field.get("items").filter(|items| items.get("properties").is_some()) {
+        return format!(" [{{{}}}]", outline(items));
+    }
+    let words = field.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let words: Vec<&str> = words.filter_map(Value::as_str).collect();
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join("|")) }
 }
 
 /// An error, as every tool may answer it.
@@ -320,6 +340,7 @@ fn one(rest: &mut &str) -> Value {
         Some('i') => json!({"type": "integer"}),
         Some('n') => json!({"type": "number"}),
         Some('b') => json!({"type": "boolean"}),
+        // Nothing is said of it.
         Some('*') => json!({}),
         Some('(') => {
             let (words, behind) = rest.split_once(')').unwrap_or((rest, ""));
@@ -366,13 +387,13 @@ fn take(rest: &mut &str, expected: char) {
     *rest = rest.get(expected.len_utf8()..).unwrap_or_default();
 }
 
+/// The same or null. Not as a list of types, which not every client understands.
 fn nullable(mut schema: Value) -> Value {
-    if let Some(kind) = schema.get("type").cloned() {
-        schema["type"] = json!([kind, "null"]);
-    } else if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
         words.push(Value::Null);
+        return schema;
     }
-    schema
+    json!({"anyOf": [schema, {"type": "null"}]})
 }
 
 #[cfg(test)]
@@ -424,7 +445,7 @@ mod tests {
     #[test]
     fn a_notation_becomes_a_schema() {
         let schema = schema_of("{a:s?,b:[{c:i}],d:(x|y)?,e:<n>,f:*}");
-        assert_eq!(schema["properties"]["a"]["type"], json!(["string", "null"]));
+        assert_eq!(schema["properties"]["a"], json!({"anyOf": [{"type": "string"}, {"type": "null"}]}));
         assert_eq!(schema["properties"]["b"]["items"]["required"], json!(["c"]));
         assert_eq!(schema["properties"]["d"]["enum"], json!(["x", "y", null]));
         assert_eq!(schema["properties"]["e"]["additionalProperties"]["type"], "number");
@@ -436,7 +457,10 @@ mod tests {
         );
         schema_of(META);
         schema_of(ERROR);
-        let nested = Value::Object(output_schema("{a:[{b:{c:s}}]}"));
-        assert_eq!(nested["properties"]["a"]["items"]["properties"]["b"]["properties"], json!({"c": {}}));
+        let nested = Value::Object(output_schema("{a:[{b:{c:s},d:(x|y)?,e:[{f:i?}]?}]?,g:{h:n}}"));
+        let item = json!({"type": "object", "description": "b {c}, d (x|y), e [{f}]"});
+        let list = json!({"anyOf": [{"type": "array", "items": item}, {"type": "null"}]});
+        assert_eq!(nested["properties"]["a"], list);
+        assert_eq!(nested["properties"]["g"], json!({"type": "object", "description": "h"}));
     }
 }

@@ -78,7 +78,7 @@ pub(super) const AUDIT_TOPICS: ToolSpec = ToolSpec {
 };
 
 pub(super) async fn list_topics(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::Topics).await?;
+    let view = call.view(Need::ENDS).await?;
     let prefix = call.args.text("prefix").unwrap_or_default().to_owned();
     let (after, limit) = (call.position()?, call.args.limit());
     let seen = || view.topics.iter().filter(|(name, _)| call.sees_topic(name) && name.starts_with(&prefix));
@@ -130,7 +130,7 @@ fn chosen<'v>(
 }
 
 pub(super) async fn describe_topics(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::PlainAndTopics).await?;
+    let view = call.view(Need::PLAIN_AND_ENDS).await?;
     let (after, limit) = (call.position()?, call.args.limit());
     // A position is a topic and a partition: a topic with many partitions goes over several pages.
     let (after_topic, after_partition) = match after.as_deref().and_then(|a| a.rsplit_once('/')) {
@@ -214,7 +214,7 @@ pub(crate) fn find<'v>(call: &Call<'_>, view: &'v View, name: &str) -> Result<&'
 }
 
 pub(super) async fn get_partition_offsets(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::Topics).await?;
+    let view = call.view(Need::ENDS).await?;
     let name = call.args.text("topic").unwrap_or_default().to_owned();
     let topic = find(call, &view, &name)?;
     let wanted: Vec<u32> = match call.args.ints("partitions") {
@@ -299,7 +299,7 @@ pub(crate) fn shown(name: &str, value: &str) -> String {
 }
 
 pub(super) async fn describe_configs(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::PlainAndTopics).await?;
+    let view = call.view(Need::PLAIN_AND_TOPICS).await?;
     let (after, limit) = (call.position()?, call.args.limit());
     let mut page = Page::default();
     for (name, topic) in chosen(call, &view, after.as_deref()) {
@@ -416,7 +416,7 @@ fn findings(view: &View, topic: &TopicValue, is_consumed: bool, now_ms: i64) -> 
 }
 
 pub(super) async fn audit_topics(call: &mut Call<'_>) -> Result<Body, ToolError> {
-    let view = call.view(Need::All).await?;
+    let view = call.view(Need::ALL).await?;
     let prefix = call.args.text("prefix").unwrap_or_default().to_owned();
     let (after, limit) = (call.position()?, call.args.limit());
     let after = after.as_deref().and_then(|a| a.rsplit_once('/')).map(|(n, c)| (n.to_owned(), c.to_owned()));

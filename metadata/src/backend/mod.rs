@@ -77,6 +77,19 @@ impl KeyRange {
         Self::Span { start, end: end.into() }
     }
 
+    /// Everything from the first key of this range to the last of `last`, which must not lie before it.
+    #[must_use]
+    pub fn to(self, last: Self) -> Self {
+        let (Self::Key(start) | Self::Span { start, .. }) = self;
+        let end = match last {
+            Self::Span { end, .. } => end,
+            // The first key that comes after another is that one with a zero byte behind it.
+            Self::Key(key) => key.iter().copied().chain([0]).collect(),
+        };
+        assert!(start < end, "the last key comes before the first");
+        Self::Span { start, end }
+    }
+
     /// Whether `key` lies in this range.
     pub fn contains(&self, key: &[u8]) -> bool {
         match self {

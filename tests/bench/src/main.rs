@@ -2,10 +2,12 @@
 //! anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME …]` runs only
-//! the named parts: produce, sparse, puts, fetch, start, fair, commits, members, failover.
+//! the named parts: produce, sparse, puts, fetch, start, fair, commits, members, failover, observer. `observer-soak`, which takes
+//! an hour, or `observer-soak=MINUTES`, runs only if it is named.
 
 mod groups;
 mod load;
+mod observer;
 mod report;
 mod stack;
 
@@ -66,6 +68,13 @@ async fn main() {
         }
         if runs("failover") {
             groups::failover(&mut stack, &mut report).await;
+        }
+        if runs("observer") {
+            observer::figures(&mut stack, &mut report).await;
+        }
+        if let Some(minutes) = wanted.iter().find_map(|w| w.strip_prefix("observer-soak")) {
+            let minutes = minutes.strip_prefix('=').map_or(60, |m| m.parse().expect("a number of minutes"));
+            observer::soak(&mut stack, &mut report, Duration::from_mins(minutes)).await;
         }
     }
     report.finish();

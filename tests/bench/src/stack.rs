@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use strandline_storage::store::{self, Secret, Store, StoreConfig};
 use strandline_tests::client::Client;
+use strandline_tests::observer::{self, Observer};
 use tokio::time::sleep;
 
 /// A process that is killed when it is dropped.
@@ -202,6 +203,24 @@ impl Stack {
         }
     }
 
+    /// Starts an observer of a cluster and waits until it has read etcd.
+    pub async fn observer(&mut self, cluster: &str, flags: &[&str]) -> (Process, Observer) {
+        let observer = Observer::on(free_port());
+        let mut command = Command::new(self.binaries.join("strandline-mcp"));
+        command.args(["--cluster", cluster, "--listen", &format!("127.0.0.1:{}", observer.port())]);
+        command.args(["--token", observer::TOKEN, "--etcd-endpoints", &self.etcd_url]);
+        command.args(["--calls-per-minute", "1000000", "--audit-log", "off", "--log", "warn"]).args(flags);
+        self.started += 1;
+        let log = self.folder.join(format!("observer-{}.log", self.started));
+        let process = Process::start(&mut command, &log);
+        let until = Instant::now() + Duration::from_mins(1);
+        while !observer.is_ready().await {
+            assert!(Instant::now() < until, "the observer is not ready; see {}", log.display());
+            sleep(Duration::from_millis(20)).await;
+        }
+        (process, observer)
+    }
+
     /// Where etcd answers.
     pub fn etcd_url(&self) -> &str {
         &self.etcd_url
@@ -209,10 +228,19 @@ impl Stack {
 
     /// Transactions that etcd has been asked for since it started.
     pub async fn etcd_txns(&self) -> f64 {
+        self.etcd_handled("Txn").await
+    }
+
+    /// Ranges that etcd has been asked for since it started.
+    pub async fn etcd_ranges(&self) -> f64 {
+        self.etcd_handled("Range").await
+    }
+
+    async fn etcd_handled(&self, method: &str) -> f64 {
         let text = get(self.etcd_url.trim_start_matches("http://"), "/metrics").await;
-        let lines = text
-            .lines()
-            .filter(|l| l.starts_with("grpc_server_handled_total{") && l.contains("grpc_method=\"Txn\""));
+        let lines = text.lines().filter(|l| {
+            l.starts_with("grpc_server_handled_total{") && l.contains(&format!("grpc_method=\"{method}\""))
+        });
         lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::super::lag::{Row, Status, readiness, rounded, rows, sum, trend};
+use super::super::figures::rounded;
+use super::super::lag::{Row, Status, readiness, rows, sum, trend};
 use super::super::{Call, groups, topics};
 use super::{Collected, seconds_since};
 use crate::foreign::clean;
@@ -51,9 +52,12 @@ impl Rates {
 fn rates(call: &Call<'_>, view: &View, id: &str, rows: &[Row]) -> (Rates, Rates) {
     let progress = call.observer.samples.progress();
     let (mut now, mut before) = (Rates::default(), Rates::default());
+    let (newer, older) =
+        (progress.of(id, view.read_at_ms - NOW_MS), progress.of(id, view.read_at_ms - BEFORE_MS));
     for row in rows {
-        let past = |since_ms| progress.past(id, row.topic_id, row.partition, since_ms);
-        let (Some(end), Some(recent)) = (row.now.end, past(view.read_at_ms - NOW_MS)) else { continue };
+        let (Some(end), Some(recent)) = (row.now.end, newer.of(row.topic_id, row.partition)) else {
+            continue;
+        };
         let at = Past {
             at_ms: view.read_at_ms,
             committed: row.now.committed,
@@ -61,7 +65,7 @@ fn rates(call: &Call<'_>, view: &View, id: &str, rows: &[Row]) -> (Rates, Rates)
             end,
         };
         now.add(recent, at);
-        if let Some(old) = past(view.read_at_ms - BEFORE_MS) {
+        if let Some(old) = older.of(row.topic_id, row.partition) {
             before.add(old, recent);
         }
     }
@@ -86,7 +90,7 @@ pub(in crate::tools) fn rebalances(call: &Call<'_>, window: Window) -> Option<BT
 /// Everything that is known of a group.
 pub(in crate::tools) fn group(call: &Call<'_>, into: &mut Collected, view: &View, id: &str) {
     let rows = rows(call, view, id);
-    let total = sum(&rows);
+    let total = sum(rows.iter());
     let summary = groups::summary(view, id);
     into.exact("group.id", clean(id).into());
     into.exact("group.state", summary.state.into());
@@ -178,7 +182,7 @@ fn hottest(into: &mut Collected, rows: &[Row]) {
 fn retention(into: &mut Collected, view: &View, rows: &[Row]) {
     let (mut lost, mut first) = (0, None::<i64>);
     for row in rows {
-        let Some(topic) = view.topics.get(&row.topic).map(|t| &t.value) else { continue };
+        let Some(topic) = view.topics.get(&*row.topic).map(|t| &t.value) else { continue };
         let judged = readiness(row, topics::retains_forever(topic, &view.defaults));
         lost += judged.lost.unwrap_or_default();
         if judged.verdict == "at_risk" {
