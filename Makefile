@@ -44,6 +44,12 @@ sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
 	cargo build --release --locked -p strandline-sim
 	$(CARGO_TARGET_DIR)/release/strandline-sim $(if $(SEED),$(SEED),$(or $(FROM),0) $(or $(SEEDS),1000))
 
+.PHONY: chaos
+chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10] [SEED=n]
+	@deploy/scripts/deps.sh build test
+	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-chaos
+	$(CARGO_TARGET_DIR)/release/strandline-chaos $(or $(MINUTES),10) $(SEED)
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check

@@ -26,6 +26,8 @@ use crate::client::{Client, ClientError, text, topic};
 pub struct Group {
     /// The group's id.
     pub id: String,
+    /// The topic that it commits offsets of, and that members of the new protocol subscribe to.
+    pub topic: String,
     addresses: Vec<String>,
     connection: Option<Client>,
     /// How long an answer may take, moves of the coordinator included.
@@ -35,7 +37,8 @@ pub struct Group {
 impl Group {
     /// A group of the cluster at these addresses.
     pub fn new(id: &str, addresses: Vec<String>) -> Self {
-        Self { id: id.to_owned(), addresses, connection: None, patience: Duration::from_secs(30) }
+        let (id, topic) = (id.to_owned(), "t".to_owned());
+        Self { id, topic, addresses, connection: None, patience: Duration::from_secs(30) }
     }
 
     /// Node id and address of the coordinator, as some broker that answers says.
@@ -173,7 +176,7 @@ impl Group {
         let request = if epoch == 0 {
             request
                 .with_rebalance_timeout_ms(30_000)
-                .with_subscribed_topic_names(Some(vec![topic("t")]))
+                .with_subscribed_topic_names(Some(vec![topic(&self.topic)]))
                 .with_topic_partitions(Some(Vec::new()))
         } else {
             request
@@ -181,7 +184,7 @@ impl Group {
         self.call(&request, 1, |r| r.error_code).await.expect("the coordinator answers a heartbeat")
     }
 
-    /// What a commit of one offset to one partition of the topic `t` is.
+    /// What a commit of one offset to one partition is.
     pub fn commit_request(
         &self,
         member: &str,
@@ -192,8 +195,9 @@ impl Group {
         let partition = OffsetCommitRequestPartition::default()
             .with_partition_index(partition)
             .with_committed_offset(offset);
-        let topic =
-            OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(topic(&self.topic))
+            .with_partitions(vec![partition]);
         OffsetCommitRequest::default()
             .with_group_id(GroupId(text(&self.id)))
             .with_generation_id_or_member_epoch(generation)
@@ -209,7 +213,7 @@ impl Group {
         code(&answer)
     }
 
-    /// Everything that is committed, by partition of the topic `t`.
+    /// Everything that is committed, by partition of the topic.
     pub async fn committed(&mut self) -> BTreeMap<i32, i64> {
         let asked = OffsetFetchRequestGroup::default()
             .with_group_id(GroupId(text(&self.id)))
@@ -219,7 +223,8 @@ impl Group {
         let code = |r: &kafka_protocol::messages::OffsetFetchResponse| r.groups[0].error_code;
         let mut answer = self.call(&request, 9, code).await.expect("the coordinator says what is committed");
         let topics = answer.groups.remove(0).topics;
-        topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.committed_offset)).collect()
+        let topics = topics.iter().filter(|t| t.name.as_str() == self.topic);
+        topics.flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.committed_offset)).collect()
     }
 }
 
