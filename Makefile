@@ -51,6 +51,12 @@ mutations: ## Try whether the simulation finds every deliberate bug
 	@deploy/scripts/deps.sh build
 	cargo test --release --locked -p strandline-sim --features mutations --test mutations -- --include-ignored --nocapture
 
+.PHONY: chaos
+chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10] [SEED=n]
+	@deploy/scripts/deps.sh build test
+	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-chaos
+	$(CARGO_TARGET_DIR)/release/strandline-chaos $(or $(MINUTES),10) $(SEED)
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check

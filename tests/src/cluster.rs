@@ -13,7 +13,7 @@ use crate::ctl::etcdctl;
 use crate::http;
 use crate::observer::{Observer, observe};
 use crate::process::{Nest, Process, built, eventually, free_port};
-use crate::proxy::{Link, Proxy};
+use crate::proxy::{Link, PeerProxy, Proxy};
 
 /// Time for a process to be ready: generous, since the machine may be busy with a build.
 const READY: Duration = Duration::from_mins(1);
@@ -33,8 +33,12 @@ pub struct Plan {
     pub flags: Vec<(&'static str, String)>,
     /// Flags of etcd, with their dashes; they come after the harness's own.
     pub etcd_flags: Vec<String>,
+    /// How many members etcd has.
+    pub etcd_members: usize,
     /// Whether each broker reaches etcd and S3 through proxies, so that its links can be cut.
     pub proxies: bool,
+    /// Whether clients reach brokers, and members of etcd each other, through proxies too.
+    pub all_proxies: bool,
     /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's memory.
     pub folder: bool,
 }
@@ -44,7 +48,15 @@ impl Plan {
     pub fn new(brokers: usize) -> Self {
         let flags = [("linger-ms", "20"), ("put-budget-per-s", "100"), ("put-budget-burst", "20")];
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
-        Self { brokers, flags, etcd_flags: Vec::new(), proxies: false, folder: false }
+        Self {
+            brokers,
+            flags,
+            etcd_flags: Vec::new(),
+            etcd_members: 1,
+            proxies: false,
+            all_proxies: false,
+            folder: false,
+        }
     }
 
     /// With this flag for every broker.
@@ -58,6 +70,20 @@ impl Plan {
     #[must_use]
     pub fn etcd_flag(mut self, flag: impl Display) -> Self {
         self.etcd_flags.push(flag.to_string());
+        self
+    }
+
+    /// With so many members of etcd.
+    #[must_use]
+    pub fn etcd_members(mut self, members: usize) -> Self {
+        self.etcd_members = members;
+        self
+    }
+
+    /// With proxies before everything: any link can be cut.
+    #[must_use]
+    pub fn all_proxied(mut self) -> Self {
+        (self.proxies, self.all_proxies) = (true, true);
         self
     }
 
@@ -82,7 +108,10 @@ pub struct Broker {
     node_id: i32,
     port: u16,
     http_port: u16,
-    etcd: Option<Proxy>,
+    /// What its clients connect to instead.
+    front: Option<Proxy>,
+    /// One before each member, or none.
+    etcd: Vec<Proxy>,
     s3: Option<Proxy>,
     flags: Vec<(&'static str, String)>,
     process: Option<Process>,
@@ -97,14 +126,23 @@ pub struct S3 {
     process: Option<Process>,
 }
 
-/// etcd.
+/// etcd: one member, or several.
 #[derive(Debug)]
 pub struct Etcd {
+    members: Vec<Member>,
+    flags: Vec<String>,
+}
+
+/// A member of etcd.
+#[derive(Debug)]
+struct Member {
+    name: String,
     port: u16,
     peer_port: u16,
+    /// What the other members connect to instead.
+    peers: Option<PeerProxy>,
     /// The folder of its data, which another one may take the place of.
     data: PathBuf,
-    flags: Vec<String>,
     process: Option<Process>,
 }
 
@@ -128,9 +166,9 @@ impl Cluster {
     pub async fn start(plan: Plan) -> Self {
         let alone = ALONE.lock().await;
         let nest = Nest::new().expect("a folder for the test");
-        let (data, flags) = (nest.folder().join("etcd"), plan.etcd_flags.clone());
-        let mut etcd = Etcd { port: free_port(), peer_port: free_port(), data, flags, process: None };
+        let mut etcd = Etcd::new(&plan, nest.folder()).await;
         etcd.start(&nest).await;
+        etcd.know_peers().await;
         let folder = plan.folder.then(|| nest.folder().join("objects"));
         let mut s3 = S3 { port: free_port(), admin_port: free_port(), folder, process: None };
         s3.start(&nest).await;
@@ -148,19 +186,50 @@ impl Cluster {
 
     /// Adds a broker with this node id, which does not run yet; gives its number.
     pub async fn add_broker(&mut self, node_id: i32) -> usize {
-        let (mut etcd, mut s3) = (None, None);
+        let (port, http_port, flags) = (free_port(), free_port(), self.plan.flags.clone());
+        let (mut front, mut etcd, mut s3) = (None, Vec::new(), None);
         if self.plan.proxies {
-            etcd = Some(Proxy::start(self.etcd.port).await.expect("a proxy"));
+            for member in &self.etcd.members {
+                etcd.push(Proxy::start(member.port).await.expect("a proxy"));
+            }
             s3 = Some(Proxy::start(self.s3.port).await.expect("a proxy"));
         }
-        let (port, http_port, flags) = (free_port(), free_port(), self.plan.flags.clone());
-        self.brokers.push(Broker { node_id, port, http_port, etcd, s3, flags, process: None });
+        if self.plan.all_proxies {
+            front = Some(Proxy::start(port).await.expect("a proxy"));
+        }
+        self.brokers.push(Broker { node_id, port, http_port, front, etcd, s3, flags, process: None });
         self.brokers.len() - 1
     }
 
     /// Changes a flag of a broker, from its next start on.
     pub fn set_flag(&mut self, i: usize, name: &'static str, value: impl Display) {
         self.brokers[i].flags.push((name, value.to_string()));
+    }
+
+    /// Gives broker `i`, which must not run, another node id.
+    pub fn set_node_id(&mut self, i: usize, node_id: i32) {
+        assert!(!self.is_running(i), "broker {i} runs");
+        self.brokers[i].node_id = node_id;
+    }
+
+    /// The node id of broker `i`.
+    pub fn node_id(&self, i: usize) -> i32 {
+        self.brokers[i].node_id
+    }
+
+    /// Whether broker `i` runs.
+    pub fn is_running(&mut self, i: usize) -> bool {
+        self.brokers[i].process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Whether broker `i` was ever started.
+    pub fn was_started(&self, i: usize) -> bool {
+        self.brokers[i].process.is_some()
+    }
+
+    /// How broker `i` ended, if it has run and has ended.
+    pub fn ended(&mut self, i: usize) -> Option<ExitStatus> {
+        self.brokers[i].process.as_mut().and_then(Process::ended)
     }
 
     /// How many brokers there are, running or not.
@@ -175,7 +244,8 @@ impl Cluster {
 
     /// Where clients connect to broker `i`.
     pub fn address(&self, i: usize) -> String {
-        format!("127.0.0.1:{}", self.brokers[i].port)
+        let broker = &self.brokers[i];
+        format!("127.0.0.1:{}", broker.front.as_ref().map_or(broker.port, Proxy::port))
     }
 
     /// Where clients connect, for every broker.
@@ -208,16 +278,22 @@ impl Cluster {
 
     /// Starts broker `i`, which must not run. Does not wait.
     pub fn restart(&mut self, i: usize) {
-        let (etcd_port, s3_port) = (self.etcd.port, self.s3.port);
+        let s3_port = self.s3.port;
         let broker = &mut self.brokers[i];
         assert!(broker.process.as_mut().is_none_or(|p| !p.is_running()), "broker {i} runs already");
         let port_of = |proxy: &Option<Proxy>, direct| proxy.as_ref().map_or(direct, Proxy::port);
+        let mut etcd_ports: Vec<u16> = broker.etcd.iter().map(Proxy::port).collect();
+        if etcd_ports.is_empty() {
+            etcd_ports = self.etcd.members.iter().map(|m| m.port).collect();
+        }
+        let endpoints: Vec<String> = etcd_ports.iter().map(|p| format!("http://127.0.0.1:{p}")).collect();
         let mut flags = vec![
             ("node-id", broker.node_id.to_string()),
             ("cluster", CLUSTER.to_owned()),
             ("listen", format!("127.0.0.1:{}", broker.port)),
+            ("advertised", format!("127.0.0.1:{}", port_of(&broker.front, broker.port))),
             ("http-listen", format!("127.0.0.1:{}", broker.http_port)),
-            ("etcd-endpoints", format!("http://127.0.0.1:{}", port_of(&broker.etcd, etcd_port))),
+            ("etcd-endpoints", endpoints.join(",")),
             ("store-url", format!("s3://{BUCKET}")),
             ("s3-endpoint", format!("http://127.0.0.1:{}", port_of(&broker.s3, s3_port))),
             ("s3-allow-http", "true".to_owned()),
@@ -295,9 +371,14 @@ impl Cluster {
         &mut self.etcd
     }
 
-    /// Starts etcd again, on what it had stored, and waits until it answers.
+    /// Starts the members of etcd that do not run, on what they had stored, and waits until each answers.
     pub async fn restart_etcd(&mut self) {
         self.etcd.start(&self.nest).await;
+    }
+
+    /// Starts a member of etcd, which must not run. Does not wait.
+    pub fn restart_member(&mut self, member: usize) {
+        self.etcd.start_member(member, &self.nest);
     }
 
     /// The S3 server.
@@ -310,9 +391,31 @@ impl Cluster {
         self.s3.start(&self.nest).await;
     }
 
+    /// Starts the members of etcd that do not run. Does not wait.
+    pub fn restart_members(&mut self) {
+        for member in 0..self.etcd.len() {
+            if !self.etcd.is_running(member) {
+                self.etcd.start_member(member, &self.nest);
+            }
+        }
+    }
+
     /// Changes the link between broker `i` and etcd.
     pub fn link_to_etcd(&self, i: usize, link: Link) {
-        self.brokers[i].etcd.as_ref().expect("the plan has proxies").set(link);
+        assert!(!self.brokers[i].etcd.is_empty(), "the plan has proxies");
+        for proxy in &self.brokers[i].etcd {
+            proxy.set(link);
+        }
+    }
+
+    /// Changes the link between broker `i` and one member of etcd.
+    pub fn link_to_etcd_member(&self, i: usize, member: usize, link: Link) {
+        self.brokers[i].etcd[member].set(link);
+    }
+
+    /// Changes the link between broker `i` and its clients.
+    pub fn link_to_clients(&self, i: usize, link: Link) {
+        self.brokers[i].front.as_ref().expect("the plan has proxies").set(link);
     }
 
     /// Changes the link between broker `i` and S3.
@@ -345,8 +448,44 @@ impl Cluster {
 
     /// Starts an observer of the cluster with these flags beside the harness's own, and waits until it has read etcd.
     pub async fn observe(&self, flags: &[&str]) -> (Process, Observer) {
-        let etcd = format!("http://127.0.0.1:{}", self.etcd.port);
+        let etcd = format!("http://127.0.0.1:{}", self.etcd.members[0].port);
         observe(&self.nest, CLUSTER, &etcd, flags).await
+    }
+
+    /// Audits everything with the product's own command, which reaches etcd and S3 directly. Gives its exit code, and what
+    /// it said.
+    pub async fn fsck(&self, words: &[&str]) -> (Option<i32>, String) {
+        let endpoints: Vec<String> =
+            self.etcd.members.iter().map(|m| format!("http://127.0.0.1:{}", m.port)).collect();
+        let s3 = format!("http://127.0.0.1:{}", self.s3.port);
+        let done = tokio::process::Command::new(built("strandline"))
+            .arg("fsck")
+            .args(words)
+            .args(["--cluster", CLUSTER, "--etcd-endpoints", &endpoints.join(",")])
+            .args(["--store-url", &format!("s3://{BUCKET}"), "--s3-endpoint", &s3, "--s3-allow-http", "true"])
+            .args(["--s3-access-key-id", "test", "--s3-secret-access-key", "test-secret", "--log", "warn"])
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("the audit runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout) + &text(&done.stderr))
+    }
+
+    /// The lines of all brokers' logs that contain this, each behind its broker's name.
+    pub fn logged(&self, text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for process in self.brokers.iter().filter_map(|b| b.process.as_ref()) {
+            let log = process.log();
+            let lines = log.lines().filter(|l| l.contains(text));
+            found.extend(lines.map(|line| format!("{}: {line}", process.name())));
+        }
+        found
+    }
+
+    /// Empties every log: nobody needs it any more.
+    pub fn forget_logs(&self) {
+        self.nest.forget_logs();
     }
 
     /// Keeps every log, and prints the end of each.
@@ -418,6 +557,11 @@ impl S3 {
         serde_json::from_str(&text).expect("statistics are JSON")
     }
 
+    /// Sends it a signal, by name.
+    pub fn signal(&mut self, signal: &str) {
+        self.process.as_mut().expect("it was started").signal(signal);
+    }
+
     /// Ends it where it stands. Only objects in a folder are there again later.
     pub fn kill9(&mut self) {
         self.process.as_mut().expect("it was started").kill9();
@@ -444,54 +588,153 @@ impl S3 {
 }
 
 impl Etcd {
+    async fn new(plan: &Plan, folder: &Path) -> Self {
+        let mut members = Vec::new();
+        for number in 1..=plan.etcd_members {
+            let name = if plan.etcd_members == 1 { "etcd".to_owned() } else { format!("etcd-{number}") };
+            let (port, peer_port, data) = (free_port(), free_port(), folder.join(&name));
+            let mut peers = None;
+            if plan.all_proxies {
+                peers = Some(PeerProxy::start(peer_port).await.expect("a proxy"));
+            }
+            members.push(Member { name, port, peer_port, peers, data, process: None });
+        }
+        Self { members, flags: plan.etcd_flags.clone() }
+    }
+
+    /// The members, as each of them is told of all.
+    fn initial_cluster(&self) -> String {
+        let one = |m: &Member| format!("{}={}", m.name, m.peer_url());
+        self.members.iter().map(one).collect::<Vec<_>>().join(",")
+    }
+
+    /// Starts the members that do not run, and waits until every one answers.
     async fn start(&mut self, nest: &Nest) {
-        assert!(self.process.as_mut().is_none_or(|p| !p.is_running()), "etcd runs already");
-        let client = format!("http://127.0.0.1:{}", self.port);
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        for i in 0..self.members.len() {
+            if !self.is_running(i) {
+                self.start_member(i, nest);
+            }
+        }
+        self.wait_healthy().await;
+    }
+
+    fn start_member(&mut self, i: usize, nest: &Nest) {
+        assert!(!self.is_running(i), "etcd runs already");
+        let cluster = self.initial_cluster();
+        let member = &mut self.members[i];
+        let client = format!("http://127.0.0.1:{}", member.port);
         let args = [
-            ("--data-dir", self.data.clone().into_os_string()),
+            ("--name", member.name.clone().into()),
+            ("--data-dir", member.data.clone().into_os_string()),
             ("--log-level", "warn".into()),
             ("--logger", "zap".into()),
             ("--listen-client-urls", client.clone().into()),
             ("--advertise-client-urls", client.into()),
-            ("--listen-peer-urls", peer.clone().into()),
-            ("--initial-advertise-peer-urls", peer.clone().into()),
-            ("--initial-cluster", format!("default={peer}").into()),
+            ("--listen-peer-urls", format!("http://127.0.0.1:{}", member.peer_port).into()),
+            ("--initial-advertise-peer-urls", member.peer_url().into()),
+            ("--initial-cluster", cluster.into()),
         ];
         let mut args: Vec<OsString> = args.into_iter().flat_map(|(k, v)| [k.into(), v]).collect();
         args.push("--unsafe-no-fsync".into());
         args.extend(self.flags.iter().map(OsString::from));
-        let process = nest.start("etcd", Path::new("etcd"), &args);
-        self.process = Some(process.expect("etcd starts: is the package etcd-server installed?"));
-        let port = self.port;
-        eventually("etcd answers", READY, async || {
-            matches!(http::get(port, "/health").await, Ok((200, _))).then_some(())
-        })
-        .await;
+        let process = nest.start(&member.name, Path::new("etcd"), &args);
+        member.process = Some(process.expect("etcd starts: is the package etcd-server installed?"));
     }
 
-    fn process(&mut self) -> &mut Process {
-        self.process.as_mut().expect("etcd was started")
+    async fn wait_healthy(&self) {
+        for member in &self.members {
+            let (what, port) = (format!("{} answers", member.name), member.port);
+            eventually(&what, READY, async || {
+                matches!(http::get(port, "/health").await, Ok((200, _))).then_some(())
+            })
+            .await;
+        }
     }
 
-    /// Ends it where it stands.
+    /// Tells the proxies between members which of them is which.
+    async fn know_peers(&self) {
+        if self.members.iter().all(|m| m.peers.is_none()) {
+            return;
+        }
+        let list =
+            eventually("etcd lists its members", READY, async || self.try_ctl(&["member", "list"]).ok());
+        for line in list.await.lines() {
+            let mut words = line.split(", ");
+            let (Some(id), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            let who = self.members.iter().position(|m| m.name == name).expect("one of the members");
+            for proxy in self.members.iter().filter_map(|m| m.peers.as_ref()) {
+                proxy.know(who, id);
+            }
+        }
+    }
+
+    /// How many members there are, running or not.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether a member runs.
+    pub fn is_running(&mut self, i: usize) -> bool {
+        self.members[i].process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// The process of a member, which was started.
+    pub fn member(&mut self, i: usize) -> &mut Process {
+        self.members[i].process.as_mut().expect("etcd was started")
+    }
+
+    /// Changes the link on which `from` connects to `to`. Of what members say to each other, most is said by the one that
+    /// was connected to.
+    pub fn link(&self, from: usize, to: usize, link: Link) {
+        self.members[to].peers.as_ref().expect("the plan has proxies").set(from, link);
+    }
+
+    /// Ends it where it stands: every member.
     pub fn kill9(&mut self) {
-        self.process().kill9();
+        (0..self.len()).for_each(|i| self.member(i).kill9());
     }
 
-    /// Stops it in the middle of whatever it does, until [`Self::resume`].
+    /// Stops every member in the middle of whatever it does, until [`Self::resume`].
     pub fn pause(&mut self) {
-        self.process().signal("STOP");
+        (0..self.len()).for_each(|i| self.member(i).signal("STOP"));
     }
 
-    /// Lets it go on.
+    /// Lets every member go on.
     pub fn resume(&mut self) {
-        self.process().signal("CONT");
+        (0..self.len()).for_each(|i| self.member(i).signal("CONT"));
     }
 
     /// What `etcdctl` says to this; an error is what it complains of.
     pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
-        etcdctl(self.port, args)
+        etcdctl(&self.ports(), args, None)
+    }
+
+    /// Puts a value that is too long for a command line.
+    pub fn try_put(&self, key: &str, value: &[u8]) -> Result<String, String> {
+        etcdctl(&self.ports(), &["put", key], Some(value))
+    }
+
+    /// What `etcdctl` says to this when it speaks to one member only.
+    pub fn try_ctl_of(&self, i: usize, args: &[&str]) -> Result<String, String> {
+        etcdctl(&[self.members[i].port], args, None)
+    }
+
+    /// The size of a member's file.
+    pub fn db_bytes(&self, i: usize) -> Result<u64, String> {
+        let said = self.try_ctl_of(i, &["endpoint", "status", "-w", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
+        status[0]["Status"]["dbSize"].as_u64().ok_or_else(|| format!("no size in {said}"))
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|m| m.port).collect()
     }
 
     /// What `etcdctl` says to this, which must work.
@@ -500,17 +743,20 @@ impl Etcd {
     }
 
     /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save` has written. It must
-    /// not run, and does not afterwards.
+    /// be a single member, not run, and does not afterwards.
     pub fn restore(&mut self, backup: &Path) {
-        self.data.set_extension("restored");
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let cluster = self.initial_cluster();
+        let member = &mut self.members[0];
+        member.data.set_extension("restored");
         let (data, backup) =
-            (self.data.to_string_lossy().into_owned(), backup.to_string_lossy().into_owned());
-        let cluster = format!("default={peer}");
+            (member.data.to_string_lossy().into_owned(), backup.to_string_lossy().into_owned());
+        let (name, peer) = (member.name.clone(), member.peer_url());
         self.ctl(&[
             "snapshot",
             "restore",
             &backup,
+            "--name",
+            &name,
             "--data-dir",
             &data,
             "--initial-cluster",
@@ -522,13 +768,30 @@ impl Etcd {
 
     /// The revision that it is at.
     pub fn revision(&self) -> i64 {
-        let said = self.ctl(&["endpoint", "status", "-w", "json"]);
-        let status: serde_json::Value = serde_json::from_str(&said).expect("etcdctl prints JSON");
-        status[0]["Status"]["header"]["revision"].as_i64().expect("a revision")
+        self.try_revision().unwrap_or_else(|why| panic!("etcdctl endpoint status: {why}"))
+    }
+
+    fn try_revision(&self) -> Result<i64, String> {
+        // A linearizable read of a key that is not there.
+        let said = self.try_ctl(&["get", "none", "-w", "json"])?;
+        let answer: serde_json::Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
+        answer["header"]["revision"].as_i64().ok_or_else(|| format!("no revision in {said}"))
     }
 
     /// Forgets all history.
     pub fn compact(&self) {
         self.ctl(&["compact", &self.revision().to_string()]);
+    }
+
+    /// The same, if it answers.
+    pub fn try_compact(&self) -> Result<String, String> {
+        self.try_ctl(&["compact", &self.try_revision()?.to_string()])
+    }
+}
+
+impl Member {
+    /// Where other members connect.
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peers.as_ref().map_or(self.peer_port, PeerProxy::port))
     }
 }

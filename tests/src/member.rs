@@ -26,6 +26,8 @@ use crate::client::{Client, ClientError, text, topic};
 pub struct Group {
     /// The group's id.
     pub id: String,
+    /// The topic that it commits offsets of, and that members of the new protocol subscribe to.
+    pub topic: String,
     addresses: Vec<String>,
     connection: Option<Client>,
     /// How long an answer may take, moves of the coordinator included.
@@ -35,7 +37,8 @@ pub struct Group {
 impl Group {
     /// A group of the cluster at these addresses.
     pub fn new(id: &str, addresses: Vec<String>) -> Self {
-        Self { id: id.to_owned(), addresses, connection: None, patience: Duration::from_secs(30) }
+        let (id, topic) = (id.to_owned(), "t".to_owned());
+        Self { id, topic, addresses, connection: None, patience: Duration::from_secs(30) }
     }
 
     /// Node id and address of the coordinator, as some broker that answers says.
@@ -116,7 +119,7 @@ impl Group {
 
     /// Joins; the answer waits for the others.
     pub async fn join(&mut self, member: &str) -> JoinGroupResponse {
-        self.join_for(member, &["t".to_owned()], Duration::from_secs(10)).await
+        self.join_for(member, &[self.topic.clone()], Duration::from_secs(10)).await
     }
 
     /// Joins to read some topics; whoever is silent for longer than `session` is put out.
@@ -190,7 +193,7 @@ impl Group {
         let request = if epoch == 0 {
             request
                 .with_rebalance_timeout_ms(30_000)
-                .with_subscribed_topic_names(Some(vec![topic("t")]))
+                .with_subscribed_topic_names(Some(vec![topic(&self.topic)]))
                 .with_topic_partitions(Some(Vec::new()))
         } else {
             request
@@ -198,7 +201,7 @@ impl Group {
         self.call(&request, 1, |r| r.error_code).await.expect("the coordinator answers a heartbeat")
     }
 
-    /// What a commit of one offset to one partition of the topic `t` is.
+    /// What a commit of one offset to one partition is.
     pub fn commit_request(
         &self,
         member: &str,
@@ -206,7 +209,7 @@ impl Group {
         partition: i32,
         offset: i64,
     ) -> OffsetCommitRequest {
-        self.commit_request_for(member, generation, &[("t".to_owned(), vec![(partition, offset)])])
+        self.commit_request_for(member, generation, &[(self.topic.clone(), vec![(partition, offset)])])
     }
 
     /// What a commit of offsets by partition, to several topics, is.
@@ -248,10 +251,10 @@ impl Group {
 
     /// Commits. Gives the code.
     pub async fn commit(&mut self, member: &str, generation: i32, partition: i32, offset: i64) -> i16 {
-        self.commit_for(member, generation, &[("t".to_owned(), vec![(partition, offset)])]).await
+        self.commit_for(member, generation, &[(self.topic.clone(), vec![(partition, offset)])]).await
     }
 
-    /// Everything that is committed, by partition of the topic `t`.
+    /// Everything that is committed, by partition of the topic.
     pub async fn committed(&mut self) -> BTreeMap<i32, i64> {
         let asked = OffsetFetchRequestGroup::default()
             .with_group_id(GroupId(text(&self.id)))
@@ -261,7 +264,8 @@ impl Group {
         let code = |r: &kafka_protocol::messages::OffsetFetchResponse| r.groups[0].error_code;
         let mut answer = self.call(&request, 9, code).await.expect("the coordinator says what is committed");
         let topics = answer.groups.remove(0).topics;
-        topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.committed_offset)).collect()
+        let topics = topics.iter().filter(|t| t.name.as_str() == self.topic);
+        topics.flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.committed_offset)).collect()
     }
 }
 

@@ -83,16 +83,28 @@ impl Nest {
         Ok(Process { name: name.to_owned(), child, log_path, ended: None })
     }
 
+    /// Empties every log.
+    pub fn forget_logs(&self) {
+        for path in self.logs() {
+            // Whoever writes it appends.
+            let _ = OpenOptions::new().write(true).truncate(true).open(path);
+        }
+    }
+
+    fn logs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut logs: Vec<PathBuf> = entries.map(|e| e.path()).collect();
+        logs.retain(|path| path.extension().is_some_and(|e| e == "log"));
+        logs.sort();
+        logs
+    }
+
     /// Keeps the folder when the nest ends, and prints the end of every log in it: a test has failed.
     pub fn keep_and_show(&self) {
         // Only for the reader of a failed test; there is nobody to tell if it fails.
         let _ = File::create(self.folder.join("keep"));
         eprintln!("---- everything is kept in {}", self.folder.display());
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let mut logs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        logs.retain(|path| path.extension().is_some_and(|e| e == "log"));
-        logs.sort();
-        for path in logs {
+        for path in self.logs() {
             let bytes = fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let lines: Vec<String> = text.lines().map(|l| l.chars().take(SHOWN_CHARS).collect()).collect();

@@ -97,7 +97,8 @@ pub fn take(
     next
 }
 
-fn see(history: &History, partition: i32, offset: i64, value: &[u8], place: &str) {
+/// Notes what was read at an offset, and compares it with what others read there.
+pub fn see(history: &History, partition: i32, offset: i64, value: &[u8], place: &str) {
     let Some(mark) = Value::mark(value) else {
         history.anomaly("wrong bytes", format!("{place}: the value at {offset} is not as it was written"));
         return;

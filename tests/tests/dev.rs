@@ -12,13 +12,13 @@ async fn etcdctl_shows_what_a_broker_without_etcd_keeps() {
     let (mut broker, address) = start_dev(&nest, "broker", metadata).await;
     create_topic(&[address], "seen", 3).await;
     let topic = "/strandline/strandline/topics/seen";
-    let get = || etcdctl(metadata, &["get", "--prefix", "/strandline/strandline/topics/"]);
+    let get = || etcdctl(&[metadata], &["get", "--prefix", "/strandline/strandline/topics/"], None);
     let shown = get().expect("it is read");
     assert!(shown.starts_with(&format!("{topic}\n{{")) && shown.contains("\"partitions\":3"), "{shown}");
-    let refused = etcdctl(metadata, &["put", topic, "{}"]).expect_err("only the broker writes");
+    let refused = etcdctl(&[metadata], &["put", topic, "{}"], None).expect_err("only the broker writes");
     assert!(refused.contains("PermissionDenied"), "{refused}");
     assert_eq!(get(), Ok(shown.clone()));
-    let leases = etcdctl(metadata, &["lease", "list"]).expect("it is told");
+    let leases = etcdctl(&[metadata], &["lease", "list"], None).expect("it is told");
     assert!(leases.contains("found 1 leases"), "the broker's registration: {leases}");
 
     // Another one that finds the port taken serves all the same, and says so.

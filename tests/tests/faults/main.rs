@@ -9,7 +9,6 @@ mod etcd;
 mod groups;
 mod jobs;
 mod kill;
-mod mixed;
 mod net;
 mod s3;
 mod topics;
