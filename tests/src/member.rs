@@ -119,7 +119,8 @@ impl Group {
 
     /// Joins; the answer waits for the others.
     pub async fn join(&mut self, member: &str) -> JoinGroupResponse {
-        self.join_for(member, &[self.topic.clone()], Duration::from_secs(10)).await
+        let topics = [self.topic.clone()];
+        self.join_for(member, &topics, Duration::from_secs(10)).await
     }
 
     /// Joins to read some topics; whoever is silent for longer than `session` is put out.
