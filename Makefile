@@ -51,6 +51,12 @@ mutations: ## Try whether the simulation finds every deliberate bug
 	@deploy/scripts/deps.sh build
 	cargo test --release --locked -p strandline-sim --features mutations --test mutations -- --include-ignored --nocapture
 
+.PHONY: linearizable
+linearizable: ## Have porcupine check what clients of simulated clusters were told: make linearizable [SEEDS=n] (needs Go)
+	@deploy/scripts/deps.sh build
+	cargo build --release --locked -p strandline-sim
+	tests/porcupine/run.sh $(CARGO_TARGET_DIR)/release/strandline-sim $(SEEDS)
+
 .PHONY: chaos
 chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10] [SEED=n]
 	@deploy/scripts/deps.sh build test

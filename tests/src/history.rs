@@ -56,6 +56,46 @@ pub struct Event {
     pub what: String,
 }
 
+/// What became of an append.
+#[derive(Clone, Debug, Default)]
+struct Append {
+    records: u32,
+    /// When it was sent, each time; milliseconds since 1970, as below.
+    sent_ms: Vec<i64>,
+    /// When it was acknowledged, and at which offset.
+    answered: Option<(i64, i64)>,
+}
+
+/// Something that a client asked for, as a checker of linearizability wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The partition.
+    pub partition: i32,
+    /// Who asked: the number of a producer, or -1.
+    pub client: i64,
+    /// When; milliseconds since 1970.
+    pub called_ms: i64,
+    /// When the answer came, if it did.
+    pub answered_ms: Option<i64>,
+    /// Records to append; 0 for a question for the end.
+    pub append: u32,
+    /// The base offset that was acknowledged, or the end that was told; -1 without an answer.
+    pub offset: i64,
+}
+
+impl fmt::Display for Operation {
+    /// As a line of JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, client, called_ms, answered_ms, append, offset } = self;
+        let answered = answered_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
+        write!(
+            f,
+            r#"{{"partition":{partition},"client":{client},"called":{called_ms},"answered":{answered},"#
+        )?;
+        write!(f, r#""append":{append},"offset":{offset}}}"#)
+    }
+}
+
 /// Something that must not be, by the names of faults.md.
 #[derive(Clone, Debug)]
 pub struct Anomaly {
@@ -88,6 +128,10 @@ pub struct Inner {
     pub anomalies: Vec<Anomaly>,
     /// What happened to each batch, in order.
     pub events: Vec<Event>,
+    /// By their first records.
+    appends: BTreeMap<Mark, Append>,
+    /// Questions for the end of a partition.
+    questions: Vec<Operation>,
 }
 
 impl History {
@@ -114,6 +158,56 @@ impl History {
     pub fn event(&self, first: Mark, count: u32, what: impl Into<String>) {
         let event = Event { at_ms: surroundings::now_ms(), first, count, what: what.into() };
         self.lock().events.push(event);
+    }
+
+    /// Notes that a batch is sent.
+    pub fn sent(&self, first: Mark, count: u32, to: &str) {
+        self.event(first, count, format!("sent to {to}"));
+        let mut inner = self.lock();
+        let append = inner.appends.entry(first).or_default();
+        append.records = count;
+        append.sent_ms.push(surroundings::now_ms());
+    }
+
+    /// Notes that a batch was acknowledged.
+    pub fn acknowledged(&self, first: Mark, count: u32, base_offset: i64) {
+        self.event(first, count, format!("acknowledged at {base_offset}"));
+        let mut inner = self.lock();
+        inner.acked.push(Acked { first, count, base_offset });
+        inner.appends.entry(first).or_default().answered = Some((surroundings::now_ms(), base_offset));
+    }
+
+    /// Notes what somebody was told about the end of a partition, who asked at `called_ms`.
+    pub fn told_end(&self, partition: i32, called_ms: i64, end: i64) {
+        let answered_ms = Some(surroundings::now_ms());
+        let told = Operation { partition, client: -1, called_ms, answered_ms, append: 0, offset: end };
+        self.lock().questions.push(told);
+    }
+
+    /// Everything that changed or told the end of a partition.
+    pub fn operations(&self) -> Vec<Operation> {
+        let inner = self.lock();
+        let mut all = inner.questions.clone();
+        for (first, append) in &inner.appends {
+            let Some(&called_ms) = append.sent_ms.first() else { continue };
+            let unknown = Operation {
+                partition: first.partition,
+                client: i64::from(first.producer),
+                called_ms,
+                answered_ms: None,
+                append: append.records,
+                offset: -1,
+            };
+            // Without a producer id, each send may have been done.
+            let is_idempotent = inner.idempotent.get(&first.producer).copied().unwrap_or(false);
+            let times = if is_idempotent { 1 } else { append.sent_ms.len() };
+            let mut sends = vec![unknown; times];
+            if let (Some((answered_ms, base_offset)), Some(send)) = (append.answered, sends.first_mut()) {
+                *send = Operation { answered_ms: Some(answered_ms), offset: base_offset, ..*send };
+            }
+            all.append(&mut sends);
+        }
+        all
     }
 
     /// What happened to a record, and to the batches before and behind it.

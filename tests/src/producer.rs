@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::client::{Client, ClientError, produce_request};
-use crate::history::{Acked, History, Mark};
+use crate::history::{History, Mark};
 use crate::records::{self, Value};
 use crate::surroundings;
 
@@ -217,7 +217,7 @@ impl Producer {
                 in_flight.push_back(InFlight { id: 0, batches, sent });
                 for batch in &in_flight.back_mut().expect("it was pushed").batches {
                     let to = &self.options.brokers[self.turn % self.options.brokers.len()];
-                    self.history.event(batch.first, batch.count, format!("sent to {to}"));
+                    self.history.sent(batch.first, batch.count, to);
                 }
                 let id = client.send(&request, VERSION).await?;
                 in_flight.back_mut().expect("it was pushed").id = id;
@@ -266,8 +266,7 @@ impl Producer {
                         let what = format!("{who} was acknowledged at offset {base_offset}");
                         self.history.anomaly("inconsistent offsets", what);
                     }
-                    self.history.event(who, count, format!("acknowledged at {base_offset}"));
-                    self.history.lock().acked.push(Acked { first: who, count, base_offset });
+                    self.history.acknowledged(who, count, base_offset);
                     continue;
                 }
                 Some((_, Some(error))) => {

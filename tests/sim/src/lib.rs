@@ -33,6 +33,8 @@ use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Once;
 
+pub use strandline_tests::history::Operation;
+
 pub use crate::plan::Plan;
 #[cfg(feature = "mutations")]
 pub use strandline_metadata::mutation::Mutation;
@@ -46,6 +48,8 @@ pub struct Outcome {
     pub trace: Vec<String>,
     /// What happened to the first record that an anomaly names, and to those around it.
     pub story: Vec<String>,
+    /// What clients did to the ends of partitions, and were told of them, for a checker of linearizability.
+    pub operations: Vec<Operation>,
     /// A digest of everything: what etcd and S3 hold in the end, and what clients saw.
     pub digest: u64,
     /// Records that were acknowledged.

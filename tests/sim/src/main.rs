@@ -4,6 +4,7 @@
 //! strandline-sim                 seeds 0 to 199
 //! strandline-sim SEED            one seed, with all that happened
 //! strandline-sim FROM COUNT      so many seeds from there on
+//! strandline-sim history SEED    what clients did and were told, a line of JSON each, for tests/porcupine
 //! strandline-sim mutations [LIMIT [NAME]]   which seed finds each deliberate bug; needs the feature `mutations`
 //! ```
 
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("mutations") {
         return mutations();
     }
+    if std::env::args().nth(1).as_deref() == Some("history") {
+        return history();
+    }
     let numbers: Result<Vec<u64>, _> = std::env::args().skip(1).map(|a| a.parse::<u64>()).collect();
     match numbers.as_deref() {
         Ok([]) => many(0, 200),
@@ -28,6 +32,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn history() -> ExitCode {
+    let Some(seed) = std::env::args().nth(2).and_then(|a| a.parse().ok()) else {
+        eprintln!("usage: strandline-sim history SEED");
+        return ExitCode::FAILURE;
+    };
+    for operation in run(&Plan::of(seed)).operations {
+        println!("{operation}");
+    }
+    ExitCode::SUCCESS
 }
 
 /// For each deliberate bug, the first seed that finds it.

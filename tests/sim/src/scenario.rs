@@ -137,6 +137,7 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
         anomalies,
         trace: trace.lines(),
         story: record.map(|mark| world.history.story_of(mark)).unwrap_or_default(),
+        operations: world.history.operations(),
         digest,
         acked: world.history.acked_records(),
         seconds: world.outside.began.elapsed().as_secs(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kafka_protocol::error::ResponseError;
 use strandline_tests::client::{Client, ClientError};
 use strandline_tests::history::History;
-use strandline_tests::tail;
+use strandline_tests::{surroundings, tail};
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
@@ -60,7 +60,9 @@ impl Wanderer {
         self.next.insert(partition, next);
         // What was acknowledged before it is asked, whoever acknowledged it.
         let least = self.acknowledged(partition);
+        let called_ms = surroundings::now_ms();
         let end = client.list_offset(&self.topic, partition, LATEST).await?;
+        self.history.told_end(partition, called_ms, end);
         if end < least {
             let what = format!("{place}: the end is {end}, {least} was acknowledged");
             self.history.anomaly("stale end", what);
