@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, RequestHeader, ResponseHeader,
-    TopicName,
+    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -200,6 +201,14 @@ impl Client {
             Err(ClientError::Kafka(ResponseError::TopicAlreadyExists)) => Ok(()),
             other => other,
         }
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    pub async fn add_partitions(&mut self, name: &str, partitions: i32) -> Result<(), ClientError> {
+        let grown = CreatePartitionsTopic::default().with_name(topic(name)).with_count(partitions);
+        let request = CreatePartitionsRequest::default().with_topics(vec![grown]).with_timeout_ms(10_000);
+        let response = self.call(&request, 3).await?;
+        check(response.results[0].error_code)
     }
 
     /// Deletes a topic.

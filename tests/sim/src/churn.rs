@@ -1,4 +1,4 @@
-//! A topic that is deleted and created again all the time. Nothing of the old one may be seen under the new one.
+//! A topic that is deleted, created again and grown all the time. Nothing of the old one may be seen under the new one.
 
 use std::time::Duration;
 
@@ -59,15 +59,27 @@ async fn live(
     trace.note(&format!("life {life} of {TOPIC} begins, nothing is left of the one before"));
     client.create_topic(TOPIC, 2, &[]).await?;
     let name = format!("life {life}");
-    for partition in 0..2 {
+    let mut partitions = 2;
+    if random.chance(0.5) {
+        client.add_partitions(TOPIC, 3).await?;
+        partitions = 3;
+        // Whichever broker is asked: it knows of the new partition, or says that it cannot know.
+        client = connect(addresses, random).await?;
+    }
+    for partition in (0..partitions).rev() {
         let records = batch(&[name.as_str()], now_ms(), None, Compression::None);
-        client.produce(TOPIC, partition, records).await?;
+        let produced = client.produce(TOPIC, partition, records).await;
+        if let Err(ClientError::Kafka(ResponseError::UnknownTopicOrPartition)) = produced {
+            let what = format!("{TOPIC}-{partition} is unknown, {partitions} partitions were acknowledged");
+            history.anomaly("wrong refusal", what);
+        }
+        produced?;
     }
     // By its id: a broker that lags may still have the old topic under the name, and says what was true of it.
     let metadata = client.metadata(&[TOPIC]).await?;
     let id = metadata.topics[0].topic_id;
     let mut reader = connect(addresses, random).await?;
-    for partition in 0..2 {
+    for partition in 0..partitions {
         let mut request = fetch_request(TOPIC, &[(partition, 0)], 200, 1 << 20);
         request.topics[0].topic = TopicName::default();
         request.topics[0].topic_id = id;
