@@ -25,6 +25,7 @@ use strandline_metadata::keys::Keyspace;
 use strandline_metadata::replica::{LoadError, NoObserver, Replica, View};
 use strandline_metadata::snapshot;
 use strandline_metadata::state::State;
+use strandline_metadata::values::SnapshotRef;
 use strandline_storage::error::StoreError;
 use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::{ObjectMeta, Store};
@@ -151,15 +152,19 @@ pub async fn run(
     let view = load(backend, store, keys).await?;
     let mut report = Report { revision: view.revision, ..Report::default() };
     examine_state(&view, &mut report);
-    examine_snapshots(&view, store, &mut report).await;
+    let mut snapshots = examine_snapshots(&view, store).await;
     let mut suspects = examine_listing(&view, store, &mut report).await?;
     if reads {
         suspects.extend(examine_objects(&view.state, store, &mut report).await);
     }
-    if !suspects.is_empty() {
-        // Retention may have deleted them while they were looked at.
+    if !suspects.is_empty() || !snapshots.is_empty() {
+        // Retention, or the next snapshot, may have deleted them while they were looked at.
         let now = load(backend, store, keys).await?;
         suspects.retain(|(object, _)| now.state.objects().contains_key(object));
+        snapshots.retain(|(snapshot, _)| listed(&now).any(|s| s.object == snapshot.object));
+    }
+    for (snapshot, what) in snapshots {
+        report.add(Finding::State(format!("the snapshot of revision {}: {what}", snapshot.revision)));
     }
     let mut told = BTreeSet::new();
     for (object, what) in suspects {
@@ -196,14 +201,20 @@ fn examine_state(view: &View, report: &mut Report) {
     report.dead = state.dead().len() as u64;
 }
 
-/// A broker that starts needs one of the snapshots.
-async fn examine_snapshots(view: &View, store: &Arc<dyn Store>, report: &mut Report) {
-    for listed in view.snapshots.iter().flat_map(|s| &s.snapshots) {
-        if let Err(error) = snapshot::read(store.as_ref(), listed).await {
-            let revision = listed.revision;
-            report.add(Finding::State(format!("the snapshot of revision {revision}: {error}")));
+/// A broker that starts needs one of the snapshots. Gives those that cannot be read, and why.
+async fn examine_snapshots(view: &View, store: &Arc<dyn Store>) -> Vec<(SnapshotRef, String)> {
+    let mut wrong = Vec::new();
+    for snapshot in listed(view) {
+        if let Err(error) = snapshot::read(store.as_ref(), snapshot).await {
+            wrong.push((snapshot.clone(), error.to_string()));
         }
     }
+    wrong
+}
+
+/// The snapshots that etcd names.
+fn listed(view: &View) -> impl Iterator<Item = &SnapshotRef> {
+    view.snapshots.iter().flat_map(|s| &s.snapshots)
 }
 
 /// What is in the store and should not be, and the other way round.
