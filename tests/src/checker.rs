@@ -12,7 +12,7 @@ use crate::history::{History, Inner, Mark};
 use crate::records::{Value, batches, values};
 
 /// Time for a broker to serve again after a fault.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A partition as one broker returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

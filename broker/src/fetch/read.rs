@@ -1,11 +1,14 @@
 //! Reading what was planned, and giving each batch its offset.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
 use strandline_storage::format::batch::patched_prefix;
 use strandline_storage::reader::ReadKind;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::plan::{self, Assessment, Planned};
@@ -14,6 +17,10 @@ use crate::Broker;
 
 /// Batches up to this size are copied behind their patched header: cheaper than another piece to send.
 const COPY_BYTES: usize = 1024;
+
+/// A fetch that has something is answered after so long, with less than it might have: a partition that gets little lies in
+/// very many objects, and a client that has to wait for all of them asks again before they are read.
+const READ_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of the prefix that is patched: base offset, length, leader epoch.
 const PREFIX_BYTES: usize = 16;
@@ -63,13 +70,7 @@ pub(super) async fn read(
     assessment: Assessment,
     budget: Option<usize>,
 ) -> Fetched {
-    let mut fetched = Fetched {
-        error: assessment.error,
-        high_watermark: assessment.high_watermark,
-        last_stable: assessment.last_stable,
-        log_start: assessment.log_start,
-        records: Records::default(),
-    };
+    let mut fetched = without_records(&assessment);
     let Some(budget) = budget else { return fetched };
     if let Some(next) = &assessment.next {
         read_ahead(broker, next);
@@ -86,18 +87,29 @@ pub(super) async fn read(
                 let state: &State = &view.state;
                 plan::assess(state, wanted)
             });
-            if again.error.is_some() {
-                fetched.error = again.error;
+            // Where the partition ends belongs to the plan: what is read now may lie above the old end.
+            fetched = without_records(&again);
+            if again.is_error() {
                 return fetched;
             }
             match read_planned(broker, wanted.offset, &again.planned, budget).await {
                 Ok(records) => fetched.records = records,
-                Err(failed) => return refuse(broker, wanted, &assessment, &failed),
+                Err(failed) => return refuse(broker, wanted, &again, &failed),
             }
         }
         Err(failed) => return refuse(broker, wanted, &assessment, &failed),
     }
     fetched
+}
+
+fn without_records(assessment: &Assessment) -> Fetched {
+    Fetched {
+        error: assessment.error,
+        high_watermark: assessment.high_watermark,
+        last_stable: assessment.last_stable,
+        log_start: assessment.log_start,
+        records: Records::default(),
+    }
 }
 
 /// Gets the next object of a consumer that catches up while this one is being sent. What comes of it is found in the
@@ -135,7 +147,11 @@ async fn read_planned(
     budget: usize,
 ) -> Result<Records, StoreError> {
     let mut collector = Collector::default();
+    let until = Instant::now() + READ_FOR;
     'ranges: for Planned { range, object_bytes, tail } in planned {
+        if collector.records.bytes > 0 && Instant::now() >= until {
+            break;
+        }
         let kind = if *tail { ReadKind::Tail } else { ReadKind::CatchUp };
         let span = range.position..range.position + range.bytes;
         let batches = match broker.reader.read_batches(kind, range.object, *object_bytes, span).await {
@@ -173,4 +189,102 @@ async fn read_planned(
         }
     }
     Ok(collector.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kafka_protocol::messages::create_topics_request::CreatableTopic;
+    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+    use kafka_protocol::protocol::StrBytes;
+    use kafka_protocol::records::Compression;
+    use strandline_storage::error::Operation;
+    use strandline_storage::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
+
+    use super::*;
+    use crate::records::tests::batch;
+    use crate::run::Opened;
+    use crate::testing::{TestClient, World};
+
+    /// A broker that reads what another one has written, from a store with faults.
+    struct Reading {
+        _writer: Opened,
+        reader: Opened,
+        faults: FaultHandle,
+        client: TestClient,
+        wanted: Wanted,
+    }
+
+    fn name() -> TopicName {
+        TopicName(StrBytes::from_static_str("t"))
+    }
+
+    impl Reading {
+        async fn new() -> Self {
+            let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
+            let faults = faulty.handle();
+            let world = World::with_store(Arc::new(faulty));
+            let writer = world.broker(1, &["--put-budget-per-s", "1000"]).await;
+            let reader = world.broker(2, &[]).await;
+            let mut client = TestClient::connect(&writer.broker);
+            let topic = CreatableTopic::default().with_name(name()).with_num_partitions(1);
+            let topic = topic.with_replication_factor(-1);
+            let created = client.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
+            let topic = Ok(created.topics[0].topic_id);
+            let wanted = Wanted { topic, partition: 0, offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
+            Self { _writer: writer, reader, faults, client, wanted }
+        }
+
+        /// Writes a record, in an object of its own.
+        async fn produce(&mut self) {
+            let records = Some(batch(Compression::None, 0, 1));
+            let data = vec![PartitionProduceData::default().with_records(records)];
+            let topic = TopicProduceData::default().with_name(name()).with_partition_data(data);
+            let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
+            let response = self.client.call(&request.with_topic_data(vec![topic]), 9).await;
+            assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+        }
+
+        /// What the reader knows now.
+        async fn assess(&self) -> Assessment {
+            let replica = &self.reader.broker.replica;
+            replica.barrier().await.unwrap();
+            replica.read(|view| plan::assess(&view.state, &self.wanted))
+        }
+
+        async fn read(&self, assessment: Assessment) -> Fetched {
+            read(&self.reader.broker, &self.wanted, assessment, Some(1 << 20)).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_planned_again_has_its_own_end() {
+        let mut reading = Reading::new().await;
+        reading.produce().await;
+        let old = reading.assess().await;
+        reading.produce().await;
+        assert_eq!(reading.assess().await.high_watermark, 2);
+        reading.faults.inject(Operation::Get, Fault::Missing);
+        let fetched = reading.read(old).await;
+        assert_eq!(reading.faults.injected(), 1);
+        assert_eq!((fetched.error, fetched.records.count), (None, 2));
+        assert_eq!((fetched.high_watermark, fetched.last_stable), (2, 2), "no record lies above the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_does_not_wait_for_every_one_of_many_slow_objects() {
+        let mut reading = Reading::new().await;
+        for _ in 0..6 {
+            reading.produce().await;
+        }
+        let slow = READ_FOR * 2 / 5;
+        reading
+            .faults
+            .set(FaultPlan { delay: slow..slow + Duration::from_millis(1), ..FaultPlan::default() });
+        let assessment = reading.assess().await;
+        let fetched = reading.read(assessment).await;
+        assert_eq!((fetched.error, fetched.records.count), (None, 3), "the rest is fetched next");
+    }
 }

@@ -156,21 +156,25 @@ pub async fn run(
     let view = load(backend, store, keys).await?;
     let mut report = Report { revision: view.revision, ..Report::default() };
     examine_state(&view, &mut report);
-    let needed = examine_snapshots(&view, backend, store, keys, &mut report).await;
+    let (mut snapshots, needed) = examine_snapshots(&view, backend, store, keys).await;
     let (mut suspects, old) = examine_listing(&view, &needed, store, &mut report).await?;
     if reads {
         suspects.extend(examine_objects(&view.state, store, &mut report).await);
     }
-    if !suspects.is_empty() || !old.is_empty() {
-        // Retention may have deleted them while they were looked at.
+    if !suspects.is_empty() || !old.is_empty() || !snapshots.is_empty() {
+        // Retention, or the next snapshot, may have deleted them while they were looked at.
         let now = load(backend, store, keys).await?;
         suspects.retain(|(object, _)| now.state.objects().contains_key(object));
-        let listed: BTreeSet<i64> = listed(&now).map(|s| s.revision).collect();
-        suspects.extend(old.into_iter().filter(|(_, revision)| listed.contains(revision)).map(
-            |(object, revision)| {
-                (object, format!("it is gone, and the snapshot of revision {revision} needs it"))
-            },
-        ));
+        snapshots.retain(|(snapshot, _)| listed(&now).any(|s| s.object == snapshot.object));
+        for (object, revision) in old {
+            if listed(&now).any(|s| s.revision == revision) {
+                suspects
+                    .push((object, format!("it is gone, and the snapshot of revision {revision} needs it")));
+            }
+        }
+    }
+    for (snapshot, what) in snapshots {
+        report.add(Finding::State(format!("the snapshot of revision {}: {what}", snapshot.revision)));
     }
     let mut told = BTreeSet::new();
     for (object, what) in suspects {
@@ -207,44 +211,45 @@ fn examine_state(view: &View, report: &mut Report) {
     report.dead = state.dead().len() as u64;
 }
 
+/// The snapshots that etcd names.
 fn listed(view: &View) -> impl Iterator<Item = &SnapshotRef> {
     view.snapshots.iter().flat_map(|s| &s.snapshots)
 }
 
 /// A broker that starts needs one of the snapshots, the log behind it, and the objects that it names (invariant 6).
-/// Gives those that the state does not need any more, with the revision of a snapshot that does.
+/// Gives the snapshots that are of no use, and why; and the objects that the state does not need any more, each with the
+/// revision of a snapshot that does.
 async fn examine_snapshots(
     view: &View,
     backend: &Arc<dyn Backend>,
     store: &Arc<dyn Store>,
     keys: &Keyspace,
-    report: &mut Report,
-) -> BTreeMap<ObjectId, i64> {
+) -> (Vec<(SnapshotRef, String)>, BTreeMap<ObjectId, i64>) {
     let trimmed_to = view.snapshots.as_ref().map_or(0, |s| s.trimmed_to);
-    let mut needed = BTreeMap::new();
-    for listed in listed(view) {
-        let revision = listed.revision;
-        let of = |what: String| Finding::State(format!("the snapshot of revision {revision}: {what}"));
-        match snapshot::read(store.as_ref(), listed).await {
+    let (mut wrong, mut needed) = (Vec::new(), BTreeMap::new());
+    for snapshot in listed(view) {
+        let revision = snapshot.revision;
+        match snapshot::read(store.as_ref(), snapshot).await {
             Ok(state) => needed.extend(state.objects().keys().map(|&object| (object, revision))),
             Err(error) => {
-                report.add(of(error.to_string()));
+                wrong.push((snapshot.clone(), error.to_string()));
                 continue;
             }
         }
         if revision < trimmed_to {
             continue;
         }
-        match replay_from(backend.as_ref(), keys, store.as_ref(), listed, view.revision).await {
-            Ok(state) if state == view.state => {}
-            Ok(_) => report.add(of("it and the log behind it make another state".to_owned())),
+        let what = match replay_from(backend.as_ref(), keys, store.as_ref(), snapshot, view.revision).await {
+            Ok(state) if state == view.state => continue,
+            Ok(_) => "it and the log behind it make another state".to_owned(),
             // It was read a moment ago: what lies behind it was trimmed or forgotten meanwhile.
-            Err(LoadError::Backend(BackendError::Compacted { .. }) | LoadError::Snapshots(_)) => {}
-            Err(error) => report.add(of(format!("the log behind it: {error}"))),
-        }
+            Err(LoadError::Backend(BackendError::Compacted { .. }) | LoadError::Snapshots(_)) => continue,
+            Err(error) => format!("the log behind it: {error}"),
+        };
+        wrong.push((snapshot.clone(), what));
     }
     needed.retain(|object, _| !view.state.objects().contains_key(object));
-    needed
+    (wrong, needed)
 }
 
 /// What is in the store and should not be, and the other way round.

@@ -9,10 +9,11 @@ use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, Txn};
-use strandline_metadata::keys::Keyspace;
+use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::log::Change;
 use strandline_metadata::record::{Body, Flush, FlushBatch, FlushPartition, FlushTopic, Trim, TrimPartition};
 use strandline_metadata::snapshot::Maintainer;
+use strandline_metadata::values::{SnapshotValue, Value};
 
 use super::*;
 use crate::Broker;
@@ -215,4 +216,81 @@ async fn a_record_that_is_missing_behind_a_snapshot_is_found() {
     let report = audited.report(false).await;
     let [Finding::State(what)] = &report.findings[..] else { panic!("one finding is expected: {report}") };
     assert!(what.contains("the log behind it"), "{what}");
+}
+
+/// A store in which the next snapshot is written, and the oldest deleted, while an audit looks at that one.
+#[derive(Debug)]
+struct Overtaken {
+    inner: Arc<dyn Store>,
+    backend: Arc<dyn Backend>,
+    keys: Keyspace,
+    oldest: ObjectKey,
+    /// What etcd names when the oldest is asked for, if it changes at all.
+    then: Option<SnapshotValue>,
+}
+
+impl Overtaken {
+    async fn name(&self, value: &SnapshotValue) {
+        let put = Op::put(self.keys.encode(&Key::Snapshot), value.encode());
+        self.backend.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Overtaken {
+    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+        self.inner.put(key, payload).await
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<std::ops::Range<u64>>) -> Result<Bytes, StoreError> {
+        if *key == self.oldest {
+            if let Some(value) = &self.then {
+                self.name(value).await;
+            }
+            self.inner.delete(key).await?;
+        }
+        self.inner.get(key, range).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.inner.list(prefix, start_after, limit).await
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_gone_is_found_unless_a_newer_one_has_taken_its_place() {
+    for moves in [false, true] {
+        let audited = Audited::new().await;
+        let replica = &audited.opened.broker.replica;
+        let inner = audited.world.store.clone();
+        let mut snapshots = Vec::new();
+        for _ in 0..2 {
+            // Two snapshots of different revisions.
+            let mut state = replica.state();
+            state.advance(state.revision() + snapshots.len() as i64);
+            snapshots.insert(0, snapshot::write(inner.as_ref(), &state, None).await.unwrap());
+        }
+        let value = SnapshotValue { format: 1, snapshots: snapshots.clone(), trimmed_to: 0 };
+        let newer = SnapshotValue { snapshots: vec![snapshots[0].clone()], ..value.clone() };
+        let store = Overtaken {
+            inner,
+            backend: audited.backend.clone(),
+            keys: replica.keys().clone(),
+            oldest: ObjectKey::parse(&snapshots[1].object).unwrap(),
+            then: moves.then_some(newer),
+        };
+        store.name(&value).await;
+        let (keys, store): (_, Arc<dyn Store>) = (replica.keys(), Arc::new(store));
+        let report = run(&audited.backend, &store, keys, false).await.unwrap();
+        assert_eq!(report.is_clean(), moves, "{report}");
+    }
 }

@@ -71,6 +71,7 @@ impl Churn {
             partitions = FIRST_PARTITIONS;
             sleep(Duration::from_millis(rng.random_range(0..500))).await;
         }
+        self.repeat(&mut rng, Act::Create).await;
     }
 
     /// Asks one broker after the other until it is done: also if the answer to an earlier attempt was lost.

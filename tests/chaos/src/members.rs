@@ -363,10 +363,10 @@ impl Members {
         }
     }
 
-    /// Whether the group has read and committed everything: these are the ends of all partitions.
-    pub(crate) async fn is_at(&self, ends: &[i64]) -> bool {
+    /// How many records the group has not committed yet: these are the ends of all partitions.
+    pub(crate) async fn left(&self, ends: &[i64]) -> i64 {
         let committed = self.asking().committed().await;
-        (0..).zip(ends).all(|(p, end)| *end == 0 || committed.get(&p) == Some(end))
+        (0..).zip(ends).map(|(p, end)| end - committed.get(&p).copied().unwrap_or(0).max(0)).sum()
     }
 
     /// The group as somebody sees it who is no member.
