@@ -14,9 +14,9 @@ use rmcp::model::{
     CompletionInfo, ErrorCode, GetPromptRequestParams, GetPromptResponse, InputRequiredResult,
     InputResponses, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
     PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-    ServerConfig, SubscribeRequestParams, Tool, UnsubscribeRequestParams,
+    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -53,6 +53,12 @@ impl ReadBackend for Nothing {
 
 fn of<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
+}
+
+/// A result that is one: in the newest protocol it says so.
+fn whole<T: DeserializeOwned>(mut value: Value) -> T {
+    value["resultType"] = json!("complete");
+    of(value)
 }
 
 fn text(text: &str) -> Value {
@@ -167,7 +173,7 @@ fn in_rounds(
     let roots = json!({"method": "roots/list", "params": {}});
     let confirm = elicit("Please confirm", "ok", "boolean");
     let given = |key: &str| given(responses, key);
-    let done = |said: String| Ok(CallToolResponse::Complete(of(text(&said))));
+    let done = |said: String| Ok(CallToolResponse::Complete(whole(text(&said))));
     let ask = |requests: Value, state: Option<&str>| Ok(needs(requests, state).into());
     match name.trim_start_matches("test_input_required_result_") {
         "elicitation" => match given("user_name").and_then(|v| v["content"]["name"].as_str()) {
@@ -263,14 +269,14 @@ impl ServerHandler for Fixtures {
     ) -> Result<CallToolResponse, ErrorData> {
         let client = context.meta.client_capabilities();
         if let Some(answer) = plain(&request.name) {
-            return Ok(CallToolResponse::Complete(of(answer)));
+            return Ok(CallToolResponse::Complete(whole(answer)));
         }
         match &*request.name {
             "test_missing_capability" if client.as_ref().is_none_or(|c| c.sampling.is_none()) => {
                 let data = json!({"requiredCapabilities": {"sampling": {}}});
                 Err(ErrorData::new(ErrorCode(-32021), "it needs sampling", Some(data)))
             }
-            "test_missing_capability" => Ok(CallToolResponse::Complete(of(text("done")))),
+            "test_missing_capability" => Ok(CallToolResponse::Complete(whole(text("done")))),
             "test_tool_with_progress" => {
                 if let Some(token) = context.meta.get_progress_token() {
                     for progress in [0, 50, 100] {
@@ -280,7 +286,7 @@ impl ServerHandler for Fixtures {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }
-                Ok(CallToolResponse::Complete(of(text("done"))))
+                Ok(CallToolResponse::Complete(whole(text("done"))))
             }
             name => in_rounds(
                 name,
@@ -296,7 +302,7 @@ impl ServerHandler for Fixtures {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(of(json!({"resources": [
+        Ok(whole(json!({"resources": [
             {"uri": "test://static-text", "name": "static-text", "description": "A fixture", "mimeType": "text/plain"},
             {"uri": "test://static-binary", "name": "static-binary", "description": "A fixture", "mimeType": "image/png"},
             {"uri": "test://watched-resource", "name": "watched", "description": "A fixture", "mimeType": "text/plain"}]})))
@@ -307,8 +313,10 @@ impl ServerHandler for Fixtures {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Ok(of(json!({"resourceTemplates": [{"uriTemplate": "test://template/{id}/data", "name": "template",
-            "description": "A fixture", "mimeType": "application/json"}]})))
+        Ok(whole(
+            json!({"resourceTemplates": [{"uriTemplate": "test://template/{id}/data", "name": "template",
+            "description": "A fixture", "mimeType": "application/json"}]}),
+        ))
     }
 
     async fn read_resource(
@@ -334,7 +342,7 @@ impl ServerHandler for Fixtures {
                 ));
             }
         };
-        Ok(ReadResourceResponse::Complete(of(json!({"contents": [content]}))))
+        Ok(ReadResourceResponse::Complete(whole(json!({"contents": [content]}))))
     }
 
     async fn subscribe(
@@ -359,7 +367,7 @@ impl ServerHandler for Fixtures {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
         let argument = |name: &str| json!({"name": name, "description": "A fixture", "required": true});
-        Ok(of(json!({"prompts": [
+        Ok(whole(json!({"prompts": [
             {"name": "test_simple_prompt", "description": "A fixture"},
             {"name": "test_prompt_with_arguments", "description": "A fixture", "arguments": [argument("arg1"), argument("arg2")]},
             {"name": "test_prompt_with_embedded_resource", "description": "A fixture", "arguments": [argument("resourceUri")]},
@@ -406,7 +414,7 @@ impl ServerHandler for Fixtures {
             }
             _ => return Err(refused("there is no such prompt")),
         };
-        Ok(GetPromptResponse::Complete(of(json!({"messages": messages}))))
+        Ok(GetPromptResponse::Complete(whole(json!({"messages": messages}))))
     }
 
     async fn complete(
@@ -417,6 +425,16 @@ impl ServerHandler for Fixtures {
         let known = ["paris", "park", "party", "test"].map(str::to_owned).to_vec();
         let fitting = known.into_iter().filter(|v| v.starts_with(&request.argument.value)).collect();
         Ok(CompleteResult::new(CompletionInfo::new(fitting).unwrap()))
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        let uris = requested.resource_subscriptions.iter().flatten().cloned();
+        Some(SubscriptionFilter::builder().resource_subscriptions(uris).build())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        context.cancelled().await;
+        Ok(())
     }
 }
 
