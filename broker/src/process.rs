@@ -100,6 +100,12 @@ impl Audit {
     }
 
     async fn report(self, config: &Config) -> Result<Report, Box<dyn std::error::Error>> {
+        // Opening it would make one.
+        if let MetadataConfig::Embedded(EmbeddedConfig { journal: Some(path), .. }) = &config.metadata
+            && !path.exists()
+        {
+            return Err(format!("there is no journal {}", path.display()).into());
+        }
         let (backend, _) = backend(&config.metadata).await?;
         let keys = Keyspace::new(&config.cluster).ok_or("the cluster's name cannot be used")?;
         let cluster = brokers::read_cluster(backend.as_ref(), &keys).await?;

@@ -1,7 +1,7 @@
 //! A single broker as a developer starts it, with nothing beside it.
 
 use strandline_tests::ctl::etcdctl;
-use strandline_tests::process::{Nest, free_port};
+use strandline_tests::process::{Nest, built, free_port};
 use strandline_tests::single::start_dev;
 use strandline_tests::workload::create_topic;
 
@@ -31,4 +31,31 @@ async fn etcdctl_shows_what_a_broker_without_etcd_keeps() {
     broker.kill9();
     let (_broker, _) = start_dev(&nest, "broker", metadata).await;
     assert_eq!(get(), Ok(shown), "it is in the journal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_of_nothing_makes_nothing_and_one_of_a_broker_that_has_ended_is_clean() {
+    let nest = Nest::new().expect("there is room for a test");
+    let folder = nest.folder().join("broker");
+    let audit = || {
+        let done = std::process::Command::new(built("strandline"))
+            .args(["fsck", "--dev", "--log", "warn"])
+            .arg(format!("--metadata-journal={}", folder.join("metadata.journal").display()))
+            .arg(format!("--store-url=file://{}", folder.join("objects").display()))
+            .output()
+            .expect("the audit runs");
+        let said = [&done.stdout[..], &done.stderr[..]].concat();
+        (done.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (code, said) = audit();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("there is no journal"), "{said}");
+    assert!(!folder.exists(), "it changes nothing");
+
+    let (mut broker, address) = start_dev(&nest, "broker", free_port()).await;
+    create_topic(&[address], "audited", 3).await;
+    broker.kill9();
+    let (code, said) = audit();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 topics, 3 partitions"), "{said}");
 }

@@ -120,6 +120,20 @@ impl Server {
     /// Stops the process without killing it: connections stay open and nobody answers.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
+        // On a busy machine a thread may run on for a moment.
+        while !self.is_stopped() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        let mut threads = std::fs::read_dir(tasks).unwrap().flatten();
+        threads.all(|thread| {
+            // A thread that has ended meanwhile does nothing any more, either.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('T'))
+        })
     }
 
     /// Lets a paused process go on.
