@@ -1,7 +1,7 @@
 //! Sees every transaction as etcd executes it, and who sent it. A broker does not know of it.
 //!
-//! Invariant 5: a broker whose registration was lost can commit nothing any more. That nothing comes of it is seen by
-//! chance at most, so it is looked at where it happens.
+//! Invariant 5: a broker whose registration was lost can commit nothing any more. And no snapshot is listed in front of
+//! newer ones. What comes of either is seen by chance at most, so it is looked at where it happens.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use strandline_metadata::backend::{
     Backend, BackendError, KeyRange, Op, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
 };
 use strandline_metadata::keys::{Key, Keyspace};
+use strandline_metadata::values::{SnapshotValue, Value};
 use strandline_tests::history::History;
 
 /// What has been seen: for each node id, the process that holds it.
@@ -53,16 +54,26 @@ impl Monitor {
 }
 
 impl Monitored {
+    /// A start from the newest snapshot must be enough: the log that an older one needs is trimmed.
+    fn listed(&self, revision: i64, value: &[u8]) {
+        let Ok(value) = SnapshotValue::decode(value) else { return };
+        if !value.snapshots.is_sorted_by(|newer, older| newer.revision > older.revision) {
+            let what = format!("revision {revision} lists a snapshot in front of newer ones");
+            self.monitor.history.anomaly("older snapshot", what);
+        }
+    }
+
     async fn executed(&self, txn: &Txn, revision: i64) -> Result<(), BackendError> {
         let Process { node_id, number } = self.process;
         let keys = &self.monitor.keys;
         let mut incarnations = Vec::new();
         let mut registers = false;
         for op in &txn.then {
-            let Op::Put { key, .. } = op else { continue };
+            let Op::Put { key, value, .. } = op else { continue };
             match keys.parse(key) {
                 Some(Key::Log { incarnation, .. }) => incarnations.push(incarnation),
                 Some(Key::Broker(id)) => registers |= id == node_id,
+                Some(Key::Snapshot) => self.listed(revision, value),
                 _ => {}
             }
         }
