@@ -96,8 +96,11 @@ impl Member {
     }
 }
 
+/// A topic: its name, its partitions, its configs.
+type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
+
 /// A cluster of one broker with a topic for each scenario.
-async fn start(topics: &[(&str, i32, &[(&str, &str)])]) -> (Cluster, String) {
+async fn start(topics: &[Wanted<'_>]) -> (Cluster, String) {
     let plan = Plan::new(1).flag("group-initial-rebalance-delay-ms", 0).flag("job-interval-ms", 500);
     let cluster = Cluster::start(plan).await;
     let address = cluster.address(0);
@@ -111,7 +114,7 @@ async fn start(topics: &[(&str, i32, &[(&str, &str)])]) -> (Cluster, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_group_gets_its_own_cause() {
     let retention = [("retention.bytes", "4000")];
-    let topics: [(&str, i32, &[(&str, &str)]); 7] = [
+    let topics: [Wanted<'_>; 7] = [
         ("well", 2, &[]),
         ("left", 1, &[]),
         ("slow", 1, &[]),
@@ -186,8 +189,7 @@ async fn each_group_gets_its_own_cause() {
 #[ignore = "it takes minutes: make test-mcp"]
 async fn causes_that_need_minutes_are_named_too() {
     let retention = [("retention.bytes", "300000")];
-    let topics: [(&str, i32, &[(&str, &str)]); 3] =
-        [("hung", 1, &[]), ("surge", 1, &[]), ("shrinking", 1, &retention)];
+    let topics: [Wanted<'_>; 3] = [("hung", 1, &[]), ("surge", 1, &[]), ("shrinking", 1, &retention)];
     let (cluster, address) = start(&topics).await;
     let mut at_work = JoinSet::new();
     // Some ten thousand records fit; whoever starts at the end and reads a hundred a second too few has as many seconds.
