@@ -404,13 +404,11 @@ impl ServerHandler for Fixtures {
                 says("Please analyze the image above.")
             ]),
             "test_input_required_result_prompt" => {
-                match given(request.input_responses.as_ref(), "user_context") {
-                    Some(answer) => json!([says(&format!("Context: {}", answer["content"]["context"]))]),
-                    None => {
-                        let asked = elicit("What context should the prompt use?", "context", "string");
-                        return Ok(needs(json!({"user_context": asked}), None).into());
-                    }
-                }
+                let Some(answer) = given(request.input_responses.as_ref(), "user_context") else {
+                    let asked = elicit("What context should the prompt use?", "context", "string");
+                    return Ok(needs(json!({"user_context": asked}), None).into());
+                };
+                json!([says(&format!("Context: {}", answer["content"]["context"]))])
             }
             _ => return Err(refused("there is no such prompt")),
         };

@@ -242,12 +242,11 @@ pub fn output_schema(output: &str) -> Map<String, Value> {
     let own = schema_of(output);
     let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     // A catalogue is read by a model in each conversation: what does not help it is left out. `error` and `meta` are the
-    // same for every tool, and an answer has either `error` or all of the tool's own fields. Answers are held to the whole
-    // of it by [`full_schema`], in tests.
+    // same for every tool, and an answer has either `error`, of which the instructions speak, or all of the tool's own
+    // fields. Answers are held to the whole of it by [`full_schema`], in tests.
     for property in properties.values_mut() {
         *property = outlined(property);
     }
-    properties.insert("error".to_owned(), json!({"type": "object"}));
     properties.insert("meta".to_owned(), json!({"type": "object"}));
     let mut schema = Map::new();
     schema.insert("type".to_owned(), Value::from("object"));
@@ -453,7 +452,7 @@ mod tests {
         let whole = Value::Object(output_schema("{a:s}"));
         assert_eq!(
             (&whole["required"], whole["properties"].as_object().unwrap().len()),
-            (&json!(["meta"]), 3)
+            (&json!(["meta"]), 2)
         );
         schema_of(META);
         schema_of(ERROR);

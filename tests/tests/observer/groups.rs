@@ -13,7 +13,7 @@ use strandline_tests::surroundings::now_ms;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::{group_names_first, names_first};
+use crate::group_names_first;
 
 /// Between two rounds of a consumer or a producer.
 const ROUND: Duration = Duration::from_millis(500);
@@ -96,8 +96,11 @@ impl Member {
     }
 }
 
+/// A topic: its name, its partitions, its configs.
+type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
+
 /// A cluster of one broker with a topic for each scenario.
-async fn start(topics: &[(&str, i32, &[(&str, &str)])]) -> (Cluster, String) {
+async fn start(topics: &[Wanted<'_>]) -> (Cluster, String) {
     let plan = Plan::new(1).flag("group-initial-rebalance-delay-ms", 0).flag("job-interval-ms", 500);
     let cluster = Cluster::start(plan).await;
     let address = cluster.address(0);
@@ -111,7 +114,7 @@ async fn start(topics: &[(&str, i32, &[(&str, &str)])]) -> (Cluster, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_group_gets_its_own_cause() {
     let retention = [("retention.bytes", "4000")];
-    let topics: [(&str, i32, &[(&str, &str)]); 7] = [
+    let topics: [Wanted<'_>; 7] = [
         ("well", 2, &[]),
         ("left", 1, &[]),
         ("slow", 1, &[]),
@@ -186,23 +189,25 @@ async fn each_group_gets_its_own_cause() {
 #[ignore = "it takes minutes: make test-mcp"]
 async fn causes_that_need_minutes_are_named_too() {
     let retention = [("retention.bytes", "300000")];
-    let topics: [(&str, i32, &[(&str, &str)]); 3] =
-        [("hung", 1, &[]), ("surge", 1, &[]), ("shrinking", 1, &retention)];
+    let topics: [Wanted<'_>; 3] = [("hung", 1, &[]), ("surge", 1, &[]), ("shrinking", 1, &retention)];
     let (cluster, address) = start(&topics).await;
-    let (_process, observer) = cluster.observe(&[]).await;
     let mut at_work = JoinSet::new();
+    // Some ten thousand records fit; whoever starts at the end and reads a hundred a second too few has as many seconds.
+    at_work.spawn(produce(address.clone(), "shrinking".to_owned(), vec![300]));
+    sleep(Duration::from_secs(45)).await;
+    let (_process, observer) = cluster.observe(&[]).await;
+    let mut late = Member::join(&address, "caught-up-with", "shrinking", 1).await;
+    late.round(&[i64::MAX / 2]).await;
+    at_work.spawn(late.read(vec![200]));
     at_work.spawn(produce(address.clone(), "hung".to_owned(), vec![40]));
     at_work.spawn(produce(address.clone(), "surge".to_owned(), vec![10]));
-    at_work.spawn(produce(address.clone(), "shrinking".to_owned(), vec![200]));
     at_work.spawn(Member::join(&address, "hangs", "hung", 1).await.stand());
     at_work.spawn(Member::join(&address, "flooded", "surge", 1).await.read(vec![20]));
-    at_work.spawn(Member::join(&address, "caught-up-with", "shrinking", 1).await.read(vec![100]));
     let begun = Instant::now();
-    let flooded = json!({"group_id": "flooded"});
-    names_first(observer, "diagnose_group_lag", flooded, "no_lag").await;
     group_names_first(observer, "caught-up-with", "retention_overtaking").await;
     let replay = observer.call("check_replay_readiness", json!({"group_id": "caught-up-with"})).await;
     assert_eq!(replay["verdict"], "at_risk", "{replay:#}");
+    group_names_first(observer, "flooded", "no_lag").await;
     sleep(Duration::from_secs(80).saturating_sub(begun.elapsed())).await;
     group_names_first(observer, "hangs", "consumer_stalled").await;
     at_work.spawn(produce(address.clone(), "surge".to_owned(), vec![300]));

@@ -133,8 +133,11 @@ fn judge(now: &Now, past: Option<Past>) -> (Status, Option<f64>, Option<f64>, Op
 /// not depend on who asks, so that whoever shares a read shares this too.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
-    latest: Mutex<Option<(Weak<View>, Arc<OnceLock<Arc<ByGroup>>>)>>,
+    latest: Mutex<Option<(Weak<View>, OfView)>>,
 }
+
+/// What is judged of one view, once somebody has needed it.
+type OfView = Arc<OnceLock<Arc<ByGroup>>>;
 
 /// The partitions of groups, by the group's id.
 pub(in crate::tools) type ByGroup = BTreeMap<String, Vec<Row>>;

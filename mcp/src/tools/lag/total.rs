@@ -27,15 +27,17 @@ pub(in crate::tools) fn sum<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> 
         let (b, n) = sum.unwrap_or_default();
         Some((b + before, n + now))
     });
-    Total {
+    let mut total = Total {
         lag: lag.filter(|_| committed().next().is_some()),
         max_lag: committed().filter_map(|r| r.lag).max(),
         partitions: rows.clone().count(),
         never_committed: count(Status::NeverCommitted),
         out_of_range: count(Status::OutOfRange),
-        unknown: rows.clone().filter(|r| r.now.committed.is_some() && r.now.end.is_none()).count(),
+        unknown: 0,
         compared,
-    }
+    };
+    total.unknown = rows.filter(|r| r.now.committed.is_some() && r.now.end.is_none()).count();
+    total
 }
 
 /// Where the lag goes: by more than a hundredth, or it is steady.
