@@ -1,4 +1,7 @@
-//! Log records, applied one after the other; the state that comes of them adds up, and survives a snapshot.
+//! Log records, applied one after the other, and a snapshot of what comes of them.
+//!
+//! Brokers trust each other's records as far as they are records: one that names an object which another one has named before
+//! makes a state that contradicts itself, and the audit and the snapshot's writer say so. Nothing may panic.
 
 use strandline_metadata::invariants;
 use strandline_metadata::record::Record;
@@ -27,11 +30,10 @@ pub(crate) fn run(data: &[u8]) {
         }
         state.advance(revision);
     }
-    if let Err(violation) = invariants::check(&state) {
-        panic!("{violation}");
-    }
+    let sound = invariants::check(&state).is_ok();
     world::block_on(async {
         let store = ObjectStoreBackend::memory();
-        snapshot::write(&store, &state, None).await.expect("a state is written and read back");
+        let written = snapshot::write(&store, &state, None).await;
+        assert!(written.is_ok() || !sound, "a sound state is written and read back: {written:?}");
     });
 }
