@@ -63,6 +63,16 @@ chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10
 	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-chaos
 	$(CARGO_TARGET_DIR)/release/strandline-chaos $(or $(MINUTES),10) $(SEED)
 
+.PHONY: model
+model: ## Check larger models of the commit protocol than make test does
+	@deploy/scripts/deps.sh build
+	cargo test --release --locked -p strandline-model -- --include-ignored --nocapture
+
+.PHONY: fuzz
+fuzz: ## Fuzz every decoder of foreign bytes, with a nightly compiler: make fuzz [TARGET=name] [SECONDS=600]
+	@deploy/scripts/deps.sh build
+	tests/fuzz/run.sh $(or $(SECONDS),600) $(TARGET)
+
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check

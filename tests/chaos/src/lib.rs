@@ -96,7 +96,11 @@ fn plan() -> Plan {
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
         .flag("drain-ms", 500)
-        .flag("cache-bytes", 4_000_000)
+        // Ten objects a second and broker: everything is read back several times, one object after the other.
+        .flag("linger-ms", 100)
+        .flag("put-budget-per-s", 5)
+        .flag("put-budget-burst", 10)
+        .flag("cache-bytes", 16_000_000)
         .flag("store-request-timeout-ms", 1_500)
         .flag("store-retry-budget-ms", 4_000)
         .flag("group-initial-rebalance-delay-ms", 300)
