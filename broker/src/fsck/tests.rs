@@ -273,10 +273,10 @@ async fn a_snapshot_that_is_gone_is_found_unless_a_newer_one_has_taken_its_place
         let replica = &audited.opened.broker.replica;
         let inner = audited.world.store.clone();
         let mut snapshots = Vec::new();
-        for _ in 0..2 {
+        for later in [0, 1] {
             // Two snapshots of different revisions.
             let mut state = replica.state();
-            state.advance(state.revision() + snapshots.len() as i64);
+            state.advance(state.revision() + later);
             snapshots.insert(0, snapshot::write(inner.as_ref(), &state, None).await.unwrap());
         }
         let value = SnapshotValue { format: 1, snapshots: snapshots.clone(), trimmed_to: 0 };

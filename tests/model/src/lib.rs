@@ -353,7 +353,7 @@ impl Model for Protocol {
 
     fn next_state(&self, world: &World, step: Step) -> Option<World> {
         let mut next = world.clone();
-        self.take(&mut next, step).then_some(next)
+        self.take(&mut next, &step).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

@@ -90,8 +90,8 @@ impl Protocol {
     }
 
     /// Takes a step. Gives false, whatever has been changed, if it cannot be taken.
-    pub(crate) fn take(&self, world: &mut World, step: Step) -> bool {
-        match step {
+    pub(crate) fn take(&self, world: &mut World, step: &Step) -> bool {
+        match *step {
             Step::Expire(node) => {
                 spend(&mut world.used.expiries, self.limits.expiries)
                     && world.stored.registered.remove(&node).is_some()
@@ -130,7 +130,7 @@ impl Protocol {
             | Step::Retire(p, _) => {
                 // Taken out, so that the world can be changed beside it.
                 let Some(mut broker) = world.brokers.remove(&p) else { return false };
-                let done = self.take_as(world, p, &mut broker, &step);
+                let done = self.take_as(world, p, &mut broker, step);
                 world.brokers.insert(p, broker);
                 done
             }
@@ -184,23 +184,7 @@ impl Protocol {
                 acknowledge(world, broker);
                 true
             }
-            Step::List(_) => {
-                if broker.collecting != Collecting::Idle
-                    || !spend(&mut world.used.collections, self.limits.collections)
-                {
-                    return false;
-                }
-                let mut listed: BTreeSet<(Incarnation, Object)> =
-                    world.stored.objects.iter().map(|o| (world.owners[o], *o)).collect();
-                if self.has(Flaw::StateBeforeRegistration) {
-                    if usize::from(broker.view.revision) < world.stored.log.len() {
-                        return false;
-                    }
-                    listed.retain(|(_, object)| !broker.view.derived.contains(object));
-                }
-                broker.collecting = Collecting::Listed(listed);
-                true
-            }
+            Step::List(_) => self.list(world, broker),
             Step::ReadRegistered(_) => {
                 let Collecting::Listed(mut listed) = std::mem::take(&mut broker.collecting) else {
                     return false;
@@ -243,6 +227,25 @@ impl Protocol {
             Step::Retire(_, incarnation) => self.retire(world, p, broker, *incarnation),
             _ => unreachable!("it is not a step of a process"),
         }
+    }
+
+    /// Which objects there are, and whose.
+    fn list(&self, world: &mut World, broker: &mut Broker) -> bool {
+        if broker.collecting != Collecting::Idle
+            || !spend(&mut world.used.collections, self.limits.collections)
+        {
+            return false;
+        }
+        let mut listed: BTreeSet<(Incarnation, Object)> =
+            world.stored.objects.iter().map(|o| (world.owners[o], *o)).collect();
+        if self.has(Flaw::StateBeforeRegistration) {
+            if usize::from(broker.view.revision) < world.stored.log.len() {
+                return false;
+            }
+            listed.retain(|(_, object)| !broker.view.derived.contains(object));
+        }
+        broker.collecting = Collecting::Listed(listed);
+        true
     }
 
     /// Another process of the node, beside the one that there may be: that one stands still, or was killed.
