@@ -24,9 +24,8 @@ pub(crate) fn run(data: &[u8]) {
         for pair in pieces(data).chunks(2) {
             let [key, value] = pair else { break };
             let key = Bytes::from([format!("/strandline/{CLUSTER}/").as_bytes(), key].concat());
-            match keys.parse(&key) {
-                Some(Key::Group(group) | Key::Offsets { group, .. }) => named.push(group),
-                _ => {}
+            if let Some(Key::Group(group) | Key::Offsets { group, .. }) = keys.parse(&key) {
+                named.push(group);
             }
             let put = Op::put(key, Bytes::copy_from_slice(value));
             let txn = Txn { compares: Vec::new(), then: vec![put], otherwise: Vec::new() };
