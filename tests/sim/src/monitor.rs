@@ -1,7 +1,8 @@
 //! Sees every transaction as etcd executes it, and who sent it. A broker does not know of it.
 //!
 //! Invariant 5: a broker whose registration was lost can commit nothing any more. And no snapshot is listed in front of
-//! newer ones. What comes of either is seen by chance at most, so it is looked at where it happens.
+//! newer ones, and no record goes that a start from the second-newest one needs. What comes of these is seen by chance at
+//! most, so it is looked at where it happens.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,13 +64,41 @@ impl Monitored {
         }
     }
 
+    /// Records go only when the pointer says that they may: whoever starts then does not need them, also if the newest
+    /// snapshot turns out bad.
+    async fn deleted(&self, revision: i64, keys: &KeyRange) -> Result<(), BackendError> {
+        let before = |keys| RangeRequest { keys, revision: Some(revision - 1), limit: 0, keys_only: false };
+        let gone = self.inner.range(before(keys.clone())).await?.kvs;
+        let records =
+            gone.iter().filter(|kv| matches!(self.monitor.keys.parse(&kv.key), Some(Key::Log { .. })));
+        let Some(newest) = records.map(|kv| kv.mod_revision).max() else { return Ok(()) };
+        let pointer = KeyRange::Key(self.monitor.keys.encode(&Key::Snapshot));
+        let pointer = self.inner.range(before(pointer)).await?.kvs;
+        let listed = pointer.first().and_then(|kv| SnapshotValue::decode(&kv.value).ok());
+        let trimmed_to = listed.map_or(0, |listed| listed.trimmed_to);
+        if newest > trimmed_to {
+            let what = format!(
+                "revision {revision} deletes a record of revision {newest}; the pointer allows up to {trimmed_to}"
+            );
+            self.monitor.history.anomaly("early trim", what);
+        }
+        Ok(())
+    }
+
     async fn executed(&self, txn: &Txn, revision: i64) -> Result<(), BackendError> {
         let Process { node_id, number } = self.process;
         let keys = &self.monitor.keys;
         let mut incarnations = Vec::new();
         let mut registers = false;
         for op in &txn.then {
-            let Op::Put { key, value, .. } = op else { continue };
+            let (key, value) = match op {
+                Op::Put { key, value, .. } => (key, value),
+                Op::Delete(deleted) => {
+                    self.deleted(revision, deleted).await?;
+                    continue;
+                }
+                Op::Range(_) | Op::Txn(_) => continue,
+            };
             match keys.parse(key) {
                 Some(Key::Log { incarnation, .. }) => incarnations.push(incarnation),
                 Some(Key::Broker(id)) => registers |= id == node_id,
