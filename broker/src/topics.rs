@@ -1,5 +1,6 @@
 //! What handlers ask about topics: rules for names, learning of topics, creating them.
 
+use futures::StreamExt as _;
 use kafka_protocol::error::ResponseError;
 use rand::Rng;
 use strandline_metadata::log::{Change, ProposeError};
@@ -102,31 +103,37 @@ pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
     }
 }
 
-/// Makes sure that topics which this broker does not know really do not exist; if asked to, creates them. Whoever
-/// asked then looks again.
+/// Topics that one request may create by naming them: a client that names a hundred thousand must not fill the metadata
+/// store before anybody can stop it. Whoever needs more asks again, as clients do for topics that they do not find.
+const CREATED_BY_NAMING: usize = 500;
+
+/// How many of them are created at a time; they share transactions.
+const CREATED_AT_ONCE: usize = 50;
+
+/// Makes sure that topics which this broker does not know really do not exist; if asked to, creates the first
+/// [`CREATED_BY_NAMING`] of them. Whoever asked then looks again.
 pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {
     // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable answer from it.
     if broker.replica.barrier().await.is_err() || !create_missing {
         return;
     }
-    for name in names {
-        let creatable = check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
-        let missing = broker
-            .replica
-            .read(|view| view.names.topic(name).is_none() && collision(&view.names, name).is_none());
-        if creatable && missing {
-            let partitions = default_partitions(broker);
-            let topic = topics::new_topic(
-                new_id(broker),
-                partitions,
-                std::collections::BTreeMap::new(),
-                broker.clock.now_ms(),
-            );
-            match create(broker, name, &topic).await {
-                Ok(()) => tracing::info!(topic = name, partitions, "topic created because a client named it"),
-                Err(error) => tracing::debug!(topic = name, error = error.message, "topic not created"),
-            }
-        }
+    let is_missing = |name: &&String| broker.replica.read(|view| view.names.topic(name).is_none());
+    let creatable = |name: &&String| check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
+    let missing = names.iter().filter(creatable).filter(is_missing).take(CREATED_BY_NAMING);
+    let created: Vec<_> = missing.map(|name| create_by_name(broker, name)).collect();
+    futures::stream::iter(created).buffer_unordered(CREATED_AT_ONCE).for_each(|()| async {}).await;
+}
+
+async fn create_by_name(broker: &Broker, name: &str) {
+    if broker.replica.read(|view| collision(&view.names, name).is_some()) {
+        return;
+    }
+    let partitions = default_partitions(broker);
+    let no_configs = std::collections::BTreeMap::new();
+    let topic = topics::new_topic(new_id(broker), partitions, no_configs, broker.clock.now_ms());
+    match create(broker, name, &topic).await {
+        Ok(()) => tracing::info!(topic = name, partitions, "topic created because a client named it"),
+        Err(error) => tracing::debug!(topic = name, error = error.message, "topic not created"),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Plan {
     pub all_proxies: bool,
     /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's memory.
     pub folder: bool,
+    /// How many file descriptors a broker may have.
+    pub descriptors: Option<u32>,
 }
 
 impl Plan {
@@ -56,7 +58,15 @@ impl Plan {
             proxies: false,
             all_proxies: false,
             folder: false,
+            descriptors: None,
         }
+    }
+
+    /// With so few file descriptors for each broker.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
     }
 
     /// With this flag for every broker.
@@ -308,8 +318,17 @@ impl Cluster {
         let args: Vec<OsString> =
             flags.into_iter().flat_map(|(k, v)| [format!("--{k}").into(), v.into()]).collect();
         let name = format!("broker-{}", i + 1);
-        let process = self.nest.start(&name, &built("strandline"), &args).expect("a broker starts");
-        broker.process = Some(process);
+        let program = built("strandline");
+        let process = match self.plan.descriptors {
+            None => self.nest.start(&name, &program, &args),
+            Some(most) => {
+                // A shell lowers its own limit for good, and becomes the broker.
+                let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+                let words = [OsString::from("-c"), script.into(), program.into()];
+                self.nest.start(&name, Path::new("/bin/sh"), &[&words[..], &args].concat())
+            }
+        };
+        broker.process = Some(process.expect("a broker starts"));
     }
 
     /// Waits until broker `i` says that it is ready; fails if it ends instead.

@@ -170,7 +170,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("fetch_max_bytes", "57671680", "bytes", "Largest answer to a fetch"),
     setting("fetch_sessions", "1000", "number", "Incremental fetch sessions that are kept"),
-    setting("max_connections", "10000", "number", "Connections at a time"),
+    setting(
+        "max_connections",
+        "10000",
+        "number",
+        "Connections at a time; fewer if the limit of file descriptors (ulimit -n) leaves no room for them",
+    ),
     setting("connection_idle_ms", "600000", "ms", "A connection without a request for so long is closed"),
     setting(
         "lease_ttl_s",

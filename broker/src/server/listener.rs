@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::connection;
 use super::frame::RequestMemory;
+use super::{connection, descriptors};
 use crate::Broker;
 
 /// Pause after accepting failed, for example because file descriptors ran out.
@@ -73,7 +73,8 @@ impl Listener {
     /// Accepts and serves connections until it is dropped.
     pub async fn run(self, broker: Arc<Broker>) {
         let memory = RequestMemory::new(broker.config.request_memory_bytes);
-        let room = Arc::new(Semaphore::new(broker.config.max_connections));
+        let limit = descriptors::room_for_connections(broker.config.max_connections);
+        let room = Arc::new(Semaphore::new(limit));
         loop {
             let (socket, peer) = match self.socket.accept().await {
                 Ok(accepted) => accepted,
@@ -84,7 +85,7 @@ impl Listener {
                 }
             };
             let Ok(place) = room.clone().try_acquire_owned() else {
-                info!(%peer, limit = broker.config.max_connections, "refusing a connection: there are too many");
+                info!(%peer, limit, "refusing a connection: there are too many");
                 broker.metrics.connection_refused();
                 continue;
             };

@@ -1,6 +1,7 @@
 //! Sockets: accepting them, reading frames, writing answers in order.
 
 mod connection;
+mod descriptors;
 mod frame;
 pub mod http;
 mod limits;

@@ -146,3 +146,21 @@ async fn a_rolling_restart_fails_no_request() {
         assert!(expected.contains(&error.as_str()), "{error} in {errors:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producer_ids_of_a_broker_that_died_are_given_to_nobody_else() {
+    let mut cluster = Cluster::start(Plan::new(2)).await;
+    let mut given = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        for i in 0..2 {
+            let mut client = cluster.client(i).await;
+            for _ in 0..3 {
+                let id = client.init_producer_id().await.expect("it is given");
+                assert!(given.insert(id), "{id} was given twice");
+            }
+        }
+        cluster.kill9(0);
+        cluster.restart(0);
+        cluster.wait_ready(0).await;
+    }
+}

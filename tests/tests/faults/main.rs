@@ -6,6 +6,7 @@
 
 mod damage;
 mod etcd;
+mod flood;
 mod groups;
 mod jobs;
 mod kill;

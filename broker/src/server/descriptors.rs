@@ -1,0 +1,56 @@
+//! File descriptors: clients take so many that the rest of the broker never lacks one.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+/// What everything but the clients' connections may need: listeners, etcd, the store, the runtime.
+const OTHERS: u64 = 256;
+
+/// How many connections of clients this process has room for, at most `wanted`. Raises its own limit of descriptors as
+/// far as it may, and says so if that is not far enough.
+pub(crate) fn room_for_connections(wanted: usize) -> usize {
+    let limit = raise();
+    let room = limit.map_or(wanted, |limit| room(limit, wanted));
+    if room < wanted {
+        warn!(
+            limit,
+            wanted, room, "file descriptors are few (ulimit -n): fewer connections are taken than configured"
+        );
+    }
+    room
+}
+
+/// The limit of descriptors after it was raised; nothing if there is none.
+fn raise() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            info!(%error, "the limit of file descriptors cannot be raised");
+            current
+        }
+    }
+}
+
+/// Half of a small limit is left to the others.
+fn room(limit: u64, wanted: usize) -> usize {
+    let others = OTHERS.min(limit.div_ceil(2));
+    usize::try_from(limit - others).map_or(wanted, |room| room.clamp(1, wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_need_is_left_to_them() {
+        assert_eq!(room(1_048_576, 10_000), 10_000);
+        assert_eq!(room(1024, 10_000), 768);
+        assert_eq!(room(200, 10_000), 100);
+        assert_eq!(room(1024, 5), 5);
+        assert_eq!(room(1, 5), 1, "one connection at least, or nobody would be told anything");
+    }
+}
