@@ -42,6 +42,8 @@ pub enum Mutation {
     DeleteDeadAtOnce,
     /// A refusal is believed although what would tell is gone.
     BelieveRefusal,
+    /// A commit that is refused for want of space is believed not to have been executed.
+    BelieveNoSpace,
     /// The snapshot of an older state is listed before newer ones.
     ListOlderSnapshot,
     /// Events behind a gap of a watch are applied.
@@ -69,6 +71,7 @@ impl Mutation {
         Self::ReuseSequence,
         Self::DeleteDeadAtOnce,
         Self::BelieveRefusal,
+        Self::BelieveNoSpace,
         Self::ListOlderSnapshot,
         Self::ApplyBehindGap,
     ];

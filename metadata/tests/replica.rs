@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan};
-use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, ReadBackend, Txn};
+use strandline_metadata::backend::{Backend, BackendError, KeyRange, Op, RangeRequest, ReadBackend, Txn};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::log::{self, Change, LogWriter, ProposeError, Session, SessionCell};
@@ -120,6 +120,30 @@ async fn a_lost_answer_is_resolved_and_nothing_is_applied_twice() {
         assert_eq!(node.end(), before + 2, "{fault:?}");
         node.replica.read(|view| invariants::check(&view.state)).unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_refused_for_want_of_space_and_executed_all_the_same_is_acknowledged() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    node.faults.inject(Fault::NoSpaceBehind);
+    assert_eq!(node.produce(2).await, Ok(BatchOutcome::Appended { base_offset: 0 }));
+    // One that was not executed is refused, and leaves its numbers to the next.
+    node.faults.inject(Fault::NoSpace);
+    let refused = node.produce(2).await.unwrap_err();
+    assert_eq!(refused, ProposeError::Refused(BackendError::NoSpace));
+    assert!(refused.is_certainly_not_committed());
+    assert_eq!(node.produce(2).await, Ok(BatchOutcome::Appended { base_offset: 2 }));
+    // A change that leaves no record cannot be looked up.
+    let key = keys().encode(&Key::Leader("job".to_owned()));
+    for fault in [Fault::NoSpace, Fault::NoSpaceBehind] {
+        node.faults.inject(fault);
+        let change = Change { ops: vec![Op::put(key.clone(), "x")], ..Change::default() };
+        let unknown = node.log.change(0, change).await.unwrap_err();
+        assert!(!unknown.is_certainly_not_committed(), "{fault:?}: {unknown}");
+    }
+    assert_eq!(node.produce(2).await, Ok(BatchOutcome::Appended { base_offset: 4 }), "the session goes on");
 }
 
 #[tokio::test(start_paused = true)]

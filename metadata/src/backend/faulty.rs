@@ -41,6 +41,8 @@ pub enum Fault {
     ExecutedLater,
     /// A transaction or a new lease: it is not executed, [`BackendError::NoSpace`].
     NoSpace,
+    /// A transaction: it is executed, [`BackendError::NoSpace`], as etcd answers when it goes over its quota.
+    NoSpaceBehind,
     /// A watch: a batch with events is left out, silently.
     WatchGap,
     /// A watch: it delivers nothing any more, not even progress, and does not say so.
@@ -64,6 +66,8 @@ pub struct FaultPlan {
     pub later: RangeInclusive<Duration>,
     /// The chance of [`Fault::NoSpace`].
     pub no_space: f64,
+    /// The chance of [`Fault::NoSpaceBehind`].
+    pub no_space_behind: f64,
     /// How long a call takes before it is executed.
     pub call_delay: RangeInclusive<Duration>,
     /// How long a batch is under way.
@@ -113,6 +117,7 @@ impl Default for FaultPlan {
             executed_later: 0.0,
             later: Duration::ZERO..=Duration::from_secs(2),
             no_space: 0.0,
+            no_space_behind: 0.0,
             call_delay: Duration::ZERO..=Duration::ZERO,
             watch_delay: Duration::ZERO..=Duration::ZERO,
             watch_gap: 0.0,
@@ -130,6 +135,7 @@ impl FaultPlan {
             Fault::AnswerLost => self.answer_lost,
             Fault::ExecutedLater => self.executed_later,
             Fault::NoSpace => self.no_space,
+            Fault::NoSpaceBehind => self.no_space_behind,
             Fault::WatchGap => self.watch_gap,
             Fault::WatchStuck => self.watch_stuck,
             Fault::WatchBroken => self.watch_broken,
@@ -313,8 +319,12 @@ impl ReadBackend for FaultyBackend {
 impl Backend for FaultyBackend {
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, BackendError> {
         self.before().await?;
-        match self.faults.decide(&[Fault::NoSpace, Fault::ExecutedLater]) {
+        match self.faults.decide(&[Fault::NoSpace, Fault::NoSpaceBehind, Fault::ExecutedLater]) {
             Some(Fault::NoSpace) => Err(BackendError::NoSpace),
+            Some(Fault::NoSpaceBehind) => {
+                self.inner.txn(txn).await?;
+                Err(BackendError::NoSpace)
+            }
             Some(_) => {
                 self.faults.put_off(txn);
                 Err(lost())

@@ -256,7 +256,9 @@ pub enum BackendError {
         /// The oldest revision that can still be read or watched; 0 if the store did not say.
         oldest: i64,
     },
-    /// The store is at its quota and refuses writes that need space (etcd's NOSPACE alarm).
+    /// The store is at its quota and refuses writes that need space (etcd's NOSPACE alarm). etcd executes the
+    /// transaction that takes it over its quota all the same, and answers like this: so it may have been executed, but
+    /// nothing of it is under way any more, and a linearizable read tells.
     #[error("the metadata store is out of space")]
     NoSpace,
     /// The request is larger or has more operations than the store allows; it was not executed. Of a range: the

@@ -54,7 +54,7 @@ enum Outcome {
     /// The session is over; nothing was committed.
     Fenced,
     /// The session is over, and so is what would tell whether this was committed before: the head goes when an
-    /// incarnation that is gone is forgotten, and a change without a record leaves none.
+    /// incarnation that is gone is forgotten, and a change without a record leaves none. Or the head is not as it was left.
     FencedUnknown,
     /// The store refuses it; nothing was committed.
     Refused(BackendError),
@@ -283,6 +283,9 @@ impl LogLoop {
                     warn!(why, "the outcome of a commit is unknown; looking it up");
                     unknown = true;
                 }
+                Err(BackendError::NoSpace) if !unknown && !mutation::is(Mutation::BelieveNoSpace) => {
+                    return self.without_space(session, last).await;
+                }
                 Err(refused) if !unknown => return Outcome::Refused(refused),
                 Err(error) => {
                     warn!(%error, "a commit that may have been executed is refused now; looking it up");
@@ -305,6 +308,23 @@ impl LogLoop {
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// What became of a transaction that was sent once and refused for want of space: it may have been executed, but it
+    /// is not under way any more (see [`BackendError::NoSpace`]).
+    async fn without_space(&self, session: Session, last: u64) -> Outcome {
+        let traceless = last == self.head;
+        match self.look_up(session).await {
+            (_, head) if head >= last && !traceless => {
+                info!("the metadata store is out of space; the commit that took it there was executed");
+                Outcome::Committed(0)
+            }
+            (false, head) => fenced(true, traceless, head),
+            (true, _) if traceless => Outcome::Refused(BackendError::OutcomeUnknown(
+                "the metadata store is out of space, and may have made the change".to_owned(),
+            )),
+            (true, _) => Outcome::Refused(BackendError::NoSpace),
         }
     }
 
@@ -333,8 +353,9 @@ impl LogLoop {
         if head == self.head && has_compares {
             return Outcome::Conflict;
         }
+        // Whoever did it, or whatever was executed against all that is known: nothing is certain now.
         error!(head, expected = self.head, "the head of this broker's log was changed by somebody else");
-        Outcome::Fenced
+        Outcome::FencedUnknown
     }
 
     /// Whether the session's registration exists, and the head, at one revision. Asks until it gets an answer.

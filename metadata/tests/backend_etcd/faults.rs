@@ -184,6 +184,29 @@ async fn a_lost_answer_is_not_a_failure() {
     assert_eq!(get(&direct, "a").await.unwrap().unwrap().version, kv.version, "and nothing sends it later");
 }
 
+/// What [`BackendError::NoSpace`] says of etcd, and the log's writer relies on.
+#[tokio::test]
+async fn etcd_executes_what_takes_it_over_its_quota_and_refuses_it() {
+    if !available("etcd_executes_what_takes_it_over_its_quota_and_refuses_it") {
+        return;
+    }
+    for _ in 0..10 {
+        let arguments = vec!["--quota-backend-bytes".to_owned(), (4 * 1024 * 1024).to_string()];
+        let server = Server::start_with(Options { arguments, tls: false }).await;
+        let store = client([server.url()]).await;
+        // All are let in while there is room, and then carried out one after the other.
+        let keys: Vec<String> = (0..60).map(|i| format!("big-{i}")).collect();
+        let puts = keys.iter().map(|key| store.txn(put(key, vec![b'x'; 200_000])));
+        let answers = futures::future::join_all(puts).await;
+        for (key, answer) in keys.iter().zip(answers) {
+            if matches!(answer, Err(BackendError::NoSpace)) && get(&store, key).await.unwrap().is_some() {
+                return;
+            }
+        }
+    }
+    panic!("whatever was refused for want of space was not executed");
+}
+
 #[tokio::test]
 async fn a_full_etcd_says_so_and_can_be_helped() {
     if !available("a_full_etcd_says_so_and_can_be_helped") {

@@ -187,6 +187,7 @@ impl Maker {
             executed_later: 0.1,
             later: Duration::ZERO..=self.random.ms(10, 6000),
             no_space: if self.random.chance(0.2) { 0.2 } else { 0.0 },
+            no_space_behind: if self.random.chance(0.2) { 0.1 } else { 0.0 },
             call_delay: Duration::ZERO..=self.random.ms(0, 300),
             ..EtcdFaults::default()
         }

@@ -26,7 +26,7 @@ async fn more_connections_than_descriptors_leave_the_broker_its_own() {
     let mut cluster = Cluster::start(Plan::new(1).proxied().descriptors(200)).await;
     create_topic(&cluster.addresses(), "few", 1).await;
     let mut established = cluster.client(0).await;
-    established.set_timeout(Duration::from_secs(60));
+    established.set_timeout(Duration::from_mins(1));
     let mut produce = async |what: &str| {
         let record = batch(&["few"], now_ms(), None, Compression::None);
         established.produce("few", 0, record).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
@@ -78,7 +78,7 @@ async fn everything(address: &str) -> MetadataResponse {
     loop {
         let asked = async {
             let mut client = Client::connect(address).await?;
-            client.set_timeout(Duration::from_secs(60));
+            client.set_timeout(Duration::from_mins(1));
             client.call(&MetadataRequest::default().with_topics(None), 12).await
         };
         match asked.await {
@@ -95,7 +95,7 @@ async fn a_storm_of_metadata_requests_after_a_restart_is_answered() {
     const TOPICS: usize = 500;
     let mut cluster = Cluster::start(Plan::new(2)).await;
     let mut client = cluster.client(0).await;
-    client.set_timeout(Duration::from_secs(60));
+    client.set_timeout(Duration::from_mins(1));
     create_many(&mut client, TOPICS).await;
     let workload = Workload::start(&cluster, "beside", 4).await;
     workload.progress(200).await;
@@ -120,7 +120,7 @@ async fn a_hundred_thousand_names_that_nobody_has_are_answered_and_create_few() 
     let named = |i| MetadataRequestTopic::default().with_name(Some(topic(&format!("nobody-{i}"))));
     let request = MetadataRequest::default().with_topics(Some((0..NAMES).map(named).collect()));
     let mut client = cluster.client(0).await;
-    client.set_timeout(Duration::from_secs(120));
+    client.set_timeout(Duration::from_mins(2));
     let known = async |client: &mut Client, create: bool| {
         let request = request.clone().with_allow_auto_topic_creation(create);
         let answer = client.call(&request, 9).await.expect("it is answered");

@@ -53,6 +53,9 @@ async fn each_call_fails_as_it_says() {
     faults.inject(Fault::AnswerLost);
     assert!(matches!(faulty.txn(put("1")).await, Err(BackendError::OutcomeUnknown(_))));
     assert_eq!(version(&store).await, 1);
+    faults.inject(Fault::NoSpaceBehind);
+    assert_eq!(faulty.txn(put("1")).await.unwrap_err(), BackendError::NoSpace);
+    assert_eq!(version(&store).await, 2);
     faults.inject(Fault::AnswerLost);
     assert!(matches!(faulty.lease_grant(5).await, Err(BackendError::OutcomeUnknown(_))));
     assert_eq!(faults.count(Fault::AnswerLost), 2);
