@@ -2,7 +2,7 @@
 //!
 //! Whatever is decompressed is bounded (invariant 9): a few kilobytes on the wire must not become gigabytes here.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use strandline_storage::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, crc32c};
@@ -49,27 +49,58 @@ pub(crate) struct RecordTime {
     pub(crate) timestamp_ms: i64,
 }
 
-/// The times of all records of a batch, in order.
-pub(crate) fn times(header: &BatchHeader, batch: &[u8]) -> Result<Vec<RecordTime>, RecordsError> {
-    let payload = payload(header, batch)?;
-    let mut rest = &payload[..];
-    let mut times = Vec::new();
-    while !rest.is_empty() {
-        let length = usize::try_from(varint(&mut rest)?).map_err(|_| RecordsError::Malformed)?;
-        let (mut record, after) = rest.split_at_checked(length).ok_or(RecordsError::Malformed)?;
-        rest = after;
-        let (_attributes, body) = record.split_first().ok_or(RecordsError::Malformed)?;
-        record = body;
-        let timestamp_delta = varint(&mut record)?;
-        let offset_delta = i32::try_from(varint(&mut record)?).map_err(|_| RecordsError::Malformed)?;
-        let timestamp_ms = if header.has_log_append_time() {
-            header.max_timestamp
-        } else {
-            header.base_timestamp.saturating_add(timestamp_delta)
+/// The time of the first record of a batch that is wanted. No more is decompressed than it takes to find it, and nothing
+/// of that is kept.
+pub(crate) fn find_time(
+    header: &BatchHeader,
+    batch: &[u8],
+    mut is_wanted: impl FnMut(RecordTime) -> bool,
+) -> Result<Option<RecordTime>, RecordsError> {
+    let stored = batch.get(BATCH_HEADER_BYTES..).ok_or(RecordsError::Malformed)?;
+    let payload = open(header.compression()?, stored, MAX_PAYLOAD_BYTES)?;
+    let mut records = BufReader::new(payload.take(MAX_PAYLOAD_BYTES as u64));
+    for _ in 0..header.record_count {
+        if records.fill_buf()?.is_empty() {
+            break;
+        }
+        let time = match next_time(header, &mut records) {
+            Err(RecordsError::Malformed) if records.get_ref().limit() == 0 => {
+                return Err(RecordsError::TooLarge(MAX_PAYLOAD_BYTES));
+            }
+            read => read?,
         };
-        times.push(RecordTime { offset_delta, timestamp_ms });
+        if is_wanted(time) {
+            return Ok(Some(time));
+        }
     }
-    Ok(times)
+    Ok(None)
+}
+
+/// Reads one record and passes over what is behind its time.
+fn next_time(header: &BatchHeader, records: &mut impl Read) -> Result<RecordTime, RecordsError> {
+    let length = u64::try_from(varint(records)?).map_err(|_| RecordsError::Malformed)?;
+    let mut record = records.take(length);
+    let mut attributes = [0; 1];
+    read_all(&mut record, &mut attributes)?;
+    let timestamp_delta = varint(&mut record)?;
+    let offset_delta = i32::try_from(varint(&mut record)?).map_err(|_| RecordsError::Malformed)?;
+    io::copy(&mut record, &mut io::sink())?;
+    if record.limit() > 0 {
+        return Err(RecordsError::Malformed);
+    }
+    let timestamp_ms = if header.has_log_append_time() {
+        header.max_timestamp
+    } else {
+        header.base_timestamp.saturating_add(timestamp_delta)
+    };
+    Ok(RecordTime { offset_delta, timestamp_ms })
+}
+
+fn read_all(reader: &mut impl Read, bytes: &mut [u8]) -> Result<(), RecordsError> {
+    reader.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => RecordsError::Malformed,
+        _ => RecordsError::Codec(error),
+    })
 }
 
 /// The same records in another codec.
@@ -95,20 +126,20 @@ fn payload(header: &BatchHeader, batch: &[u8]) -> Result<Bytes, RecordsError> {
 
 /// What was compressed as Kafka's clients do it, if that has at most `most` bytes.
 pub(crate) fn decompress(codec: Compression, stored: &[u8], most: usize) -> Result<Bytes, RecordsError> {
-    match codec {
-        Compression::None if stored.len() > most => Err(RecordsError::TooLarge(most)),
-        Compression::None => Ok(Bytes::copy_from_slice(stored)),
-        Compression::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored), most),
-        Compression::Lz4 => read_bounded(lz4::Decoder::new(stored)?, most),
-        Compression::Zstd => read_bounded(zstd::Decoder::new(stored)?, most),
-        Compression::Snappy => unsnappy(stored, most),
-    }
+    let mut out = Vec::new();
+    open(codec, stored, most)?.take(most as u64 + 1).read_to_end(&mut out)?;
+    if out.len() > most { Err(RecordsError::TooLarge(most)) } else { Ok(out.into()) }
 }
 
-fn read_bounded(reader: impl Read, most: usize) -> Result<Bytes, RecordsError> {
-    let mut out = Vec::new();
-    reader.take(most as u64 + 1).read_to_end(&mut out)?;
-    if out.len() > most { Err(RecordsError::TooLarge(most)) } else { Ok(out.into()) }
+/// A reader of what was compressed. Snappy has no streams: of it, at most `most` bytes are decompressed at once.
+fn open(codec: Compression, stored: &[u8], most: usize) -> Result<Box<dyn Read + '_>, RecordsError> {
+    Ok(match codec {
+        Compression::None => Box::new(stored),
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+        Compression::Lz4 => Box::new(lz4::Decoder::new(stored)?),
+        Compression::Zstd => Box::new(zstd::Decoder::new(stored)?),
+        Compression::Snappy => Box::new(io::Cursor::new(unsnappy(stored, most)?)),
+    })
 }
 
 /// Snappy, in xerial's framing or bare, as Kafka's clients write either.
@@ -179,13 +210,13 @@ fn codec_bits(codec: Compression) -> u8 {
 }
 
 /// A zigzag varint of up to 64 bits.
-fn varint(bytes: &mut &[u8]) -> Result<i64, RecordsError> {
+fn varint(reader: &mut impl Read) -> Result<i64, RecordsError> {
     let mut value: u64 = 0;
     for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(RecordsError::Malformed)?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
+        let mut byte = [0; 1];
+        read_all(reader, &mut byte)?;
+        value |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] & 0x80 == 0 {
             return Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed());
         }
     }
@@ -235,6 +266,36 @@ pub(crate) mod tests {
         (Codec::Zstd, Compression::Zstd),
     ];
 
+    fn times(header: &BatchHeader, batch: &[u8]) -> Result<Vec<RecordTime>, RecordsError> {
+        let mut times = Vec::new();
+        find_time(header, batch, |time| {
+            times.push(time);
+            false
+        })?;
+        Ok(times)
+    }
+
+    #[test]
+    fn what_lies_behind_the_record_that_is_looked_for_is_not_opened() {
+        let whole = batch(Codec::None, 1000, 50);
+        let header = BatchHeader::parse(&whole).unwrap();
+        let cut = &whole[..whole.len() - 1];
+        let first = find_time(&header, cut, |_| true).unwrap();
+        assert_eq!(first, Some(RecordTime { offset_delta: 0, timestamp_ms: 1000 }));
+        assert!(matches!(find_time(&header, cut, |_| false), Err(RecordsError::Malformed)));
+    }
+
+    #[test]
+    fn a_record_that_is_larger_than_a_batch_may_be_is_refused() {
+        // A length of 1 GiB, attributes, a time, an offset, and then nothing but zeros.
+        let mut lie = vec![0x80, 0x80, 0x80, 0x80, 0x08, 0, 0, 0];
+        lie.resize(MAX_PAYLOAD_BYTES + 1, 0);
+        let mut bomb = BytesMut::from(&batch(Codec::Zstd, 0, 1)[..BATCH_HEADER_BYTES]);
+        bomb = compress(Compression::Zstd, &lie, bomb).unwrap();
+        let header = BatchHeader::parse(&batch(Codec::Zstd, 0, 1)).unwrap();
+        assert!(matches!(find_time(&header, &bomb, |_| true), Err(RecordsError::TooLarge(_))));
+    }
+
     #[test]
     fn times_are_read_from_every_codec() {
         for (codec, _) in CODECS {
@@ -243,6 +304,8 @@ pub(crate) mod tests {
             let times = times(&header, &batch).unwrap();
             assert_eq!(times.len(), 50, "{codec:?}");
             assert_eq!(times[7], RecordTime { offset_delta: 7, timestamp_ms: 1007 });
+            let found = find_time(&header, &batch, |t| t.timestamp_ms >= 1007).unwrap();
+            assert_eq!(found, Some(times[7]), "{codec:?}");
         }
     }
 

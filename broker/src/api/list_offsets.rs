@@ -14,7 +14,6 @@ use kafka_protocol::messages::list_offsets_response::{
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use strandline_metadata::state::{Partition, Range};
-use strandline_storage::format::batch::BatchHeader;
 use strandline_storage::reader::ReadKind;
 use tracing::error;
 
@@ -114,20 +113,13 @@ async fn first_in_range(
     let mut base_offset = range.base_offset;
     for (header, batch) in batches.map_err(|e| failed(&e))? {
         if header.max_timestamp >= timestamp {
-            let times = times(&header, &batch).map_err(|e| failed(&e))?;
-            let found = times
-                .iter()
-                .map(|t| (base_offset + i64::from(t.offset_delta), t.timestamp_ms))
-                .find(|&(offset, time)| time >= timestamp && offset >= log_start);
-            if found.is_some() {
-                return Ok(found);
+            let offset = |time: RecordTime| base_offset + i64::from(time.offset_delta);
+            let is_wanted = |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;
+            if let Some(found) = records::find_time(&header, &batch, is_wanted).map_err(|e| failed(&e))? {
+                return Ok(Some((offset(found), found.timestamp_ms)));
             }
         }
         base_offset += i64::from(header.record_count);
     }
     Ok(None)
-}
-
-fn times(header: &BatchHeader, batch: &[u8]) -> Result<Vec<RecordTime>, records::RecordsError> {
-    records::times(header, batch)
 }
