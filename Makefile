@@ -15,9 +15,9 @@ deps: ## Install what building and testing need (protoc, etcd, kcat; needs apt a
 	@deploy/scripts/deps.sh build test
 
 .PHONY: build
-build: ## Build the release binaries
+build: ## Build the release binaries: the broker and the observer
 	@deploy/scripts/deps.sh build
-	cargo build --release --locked --workspace --bins
+	cargo build --release --locked -p strandline-broker -p strandline-mcp --bins
 
 .PHONY: test
 test: ## Run the fast tests, on real etcd and a real S3 server

@@ -105,7 +105,8 @@ start_native() {
 	mkdir -p "$RUN" "$LOGS" "$DATA"
 	ports_are_free
 	say "Building (the first time takes some minutes) …"
-	local flags=(--locked --workspace --bins)
+	# What the platform runs, and nothing of what tries it.
+	local flags=(--locked -p strandline-broker -p strandline-mcp -p strandline-dev-s3 -p strandline-tests --bins)
 	[ "$PROFILE" = release ] && flags+=(--release)
 	cargo build --quiet "${flags[@]}" || fail "the build failed; its messages are above"
 	say "Starting the platform; logs are in .strandline/logs"
