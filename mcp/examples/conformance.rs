@@ -25,7 +25,9 @@ use strandline_mcp::config::{self, Parsed};
 use strandline_mcp::http::{Limited, Peer, router_to};
 use strandline_mcp::server::{Answers, Caller};
 use strandline_mcp::{Observer, Parts};
-use strandline_metadata::backend::{BackendError, KeyRange, RangeRequest, RangeResponse, ReadBackend, Watch};
+use strandline_metadata::backend::{
+    BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse, ReadBackend, Watch,
+};
 use tokio::net::TcpListener;
 
 /// One red pixel.
@@ -44,6 +46,10 @@ struct Nothing;
 impl ReadBackend for Nothing {
     async fn range(&self, _request: RangeRequest) -> Result<RangeResponse, BackendError> {
         Ok(RangeResponse { revision: 1, kvs: Vec::new(), more: false })
+    }
+
+    async fn changed(&self, _request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        Ok(ChangedResponse { revision: 1, kvs: Vec::new(), count: 0 })
     }
 
     async fn watch(&self, _keys: KeyRange, _revision: i64) -> Result<Box<dyn Watch>, BackendError> {

@@ -133,8 +133,7 @@ impl Observer {
         tasks.start("scraper", scraper.run());
         let changes = Changes::default();
         for family in Family::ALL {
-            let (reader, keys) = (etcd.reader().clone(), etcd.keys().clone());
-            tasks.start("changes", changes.clone().follow(family, reader, keys, parts.clock.clone()));
+            tasks.start("changes", changes.clone().follow(family, etcd.clone(), parts.clock.clone()));
         }
         let boot = access::hex(&seal.tag(b"boot")).chars().take(8).collect();
         Ok(Arc::new(Self {

@@ -30,6 +30,8 @@ pub const INSTRUCTIONS_BYTES: usize = 2 * 1024;
 
 /// Calls that read etcd at a time.
 pub const ETCD_READS_IN_FLIGHT: usize = 4;
+/// How long what was read of etcd is kept up to date by what changes, before it is read whole again.
+pub const REREAD_AFTER: Duration = Duration::from_mins(1);
 /// The largest answer of a metrics endpoint, in bytes.
 pub const SCRAPE_BYTES: usize = 8 * 1024 * 1024;
 /// Targets that are scraped at most.

@@ -206,14 +206,16 @@ impl Keyspace {
         KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
     }
 
-    /// Offsets, producer ids, snapshots, topics, watermarks: all that lies behind the log.
-    pub fn offsets_to_watermarks(&self) -> KeyRange {
-        KeyRange::Span { start: self.under("offsets/"), end: self.under("watermarks0") }
-    }
-
-    /// Topics and watermarks.
-    pub fn topics_and_watermarks(&self) -> KeyRange {
-        KeyRange::Span { start: self.under("topics/"), end: self.under("watermarks0") }
+    /// All that lies behind the log, in the order of keys: offsets and producer ids, snapshots, topics, watermarks. Each range
+    /// begins where the one before it ends, so that nothing lies between two.
+    pub fn behind_the_log(&self) -> [KeyRange; 4] {
+        let span = |start, end| KeyRange::Span { start: self.under(start), end: self.under(end) };
+        [
+            span("offsets/", "snapshot"),
+            span("snapshot", "topics/"),
+            span("topics/", "watermarks/"),
+            span("watermarks/", "watermarks0"),
+        ]
     }
 
     /// Every record of the log.
@@ -309,7 +311,8 @@ mod tests {
     #[test]
     fn two_ranges_have_every_key_but_the_log() {
         let keys = Keyspace::new("prod-1").unwrap();
-        let (before, behind) = (keys.brokers_to_leaders(), keys.offsets_to_watermarks());
+        let [offsets, _, topics, watermarks] = keys.behind_the_log();
+        let (before, behind) = (keys.brokers_to_leaders(), offsets.to(watermarks.clone()));
         let (group, topic, name) = ("%ff".to_owned(), "zzz".to_owned(), "x".to_owned());
         for (key, place) in [
             (Key::Broker(0), "before"),
@@ -336,7 +339,7 @@ mod tests {
             };
             assert_eq!(found, place, "{key:?}");
         }
-        let few = keys.topics_and_watermarks();
+        let few = topics.to(watermarks);
         assert!(few.contains(&keys.encode(&Key::Topic("a".into()))));
         assert!(!few.contains(&keys.encode(&Key::Snapshot)));
     }

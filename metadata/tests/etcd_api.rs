@@ -20,8 +20,8 @@ use serde_json::Value;
 use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::{EtcdConfig, EtcdReader};
 use strandline_metadata::backend::{
-    Backend, BackendError, KeyRange, Op, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
-    conformance,
+    Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, Op, RangeRequest, RangeResponse,
+    ReadBackend, Txn, TxnResponse, Watch, conformance,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -118,6 +118,10 @@ struct ReadsOverApi {
 impl ReadBackend for ReadsOverApi {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
         self.reader.range(request).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        self.reader.changed(request).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

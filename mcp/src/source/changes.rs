@@ -12,6 +12,7 @@ use strandline_metadata::values::group::{GroupState, GroupValue};
 use strandline_metadata::values::{BrokerValue, ConfigsValue, TopicValue, Value as _};
 use tracing::debug;
 
+use super::etcd::EtcdSource;
 use crate::clock::Clock;
 use crate::limits::CHANGES_KEPT;
 
@@ -103,19 +104,14 @@ impl Changes {
     }
 
     /// Follows one kind of keys until the end of the process.
-    pub async fn follow(
-        self,
-        family: Family,
-        reader: Arc<dyn ReadBackend>,
-        keys: Keyspace,
-        clock: Arc<dyn Clock>,
-    ) {
+    pub(crate) async fn follow(self, family: Family, etcd: EtcdSource, clock: Arc<dyn Clock>) {
         let mut known: Option<BTreeMap<String, Facts>> = None;
         loop {
-            if let Err(error) =
-                self.follow_once(family, reader.as_ref(), &keys, clock.as_ref(), &mut known).await
-            {
+            let (reader, keys) = (etcd.reader().as_ref(), etcd.keys());
+            if let Err(error) = self.follow_once(family, reader, keys, clock.as_ref(), &mut known).await {
                 debug!(%error, family = family.as_str(), "a watch ended");
+                // If every member of etcd was stopped, it may come back with the state of a backup.
+                etcd.forget();
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

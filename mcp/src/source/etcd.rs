@@ -1,89 +1,30 @@
 //! Reading etcd: at most two ranges per call, at one revision, shared by all who ask at the same time.
 //!
-//! The keys of a cluster lie in three runs: brokers, cluster, commits, configs, groups, heads, leaders; the log;
-//! offsets, producer-ids, snapshot, topics, watermarks. The log is never read, so two ranges cover everything, and the second is read
-//! as of the first one's revision. What did not change since the last read (same mod revision) is not decoded again.
+//! What was read is kept ([`super::kept`]), and etcd is asked for what was put since, and for the count of all keys. That is a
+//! range as any other: linearizable, and the second one of a call is as of the revision of the first. Where the count tells that
+//! something was deleted, or another call has read on meanwhile, that range is read again, whole and as of the same revision. So a
+//! call right after a deletion may take a range more, or two if both of its ranges had one. The first calls, those a minute
+//! later, and those after anything went wrong read whole at once.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use strandline_metadata::backend::{BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
-use strandline_metadata::keys::{Key, Keyspace};
+use strandline_metadata::backend::{
+    BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse, ReadBackend,
+};
+use strandline_metadata::keys::Keyspace;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::view::{Decoded, View};
+use super::kept::Kept;
+use super::need::Families;
+pub use super::need::Need;
+use super::view::View;
 use crate::clock::Clock;
 use crate::limits::ETCD_READS_IN_FLIGHT;
 use crate::metrics::Metrics;
-
-/// What of the cluster a call needs: which families of keys. The less, the less etcd has to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Need(u8);
-
-impl Need {
-    /// Brokers, cluster, configs, groups, leaders.
-    pub const PLAIN: Self = Self(1);
-    const COMMITS: Self = Self(1 << 1);
-    /// The snapshot.
-    pub const SNAPSHOT: Self = Self(1 << 2);
-    /// Topics.
-    pub const TOPICS: Self = Self(1 << 3);
-    const WATERMARKS: Self = Self(1 << 4);
-
-    /// Topics and how far they are.
-    pub const ENDS: Self = Self::TOPICS.and(Self::WATERMARKS);
-    /// Topics, and what the cluster's defaults are.
-    pub const PLAIN_AND_TOPICS: Self = Self::PLAIN.and(Self::TOPICS);
-    /// The same, and how far they are.
-    pub const PLAIN_AND_ENDS: Self = Self::PLAIN.and(Self::ENDS);
-    /// Committed offsets, and the topics that they are for.
-    pub const OFFSETS: Self = Self::COMMITS.and(Self::TOPICS);
-    /// Groups, those too that only committed.
-    pub const GROUPS: Self = Self::PLAIN.and(Self::COMMITS);
-    /// The same, and topics.
-    pub const GROUPS_AND_TOPICS: Self = Self::GROUPS.and(Self::TOPICS);
-    /// Everything.
-    pub const ALL: Self = Self::PLAIN.and(Self::COMMITS).and(Self::ENDS);
-
-    /// Both. What lies between two families behind the log is read with them: it is one range.
-    const fn and(self, other: Self) -> Self {
-        let bits = self.0 | other.0;
-        let stored = bits & !Self::PLAIN.0;
-        if stored == 0 {
-            return Self(bits);
-        }
-        let below_first = (1 << stored.trailing_zeros()) - 1;
-        let to_last = u8::MAX >> stored.leading_zeros();
-        Self(bits | (to_last & !below_first))
-    }
-
-    const fn has(self, family: Self) -> bool {
-        self.0 & family.0 != 0
-    }
-
-    /// Whether what was read for `self` answers `other` as well.
-    const fn covers(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The ranges that have it: two at most.
-    fn spans(self, keys: &Keyspace) -> Vec<KeyRange> {
-        let plain = self.has(Self::PLAIN).then(|| keys.brokers_to_leaders());
-        let stored = [
-            (Self::COMMITS, keys.offsets()),
-            (Self::SNAPSHOT, KeyRange::key(keys.encode(&Key::Snapshot))),
-            (Self::TOPICS, keys.topics()),
-            (Self::WATERMARKS, keys.watermarks()),
-        ];
-        let stored = stored.into_iter().filter(|(family, _)| self.has(*family)).map(|(_, range)| range);
-        plain.into_iter().chain(stored.reduce(KeyRange::to)).collect()
-    }
-}
 
 /// Why etcd could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,13 +65,13 @@ pub struct EtcdSource {
 
 struct SharedParts {
     reader: Arc<dyn ReadBackend>,
-    keys: Keyspace,
+    families: Families,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     request_timeout: Duration,
     slots: Semaphore,
     flights: Mutex<Vec<(Need, Flight)>>,
-    decoded: Mutex<HashMap<Bytes, (i64, Decoded)>>,
+    kept: Mutex<Kept>,
     health: Mutex<EtcdHealth>,
     cluster_id: Mutex<Option<String>>,
 }
@@ -153,13 +94,13 @@ impl EtcdSource {
         Self {
             shared: Arc::new(SharedParts {
                 reader,
-                keys,
+                families: Families::new(keys),
                 clock,
                 metrics,
                 request_timeout,
                 slots: Semaphore::new(ETCD_READS_IN_FLIGHT),
                 flights: Mutex::default(),
-                decoded: Mutex::default(),
+                kept: Mutex::default(),
                 health: Mutex::default(),
                 cluster_id: Mutex::default(),
             }),
@@ -173,7 +114,7 @@ impl EtcdSource {
 
     /// The cluster's keys.
     pub fn keys(&self) -> &Keyspace {
-        &self.shared.keys
+        &self.shared.families.keys
     }
 
     /// What is known of etcd itself.
@@ -190,6 +131,11 @@ impl EtcdSource {
     pub fn is_reachable(&self) -> bool {
         let health = self.health();
         health.last_ok_ms.is_some() && health.error.is_none()
+    }
+
+    /// Reads everything whole the next time: what was read may not be of the history that etcd has now.
+    pub(crate) fn forget(&self) {
+        *self.shared.kept() = Kept::default();
     }
 
     /// Reads what is needed. Whoever asks while somebody is reading that much shares the read.
@@ -233,6 +179,8 @@ impl SharedParts {
                 };
             }
             Err(error) => {
+                // What went wrong may have been etcd's end.
+                *self.kept() = Kept::default();
                 health.error = Some(error.to_string());
                 health.failed_at_ms = Some(now_ms);
             }
@@ -240,40 +188,87 @@ impl SharedParts {
         result
     }
 
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn read_at_one_revision(&self, need: Need) -> Result<Arc<View>, EtcdError> {
         let _slot = self.slots.acquire().await.map_err(|e| EtcdError::Unavailable(e.to_string()))?;
-        let spans = need.spans(&self.keys);
+        let mut view = View::default();
         let mut revision = None;
-        let mut kvs = Vec::new();
-        for span in &spans {
-            let (at, more) = self.range(span.clone(), revision).await?;
-            revision = Some(revision.unwrap_or(at));
-            kvs.extend(more);
+        for (families, range) in self.families.spans(need) {
+            revision = Some(self.read_range(families, range, revision, &mut view).await?);
         }
-        let revision = revision.unwrap_or_default();
-        let now_ms = self.clock.now_ms();
-        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = View::build(&self.keys, revision, now_ms, &kvs, &mut decoded);
-        // What is gone from etcd is forgotten here too.
-        let most = kvs.len().saturating_mul(2).max(10_000);
-        if decoded.len() > most {
-            let live: std::collections::HashSet<&Bytes> = kvs.iter().map(|kv| &kv.key).collect();
-            decoded.retain(|key, _| live.contains(key) || !spans.iter().any(|span| span.contains(key)));
-        }
+        view.revision = revision.unwrap_or_default();
+        view.read_at_ms = self.clock.now_ms();
         Ok(Arc::new(view))
     }
 
-    async fn range(&self, keys: KeyRange, revision: Option<i64>) -> Result<(i64, Vec<KeyValue>), EtcdError> {
-        let begun = Instant::now();
+    /// Lets a view have what families are at a revision, or now. Gives the revision.
+    async fn read_range(
+        &self,
+        families: Need,
+        range: KeyRange,
+        mut revision: Option<i64>,
+        view: &mut View,
+    ) -> Result<i64, EtcdError> {
+        let (after, newest) = {
+            let kept = self.kept();
+            (kept.since(families, Instant::now()), kept.newest())
+        };
+        if let Some(after) = after {
+            let answer = self.changed(range.clone(), after, revision).await?;
+            let at = revision.unwrap_or(answer.revision);
+            let mut kept = self.kept();
+            check_history(&mut kept, newest, answer.revision);
+            if kept.add(&self.families, families, (after, at), answer.kvs, answer.count) {
+                kept.show(families, view);
+                return Ok(at);
+            }
+            revision = Some(at);
+        }
+        let answer = self.range(range, revision).await?;
+        let at = revision.unwrap_or(answer.revision);
+        let mut kept = self.kept();
+        check_history(&mut kept, newest, answer.revision);
+        // What is old is decoded anew, too.
+        let before = after.map(|_| &*kept);
+        let fresh = Kept::whole(&self.families, families, at, Instant::now(), answer.kvs, before);
+        fresh.show(families, view);
+        kept.adopt(families, fresh);
+        Ok(at)
+    }
+
+    async fn range(&self, keys: KeyRange, revision: Option<i64>) -> Result<RangeResponse, EtcdError> {
         let request = RangeRequest { keys, revision, limit: 0, keys_only: false };
+        self.in_time(self.reader.range(request)).await
+    }
+
+    async fn changed(
+        &self,
+        keys: KeyRange,
+        after: i64,
+        revision: Option<i64>,
+    ) -> Result<ChangedResponse, EtcdError> {
+        self.in_time(self.reader.changed(ChangedRequest { keys, after, revision })).await
+    }
+
+    async fn in_time<T>(&self, read: impl Future<Output = Result<T, BackendError>>) -> Result<T, EtcdError> {
+        let begun = Instant::now();
         // The backend has a time-out of its own, which this one backs.
-        let result = timeout(self.request_timeout, self.reader.range(request)).await;
+        let result = timeout(self.request_timeout, read).await;
         self.metrics.etcd_read(matches!(result, Ok(Ok(_))), begun.elapsed());
         match result {
-            Ok(Ok(response)) => Ok((response.revision, response.kvs)),
-            Ok(Err(error)) => Err(error_of(error)),
+            Ok(result) => result.map_err(error_of),
             Err(_) => Err(EtcdError::TimedOut(self.request_timeout.as_millis())),
         }
+    }
+}
+
+/// Forgets everything if etcd's newest revision is older than what was known when it was asked: it has another history.
+fn check_history(kept: &mut Kept, known: Option<i64>, newest: i64) {
+    if known.is_some_and(|known| newest < known) {
+        *kept = Kept::default();
     }
 }
 
@@ -292,37 +287,4 @@ fn error_of(error: BackendError) -> EtcdError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_need_takes_more_than_two_ranges_and_each_has_what_it_says() {
-        let keys = Keyspace::new("t").unwrap();
-        let (offsets, topic) = (
-            Key::Offsets { group: "g".to_owned(), topic: "t".to_owned(), part: 0 },
-            Key::Topic("t".to_owned()),
-        );
-        let watermarks = Key::Watermarks { topic_id: uuid::Uuid::max(), part: 0 };
-        let log = Key::Log { incarnation: 1, sequence: 1 };
-        let families = [
-            (Need::PLAIN, Key::Group("g".to_owned())),
-            (Need::COMMITS, offsets),
-            (Need::SNAPSHOT, Key::Snapshot),
-            (Need::TOPICS, topic),
-            (Need::WATERMARKS, watermarks),
-        ];
-        for first in &families {
-            for second in &families {
-                let need = first.0.and(second.0);
-                let spans = need.spans(&keys);
-                assert!(spans.len() <= 2, "{need:?}");
-                let is_read = |key: &Key| spans.iter().any(|s| s.contains(&keys.encode(key)));
-                for (family, key) in &families {
-                    assert_eq!(need.covers(*family), is_read(key), "{need:?} {key:?}");
-                }
-                assert!(!is_read(&log), "{need:?}");
-            }
-        }
-        assert!(Need::ALL.covers(Need::GROUPS_AND_TOPICS) && !Need::GROUPS.covers(Need::ALL));
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@ pub mod changes;
 pub mod etcd;
 pub mod exposition;
 pub mod history;
+mod kept;
+mod need;
 pub mod progress;
 pub mod scrape;
 pub mod view;

@@ -85,8 +85,8 @@ impl Progress {
         let mut sample = Sample { at_ms: view.read_at_ms, ..Sample::default() };
         let (mut entries, mut left_out) = (0, 0);
         // Groups first: an end without a commit says less than a commit.
-        for (group, topics) in &view.offsets {
-            for (topic, parts) in topics {
+        for (group, topics) in view.offsets.iter() {
+            for (topic, parts) in topics.iter() {
                 let Some(id) = view.topics.get(topic).map(|t| t.value.topic_id) else { continue };
                 let commits =
                     parts.values().filter(|o| o.value.topic_id == id).flat_map(|o| &o.value.partitions);

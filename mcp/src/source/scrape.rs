@@ -181,7 +181,7 @@ impl Scraper {
         self.samples.groups_left_out.store(left_out, Ordering::Relaxed);
         for (group, topics) in view.offsets.iter().take(HISTORY_GROUPS) {
             let mut total = Some(0);
-            for (name, parts) in topics {
+            for (name, parts) in topics.iter() {
                 let Some(id) = view.topics.get(name).map(|t| t.value.topic_id) else { continue };
                 let commits =
                     parts.values().filter(|o| o.value.topic_id == id).flat_map(|o| &o.value.partitions);

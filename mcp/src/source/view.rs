@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use strandline_metadata::backend::KeyValue;
-use strandline_metadata::keys::{Key, Keyspace};
+use strandline_metadata::keys::Key;
 use strandline_metadata::placement::{self, Candidate};
 use strandline_metadata::values::group::{CommittedOffset, GroupValue, OFFSETS_PER_KEY, OffsetsValue};
 use strandline_metadata::values::watermarks::{WATERMARKS_PER_KEY, Watermarks, WatermarksValue};
@@ -13,6 +12,8 @@ use strandline_metadata::values::{
     BrokerValue, ClusterValue, ConfigsValue, LeaderValue, SnapshotValue, TopicValue, Value,
 };
 use uuid::Uuid;
+
+use super::need::Family;
 
 /// A value with etcd's bookkeeping for its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub struct Stored<T> {
     pub lease: i64,
 }
 
-/// A decoded value, shared between views; `Unreadable` if this build cannot read it.
+/// What a key says, shared between views.
 #[derive(Clone, Debug)]
 pub enum Decoded {
     /// `cluster`.
@@ -48,7 +49,9 @@ pub enum Decoded {
     Leader(Arc<Stored<LeaderValue>>),
     /// `snapshot`.
     Snapshot(Arc<Stored<SnapshotValue>>),
-    /// A value of another format, or damaged.
+    /// Something that no view has.
+    Other,
+    /// A value of another format, or damaged: this build cannot read it.
     Unreadable,
 }
 
@@ -73,8 +76,11 @@ pub struct Commit<'a> {
 /// Committed offsets of one group by topic and run of partitions.
 pub type GroupOffsets = BTreeMap<String, BTreeMap<u32, Arc<Stored<OffsetsValue>>>>;
 
-/// The cluster as of one revision, as far as it was read.
-#[derive(Clone, Debug, Default)]
+/// How far partitions are, by topic and run of partitions.
+pub(crate) type MarksByRun = HashMap<(Uuid, u32), Arc<Stored<WatermarksValue>>>;
+
+/// The cluster as of one revision, as far as it was read. What may be much is shared with other views.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The revision.
     pub revision: i64,
@@ -87,80 +93,123 @@ pub struct View {
     /// Dynamic defaults of all brokers.
     pub defaults: BTreeMap<String, String>,
     /// Configs of groups.
-    pub group_configs: BTreeMap<String, Arc<Stored<ConfigsValue>>>,
+    pub group_configs: Arc<BTreeMap<String, Arc<Stored<ConfigsValue>>>>,
     /// Groups, by id.
-    pub groups: BTreeMap<String, Arc<Stored<GroupValue>>>,
+    pub groups: Arc<BTreeMap<String, Arc<Stored<GroupValue>>>>,
     /// Holders of background jobs.
     pub leaders: BTreeMap<String, Arc<Stored<LeaderValue>>>,
     /// Topics, by name.
-    pub topics: BTreeMap<String, Arc<Stored<TopicValue>>>,
+    pub topics: Arc<BTreeMap<String, Arc<Stored<TopicValue>>>>,
     /// Names of topics, by id.
-    pub names: HashMap<Uuid, String>,
+    pub names: Arc<HashMap<Uuid, String>>,
     /// Snapshots.
     pub snapshot: Option<Arc<Stored<SnapshotValue>>>,
     /// Committed offsets, by group.
-    pub offsets: BTreeMap<String, GroupOffsets>,
-    pub(crate) watermarks: HashMap<(Uuid, u32), Arc<Stored<WatermarksValue>>>,
+    pub offsets: Arc<BTreeMap<String, Arc<GroupOffsets>>>,
+    pub(crate) watermarks: Arc<MarksByRun>,
     /// Values that this build cannot read.
     pub unreadable: usize,
 }
 
 impl View {
-    /// From what was read; `known` has what was decoded before.
-    pub(crate) fn build(
-        keys: &Keyspace,
-        revision: i64,
-        read_at_ms: i64,
-        kvs: &[KeyValue],
-        known: &mut HashMap<Bytes, (i64, Decoded)>,
-    ) -> Self {
-        let mut view = Self { revision, read_at_ms, ..Self::default() };
-        for kv in kvs {
-            let Some(key) = keys.parse(&kv.key) else { continue };
-            let decoded = match known.get(&kv.key) {
-                Some((at, decoded)) if *at == kv.mod_revision => decoded.clone(),
-                _ => {
-                    let Some(decoded) = decode(&key, kv) else { continue };
-                    known.insert(kv.key.clone(), (kv.mod_revision, decoded.clone()));
-                    decoded
-                }
-            };
-            view.put(key, decoded);
-        }
-        view
-    }
-
-    fn put(&mut self, key: Key, decoded: Decoded) {
+    /// Takes one key, which may be known by an older value.
+    pub(super) fn put(&mut self, key: Key, decoded: Decoded) {
         match (key, decoded) {
             (Key::Cluster, Decoded::Cluster(value)) => self.cluster = Some(value),
             (Key::Broker(node_id), Decoded::Broker(value)) => {
                 self.brokers.insert(node_id, value);
             }
             (Key::Topic(name), Decoded::Topic(value)) => {
-                self.names.insert(value.value.topic_id, name.clone());
-                self.topics.insert(name, value);
+                let (id, names) = (value.value.topic_id, Arc::make_mut(&mut self.names));
+                names.insert(id, name.clone());
+                let before = Arc::make_mut(&mut self.topics).insert(name, value);
+                // One that was deleted and created again has another id.
+                if let Some(gone) = before.map(|before| before.value.topic_id).filter(|gone| *gone != id) {
+                    names.remove(&gone);
+                }
             }
             (Key::BrokerConfig(None), Decoded::Configs(value)) => {
                 self.defaults.clone_from(&value.value.configs);
             }
             (Key::GroupConfig(group), Decoded::Configs(value)) => {
-                self.group_configs.insert(group, value);
+                Arc::make_mut(&mut self.group_configs).insert(group, value);
             }
             (Key::Group(group), Decoded::Group(value)) => {
-                self.groups.insert(group, value);
+                Arc::make_mut(&mut self.groups).insert(group, value);
             }
             (Key::Offsets { group, topic, part }, Decoded::Offsets(value)) => {
-                self.offsets.entry(group).or_default().entry(topic).or_default().insert(part, value);
+                let topics = Arc::make_mut(&mut self.offsets).entry(group).or_default();
+                Arc::make_mut(topics).entry(topic).or_default().insert(part, value);
             }
             (Key::Watermarks { topic_id, part }, Decoded::Watermarks(value)) => {
-                self.watermarks.insert((topic_id, part), value);
+                Arc::make_mut(&mut self.watermarks).insert((topic_id, part), value);
             }
             (Key::Leader(job), Decoded::Leader(value)) => {
                 self.leaders.insert(job, value);
             }
             (Key::Snapshot, Decoded::Snapshot(value)) => self.snapshot = Some(value),
-            (_, Decoded::Unreadable) => self.unreadable += 1,
+            (key, Decoded::Unreadable) => self.remove(&key),
             _ => {}
+        }
+    }
+
+    /// What a key said before it was put so that this build cannot read it is no longer so.
+    fn remove(&mut self, key: &Key) {
+        match key {
+            Key::Cluster => self.cluster = None,
+            Key::Broker(node_id) => drop(self.brokers.remove(node_id)),
+            Key::Topic(name) => {
+                if let Some(gone) = Arc::make_mut(&mut self.topics).remove(name) {
+                    Arc::make_mut(&mut self.names).remove(&gone.value.topic_id);
+                }
+            }
+            Key::BrokerConfig(None) => self.defaults.clear(),
+            Key::GroupConfig(group) => drop(Arc::make_mut(&mut self.group_configs).remove(group)),
+            Key::Group(group) => drop(Arc::make_mut(&mut self.groups).remove(group)),
+            Key::Offsets { group, topic, part } => {
+                let all = Arc::make_mut(&mut self.offsets);
+                if let Some(topics) = all.get_mut(group).map(Arc::make_mut) {
+                    let parts = topics.get_mut(topic);
+                    if parts.is_some_and(|parts| parts.remove(part).is_some() && parts.is_empty()) {
+                        topics.remove(topic);
+                    }
+                    if topics.is_empty() {
+                        all.remove(group);
+                    }
+                }
+            }
+            Key::Watermarks { topic_id, part } => {
+                Arc::make_mut(&mut self.watermarks).remove(&(*topic_id, *part));
+            }
+            Key::Leader(job) => drop(self.leaders.remove(job)),
+            Key::Snapshot => self.snapshot = None,
+            Key::BrokerConfig(Some(_))
+            | Key::ClientMetrics(_)
+            | Key::Commits
+            | Key::Head(_)
+            | Key::Log { .. }
+            | Key::ProducerIds => {}
+        }
+    }
+
+    /// Takes over what another view has of a family of keys.
+    pub(super) fn take_part(&mut self, family: Family, from: &Self) {
+        match family {
+            Family::Plain => {
+                self.cluster.clone_from(&from.cluster);
+                self.brokers.clone_from(&from.brokers);
+                self.defaults.clone_from(&from.defaults);
+                self.leaders.clone_from(&from.leaders);
+                self.group_configs.clone_from(&from.group_configs);
+                self.groups.clone_from(&from.groups);
+            }
+            Family::Commits => self.offsets.clone_from(&from.offsets),
+            Family::Snapshot => self.snapshot.clone_from(&from.snapshot),
+            Family::Topics => {
+                self.topics.clone_from(&from.topics);
+                self.names.clone_from(&from.names);
+            }
+            Family::Watermarks => self.watermarks.clone_from(&from.watermarks),
         }
     }
 
@@ -203,7 +252,8 @@ impl View {
     }
 }
 
-fn decode(key: &Key, kv: &KeyValue) -> Option<Decoded> {
+/// What a key says.
+pub(super) fn decode(key: &Key, kv: &KeyValue) -> Decoded {
     fn stored<T: Value>(kv: &KeyValue, wrap: impl Fn(Arc<Stored<T>>) -> Decoded) -> Decoded {
         match T::decode(&kv.value) {
             Ok(value) => wrap(Arc::new(Stored {
@@ -218,7 +268,7 @@ fn decode(key: &Key, kv: &KeyValue) -> Option<Decoded> {
             }
         }
     }
-    Some(match key {
+    match key {
         Key::Cluster => stored(kv, Decoded::Cluster),
         Key::Broker(_) => stored(kv, Decoded::Broker),
         Key::Topic(_) => stored(kv, Decoded::Topic),
@@ -228,6 +278,6 @@ fn decode(key: &Key, kv: &KeyValue) -> Option<Decoded> {
         Key::Watermarks { .. } => stored(kv, Decoded::Watermarks),
         Key::Leader(_) => stored(kv, Decoded::Leader),
         Key::Snapshot => stored(kv, Decoded::Snapshot),
-        Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => return None,
-    })
+        Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => Decoded::Other,
+    }
 }

@@ -335,7 +335,7 @@ pub(super) async fn fetch_offsets(call: &mut Call<'_>) -> Result<Body, ToolError
         }
         names.into_iter().map(str::to_owned).collect()
     } else {
-        let committed = view.offsets.get(&id).into_iter().flat_map(BTreeMap::keys);
+        let committed = view.offsets.get(&id).into_iter().flat_map(|topics| topics.keys());
         committed.filter(|t| call.sees_topic(t)).cloned().collect()
     };
     let (after, limit) = (call.partition_position()?, call.args.limit());

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +23,8 @@ use strandline_mcp::http::{Limited, Peer, router};
 use strandline_mcp::tasks::TaskSet;
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::{
-    BackendError, Event, KeyRange, KeyValue, RangeRequest, RangeResponse, ReadBackend, Watch, WatchBatch,
+    BackendError, ChangedRequest, ChangedResponse, Event, KeyRange, KeyValue, RangeRequest, RangeResponse,
+    ReadBackend, Watch, WatchBatch,
 };
 use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::values::group::{
@@ -48,10 +49,13 @@ pub struct Faults {
     pub compacted: bool,
 }
 
+/// A revision, and the keys as of it.
+type Kvs = (i64, BTreeMap<Bytes, KeyValue>);
+
 /// A store in memory that can only be read.
 #[derive(Debug)]
 pub struct Store {
-    kvs: Mutex<(i64, BTreeMap<Bytes, KeyValue>)>,
+    kvs: Mutex<Kvs>,
     pub faults: Mutex<Faults>,
     pub reads: AtomicU64,
     events: broadcast::Sender<(i64, Event)>,
@@ -229,6 +233,26 @@ impl Store {
 #[async_trait]
 impl ReadBackend for Store {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
+        let kvs = self.read(request.revision).await?;
+        let found = kvs.1.values().filter(|kv| request.keys.contains(&kv.key)).cloned().collect();
+        Ok(RangeResponse { revision: kvs.0, kvs: found, more: false })
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        let kvs = self.read(request.revision).await?;
+        let all: Vec<&KeyValue> = kvs.1.values().filter(|kv| request.keys.contains(&kv.key)).collect();
+        let young = all.iter().filter(|kv| kv.mod_revision > request.after).map(|kv| (*kv).clone());
+        Ok(ChangedResponse { revision: kvs.0, kvs: young.collect(), count: all.len() })
+    }
+
+    async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {
+        Ok(Box::new(Following { keys, revision, events: self.events.subscribe() }))
+    }
+}
+
+impl Store {
+    /// What there is now: no test changes it between the two reads of a call.
+    async fn read(&self, revision: Option<i64>) -> Result<MutexGuard<'_, Kvs>, BackendError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let faults = self.faults.lock().unwrap().clone();
         if let Some(slow) = faults.slow {
@@ -237,16 +261,10 @@ impl ReadBackend for Store {
         if faults.down {
             return Err(BackendError::Unavailable("http://10.6.6.6:2379 refused".to_owned()));
         }
-        if faults.compacted && request.revision.is_some() {
+        if faults.compacted && revision.is_some() {
             return Err(BackendError::Compacted { oldest: 99 });
         }
-        let kvs = self.kvs.lock().unwrap();
-        let found = kvs.1.values().filter(|kv| request.keys.contains(&kv.key)).cloned().collect();
-        Ok(RangeResponse { revision: kvs.0, kvs: found, more: false })
-    }
-
-    async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {
-        Ok(Box::new(Following { keys, revision, events: self.events.subscribe() }))
+        Ok(self.kvs.lock().unwrap())
     }
 }
 

@@ -23,8 +23,8 @@ use tokio::sync::watch as signal;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    Backend, BackendError, KeyRange, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
-    WatchBatch,
+    Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
+    ReadBackend, Txn, TxnResponse, Watch, WatchBatch,
 };
 
 /// The most transactions that wait to be executed later. One more is never executed, which may happen as well.
@@ -306,6 +306,11 @@ impl ReadBackend for FaultyBackend {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
         self.before().await?;
         self.inner.range(request).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        self.before().await?;
+        self.inner.changed(request).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

@@ -123,6 +123,28 @@ pub struct RangeResponse {
     pub more: bool,
 }
 
+/// Which keys of a range were put after a revision. What was deleted shows in the count of all keys only.
+#[derive(Clone, Debug)]
+pub struct ChangedRequest {
+    /// Which keys.
+    pub keys: KeyRange,
+    /// Those whose newest put is younger than this revision, which may be one of the future: then there are none.
+    pub after: i64,
+    /// As of this revision; `None` is the newest, read linearizably.
+    pub revision: Option<i64>,
+}
+
+/// The answer to a [`ChangedRequest`].
+#[derive(Clone, Debug)]
+pub struct ChangedResponse {
+    /// The store's newest revision when the request was served (not the revision that was asked for).
+    pub revision: i64,
+    /// The keys that were put and are still there, in key order.
+    pub kvs: Vec<KeyValue>,
+    /// How many keys the range has, whenever they were put.
+    pub count: usize,
+}
+
 /// A condition of a transaction. All conditions are equalities: nothing here needs another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compare {
@@ -289,6 +311,10 @@ pub trait Watch: Send + fmt::Debug {
 pub trait ReadBackend: Send + Sync + fmt::Debug {
     /// Ranges over keys.
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError>;
+
+    /// Ranges over the keys that were put after a revision, and counts all. It needs no history: it says of keys that are there
+    /// how old they are.
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError>;
 
     /// Watches a range of keys from `revision` on, inclusive. The watch delivers progress reports now and then, so that
     /// a watcher can tell silence from a stuck stream.

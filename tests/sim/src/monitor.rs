@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use strandline_metadata::backend::{
-    Backend, BackendError, KeyRange, Op, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
+    Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, Op, RangeRequest, RangeResponse,
+    ReadBackend, Txn, TxnResponse, Watch,
 };
 use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::values::{SnapshotValue, Value};
@@ -130,6 +131,10 @@ impl Monitored {
 impl ReadBackend for Monitored {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
         self.inner.range(request).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        self.inner.changed(request).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use strandline_metadata::backend::{
-    Backend, BackendError, KeyRange, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
-    WatchBatch,
+    Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
+    ReadBackend, Txn, TxnResponse, Watch, WatchBatch,
 };
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKey;
@@ -72,6 +72,11 @@ impl ReadBackend for RemoteBackend {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
         let inner = self.inner.clone();
         self.read(async move { inner.range(request).await }).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        let inner = self.inner.clone();
+        self.read(async move { inner.changed(request).await }).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

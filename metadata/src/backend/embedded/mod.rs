@@ -55,7 +55,8 @@ use self::shared::{Shared, State};
 use self::watch::EmbeddedWatch;
 use super::request::{check_range, check_revision};
 use super::{
-    Backend, BackendError, KeyRange, RangeRequest, RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
+    Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
+    ReadBackend, Txn, TxnResponse, Watch,
 };
 
 /// The longest lease that etcd grants, in seconds.
@@ -104,6 +105,14 @@ impl Embedded {
         }
     }
 
+    async fn read<T>(&self, read: impl FnOnce(&Mvcc) -> Result<T, BackendError>) -> Result<T, BackendError> {
+        self.shared.check()?;
+        let (response, position) = self.shared.with_state(|state, _| read(&state.mvcc));
+        // What was read may be the work of a call that is still waiting for the disk.
+        self.shared.settled(position).await.map_err(BackendError::Unavailable)?;
+        response
+    }
+
     /// Does something that may change the store, and returns when that is durable.
     async fn write<T>(
         &self,
@@ -120,11 +129,11 @@ impl Embedded {
 #[async_trait]
 impl ReadBackend for Embedded {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
-        self.shared.check()?;
-        let (response, position) = self.shared.with_state(|state, _| state.mvcc.range(&request));
-        // What was read may be the work of a call that is still waiting for the disk.
-        self.shared.settled(position).await.map_err(BackendError::Unavailable)?;
-        response
+        self.read(|mvcc| mvcc.range(&request)).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        self.read(|mvcc| mvcc.changed(&request)).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use etcd_client::proto::{PbEvent, PbKeyValue};
 use etcd_client::{EventType, GetOptions, WatchOptions};
 
-use crate::backend::{BackendError, Event, KeyRange, KeyValue, RangeRequest, RangeResponse};
+use crate::backend::{
+    BackendError, ChangedRequest, ChangedResponse, Event, KeyRange, KeyValue, RangeRequest, RangeResponse,
+};
 
 /// The first key of a range, and its end unless it is one key.
 pub(super) fn split(keys: &KeyRange) -> (Vec<u8>, Option<Vec<u8>>) {
@@ -20,10 +22,20 @@ pub(super) fn get_options(request: &RangeRequest, end: Option<Vec<u8>>) -> Resul
         .map_err(|_| BackendError::Broken(format!("a limit of {} keys", request.limit)))?;
     let options = GetOptions::new().with_limit(limit).with_revision(request.revision.unwrap_or(0));
     let options = if request.keys_only { options.with_keys_only() } else { options };
-    Ok(match end {
+    Ok(up_to(options, end))
+}
+
+/// The same for what was put after a revision. etcd sorts out what is older after it has counted.
+pub(super) fn changed_options(request: &ChangedRequest, end: Option<Vec<u8>>) -> GetOptions {
+    let options = GetOptions::new().with_revision(request.revision.unwrap_or(0));
+    up_to(options.with_min_mod_revision(request.after.saturating_add(1)), end)
+}
+
+fn up_to(options: GetOptions, end: Option<Vec<u8>>) -> GetOptions {
+    match end {
         Some(end) => options.with_range(end),
         None => options,
-    })
+    }
 }
 
 /// A watch whose large responses come in fragments, so that each has a bounded size.
@@ -40,6 +52,13 @@ pub(super) fn range_response(response: etcd_client::GetResponse) -> Result<Range
     let header = response.header.ok_or_else(headless)?;
     let kvs = response.kvs.into_iter().map(key_value).collect();
     Ok(RangeResponse { revision: header.revision, kvs, more: response.more })
+}
+
+pub(super) fn changed_response(response: etcd_client::GetResponse) -> Result<ChangedResponse, BackendError> {
+    let count = usize::try_from(response.count())
+        .map_err(|_| BackendError::Broken(format!("a range of {} keys", response.count())))?;
+    let RangeResponse { revision, kvs, .. } = range_response(response)?;
+    Ok(ChangedResponse { revision, kvs, count })
 }
 
 pub(super) fn key_value(kv: PbKeyValue) -> KeyValue {

@@ -32,18 +32,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use etcd_client::{GetOptions, GetResponse};
 
 pub use self::config::{EtcdConfig, EtcdConfigError, Password};
 #[cfg(feature = "log")]
 pub use self::write::Etcd;
 
-use self::convert::{get_options, range_response, split};
+use self::convert::{changed_options, changed_response, get_options, range_response, split};
 use self::failure::Failure;
 use self::lanes::Purpose;
 use self::session::Session;
 use self::watch::EtcdWatch;
 use super::request::{check_range, check_revision};
-use super::{BackendError, KeyRange, RangeRequest, RangeResponse, ReadBackend, Watch};
+use super::{
+    BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse, ReadBackend, Watch,
+};
 
 /// etcd for those who only read. Nothing that it consists of can write. Clones share connections.
 #[derive(Clone)]
@@ -56,6 +59,15 @@ impl EtcdReader {
     pub async fn new(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
         Ok(Self { session: Arc::new(Session::new(config).await?) })
     }
+
+    async fn get(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, BackendError> {
+        let send = || {
+            let mut kv = self.session.kv();
+            let (key, options) = (key.clone(), options.clone());
+            async move { Ok(kv.get(key, Some(options)).await?) }
+        };
+        self.session.call(Purpose::Kv, send).await.map_err(Failure::of_read)
+    }
 }
 
 #[async_trait]
@@ -64,13 +76,15 @@ impl ReadBackend for EtcdReader {
         check_range(&request.keys)?;
         request.revision.map_or(Ok(()), check_revision)?;
         let (key, end) = split(&request.keys);
-        let options = get_options(&request, end)?;
-        let send = || {
-            let mut kv = self.session.kv();
-            let (key, options) = (key.clone(), options.clone());
-            async move { Ok(kv.get(key, Some(options)).await?) }
-        };
-        range_response(self.session.call(Purpose::Kv, send).await.map_err(Failure::of_read)?)
+        range_response(self.get(key, get_options(&request, end)?).await?)
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        check_range(&request.keys)?;
+        check_revision(request.after)?;
+        request.revision.map_or(Ok(()), check_revision)?;
+        let (key, end) = split(&request.keys);
+        changed_response(self.get(key, changed_options(&request, end)).await?)
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

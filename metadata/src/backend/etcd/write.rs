@@ -16,8 +16,8 @@ use super::lanes::Purpose;
 use super::{EtcdConfig, EtcdConfigError, EtcdReader};
 use crate::backend::txn_rules::check_txn_shape;
 use crate::backend::{
-    Backend, BackendError, Compare, KeyRange, Op, OpResponse, RangeRequest, RangeResponse, ReadBackend, Txn,
-    TxnResponse, Watch,
+    Backend, BackendError, ChangedRequest, ChangedResponse, Compare, KeyRange, Op, OpResponse, RangeRequest,
+    RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
 };
 
 /// Keep-alive streams that stay open between calls. A broker has one or two leases.
@@ -81,6 +81,10 @@ impl Etcd {
 impl ReadBackend for Etcd {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError> {
         self.reader.range(request).await
+    }
+
+    async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        self.reader.changed(request).await
     }
 
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError> {

@@ -24,8 +24,8 @@ use super::record::{Change, Record};
 use crate::backend::request::{check_range, check_revision};
 use crate::backend::txn_rules::{check_txn_limits, check_txn_shape};
 use crate::backend::{
-    BackendError, Compare, Event, KeyRange, KeyValue, Op, OpResponse, RangeRequest, RangeResponse, Txn,
-    TxnResponse,
+    BackendError, ChangedRequest, ChangedResponse, Compare, Event, KeyRange, KeyValue, Op, OpResponse,
+    RangeRequest, RangeResponse, Txn, TxnResponse,
 };
 
 /// The revision of an empty store, as in etcd: the first change makes revision 2.
@@ -100,17 +100,7 @@ impl Mvcc {
 
     pub(super) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, BackendError> {
         check_range(&request.keys)?;
-        let at = request.revision.unwrap_or(self.revision);
-        check_revision(at)?;
-        if at < self.oldest {
-            return Err(BackendError::Compacted { oldest: self.oldest });
-        }
-        if at > self.revision {
-            return Err(BackendError::Broken(format!(
-                "revision {at} is in the future, the newest is {}",
-                self.revision
-            )));
-        }
+        let at = self.readable(request.revision)?;
         let mut kvs = Vec::new();
         let mut more = false;
         for kv in self.live(&request.keys, at) {
@@ -122,6 +112,37 @@ impl Mvcc {
             kvs.push(KeyValue { value, ..kv.clone() });
         }
         Ok(RangeResponse { revision: self.revision, kvs, more })
+    }
+
+    /// What was put after a revision, and how many keys there are.
+    pub(super) fn changed(&self, request: &ChangedRequest) -> Result<ChangedResponse, BackendError> {
+        check_range(&request.keys)?;
+        check_revision(request.after)?;
+        let at = self.readable(request.revision)?;
+        let (mut kvs, mut count) = (Vec::new(), 0);
+        for kv in self.live(&request.keys, at) {
+            count += 1;
+            if kv.mod_revision > request.after {
+                kvs.push(kv.clone());
+            }
+        }
+        Ok(ChangedResponse { revision: self.revision, kvs, count })
+    }
+
+    /// The revision that is asked for, if it can be read.
+    fn readable(&self, revision: Option<i64>) -> Result<i64, BackendError> {
+        let at = revision.unwrap_or(self.revision);
+        check_revision(at)?;
+        if at < self.oldest {
+            return Err(BackendError::Compacted { oldest: self.oldest });
+        }
+        if at > self.revision {
+            return Err(BackendError::Broken(format!(
+                "revision {at} is in the future, the newest is {}",
+                self.revision
+            )));
+        }
+        Ok(at)
     }
 
     /// Executes a transaction. The record is `None` if it changed nothing.
