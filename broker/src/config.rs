@@ -1,29 +1,21 @@
-//! Settings as data: one table says name, unit, default and meaning; flags, environment, file, `--help` and the
-//! effective configuration in the log are all derived from it.
-//!
-//! A flag wins over the environment, the environment over the file, the file over the default. Keys that are not in
-//! the table are refused, wherever they stand.
+//! The broker's settings: a table, of which [`strandline_settings`] makes flags, variables, a file and `--help`, and what the
+//! values have to be.
 
 mod table;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use strandline_metadata::backend::etcd::EtcdConfig;
-use strandline_metadata::keys::Keyspace;
+pub use strandline_settings::ConfigError;
+use strandline_settings::{LogConfig, Values};
 use strandline_storage::store::StoreConfig;
 
 use crate::group::GroupSettings;
 
-pub use self::table::{SETTINGS, Setting};
-
-/// A configuration that cannot be used; the sentence names the key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
+pub use self::table::SETTINGS;
 
 /// Where the order of commits is kept.
 #[derive(Clone, Debug)]
@@ -152,10 +144,8 @@ pub struct Config {
     pub producer_id_expiration: Duration,
     /// How long a leaving broker serves on before it closes connections.
     pub drain: Duration,
-    /// Filter of the log, in `tracing`'s syntax.
-    pub log: String,
-    /// Whether the log is JSON.
-    pub log_json: bool,
+    /// What is logged, and how.
+    pub log: LogConfig,
     /// Seed of everything random; from the operating system if absent.
     pub seed: Option<u64>,
     /// What is logged at start: each key with its value, secrets masked.
@@ -163,95 +153,19 @@ pub struct Config {
 }
 
 /// What the command line asks for.
-#[derive(Debug)]
-pub enum Parsed {
-    /// Run with this configuration.
-    Run(Box<Config>),
-    /// Print this text and end.
-    Print(String),
-}
-
-/// Values by key, before validation.
-struct Values(BTreeMap<&'static str, String>);
-
-impl Values {
-    fn text(&self, key: &'static str) -> &str {
-        self.0.get(key).map_or("", String::as_str)
-    }
-
-    fn optional(&self, key: &'static str) -> Option<String> {
-        let text = self.text(key);
-        (!text.is_empty()).then(|| text.to_owned())
-    }
-
-    fn get<T: FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
-        let text = self.text(key);
-        text.parse().map_err(|_| ConfigError(format!("{key}: {text:?} is not what this setting takes")))
-    }
-
-    fn within<T: FromStr + PartialOrd + Copy + std::fmt::Display>(
-        &self,
-        key: &'static str,
-        least: T,
-        most: T,
-    ) -> Result<T, ConfigError> {
-        let value: T = self.get(key)?;
-        if value < least || value > most {
-            return Err(ConfigError(format!("{key}: {value} is not between {least} and {most}")));
-        }
-        Ok(value)
-    }
-
-    fn millis(&self, key: &'static str) -> Result<Duration, ConfigError> {
-        self.get(key).map(Duration::from_millis)
-    }
-}
+pub type Parsed = strandline_settings::Parsed<Box<Config>>;
 
 /// Reads flags (without the program's name), environment and file. `environment` looks a variable up.
 pub fn parse(
     flags: impl IntoIterator<Item = String>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, ConfigError> {
-    let matches =
-        match table::command().try_get_matches_from(std::iter::once("strandline".to_owned()).chain(flags)) {
-            Ok(matches) => matches,
-            Err(e) if !e.use_stderr() => return Ok(Parsed::Print(e.to_string())),
-            Err(e) => return Err(ConfigError(e.to_string().trim_end().to_owned())),
-        };
-    let dev =
-        matches.get_flag("dev") || environment("STRANDLINE_DEV").is_some_and(|v| v == "true" || v == "1");
-    let file_path = matches.get_one::<String>("config").cloned().or_else(|| environment("STRANDLINE_CONFIG"));
-    let file = match &file_path {
-        None => BTreeMap::new(),
-        Some(path) => table::read_file(path)?,
-    };
-    let mut values = BTreeMap::new();
-    for setting in SETTINGS {
-        let chosen = matches
-            .get_one::<String>(setting.key)
-            .cloned()
-            .or_else(|| environment(&setting.variable()))
-            .or_else(|| file.get(setting.key).cloned())
-            .unwrap_or_else(|| setting.default_value(dev).to_owned());
-        values.insert(setting.key, chosen);
-    }
-    let mut config = validate(&Values(values.clone()))?;
-    config.effective = SETTINGS.iter().map(|s| (s.key.to_owned(), s.shown(&values[s.key]))).collect();
-    Ok(Parsed::Run(Box::new(config)))
+    table::PROGRAM.read(flags, environment)?.try_map(|values| validate(&values).map(Box::new))
 }
 
 fn validate(values: &Values) -> Result<Config, ConfigError> {
-    let cluster = values.text("cluster").to_owned();
-    if Keyspace::new(&cluster).is_none() {
-        return Err(ConfigError(format!(
-            "cluster: {cluster:?} is not of 1 to 100 letters, digits, '.', '_' or '-'"
-        )));
-    }
-    let log_json = match values.text("log_format") {
-        "text" => false,
-        "json" => true,
-        other => return Err(ConfigError(format!("log_format: {other:?} is neither text nor json"))),
-    };
+    let (cluster, _) = values.cluster()?;
+    let log = values.log()?;
     let produce = ProduceConfig {
         flush_bytes: values.within("flush_bytes", 1024, 64 << 20)?,
         linger: values.millis("linger_ms")?,
@@ -262,13 +176,14 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
     };
     let max_request_bytes = values.within("max_request_bytes", 1024, 1 << 30)?;
     if produce.buffer_bytes < max_request_bytes {
-        return Err(ConfigError(
-            "buffer_bytes: must not be below max_request_bytes, or the largest request would never fit"
-                .into(),
+        return Err(ConfigError::new(
+            "buffer_bytes: must not be below max_request_bytes, or the largest request would never fit",
         ));
     }
     if produce.buffer_bytes < 2 * produce.flush_bytes {
-        return Err(ConfigError("buffer_bytes: must be at least twice flush_bytes, or nothing is gathered while a PUT is under way".into()));
+        return Err(ConfigError::new(
+            "buffer_bytes: must be at least twice flush_bytes, or nothing is gathered while a PUT is under way",
+        ));
     }
     Ok(Config {
         node_id: values.within("node_id", 0, i32::MAX)?,
@@ -298,15 +213,14 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         delete_delay: values.millis("delete_delay_ms")?,
         producer_id_expiration: values.millis("producer_id_expiration_ms")?,
         drain: values.millis("drain_ms")?,
-        log: values.text("log").to_owned(),
-        log_json,
+        log,
         seed: values.optional("seed").map(|_| values.get("seed")).transpose()?,
-        effective: Vec::new(),
+        effective: values.effective().to_vec(),
     })
 }
 
 fn advertised(text: &str) -> Result<Advertised, ConfigError> {
-    let wrong = || ConfigError(format!("advertised: {text:?} is not host:port"));
+    let wrong = || ConfigError::new(format!("advertised: {text:?} is not host:port"));
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     if host.is_empty() {
         return Err(wrong());
@@ -321,28 +235,8 @@ fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
             journal: values.optional("metadata_journal").map(PathBuf::from),
             listen: values.optional("metadata_listen").map(|text| loopback(&text)).transpose()?,
         })),
-        "etcd" => {
-            let endpoints: Vec<String> = values
-                .text("etcd_endpoints")
-                .split(',')
-                .map(|e| e.trim().to_owned())
-                .filter(|e| !e.is_empty())
-                .collect();
-            if endpoints.is_empty() {
-                return Err(ConfigError("etcd_endpoints: at least one is needed".to_owned()));
-            }
-            Ok(MetadataConfig::Etcd(EtcdConfig {
-                user: values.optional("etcd_user"),
-                password: values
-                    .optional("etcd_password")
-                    .map(strandline_metadata::backend::etcd::Password::new),
-                ca_file: values.optional("etcd_ca_file").map(PathBuf::from),
-                cert_file: values.optional("etcd_cert_file").map(PathBuf::from),
-                key_file: values.optional("etcd_key_file").map(PathBuf::from),
-                ..EtcdConfig::new(endpoints)
-            }))
-        }
-        other => Err(ConfigError(format!("metadata: {other:?} is neither etcd nor embedded"))),
+        "etcd" => Ok(MetadataConfig::Etcd(values.etcd()?)),
+        other => Err(ConfigError::new(format!("metadata: {other:?} is neither etcd nor embedded"))),
     }
 }
 
@@ -350,7 +244,7 @@ fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
 fn loopback(text: &str) -> Result<SocketAddr, ConfigError> {
     let address = text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
     address.ok_or_else(|| {
-        ConfigError(format!(
+        ConfigError::new(format!(
             "metadata_listen: {text:?} is no loopback address with a port, such as 127.0.0.1:2379"
         ))
     })
@@ -359,10 +253,11 @@ fn loopback(text: &str) -> Result<SocketAddr, ConfigError> {
 fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     let mut url = values.text("store_url").to_owned();
     if let Some(relative) = url.strip_prefix("file:").filter(|rest| !rest.starts_with("//")) {
-        let absolute = std::path::absolute(relative).map_err(|e| ConfigError(format!("store_url: {e}")))?;
+        let absolute =
+            std::path::absolute(relative).map_err(|e| ConfigError::new(format!("store_url: {e}")))?;
         url = format!("file://{}", absolute.display());
     }
-    let url = url.parse().map_err(|e| ConfigError(format!("store_url: {e}")))?;
+    let url = url.parse().map_err(|e| ConfigError::new(format!("store_url: {e}")))?;
     let mut config = StoreConfig::new(url);
     config.endpoint = values.optional("s3_endpoint");
     config.region = values.optional("s3_region");
@@ -374,7 +269,7 @@ fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     config.path_style = values.get("s3_path_style")?;
     config.ca_file = values.optional("s3_ca_file").map(PathBuf::from);
     config.checksum =
-        values.text("s3_checksum").parse().map_err(|e| ConfigError(format!("s3_checksum: {e}")))?;
+        values.text("s3_checksum").parse().map_err(|e| ConfigError::new(format!("s3_checksum: {e}")))?;
     config.request_timeout = values.millis("store_request_timeout_ms")?;
     config.retry_budget = values.millis("store_retry_budget_ms")?;
     Ok(config)
@@ -383,7 +278,7 @@ fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
 fn groups(values: &Values) -> Result<GroupConfig, ConfigError> {
     let policy = values.text("group_consumer_migration_policy");
     if !["bidirectional", "upgrade", "downgrade", "disabled"].contains(&policy) {
-        return Err(ConfigError(format!(
+        return Err(ConfigError::new(format!(
             "group_consumer_migration_policy: {policy:?} is none of bidirectional, upgrade, downgrade, disabled"
         )));
     }
@@ -398,13 +293,13 @@ fn groups(values: &Values) -> Result<GroupConfig, ConfigError> {
         may_downgrade: matches!(policy, "bidirectional" | "downgrade"),
     };
     if settings.min_session_timeout_ms > settings.max_session_timeout_ms {
-        return Err(ConfigError(
-            "group_min_session_timeout_ms: must not be above group_max_session_timeout_ms".into(),
+        return Err(ConfigError::new(
+            "group_min_session_timeout_ms: must not be above group_max_session_timeout_ms",
         ));
     }
     if settings.consumer_heartbeat_interval_ms >= settings.consumer_session_timeout_ms {
-        return Err(ConfigError(
-            "group_consumer_heartbeat_interval_ms: must be below group_consumer_session_timeout_ms".into(),
+        return Err(ConfigError::new(
+            "group_consumer_heartbeat_interval_ms: must be below group_consumer_session_timeout_ms",
         ));
     }
     let minutes: i64 = values.within("offsets_retention_minutes", 1, i64::from(i32::MAX))?;
@@ -435,7 +330,7 @@ fn topic_defaults(values: &Values) -> Result<TopicDefaults, ConfigError> {
     let mut configs = BTreeMap::new();
     for (key, config) in named {
         let value = values.text(key);
-        crate::topic_config::check(config, value).map_err(|why| ConfigError(format!("{key}: {why}")))?;
+        crate::topic_config::check(config, value).map_err(|why| ConfigError::new(format!("{key}: {why}")))?;
         configs.insert(config.to_owned(), value.to_owned());
     }
     Ok(TopicDefaults {
@@ -460,22 +355,6 @@ mod tests {
             Parsed::Run(config) => Ok(*config),
             Parsed::Print(text) => panic!("{text}"),
         }
-    }
-
-    #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
-        let file = std::env::temp_dir().join(format!("strandline-config-{}.toml", std::process::id()));
-        std::fs::write(&file, "node_id = 3\nzone = \"file\"\ncluster = \"file\"\ns3_allow_http = true\n")
-            .unwrap();
-        let file = file.to_str().unwrap();
-        let environment = [("STRANDLINE_ZONE", "env"), ("STRANDLINE_CLUSTER", "env")];
-        let config = run(&["--config", file, "--cluster", "flag"], &environment).unwrap();
-        assert_eq!((config.node_id, &*config.zone, &*config.cluster), (3, "env", "flag"));
-        assert!(config.store.allow_http);
-        std::fs::write(file, "node_idd = 3\n").unwrap();
-        let error = run(&["--config", file], &[]).unwrap_err();
-        assert!(error.to_string().contains("node_idd"), "{error}");
-        std::fs::remove_file(file).unwrap();
     }
 
     #[test]

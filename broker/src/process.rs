@@ -11,13 +11,12 @@ use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::Etcd;
 use strandline_metadata::brokers;
 use strandline_metadata::keys::Keyspace;
+use strandline_settings::{Signals, environment, print};
 use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::store::{self, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
 use crate::fsck::{self, Report};
@@ -28,21 +27,14 @@ use crate::tasks::TaskSet;
 
 /// Runs the process; its exit code says whether it ended as asked.
 pub fn main() -> ExitCode {
-    // The environment is read here and nowhere else.
-    #[expect(clippy::disallowed_methods, reason = "this is config reading the environment")]
-    let environment = |key: &str| std::env::var(key).ok();
     let mut flags: Vec<String> = std::env::args().skip(1).collect();
     let audit = Audit::take(&mut flags);
     let config = match config::parse(flags, environment) {
         Ok(Parsed::Run(config)) => *config,
-        Ok(Parsed::Print(text)) => {
-            // A closed pipe (`--help | head`) is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
-        }
+        Ok(Parsed::Print(text)) => return print(&text),
         Err(error) => return complain(&error),
     };
-    if let Err(error) = log_to_stderr(&config) {
+    if let Err(error) = config.log.start() {
         return complain(&error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -119,17 +111,7 @@ impl Audit {
 }
 
 fn complain(error: &dyn std::fmt::Display) -> ExitCode {
-    // Nobody is left to hear of a failure to say so.
-    let _ = writeln!(std::io::stderr(), "strandline: {error}");
-    ExitCode::FAILURE
-}
-
-fn log_to_stderr(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    let done = if config.log_json { builder.json().try_init() } else { builder.try_init() };
-    done.map_err(|e| e.to_string())
+    strandline_settings::complain("strandline", error)
 }
 
 async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -146,8 +128,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Some(seed) => seed,
         None => rand::rngs::SysRng.try_next_u64()?,
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let opened_broker = http::OpenedBroker::default();
     let (stop_http, http_stops) = tokio::sync::oneshot::channel::<()>();
     let http_server = TaskSet::default();
@@ -175,16 +156,14 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let mut opened = tokio::select! {
         opened = opening => opened?,
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        () = signals.told_to_end() => return Ok(ExitCode::SUCCESS),
     };
     let broker = opened.broker.clone();
     broker.tasks.start("listener", listener.run(broker.clone()));
     // Nobody else sets it.
     let _ = opened_broker.set(broker.clone());
     let code = tokio::select! {
-        _ = terminate.recv() => ExitCode::SUCCESS,
-        _ = interrupt.recv() => ExitCode::SUCCESS,
+        () = signals.told_to_end() => ExitCode::SUCCESS,
         Some(reason) = opened.fatal.recv() => {
             error!(%reason, "the broker must end");
             return Ok(complain(&reason));
@@ -192,8 +171,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     tokio::select! {
         () = opened.drain() => {}
-        _ = terminate.recv() => info!("told twice to end: ending now"),
-        _ = interrupt.recv() => info!("told twice to end: ending now"),
+        () = signals.told_to_end() => info!("told twice to end: ending now"),
     }
     drop(stop_http);
     Ok(code)

@@ -1,34 +1,19 @@
-//! Settings as data, in the broker's manner: one table says name, unit, default and meaning; flags, environment, file,
-//! `--help` and the effective configuration in the log are all derived from it.
-//!
-//! A flag wins over the environment, the environment over the file, the file over the default. Keys that are not in the
-//! table are refused, wherever they stand.
+//! The observer's settings: a table, of which [`strandline_settings`] makes flags, variables, a file and `--help`, and what the
+//! values have to be.
 
 mod table;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use strandline_metadata::backend::etcd::{EtcdConfig, Password};
+use strandline_metadata::backend::etcd::EtcdConfig;
 use strandline_metadata::keys::Keyspace;
+pub use strandline_settings::ConfigError;
+use strandline_settings::{LogConfig, Values};
 
-pub use self::table::{SETTINGS, Setting};
-
-/// A configuration that cannot be used; the sentence names the key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
-impl ConfigError {
-    /// A sentence that names the key.
-    pub(crate) fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into())
-    }
-}
+pub use self::table::SETTINGS;
 
 /// A text that shows in no log line.
 #[derive(Clone, PartialEq, Eq)]
@@ -146,115 +131,43 @@ pub struct Config {
     pub put_usd_per_1000: f64,
     /// Price of 1,000 GET requests, in USD.
     pub get_usd_per_1000: f64,
-    /// Filter of the log, in `tracing`'s syntax.
-    pub log: String,
-    /// Whether the log is JSON.
-    pub log_json: bool,
+    /// What is logged, and how.
+    pub log: LogConfig,
     /// What is logged at start: each key with its value, secrets masked.
     pub effective: Vec<(String, String)>,
 }
 
 /// What the command line asks for.
-#[derive(Debug)]
-pub enum Parsed {
-    /// Run with this configuration.
-    Run(Box<Config>),
-    /// Print this text and end.
-    Print(String),
-}
-
-/// Values by key, before validation.
-struct Values(BTreeMap<&'static str, String>);
-
-impl Values {
-    fn text(&self, key: &'static str) -> &str {
-        self.0.get(key).map_or("", String::as_str)
-    }
-
-    fn optional(&self, key: &'static str) -> Option<String> {
-        let text = self.text(key);
-        (!text.is_empty()).then(|| text.to_owned())
-    }
-
-    fn list(&self, key: &'static str) -> Vec<String> {
-        self.text(key).split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect()
-    }
-
-    fn get<T: FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
-        let text = self.text(key);
-        text.parse().map_err(|_| ConfigError(format!("{key}: {text:?} is not what this setting takes")))
-    }
-
-    fn within<T: FromStr + PartialOrd + Copy + fmt::Display>(
-        &self,
-        key: &'static str,
-        least: T,
-        most: T,
-    ) -> Result<T, ConfigError> {
-        let value: T = self.get(key)?;
-        if value < least || value > most {
-            return Err(ConfigError(format!("{key}: {value} is not between {least} and {most}")));
-        }
-        Ok(value)
-    }
-}
+pub type Parsed = strandline_settings::Parsed<Box<Config>>;
 
 /// Reads flags (without the program's name), environment and file. `environment` looks a variable up.
 pub fn parse(
     flags: impl IntoIterator<Item = String>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, ConfigError> {
-    let arguments = std::iter::once("strandline-mcp".to_owned()).chain(flags);
-    let matches = match table::command().try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(e) if !e.use_stderr() => return Ok(Parsed::Print(e.to_string())),
-        Err(e) => return Err(ConfigError(e.to_string().trim_end().to_owned())),
-    };
-    let file_path =
-        matches.get_one::<String>("config").cloned().or_else(|| environment("STRANDLINE_MCP_CONFIG"));
-    let file = match &file_path {
-        None => BTreeMap::new(),
-        Some(path) => table::read_file(path)?,
-    };
-    let mut values = BTreeMap::new();
-    for setting in SETTINGS {
-        let chosen = matches
-            .get_one::<String>(setting.key)
-            .cloned()
-            .or_else(|| environment(&setting.variable()))
-            .or_else(|| file.get(setting.key).cloned())
-            .unwrap_or_else(|| setting.default.to_owned());
-        values.insert(setting.key, chosen);
-    }
-    let mut config = validate(&Values(values.clone()))?;
-    config.effective = SETTINGS.iter().map(|s| (s.key.to_owned(), s.shown(&values[s.key]))).collect();
-    Ok(Parsed::Run(Box::new(config)))
+    table::PROGRAM.read(flags, environment)?.try_map(|values| validate(&values).map(Box::new))
 }
 
 fn validate(values: &Values) -> Result<Config, ConfigError> {
-    let cluster = values.text("cluster").to_owned();
-    let keys = Keyspace::new(&cluster).ok_or_else(|| {
-        ConfigError(format!("cluster: {cluster:?} is not of 1 to 100 letters, digits, '.', '_' or '-'"))
-    })?;
+    let (cluster, keys) = values.cluster()?;
     let listen: SocketAddr = values.text("listen").parse().map_err(|_| {
-        ConfigError(format!("listen: {:?} is not address:port, as in 127.0.0.1:8090", values.text("listen")))
+        ConfigError::new(format!(
+            "listen: {:?} is not address:port, as in 127.0.0.1:8090",
+            values.text("listen")
+        ))
     })?;
-    let log_json = match values.text("log_format") {
-        "text" => false,
-        "json" => true,
-        other => return Err(ConfigError(format!("log_format: {other:?} is neither text nor json"))),
-    };
+    let log = values.log()?;
     let audit = match values.text("audit_log") {
         "stderr" => AuditTarget::Stderr,
         "off" => AuditTarget::Off,
-        "" => return Err(ConfigError("audit_log: it is stderr, off or a path".to_owned())),
+        "" => return Err(ConfigError::new("audit_log: it is stderr, off or a path")),
         path => AuditTarget::File(PathBuf::from(path)),
     };
     let mut allowed_hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     allowed_hosts.extend(values.list("allowed_hosts"));
     let allowed_origins = values.list("allowed_origins");
     if let Some(bad) = allowed_origins.iter().find(|o| !is_origin(o)) {
-        return Err(ConfigError(format!("allowed_origins: {bad:?} is not https://host:port")));
+        return Err(ConfigError::new(format!("allowed_origins: {bad:?} is not https://host:port")));
     }
     Ok(Config {
         auth: auth(values, listen)?,
@@ -272,9 +185,8 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         plans: values.get("plans")?,
         put_usd_per_1000: values.within("s3_put_usd_per_1000", 0.0, 1000.0)?,
         get_usd_per_1000: values.within("s3_get_usd_per_1000", 0.0, 1000.0)?,
-        log: values.text("log").to_owned(),
-        log_json,
-        effective: Vec::new(),
+        log,
+        effective: values.effective().to_vec(),
     })
 }
 
@@ -295,64 +207,46 @@ fn auth(values: &Values, listen: SocketAddr) -> Result<AuthConfig, ConfigError> 
             (None, None, None) => None,
             (Some(issuer), Some(audience), Some(jwks)) => {
                 if jwks.starts_with("http://") && !is_on_loopback(&jwks) {
-                    return Err(ConfigError(
-                        "jwt_jwks: keys must come over https, from a loopback address or from a file"
-                            .to_owned(),
+                    return Err(ConfigError::new(
+                        "jwt_jwks: keys must come over https, from a loopback address or from a file",
                     ));
                 }
                 let resource_url = values.optional("resource_url").ok_or_else(|| {
-                    ConfigError(
-                        "resource_url: with JWT, clients must be told the URL of this server".to_owned(),
-                    )
+                    ConfigError::new("resource_url: with JWT, clients must be told the URL of this server")
                 })?;
                 Some(AuthConfig::Jwt(JwtConfig { issuer, audience, jwks, resource_url }))
             }
             _ => {
-                return Err(ConfigError(
-                    "jwt_issuer: it goes together with jwt_audience and jwt_jwks".to_owned(),
-                ));
+                return Err(ConfigError::new("jwt_issuer: it goes together with jwt_audience and jwt_jwks"));
             }
         };
     let token = values.optional("token").map(Secret::new).map(AuthConfig::Token);
     if let Some(AuthConfig::Token(token)) = &token
         && token.reveal().len() < MIN_TOKEN_BYTES
     {
-        return Err(ConfigError(format!("token: it must have at least {MIN_TOKEN_BYTES} characters")));
+        return Err(ConfigError::new(format!("token: it must have at least {MIN_TOKEN_BYTES} characters")));
     }
     let file = values.optional("tokens_file").map(PathBuf::from).map(AuthConfig::TokensFile);
     let open = values.get::<bool>("no_auth")?.then_some(AuthConfig::Open);
     let mut chosen: Vec<AuthConfig> = [token, file, jwt, open].into_iter().flatten().collect();
     match (chosen.pop(), chosen.is_empty()) {
-        (None, _) => Err(ConfigError(
-            "token: without a token, a tokens_file or jwt_issuer nothing is served; on a loopback address no_auth allows it"
-                .to_owned(),
+        (None, _) => Err(ConfigError::new(
+            "token: without a token, a tokens_file or jwt_issuer nothing is served; on a loopback address no_auth allows it",
         )),
-        (Some(_), false) => Err(ConfigError(
-            "token: only one of token, tokens_file, jwt_issuer and no_auth may be set".to_owned(),
-        )),
-        (Some(AuthConfig::Open), true) if !listen.ip().is_loopback() => {
-            Err(ConfigError(format!("no_auth: {listen} is not a loopback address, so a token is needed")))
+        (Some(_), false) => {
+            Err(ConfigError::new("token: only one of token, tokens_file, jwt_issuer and no_auth may be set"))
         }
+        (Some(AuthConfig::Open), true) if !listen.ip().is_loopback() => Err(ConfigError::new(format!(
+            "no_auth: {listen} is not a loopback address, so a token is needed"
+        ))),
         (Some(only), true) => Ok(only),
     }
 }
 
 fn etcd(values: &Values) -> Result<EtcdConfig, ConfigError> {
-    let endpoints = values.list("etcd_endpoints");
-    if endpoints.is_empty() {
-        return Err(ConfigError("etcd_endpoints: at least one is needed".to_owned()));
-    }
+    let etcd = values.etcd()?;
     let timeout = Duration::from_millis(values.within("etcd_timeout_ms", 50, 60_000)?);
-    Ok(EtcdConfig {
-        user: values.optional("etcd_user"),
-        password: values.optional("etcd_password").map(Password::new),
-        ca_file: values.optional("etcd_ca_file").map(PathBuf::from),
-        cert_file: values.optional("etcd_cert_file").map(PathBuf::from),
-        key_file: values.optional("etcd_key_file").map(PathBuf::from),
-        request_timeout: timeout,
-        connect_timeout: timeout.min(Duration::from_secs(2)),
-        ..EtcdConfig::new(endpoints)
-    })
+    Ok(EtcdConfig { request_timeout: timeout, connect_timeout: timeout.min(Duration::from_secs(2)), ..etcd })
 }
 
 fn scrape(values: &Values) -> Result<ScrapeConfig, ConfigError> {
@@ -365,14 +259,14 @@ fn scrape(values: &Values) -> Result<ScrapeConfig, ConfigError> {
         };
         let is_http = url.starts_with("http://") || url.starts_with("https://");
         if !is_http || reqwest::Url::parse(&url).is_err() {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "metrics_targets: {text:?} is not [node id=]http://host:port/path"
             )));
         }
         targets.push(MetricsTarget { node_id, url });
     }
     if targets.len() > crate::limits::SCRAPE_TARGETS {
-        return Err(ConfigError(format!("metrics_targets: at most {}", crate::limits::SCRAPE_TARGETS)));
+        return Err(ConfigError::new(format!("metrics_targets: at most {}", crate::limits::SCRAPE_TARGETS)));
     }
     Ok(ScrapeConfig {
         targets,
@@ -395,7 +289,7 @@ mod tests {
     fn run(flags: &[&str]) -> Result<Config, ConfigError> {
         match parse(flags.iter().map(|f| (*f).to_owned()), |_| None)? {
             Parsed::Run(config) => Ok(*config),
-            Parsed::Print(text) => Err(ConfigError(text)),
+            Parsed::Print(text) => Err(ConfigError::new(text)),
         }
     }
 
@@ -456,24 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mcp.toml");
-        std::fs::write(
-            &path,
-            "cluster = \"from-file\"\ncalls_per_minute = 7\nallowed_hosts = [\"a\", \"b\"]\n",
-        )
-        .unwrap();
-        let flags = ["--config", path.to_str().unwrap(), "--token", "local-dev-token"].map(str::to_owned);
+    fn its_variables_have_its_prefix_and_secrets_are_masked() {
+        let flags = ["--token", "local-dev-token", "--allowed-hosts", "a, b"].map(str::to_owned);
         let environment = |key: &str| (key == "STRANDLINE_MCP_CLUSTER").then(|| "from-env".to_owned());
-        let Parsed::Run(config) = parse(flags.clone(), environment).unwrap() else { panic!("it runs") };
-        assert_eq!((config.cluster.as_str(), config.calls_per_minute), ("from-env", 7));
+        let Parsed::Run(config) = parse(flags, environment).unwrap() else { panic!("it runs") };
+        assert_eq!(config.cluster, "from-env");
         assert!(config.allowed_hosts.contains(&"b".to_owned()));
         let shown = format!("{:?} {:?}", config.effective, config.auth);
         assert!(!shown.contains("local-dev-token"), "{shown}");
-        std::fs::write(&path, "clutser = \"x\"\n").unwrap();
-        let why = parse(flags, |_| None).unwrap_err().to_string();
-        assert!(why.contains("clutser"), "{why}");
     }
 
     #[test]

@@ -1,62 +1,6 @@
 //! The table of settings.
 
-use std::collections::BTreeMap;
-
-use super::ConfigError;
-
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals behind `STRANDLINE_`.
-    pub key: &'static str,
-    /// Its default, as text; empty for none.
-    pub default: &'static str,
-    /// Its default with `--dev`, where that is another.
-    pub dev: Option<&'static str>,
-    /// Its unit, or what kind of value it takes.
-    pub unit: &'static str,
-    /// What it does.
-    pub help: &'static str,
-    /// Whether its value must not be shown.
-    pub secret: bool,
-}
-
-impl Setting {
-    /// The flag, with its dashes.
-    pub fn flag(&self) -> String {
-        format!("--{}", self.key.replace('_', "-"))
-    }
-
-    /// The environment variable.
-    pub fn variable(&self) -> String {
-        format!("STRANDLINE_{}", self.key.to_uppercase())
-    }
-
-    pub(super) fn default_value(&self, dev: bool) -> &'static str {
-        self.dev.filter(|_| dev).unwrap_or(self.default)
-    }
-
-    pub(super) fn shown(&self, value: &str) -> String {
-        if self.secret && !value.is_empty() { "********".to_owned() } else { value.to_owned() }
-    }
-}
-
-const fn setting(
-    key: &'static str,
-    default: &'static str,
-    unit: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { key, default, dev: None, unit, help, secret: false }
-}
-
-const fn dev(setting: Setting, default: &'static str) -> Setting {
-    Setting { dev: Some(default), ..setting }
-}
-
-const fn secret(key: &'static str, help: &'static str) -> Setting {
-    Setting { key, default: "", dev: None, unit: "text", help, secret: true }
-}
+use strandline_settings::{Program, Setting, dev, secret, setting};
 
 /// Every setting of the broker.
 pub const SETTINGS: &[Setting] = &[
@@ -306,59 +250,13 @@ pub const SETTINGS: &[Setting] = &[
     setting("seed", "", "number", "Seed of everything random, for repeating a run"),
 ];
 
-/// The command line, as the table says.
-pub(super) fn command() -> clap::Command {
-    let mut command = clap::Command::new("strandline")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A Kafka-compatible broker whose log lives in object storage")
-        .after_help("`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
-        .arg(clap::Arg::new("dev").long("dev").action(clap::ArgAction::SetTrue).help("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"))
-        .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_CONFIG]"));
-    for setting in SETTINGS {
-        let default = match (setting.default, setting.dev) {
-            ("", None) => String::new(),
-            ("", Some(dev)) => format!(" [with --dev: {dev}]"),
-            (default, None) => format!(" [default: {default}]"),
-            (default, Some(dev)) => format!(" [default: {default}; with --dev: {dev}]"),
-        };
-        let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
-        command = command.arg(
-            clap::Arg::new(setting.key)
-                .long(setting.key.replace('_', "-"))
-                .value_name(setting.unit)
-                .allow_hyphen_values(true)
-                .help(help),
-        );
-    }
-    command
-}
-
-/// Reads a file of settings into text values; arrays are joined with commas.
-pub(super) fn read_file(path: &str) -> Result<BTreeMap<String, String>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("config file {path}: {e}")))?;
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| ConfigError(format!("config file {path}: {e}")))?;
-    let mut values = BTreeMap::new();
-    for (key, value) in table {
-        if !SETTINGS.iter().any(|s| s.key == key) {
-            return Err(ConfigError(format!("config file {path}: there is no setting {key}")));
-        }
-        let text = plain(&value)
-            .ok_or_else(|| ConfigError(format!("config file {path}: {key} takes a plain value")))?;
-        values.insert(key, text);
-    }
-    Ok(values)
-}
-
-fn plain(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Array(items) => {
-            items.iter().map(plain).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
-        }
-        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
-    }
-}
+/// The broker, as its command line and its environment know it.
+pub(super) const PROGRAM: Program = Program {
+    name: "strandline",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "A Kafka-compatible broker whose log lives in object storage",
+    after_help: "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    prefix: "STRANDLINE_",
+    dev: Some("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"),
+    settings: SETTINGS,
+};

@@ -1,48 +1,6 @@
 //! The table of settings.
 
-use std::collections::BTreeMap;
-
-use super::ConfigError;
-
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals behind
-    /// `STRANDLINE_MCP_`.
-    pub key: &'static str,
-    /// Its default, as text; empty for none.
-    pub default: &'static str,
-    /// Its unit, or what kind of value it takes.
-    pub unit: &'static str,
-    /// What it does.
-    pub help: &'static str,
-    /// Whether its value must not be shown.
-    pub secret: bool,
-}
-
-impl Setting {
-    /// The environment variable.
-    pub fn variable(&self) -> String {
-        format!("STRANDLINE_MCP_{}", self.key.to_uppercase())
-    }
-
-    pub(super) fn shown(&self, value: &str) -> String {
-        if self.secret && !value.is_empty() { "********".to_owned() } else { value.to_owned() }
-    }
-}
-
-const fn setting(
-    key: &'static str,
-    default: &'static str,
-    unit: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { key, default, unit, help, secret: false }
-}
-
-const fn secret(key: &'static str, help: &'static str) -> Setting {
-    Setting { key, default: "", unit: "text", help, secret: true }
-}
+use strandline_settings::{Program, Setting, secret, setting};
 
 /// Every setting of the observer.
 pub const SETTINGS: &[Setting] = &[
@@ -150,54 +108,13 @@ pub const SETTINGS: &[Setting] = &[
     setting("log_format", "text", "text|json", "How it is logged"),
 ];
 
-/// The command line, as the table says.
-pub(super) fn command() -> clap::Command {
-    let mut command = clap::Command::new("strandline-mcp")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Strandline's read-only observer: MCP over HTTP for an operator's assistant")
-        .after_help("Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.")
-        .arg(clap::Arg::new("config").long("config").value_name("path").help("A TOML file with settings [env: STRANDLINE_MCP_CONFIG]"));
-    for setting in SETTINGS {
-        let default = match setting.default {
-            "" => String::new(),
-            default => format!(" [default: {default}]"),
-        };
-        command = command.arg(
-            clap::Arg::new(setting.key)
-                .long(setting.key.replace('_', "-"))
-                .value_name(setting.unit)
-                .allow_hyphen_values(true)
-                .help(format!("{}{default} [env: {}]", setting.help, setting.variable())),
-        );
-    }
-    command
-}
-
-/// Reads a file of settings into text values; arrays are joined with commas.
-pub(super) fn read_file(path: &str) -> Result<BTreeMap<String, String>, ConfigError> {
-    let wrong = |why: String| ConfigError(format!("config file {path}: {why}"));
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
-    let mut values = BTreeMap::new();
-    for (key, value) in table {
-        if !SETTINGS.iter().any(|s| s.key == key) {
-            return Err(wrong(format!("there is no setting {key}")));
-        }
-        let text = plain(&value).ok_or_else(|| wrong(format!("{key} takes a plain value")))?;
-        values.insert(key, text);
-    }
-    Ok(values)
-}
-
-fn plain(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Array(items) => {
-            items.iter().map(plain).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
-        }
-        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
-    }
-}
+/// The observer, as its command line and its environment know it.
+pub(super) const PROGRAM: Program = Program {
+    name: "strandline-mcp",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Strandline's read-only observer: MCP over HTTP for an operator's assistant",
+    after_help: "Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    prefix: "STRANDLINE_MCP_",
+    dev: None,
+    settings: SETTINGS,
+};
