@@ -53,10 +53,12 @@ fn two_brokers_keep_every_property() {
 #[ignore = "long: make model"]
 fn more_brokers_keep_every_property() {
     let three = Limits { nodes: 3, registrations: 4, ..ORPHANS };
-    let restarts = Limits { restarts: 1, rebuilds: 1, snapshots: 1, ..ORPHANS };
-    let longer = Limits { objects: 2, snapshots: 2, rebuilds: 1, ..LONG };
-    let commits = Limits { objects: 3, losses: 2, ..COMMITS };
-    for limits in [three, restarts, longer, commits] {
+    let restarts = Limits { restarts: 1, ..ORPHANS };
+    let rebuilds = Limits { rebuilds: 1, snapshots: 1, ..ORPHANS };
+    let longer = Limits { snapshots: 2, rebuilds: 1, ..LONG };
+    let commits = Limits { objects: 3, losses: 1, ..COMMITS };
+    for limits in [three, restarts, rebuilds, longer, commits] {
+        println!("{limits:?}");
         assert_eq!(failures(limits, None), [""; 0]);
     }
 }
