@@ -40,6 +40,12 @@ test-mcp: ## Try the observer with the protocol's conformance suite, the inspect
 	cargo build --locked --workspace --all-targets
 	tests/mcp/run.sh
 
+.PHONY: test-mcp-confluent
+test-mcp-confluent: ## Have Confluent's own MCP server use a topic here (compiles its Kafka client once)
+	@deploy/scripts/deps.sh build test
+	cargo build --locked -p strandline-broker --bins
+	tests/mcp/confluent.sh
+
 .PHONY: sim
 sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
 	@deploy/scripts/deps.sh build

@@ -67,7 +67,7 @@ impl Outcome {
             Self::Conflict => Some(ProposeError::Conflict),
             Self::Fenced => Some(ProposeError::NotRegistered),
             Self::FencedUnknown => Some(ProposeError::Refused(BackendError::OutcomeUnknown(
-                "the answer was lost, and then the registration".to_owned(),
+                "what would tell whether it was executed is gone".to_owned(),
             ))),
             Self::Refused(error) => Some(ProposeError::Refused(error)),
         }
