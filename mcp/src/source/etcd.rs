@@ -1,6 +1,6 @@
 //! Reading etcd: at most two ranges per call, at one revision, shared by all who ask at the same time.
 //!
-//! What was read is kept ([`super::kept`]), and etcd is asked for what was put since, and for the count of all keys. That is a
+//! What was read is kept (`kept.rs`), and etcd is asked for what was put since, and for the count of all keys. That is a
 //! range as any other: linearizable, and the second one of a call is as of the revision of the first. Where the count tells that
 //! something was deleted, or another call has read on meanwhile, that range is read again, whole and as of the same revision. So a
 //! call right after a deletion may take a range more, or two if both of its ranges had one. The first calls, those a minute

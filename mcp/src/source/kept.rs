@@ -1,4 +1,4 @@
-//! What was last read of etcd, so that only what changed since has to be read again. Pure: [`super::etcd`] asks etcd.
+//! What was last read of etcd, so that only what changed since has to be read again. Pure: `etcd.rs` asks etcd.
 //!
 //! For each family of keys: all of its keys as of one revision, what they say, and the family's part of a [`View`], once. That
 //! is as much as one whole read returns; views share it until it changes.
@@ -12,7 +12,7 @@
 //! the families are read whole.
 //!
 //! **What this rests on**: that there is one history. etcd's history is another one after a restore from a backup, for which every
-//! member of the cluster must be stopped. Then watches end and reads fail, and both make [`super::etcd`] forget everything, as a
+//! member of the cluster must be stopped. Then watches end and reads fail, and both make `etcd.rs` forget everything, as a
 //! revision that goes back does. Whatever else may happen, nothing is kept longer than [`REREAD_AFTER`] without being read
 //! whole and decoded anew.
 

@@ -229,9 +229,10 @@ pub(super) async fn cluster_status(call: &mut Call<'_>) -> Result<Body, ToolErro
         for (name, topic) in view.topics.iter().filter(|(name, _)| call.sees_topic(name)) {
             topic_count += 1;
             partition_count += u64::from(topic.value.partitions);
-            let row =
-                json!({"name": clean(name), "partition_count": topic.value.partitions, "error_code": 0});
+            // They are counted to the end, and shown as far as there is room.
             if page.more_after.is_none() {
+                let row =
+                    json!({"name": clean(name), "partition_count": topic.value.partitions, "error_code": 0});
                 page.push(limit, name, row);
             }
         }
