@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes one target, or one after the other: run.sh SECONDS [TARGET]. What is found is left in tests/fuzz/libfuzzer/artifacts;
-# what was worth keeping is minimised into the corpus.
+# Fuzzes one target, or one after the other: run.sh SECONDS [TARGET]. What is found is left in tests/fuzz/libfuzzer/artifacts,
+# and belongs into the corpus with its mend: `make test` tries that. Other inputs are thrown away.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 seconds=$1

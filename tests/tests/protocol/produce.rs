@@ -219,12 +219,12 @@ async fn a_batch_that_was_seen_gets_its_first_offset_on_every_broker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_whose_epochs_have_run_out_goes_on_under_another_id() {
     let cluster = shared().await;
-    create_topic(&cluster.addresses(), "epochs", 1).await;
+    create_topic(&cluster.addresses(), "exhausted", 1).await;
     let mut client = cluster.client(0).await;
     let old = client.init_producer_id().await.expect("it is given");
     let nth = |pid, epoch: i16, first| batch(&["x"], now_ms(), Some((pid, epoch, first)), NONE);
-    assert_eq!(client.produce("epochs", 0, nth(old, i16::MAX, 0)).await.expect("the last epoch"), 0);
-    assert_eq!(client.produce("epochs", 0, nth(old, i16::MAX, 1)).await.expect("it goes on"), 1);
+    assert_eq!(client.produce("exhausted", 0, nth(old, i16::MAX, 0)).await.expect("the last epoch"), 0);
+    assert_eq!(client.produce("exhausted", 0, nth(old, i16::MAX, 1)).await.expect("it goes on"), 1);
     // There is none after it: a client begins anew (KIP-360), and says what it had.
     let request = InitProducerIdRequest::default()
         .with_transactional_id(None)
@@ -233,10 +233,10 @@ async fn a_producer_whose_epochs_have_run_out_goes_on_under_another_id() {
     let given = client.call(&request, 4).await.expect("it is answered");
     assert_eq!((given.error_code, given.producer_epoch), (0, 0));
     assert_ne!(given.producer_id.0, old);
-    assert_eq!(client.produce("epochs", 0, nth(given.producer_id.0, 0, 0)).await.expect("the new id"), 2);
+    assert_eq!(client.produce("exhausted", 0, nth(given.producer_id.0, 0, 0)).await.expect("the new id"), 2);
     // Nobody comes back under the old one: every other epoch of it is older.
     for epoch in [0, i16::MAX - 1] {
-        let outcome = client.produce("epochs", 0, nth(old, epoch, 0)).await;
+        let outcome = client.produce("exhausted", 0, nth(old, epoch, 0)).await;
         assert_eq!(refused(outcome), ResponseError::InvalidProducerEpoch, "epoch {epoch}");
     }
 }
