@@ -129,8 +129,13 @@ impl LogConfig {
     /// Lets this process log to standard error, from now on.
     pub fn start(&self) -> Result<(), String> {
         let filter = EnvFilter::try_new(&self.filter).map_err(|e| format!("log: {e}"))?;
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+        // What cannot be written is lost, as on a disk that is full: complaining about it on the same standard error would be a
+        // panic of whoever had something to say.
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .log_internal_errors(false);
         let done = if self.json { builder.json().try_init() } else { builder.try_init() };
         done.map_err(|e| e.to_string())
     }

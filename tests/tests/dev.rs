@@ -1,8 +1,13 @@
 //! A single broker as a developer starts it, with nothing beside it.
 
+use kafka_protocol::records::Compression;
+use strandline_tests::checker::read_partition;
+use strandline_tests::client::Client;
 use strandline_tests::ctl::etcdctl;
 use strandline_tests::process::{Nest, built, free_port};
-use strandline_tests::single::start_dev;
+use strandline_tests::records::batch;
+use strandline_tests::single::{start_dev, start_dev_on_a_full_disk};
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,6 +36,22 @@ async fn etcdctl_shows_what_a_broker_without_etcd_keeps() {
     broker.kill9();
     let (_broker, _) = start_dev(&nest, "broker", metadata).await;
     assert_eq!(get(), Ok(shown), "it is in the journal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_log_cannot_be_written_serves_all_the_same() {
+    let nest = Nest::new().expect("there is room for a test");
+    let (mut broker, address) = start_dev_on_a_full_disk(&nest, "broker", free_port()).await;
+    create_topic(std::slice::from_ref(&address), "silent", 1).await;
+    for offset in 0..3 {
+        // Whoever comes, and whoever goes, would be worth a line.
+        let mut client = Client::connect(&address).await.expect("it takes connections");
+        let record = batch(&["silent"], now_ms(), None, Compression::None);
+        assert_eq!(client.produce("silent", 0, record).await.expect("it is written"), offset);
+        assert!(client.send_raw(&[0xff; 64]).await.is_ok(), "nonsense at the end");
+    }
+    assert_eq!(read_partition(&address, "silent", 0).await.batches.len(), 3);
+    assert!(broker.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

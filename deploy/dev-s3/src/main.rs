@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,s3s=off")))
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
