@@ -190,18 +190,23 @@ async fn etcd_executes_what_takes_it_over_its_quota_and_refuses_it() {
     if !available("etcd_executes_what_takes_it_over_its_quota_and_refuses_it") {
         return;
     }
-    for _ in 0..10 {
+    for _ in 0..20 {
         let arguments = vec!["--quota-backend-bytes".to_owned(), (4 * 1024 * 1024).to_string()];
         let server = Server::start_with(Options { arguments, tls: false }).await;
         let store = client([server.url()]).await;
-        // All are let in while there is room, and then carried out one after the other.
-        let keys: Vec<String> = (0..60).map(|i| format!("big-{i}")).collect();
-        let puts = keys.iter().map(|key| store.txn(put(key, vec![b'x'; 200_000])));
-        let answers = futures::future::join_all(puts).await;
-        for (key, answer) in keys.iter().zip(answers) {
-            if matches!(answer, Err(BackendError::NoSpace)) && get(&store, key).await.unwrap().is_some() {
-                return;
+        // Many write at once until there is no room. Those that were let in before, and are carried out after the database has
+        // grown over its quota, are executed and refused.
+        let writers = (0..40).map(async |writer| {
+            for i in 0..1000 {
+                let key = format!("big-{writer}-{i}");
+                if matches!(store.txn(put(&key, vec![b'x'; 50_000])).await, Err(BackendError::NoSpace)) {
+                    return get(&store, &key).await.unwrap().is_some();
+                }
             }
+            false
+        });
+        if futures::future::join_all(writers).await.contains(&true) {
+            return;
         }
     }
     panic!("whatever was refused for want of space was not executed");
