@@ -1,10 +1,10 @@
 //! What handlers ask about topics: rules for names, learning of topics, creating them.
 
-use futures::StreamExt as _;
 use kafka_protocol::error::ResponseError;
 use rand::Rng;
 use strandline_metadata::log::{Change, ProposeError};
 use strandline_metadata::names::Names;
+use strandline_metadata::replica::View;
 use strandline_metadata::state::Effects;
 use strandline_metadata::topics;
 use strandline_metadata::values::TopicValue;
@@ -107,33 +107,44 @@ pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
 /// store before anybody can stop it. Whoever needs more asks again, as clients do for topics that they do not find.
 const CREATED_BY_NAMING: usize = 500;
 
-/// How many of them are created at a time; they share transactions.
-const CREATED_AT_ONCE: usize = 50;
-
 /// Makes sure that topics which this broker does not know really do not exist; if asked to, creates the first
-/// [`CREATED_BY_NAMING`] of them. Whoever asked then looks again.
+/// [`CREATED_BY_NAMING`] of them, one after the other, since one may keep the next from being created (see [`collision`]).
+/// Whoever asked then looks again.
 pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {
     // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable answer from it.
     if broker.replica.barrier().await.is_err() || !create_missing {
         return;
     }
-    let is_missing = |name: &&String| broker.replica.read(|view| view.names.topic(name).is_none());
     let creatable = |name: &&String| check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
-    let missing = names.iter().filter(creatable).filter(is_missing).take(CREATED_BY_NAMING);
-    let created: Vec<_> = missing.map(|name| create_by_name(broker, name)).collect();
-    futures::stream::iter(created).buffer_unordered(CREATED_AT_ONCE).for_each(|()| async {}).await;
+    let missing: Vec<&String> = broker.replica.read(|view| {
+        let missing = names.iter().filter(creatable).filter(|name| view.names.topic(name).is_none());
+        missing.take(CREATED_BY_NAMING).collect()
+    });
+    for name in missing {
+        if let Err(error) = create_by_name(broker, name).await {
+            // What kept this one from being created keeps the others from it as well.
+            tracing::debug!(topic = name, error = error.message, "topic not created");
+            return;
+        }
+    }
 }
 
-async fn create_by_name(broker: &Broker, name: &str) {
-    if broker.replica.read(|view| collision(&view.names, name).is_some()) {
-        return;
+/// Creates a topic with the defaults, unless it was created meanwhile or its name collides with another's.
+async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
+    let taken = |view: &View| view.names.topic(name).is_some() || collision(&view.names, name).is_some();
+    if broker.replica.read(|view| taken(view)) {
+        return Ok(());
     }
     let partitions = default_partitions(broker);
     let no_configs = std::collections::BTreeMap::new();
     let topic = topics::new_topic(new_id(broker), partitions, no_configs, broker.clock.now_ms());
     match create(broker, name, &topic).await {
-        Ok(()) => tracing::info!(topic = name, partitions, "topic created because a client named it"),
-        Err(error) => tracing::debug!(topic = name, error = error.message, "topic not created"),
+        Err(error) if error.code != ResponseError::TopicAlreadyExists => Err(error),
+        Err(_) => Ok(()),
+        Ok(()) => {
+            tracing::info!(topic = name, partitions, "topic created because a client named it");
+            Ok(())
+        }
     }
 }
 

@@ -273,6 +273,22 @@ async fn metadata_in_every_version() {
 }
 
 #[tokio::test]
+async fn of_names_that_differ_in_dots_and_underlines_the_first_is_created() {
+    let (opened, mut client, _) = ready().await;
+    let asked = ["a.b", "a_b", "a.b", "c_d", "c.d", "e"];
+    let named = asked.map(|topic| MetadataRequestTopic::default().with_name(Some(name(topic))));
+    let request =
+        MetadataRequest::default().with_topics(Some(named.to_vec())).with_allow_auto_topic_creation(true);
+    let response = client.call(&request, 9).await;
+    let unknown = ResponseError::UnknownTopicOrPartition.code();
+    let codes: Vec<i16> = response.topics.iter().map(|t| t.error_code).collect();
+    assert_eq!(codes, [0, unknown, 0, 0, unknown, 0]);
+    let topics: Vec<String> =
+        opened.broker.replica.read(|view| view.names.topics().keys().cloned().collect());
+    assert_eq!(topics, ["a.b", "c_d", "e", "t"]);
+}
+
+#[tokio::test]
 async fn topics_are_created_grown_and_deleted_in_every_version() {
     let (_opened, mut client, _) = ready().await;
     for version in create_topics::VERSIONS {
