@@ -256,6 +256,7 @@ impl LogLoop {
     /// other content can get the same sequence numbers.
     async fn execute(&self, session: Session, txn: &Txn, last: u64, has_compares: bool) -> Outcome {
         let mut backoff = BACKOFF.0;
+        // Whether an earlier send may have been executed.
         let mut unknown = false;
         // A change without a record leaves no trace in the head; it must not be sent again once it may have happened.
         let traceless = last == self.head;
@@ -264,6 +265,8 @@ impl LogLoop {
                 Ok(answer) => answer,
                 Err(_) => Err(BackendError::OutcomeUnknown("no answer in time".to_owned())),
             };
+            // Why it is not to be sent again, if the head says that it was not executed.
+            let mut refused = None;
             match answer {
                 Ok(response) if response.succeeded => {
                     self.replica.note_committed(response.revision);
@@ -283,48 +286,37 @@ impl LogLoop {
                     warn!(why, "the outcome of a commit is unknown; looking it up");
                     unknown = true;
                 }
+                // It may have been executed, but it is not under way any more.
                 Err(BackendError::NoSpace) if !unknown && !mutation::is(Mutation::BelieveNoSpace) => {
-                    return self.without_space(session, last).await;
+                    info!("the metadata store is out of space; looking up whether the commit was executed");
+                    refused = Some(BackendError::NoSpace);
                 }
                 Err(refused) if !unknown => return Outcome::Refused(refused),
                 Err(error) => {
                     warn!(%error, "a commit that may have been executed is refused now; looking it up");
                 }
             }
-            if unknown {
-                let state = self.look_up(session).await;
-                match state {
-                    (_, head) if head >= last && !traceless => {
-                        return Outcome::Committed(0);
-                    }
-                    (false, head) => return fenced(unknown, traceless, head),
-                    (true, _) if traceless => {
-                        return Outcome::Refused(BackendError::OutcomeUnknown(
-                            "the answer was lost".to_owned(),
-                        ));
-                    }
-                    (true, _) => {}
+            if unknown || refused.is_some() {
+                let (registered, head) = self.look_up(session).await;
+                if head >= last && !traceless {
+                    return Outcome::Committed(0);
+                }
+                if !registered {
+                    return fenced(true, traceless, head);
+                }
+                if traceless {
+                    let why = match refused {
+                        Some(why) => format!("{why}, and the change may have been made"),
+                        None => "the answer was lost".to_owned(),
+                    };
+                    return Outcome::Refused(BackendError::OutcomeUnknown(why));
+                }
+                if let Some(why) = refused {
+                    return Outcome::Refused(why);
                 }
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
-        }
-    }
-
-    /// What became of a transaction that was sent once and refused for want of space: it may have been executed, but it
-    /// is not under way any more (see [`BackendError::NoSpace`]).
-    async fn without_space(&self, session: Session, last: u64) -> Outcome {
-        let traceless = last == self.head;
-        match self.look_up(session).await {
-            (_, head) if head >= last && !traceless => {
-                info!("the metadata store is out of space; the commit that took it there was executed");
-                Outcome::Committed(0)
-            }
-            (false, head) => fenced(true, traceless, head),
-            (true, _) if traceless => Outcome::Refused(BackendError::OutcomeUnknown(
-                "the metadata store is out of space, and may have made the change".to_owned(),
-            )),
-            (true, _) => Outcome::Refused(BackendError::NoSpace),
         }
     }
 
