@@ -2,18 +2,25 @@
 //!
 //! One cluster runs at a time in a test program: whoever starts another one waits until the first is gone.
 
+mod etcd;
+mod plan;
+mod s3;
+
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::ctl::etcdctl;
 use crate::http;
 use crate::observer::{Observer, observe};
 use crate::process::{Nest, Process, built, eventually, free_port};
-use crate::proxy::{Link, PeerProxy, Proxy};
+use crate::proxy::{Link, Proxy};
+
+pub use etcd::Etcd;
+pub use plan::Plan;
+pub use s3::S3;
 
 /// Time for a process to be ready: generous, since the machine may be busy with a build.
 const READY: Duration = Duration::from_mins(1);
@@ -23,94 +30,6 @@ const LEAVE: Duration = Duration::from_mins(1);
 const BUCKET: &str = "strandline";
 /// The cluster's name, which is the prefix in etcd.
 pub const CLUSTER: &str = "t";
-
-/// What a cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// How many brokers.
-    pub brokers: usize,
-    /// Flags of every broker, without dashes; they come after the harness's own.
-    pub flags: Vec<(&'static str, String)>,
-    /// Flags of etcd, with their dashes; they come after the harness's own.
-    pub etcd_flags: Vec<String>,
-    /// How many members etcd has.
-    pub etcd_members: usize,
-    /// Whether each broker reaches etcd and S3 through proxies, so that its links can be cut.
-    pub proxies: bool,
-    /// Whether clients reach brokers, and members of etcd each other, through proxies too.
-    pub all_proxies: bool,
-    /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's memory.
-    pub folder: bool,
-    /// How many file descriptors a broker may have.
-    pub descriptors: Option<u32>,
-}
-
-impl Plan {
-    /// So many brokers, with flushes that are quicker than the defaults: a test does not wait for a bill.
-    pub fn new(brokers: usize) -> Self {
-        let flags = [("linger-ms", "20"), ("put-budget-per-s", "100"), ("put-budget-burst", "20")];
-        let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
-        Self {
-            brokers,
-            flags,
-            etcd_flags: Vec::new(),
-            etcd_members: 1,
-            proxies: false,
-            all_proxies: false,
-            folder: false,
-            descriptors: None,
-        }
-    }
-
-    /// With so few file descriptors for each broker.
-    #[must_use]
-    pub fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
-        self
-    }
-
-    /// With this flag for every broker.
-    #[must_use]
-    pub fn flag(mut self, name: &'static str, value: impl Display) -> Self {
-        self.flags.push((name, value.to_string()));
-        self
-    }
-
-    /// With this flag for etcd.
-    #[must_use]
-    pub fn etcd_flag(mut self, flag: impl Display) -> Self {
-        self.etcd_flags.push(flag.to_string());
-        self
-    }
-
-    /// With so many members of etcd.
-    #[must_use]
-    pub fn etcd_members(mut self, members: usize) -> Self {
-        self.etcd_members = members;
-        self
-    }
-
-    /// With proxies before everything: any link can be cut.
-    #[must_use]
-    pub fn all_proxied(mut self) -> Self {
-        (self.proxies, self.all_proxies) = (true, true);
-        self
-    }
-
-    /// With proxies before etcd and S3.
-    #[must_use]
-    pub fn proxied(mut self) -> Self {
-        self.proxies = true;
-        self
-    }
-
-    /// With objects in files.
-    #[must_use]
-    pub fn in_folder(mut self) -> Self {
-        self.folder = true;
-        self
-    }
-}
 
 /// One broker, whether it runs or not.
 #[derive(Debug)]
@@ -124,35 +43,6 @@ pub struct Broker {
     etcd: Vec<Proxy>,
     s3: Option<Proxy>,
     flags: Vec<(&'static str, String)>,
-    process: Option<Process>,
-}
-
-/// The S3 server.
-#[derive(Debug)]
-pub struct S3 {
-    port: u16,
-    admin_port: u16,
-    folder: Option<PathBuf>,
-    process: Option<Process>,
-}
-
-/// etcd: one member, or several.
-#[derive(Debug)]
-pub struct Etcd {
-    members: Vec<Member>,
-    flags: Vec<String>,
-}
-
-/// A member of etcd.
-#[derive(Debug)]
-struct Member {
-    name: String,
-    port: u16,
-    peer_port: u16,
-    /// What the other members connect to instead.
-    peers: Option<PeerProxy>,
-    /// The folder of its data, which another one may take the place of.
-    data: PathBuf,
     process: Option<Process>,
 }
 
@@ -199,8 +89,8 @@ impl Cluster {
         let (port, http_port, flags) = (free_port(), free_port(), self.plan.flags.clone());
         let (mut front, mut etcd, mut s3) = (None, Vec::new(), None);
         if self.plan.proxies {
-            for member in &self.etcd.members {
-                etcd.push(Proxy::start(member.port).await.expect("a proxy"));
+            for port in self.etcd.ports() {
+                etcd.push(Proxy::start(port).await.expect("a proxy"));
             }
             s3 = Some(Proxy::start(self.s3.port).await.expect("a proxy"));
         }
@@ -294,7 +184,7 @@ impl Cluster {
         let port_of = |proxy: &Option<Proxy>, direct| proxy.as_ref().map_or(direct, Proxy::port);
         let mut etcd_ports: Vec<u16> = broker.etcd.iter().map(Proxy::port).collect();
         if etcd_ports.is_empty() {
-            etcd_ports = self.etcd.members.iter().map(|m| m.port).collect();
+            etcd_ports = self.etcd.ports();
         }
         let endpoints: Vec<String> = etcd_ports.iter().map(|p| format!("http://127.0.0.1:{p}")).collect();
         let mut flags = vec![
@@ -467,7 +357,7 @@ impl Cluster {
 
     /// Starts an observer of the cluster with these flags beside the harness's own, and waits until it has read etcd.
     pub async fn observe(&self, flags: &[&str]) -> (Process, Observer) {
-        let etcd = format!("http://127.0.0.1:{}", self.etcd.members[0].port);
+        let etcd = format!("http://127.0.0.1:{}", self.etcd.ports()[0]);
         observe(&self.nest, CLUSTER, &etcd, flags).await
     }
 
@@ -475,7 +365,7 @@ impl Cluster {
     /// it said.
     pub async fn fsck(&self, words: &[&str]) -> (Option<i32>, String) {
         let endpoints: Vec<String> =
-            self.etcd.members.iter().map(|m| format!("http://127.0.0.1:{}", m.port)).collect();
+            self.etcd.ports().iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
         let s3 = format!("http://127.0.0.1:{}", self.s3.port);
         let done = tokio::process::Command::new(built("strandline"))
             .arg("fsck")
@@ -532,285 +422,5 @@ impl Drop for Cluster {
             self.nest.keep_and_show();
             panic!("a broker panicked: {panicked:?}");
         }
-    }
-}
-
-impl S3 {
-    async fn start(&mut self, nest: &Nest) {
-        assert!(self.process.as_mut().is_none_or(|p| !p.is_running()), "the S3 server runs already");
-        let args = [
-            ("--listen", format!("127.0.0.1:{}", self.port)),
-            ("--admin", format!("127.0.0.1:{}", self.admin_port)),
-            ("--access-key", "test".to_owned()),
-            ("--secret-key", "test-secret".to_owned()),
-            ("--bucket", BUCKET.to_owned()),
-        ];
-        let mut args: Vec<OsString> = args.into_iter().flat_map(|(k, v)| [k.into(), v.into()]).collect();
-        match &self.folder {
-            None => args.push("--memory".into()),
-            Some(path) => args.extend(["--data".into(), path.clone().into_os_string()]),
-        }
-        self.process =
-            Some(nest.start("s3", &built("strandline-dev-s3"), &args).expect("the S3 server starts"));
-        let port = self.admin_port;
-        eventually("the S3 server answers", READY, async || http::get(port, "/stats").await.ok().map(|_| ()))
-            .await;
-    }
-
-    /// From now on this goes wrong: a plan as the S3 server's admin port takes it.
-    pub async fn faults(&self, plan: serde_json::Value) {
-        let (status, said) = http::request(self.admin_port, "PUT", "/faults", &plan.to_string())
-            .await
-            .expect("the S3 server's admin port answers");
-        assert_eq!(status, 200, "the plan {plan} is not taken: {said}");
-    }
-
-    /// Nothing goes wrong any more.
-    pub async fn heal(&self) {
-        self.faults(serde_json::json!({})).await;
-    }
-
-    /// Counts of requests by operation.
-    pub async fn stats(&self) -> serde_json::Value {
-        let (_, text) = http::get(self.admin_port, "/stats").await.expect("the admin port answers");
-        serde_json::from_str(&text).expect("statistics are JSON")
-    }
-
-    /// Sends it a signal, by name.
-    pub fn signal(&mut self, signal: &str) {
-        self.process.as_mut().expect("it was started").signal(signal);
-    }
-
-    /// Ends it where it stands. Only objects in a folder are there again later.
-    pub fn kill9(&mut self) {
-        self.process.as_mut().expect("it was started").kill9();
-    }
-
-    /// The files of all objects whose key contains `part`, in the order of their names.
-    pub fn files(&self, part: &str) -> Vec<PathBuf> {
-        let root = self.folder.as_ref().expect("the plan keeps objects in a folder");
-        let mut found = Vec::new();
-        let mut folders = vec![root.join(BUCKET)];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.to_string_lossy().contains(part) {
-                    found.push(path);
-                }
-            }
-        }
-        found.sort();
-        found
-    }
-}
-
-impl Etcd {
-    async fn new(plan: &Plan, folder: &Path) -> Self {
-        let mut members = Vec::new();
-        for number in 1..=plan.etcd_members {
-            let name = if plan.etcd_members == 1 { "etcd".to_owned() } else { format!("etcd-{number}") };
-            let (port, peer_port, data) = (free_port(), free_port(), folder.join(&name));
-            let mut peers = None;
-            if plan.all_proxies {
-                peers = Some(PeerProxy::start(peer_port).await.expect("a proxy"));
-            }
-            members.push(Member { name, port, peer_port, peers, data, process: None });
-        }
-        Self { members, flags: plan.etcd_flags.clone() }
-    }
-
-    /// The members, as each of them is told of all.
-    fn initial_cluster(&self) -> String {
-        let one = |m: &Member| format!("{}={}", m.name, m.peer_url());
-        self.members.iter().map(one).collect::<Vec<_>>().join(",")
-    }
-
-    /// Starts the members that do not run, and waits until every one answers.
-    async fn start(&mut self, nest: &Nest) {
-        for i in 0..self.members.len() {
-            if !self.is_running(i) {
-                self.start_member(i, nest);
-            }
-        }
-        self.wait_healthy().await;
-    }
-
-    fn start_member(&mut self, i: usize, nest: &Nest) {
-        assert!(!self.is_running(i), "etcd runs already");
-        let cluster = self.initial_cluster();
-        let member = &mut self.members[i];
-        let client = format!("http://127.0.0.1:{}", member.port);
-        let args = [
-            ("--name", member.name.clone().into()),
-            ("--data-dir", member.data.clone().into_os_string()),
-            ("--log-level", "warn".into()),
-            ("--logger", "zap".into()),
-            ("--listen-client-urls", client.clone().into()),
-            ("--advertise-client-urls", client.into()),
-            ("--listen-peer-urls", format!("http://127.0.0.1:{}", member.peer_port).into()),
-            ("--initial-advertise-peer-urls", member.peer_url().into()),
-            ("--initial-cluster", cluster.into()),
-        ];
-        let mut args: Vec<OsString> = args.into_iter().flat_map(|(k, v)| [k.into(), v]).collect();
-        args.push("--unsafe-no-fsync".into());
-        args.extend(self.flags.iter().map(OsString::from));
-        let process = nest.start(&member.name, Path::new("etcd"), &args);
-        member.process = Some(process.expect("etcd starts: is the package etcd-server installed?"));
-    }
-
-    async fn wait_healthy(&self) {
-        for member in &self.members {
-            let (what, port) = (format!("{} answers", member.name), member.port);
-            eventually(&what, READY, async || {
-                matches!(http::get(port, "/health").await, Ok((200, _))).then_some(())
-            })
-            .await;
-        }
-    }
-
-    /// Tells the proxies between members which of them is which.
-    async fn know_peers(&self) {
-        if self.members.iter().all(|m| m.peers.is_none()) {
-            return;
-        }
-        let list =
-            eventually("etcd lists its members", READY, async || self.try_ctl(&["member", "list"]).ok());
-        for line in list.await.lines() {
-            let mut words = line.split(", ");
-            let (Some(id), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else {
-                continue;
-            };
-            let who = self.members.iter().position(|m| m.name == name).expect("one of the members");
-            for proxy in self.members.iter().filter_map(|m| m.peers.as_ref()) {
-                proxy.know(who, id);
-            }
-        }
-    }
-
-    /// How many members there are, running or not.
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// Whether a member runs.
-    pub fn is_running(&mut self, i: usize) -> bool {
-        self.members[i].process.as_mut().is_some_and(Process::is_running)
-    }
-
-    /// The process of a member, which was started.
-    pub fn member(&mut self, i: usize) -> &mut Process {
-        self.members[i].process.as_mut().expect("etcd was started")
-    }
-
-    /// Changes the link on which `from` connects to `to`. Of what members say to each other, most is said by the one that
-    /// was connected to.
-    pub fn link(&self, from: usize, to: usize, link: Link) {
-        self.members[to].peers.as_ref().expect("the plan has proxies").set(from, link);
-    }
-
-    /// Ends it where it stands: every member.
-    pub fn kill9(&mut self) {
-        (0..self.len()).for_each(|i| self.member(i).kill9());
-    }
-
-    /// Stops every member in the middle of whatever it does, until [`Self::resume`].
-    pub fn pause(&mut self) {
-        (0..self.len()).for_each(|i| self.member(i).signal("STOP"));
-    }
-
-    /// Lets every member go on.
-    pub fn resume(&mut self) {
-        (0..self.len()).for_each(|i| self.member(i).signal("CONT"));
-    }
-
-    /// What `etcdctl` says to this; an error is what it complains of.
-    pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
-        etcdctl(&self.ports(), args, None)
-    }
-
-    /// Puts a value that is too long for a command line.
-    pub fn try_put(&self, key: &str, value: &[u8]) -> Result<String, String> {
-        etcdctl(&self.ports(), &["put", key], Some(value))
-    }
-
-    /// What `etcdctl` says to this when it speaks to one member only.
-    pub fn try_ctl_of(&self, i: usize, args: &[&str]) -> Result<String, String> {
-        etcdctl(&[self.members[i].port], args, None)
-    }
-
-    /// The size of a member's file.
-    pub fn db_bytes(&self, i: usize) -> Result<u64, String> {
-        let said = self.try_ctl_of(i, &["endpoint", "status", "-w", "json"])?;
-        let status: serde_json::Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
-        status[0]["Status"]["dbSize"].as_u64().ok_or_else(|| format!("no size in {said}"))
-    }
-
-    fn ports(&self) -> Vec<u16> {
-        self.members.iter().map(|m| m.port).collect()
-    }
-
-    /// What `etcdctl` says to this, which must work.
-    pub fn ctl(&self, args: &[&str]) -> String {
-        self.try_ctl(args).unwrap_or_else(|why| panic!("etcdctl {args:?}: {why}"))
-    }
-
-    /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save` has written. It must
-    /// be a single member, not run, and does not afterwards.
-    pub fn restore(&mut self, backup: &Path) {
-        let cluster = self.initial_cluster();
-        let member = &mut self.members[0];
-        member.data.set_extension("restored");
-        let (data, backup) =
-            (member.data.to_string_lossy().into_owned(), backup.to_string_lossy().into_owned());
-        let (name, peer) = (member.name.clone(), member.peer_url());
-        self.ctl(&[
-            "snapshot",
-            "restore",
-            &backup,
-            "--name",
-            &name,
-            "--data-dir",
-            &data,
-            "--initial-cluster",
-            &cluster,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ]);
-    }
-
-    /// The revision that it is at.
-    pub fn revision(&self) -> i64 {
-        self.try_revision().unwrap_or_else(|why| panic!("etcdctl endpoint status: {why}"))
-    }
-
-    fn try_revision(&self) -> Result<i64, String> {
-        // A linearizable read of a key that is not there.
-        let said = self.try_ctl(&["get", "none", "-w", "json"])?;
-        let answer: serde_json::Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
-        answer["header"]["revision"].as_i64().ok_or_else(|| format!("no revision in {said}"))
-    }
-
-    /// Forgets all history.
-    pub fn compact(&self) {
-        self.ctl(&["compact", &self.revision().to_string()]);
-    }
-
-    /// The same, if it answers.
-    pub fn try_compact(&self) -> Result<String, String> {
-        self.try_ctl(&["compact", &self.try_revision()?.to_string()])
-    }
-}
-
-impl Member {
-    /// Where other members connect.
-    fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peers.as_ref().map_or(self.peer_port, PeerProxy::port))
     }
 }
