@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use strandline_mcp::clock::SystemClock;
 use strandline_mcp::config::{self, Parsed};
-use strandline_mcp::http::{Limited, Peer, router_to};
+use strandline_mcp::http::{Peer, limited, router_to};
 use strandline_mcp::server::{Answers, Caller};
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::{
@@ -453,5 +453,5 @@ async fn main() {
     let observer = Observer::open(*config, parts).unwrap();
     let routes = router_to(&observer, Fixtures).into_make_service_with_connect_info::<Peer>();
     let listener = TcpListener::bind(address).await.unwrap();
-    axum::serve(Limited::new(listener), routes).await.unwrap();
+    axum::serve(limited(listener), routes).await.unwrap();
 }

@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Parsed};
-use crate::http::{self, Limited, Peer};
+use crate::http::{self, Peer};
 use crate::{Observer, Parts};
 
 /// Runs the process; its exit code says whether it ended as asked.
@@ -63,6 +63,6 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         signals.told_to_end().await;
         stopping.stop();
     };
-    axum::serve(Limited::new(listener), routes).with_graceful_shutdown(stop).await?;
+    axum::serve(http::limited(listener), routes).with_graceful_shutdown(stop).await?;
     Ok(())
 }

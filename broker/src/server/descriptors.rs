@@ -6,6 +6,9 @@ use tracing::{info, warn};
 /// What everything but the clients' connections may need: listeners, etcd, the store, the runtime.
 const OTHERS: u64 = 256;
 
+/// Connections to the port of the metrics, out of these.
+const HTTP: usize = 64;
+
 /// How many connections of clients this process has room for, at most `wanted`. Raises its own limit of descriptors as
 /// far as it may, and says so if that is not far enough.
 pub(crate) fn room_for_connections(wanted: usize) -> usize {
@@ -18,6 +21,11 @@ pub(crate) fn room_for_connections(wanted: usize) -> usize {
         );
     }
     room
+}
+
+/// How many connections at a time the port of the metrics takes; more wait to be accepted.
+pub(crate) fn room_for_http() -> usize {
+    raise().map_or(HTTP, room_in_others)
 }
 
 /// The limit of descriptors after it was raised; nothing if there is none.
@@ -35,10 +43,18 @@ fn raise() -> Option<u64> {
     }
 }
 
-/// Half of a small limit is left to the others.
 fn room(limit: u64, wanted: usize) -> usize {
-    let others = OTHERS.min(limit.div_ceil(2));
-    usize::try_from(limit - others).map_or(wanted, |room| room.clamp(1, wanted))
+    usize::try_from(limit - others(limit)).map_or(wanted, |room| room.clamp(1, wanted))
+}
+
+/// Half of a small limit is left to the others.
+fn others(limit: u64) -> u64 {
+    OTHERS.min(limit.div_ceil(2))
+}
+
+/// A quarter of what is left to the others.
+fn room_in_others(limit: u64) -> usize {
+    usize::try_from(others(limit) / 4).map_or(HTTP, |room| room.clamp(1, HTTP))
 }
 
 #[cfg(test)]
@@ -51,6 +67,7 @@ mod tests {
         assert_eq!(room(1024, 10_000), 768);
         assert_eq!(room(200, 10_000), 100);
         assert_eq!(room(1024, 5), 5);
+        assert_eq!([1_048_576, 1024, 200, 1].map(room_in_others), [64, 64, 25, 1]);
         assert_eq!(room(1, 5), 1, "one connection at least, or nobody would be told anything");
     }
 }

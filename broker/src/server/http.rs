@@ -8,10 +8,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use strandline_settings::Limited;
 use tokio::net::TcpListener;
 use tracing::warn;
 
-use super::ListenError;
+use super::{ListenError, descriptors};
 use crate::Broker;
 
 /// Binds `address`.
@@ -33,6 +34,7 @@ pub async fn run(
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .with_state(broker);
+    let listener = Limited::new(listener, descriptors::room_for_http());
     if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
         warn!(%error, "the HTTP server ended");
     }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use strandline_mcp::clock::SystemClock;
 use strandline_mcp::config::{self, Parsed};
-use strandline_mcp::http::{Limited, Peer, router};
+use strandline_mcp::http::{Peer, limited, router};
 use strandline_mcp::tasks::TaskSet;
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::{
@@ -324,7 +324,7 @@ pub async fn serve(store: &Arc<Store>, flags: &[&str]) -> Served {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let routes = router(&observer).into_make_service_with_connect_info::<Peer>();
     let tasks = TaskSet::default();
-    tasks.start("server", async move { axum::serve(Limited::new(listener), routes).await.unwrap() });
+    tasks.start("server", async move { axum::serve(limited(listener), routes).await.unwrap() });
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     Served { observer, url, http, _tasks: tasks }
 }

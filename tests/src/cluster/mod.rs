@@ -148,6 +148,11 @@ impl Cluster {
         format!("127.0.0.1:{}", broker.front.as_ref().map_or(broker.port, Proxy::port))
     }
 
+    /// Where broker `i` serves its metrics.
+    pub fn http_address(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.brokers[i].http_port)
+    }
+
     /// Where clients connect, for every broker.
     pub fn addresses(&self) -> Vec<String> {
         (0..self.brokers.len()).map(|i| self.address(i)).collect()

@@ -60,6 +60,29 @@ async fn more_connections_than_descriptors_leave_the_broker_its_own() {
     assert_eq!(newcomer.list_offset("few", 0, -1).await.expect("it is served"), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_at_the_port_of_the_metrics_leaves_the_broker_its_descriptors() {
+    let cluster = Cluster::start(Plan::new(1).proxied().descriptors(120)).await;
+    create_topic(&cluster.addresses(), "scraped", 1).await;
+    // More than the broker has descriptors for, no more than it serves and the kernel keeps waiting.
+    let mut crowd = Vec::new();
+    for _ in 0..140 {
+        crowd.push(TcpStream::connect(cluster.http_address(0)).await.expect("the kernel takes connections"));
+    }
+    // Every connection to the store and to etcd has to be made anew, and one for a client.
+    cluster.link_to_s3(0, Link::Down);
+    cluster.link_to_etcd(0, Link::Down);
+    sleep(Duration::from_millis(300)).await;
+    cluster.link_to_s3(0, Link::Up);
+    cluster.link_to_etcd(0, Link::Up);
+    let mut client = cluster.client(0).await;
+    client.set_timeout(Duration::from_mins(1));
+    let record = batch(&["beside"], now_ms(), None, Compression::None);
+    client.produce("scraped", 0, record).await.expect("it is written beside the crowd");
+    drop(crowd);
+    assert_eq!(cluster.page(0, "/readyz").await.0, 200);
+}
+
 async fn create_many(client: &mut Client, count: usize) {
     let named = |i| {
         CreatableTopic::default()

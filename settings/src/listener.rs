@@ -1,4 +1,4 @@
-//! A listener that holds so many connections at a time; more wait in the system's queue.
+//! A listener for HTTP that holds so many connections at a time; more wait in the system's queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
-
-use crate::limits::CONNECTIONS;
 
 /// The listener.
 #[derive(Debug)]
@@ -30,14 +27,10 @@ pub struct Counted {
     _place: Option<OwnedSemaphorePermit>,
 }
 
-/// The other end's address.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
-
 impl Limited {
-    /// Around a listener.
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener, room: Arc::new(Semaphore::new(CONNECTIONS)) }
+    /// Around a listener, with room for so many connections.
+    pub fn new(listener: TcpListener, connections: usize) -> Self {
+        Self { listener, room: Arc::new(Semaphore::new(connections)) }
     }
 }
 
@@ -65,12 +58,6 @@ impl Listener for Limited {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, Limited>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
-        Self(*stream.remote_addr())
     }
 }
 
