@@ -29,7 +29,7 @@ use strandline_metadata::values::{SnapshotValue, Value};
 use strandline_metadata::watermarks::WatermarkWriter;
 use strandline_storage::clock::SystemClock;
 use strandline_storage::path::ObjectKey;
-use strandline_storage::store::Store;
+use strandline_storage::store::{self, Faulty, Store};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -313,6 +313,31 @@ async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() 
     assert!(matches!(open().await, Err(LoadError::LogTooShort { .. })), "the log is gone before the second");
     damage(&listed.snapshots[2].object).await;
     assert!(matches!(open().await, Err(LoadError::Snapshots(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_that_the_store_denies_for_a_moment_are_waited_for() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let mut maintainer = node.maintainer(&store);
+    for _ in 0..3 {
+        node.produce(1).await.unwrap();
+        maintainer.run_once().await.unwrap();
+    }
+    let denying = Faulty::new(store.clone(), 1);
+    let faults = denying.handle();
+    faults.set(store::FaultPlan { missing: 1.0, ..store::FaultPlan::default() });
+    let healing = async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        faults.clear();
+    };
+    let began = tokio::time::Instant::now();
+    let opening = Replica::open(Arc::new(backend), keys(), Arc::new(denying), Box::new(NoObserver));
+    let (opened, ()) = tokio::join!(opening, healing);
+    let (reader, ..) = opened.expect("the store has it after all");
+    assert!(began.elapsed() >= Duration::from_secs(15), "nothing could be read before");
+    assert_eq!(reader.read(|view| view.state.digest()), node.replica.read(|view| view.state.digest()));
 }
 
 #[tokio::test(start_paused = true)]

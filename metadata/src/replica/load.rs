@@ -1,7 +1,10 @@
 //! Reading everything at one revision: plain keys, log and the newest snapshot that can be read.
 
+use std::time::Duration;
+
 use strandline_storage::store::Store;
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
@@ -13,8 +16,11 @@ use crate::snapshot::{self, SnapshotError};
 use crate::state::{ApplyError, Position, State};
 use crate::values::{SnapshotRef, SnapshotValue, Value, ValueError};
 
-/// How often a load starts over because the log was trimmed under it.
-const ATTEMPTS: usize = 5;
+/// For how long a load starts over: because the log was trimmed under it, or because no snapshot could be read. A store that is
+/// ill may deny an object that it has, or send something else, and give it a moment later.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause before it starts over: doubles from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Why the state cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +28,8 @@ pub enum LoadError {
     /// The metadata store does not answer.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// No listed snapshot can be read. Starting from nothing would lose everything, so this is final.
+    /// No listed snapshot can be read, however often it was tried. Starting from nothing would lose everything, so this
+    /// is final.
     #[error("no snapshot can be read, and the log before them is gone; last: {0}")]
     Snapshots(SnapshotError),
     /// The object store does not answer.
@@ -71,6 +78,16 @@ impl LoadError {
             | Self::Restored { .. } => false,
         }
     }
+
+    /// Whether the same load may succeed in a moment, although it is final if it never does.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Backend(error) => matches!(error, BackendError::Compacted { .. }),
+            Self::Snapshots(error) => matches!(error, SnapshotError::Damaged { .. }),
+            Self::LogTooShort { .. } => true,
+            Self::StoreUnavailable(_) | Self::Apply(_) | Self::Value(_) | Self::Restored { .. } => false,
+        }
+    }
 }
 
 impl From<RecordError> for LoadError {
@@ -87,17 +104,17 @@ pub(super) async fn load(
     store: &dyn Store,
     known_revision: i64,
 ) -> Result<View, LoadError> {
-    let mut attempt = 1;
+    let until = Instant::now() + PATIENCE;
+    let mut pause = PAUSE.0;
     loop {
         match load_once(backend, keys, store, known_revision).await {
-            Err(LoadError::Backend(BackendError::Compacted { .. }) | LoadError::LogTooShort { .. })
-                if attempt < ATTEMPTS =>
-            {
-                attempt += 1;
-                info!(attempt, "the log was trimmed while it was read; starting over");
+            Err(error) if error.may_pass() && Instant::now() < until => {
+                warn!(%error, "the state cannot be read; starting over");
             }
             done => return done,
         }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
     }
 }
 

@@ -212,6 +212,7 @@ impl Maker {
             hang: 0.03,
             short_answer: 0.03,
             flipped_byte: 0.03,
+            missing: if self.random.chance(0.3) { 0.3 } else { 0.0 },
             delay: Duration::ZERO..self.random.ms(1, 400),
             ..S3Faults::default()
         }

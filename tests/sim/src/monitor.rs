@@ -44,6 +44,11 @@ impl Monitor {
         Self { keys, history, holders: Arc::default() }
     }
 
+    /// A broker has ended by itself. Nothing that goes wrong here is for ever, so none may.
+    pub(crate) fn ended(&self, node_id: i32, reason: &dyn std::fmt::Display) {
+        self.history.anomaly("ended", format!("broker {node_id} ended by itself: {reason}"));
+    }
+
     /// Whether the process holds its node id. One that was started later takes it by registering.
     fn holds(&self, process: Process, registers: bool) -> bool {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);

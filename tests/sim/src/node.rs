@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use strandline_broker::config::{self, Advertised, Config, Parsed};
 use strandline_broker::metrics::Metrics;
-use strandline_broker::run::{self, Opened, Parts};
+use strandline_broker::run::{self, Fatal, Opened, Parts};
 use strandline_broker::tasks::TaskSet;
-use strandline_broker::{Broker, server};
+use strandline_broker::{Broker, MembershipEnd, server};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::faulty::{FaultPlan, Faults, FaultyBackend};
 use strandline_storage::clock::Clock;
@@ -189,12 +189,16 @@ impl Node {
                 *lock(&broker) = Some(now_open.broker.clone());
                 *lock(&opened) = Some(now_open);
                 let mut fatal = fatal;
-                match fatal.recv().await {
-                    Some(reason) => reason.to_string(),
-                    None => return,
+                let Some(reason) = fatal.recv().await else { return };
+                if !matches!(reason, Fatal::Membership(MembershipEnd::Replaced(_))) {
+                    self.outside.monitor.ended(self.id, &reason);
                 }
+                reason.to_string()
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                self.outside.monitor.ended(self.id, &error);
+                error.to_string()
+            }
         };
         self.note(&format!("ends: {reason}"));
         let node = self.clone();
