@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt as _;
 use kafka_protocol::error::ResponseError;
-use strandline_metadata::state::State;
+use strandline_metadata::state::{Range, State};
 use strandline_storage::error::StoreError;
-use strandline_storage::format::batch::patched_prefix;
+use strandline_storage::format::batch::{BatchHeader, patched_prefix};
 use strandline_storage::reader::ReadKind;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -21,6 +22,10 @@ const COPY_BYTES: usize = 1024;
 /// A fetch that has something is answered after so long, with less than it might have: a partition that gets little lies in
 /// very many objects, and a client that has to wait for all of them asks again before they are read.
 const READ_FOR: Duration = Duration::from_secs(2);
+
+/// Objects of one partition that are read at the same time: a partition that gets little lies in very many, and each is a
+/// round trip to the store.
+const READS_AT_ONCE: usize = 8;
 
 /// Bytes of the prefix that is patched: base offset, length, leader epoch.
 const PREFIX_BYTES: usize = 16;
@@ -148,13 +153,10 @@ async fn read_planned(
 ) -> Result<Records, StoreError> {
     let mut collector = Collector::default();
     let until = Instant::now() + READ_FOR;
-    'ranges: for Planned { range, object_bytes, tail } in planned {
-        if collector.records.bytes > 0 && Instant::now() >= until {
-            break;
-        }
-        let kind = if *tail { ReadKind::Tail } else { ReadKind::CatchUp };
-        let span = range.position..range.position + range.bytes;
-        let batches = match broker.reader.read_batches(kind, range.object, *object_bytes, span).await {
+    let reads = within(planned, budget).into_iter().map(|planned| read_range(broker, planned));
+    let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+    'ranges: while let Some((range, read)) = reads.next().await {
+        let batches = match read {
             Ok(batches) => batches,
             // What lies before a range that cannot be read is served; the next fetch begins at that range and is told.
             // Otherwise a consumer would never get the good records in front of it.
@@ -187,8 +189,35 @@ async fn read_planned(
             );
             return Err(StoreError::corrupt(&range.object.key(), what));
         }
+        if collector.records.bytes > 0 && Instant::now() >= until {
+            break;
+        }
     }
     Ok(collector.finish())
+}
+
+/// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted is not known before it is
+/// read, so it does not count.
+fn within(planned: &[Planned], budget: usize) -> Vec<Planned> {
+    let mut before = 0;
+    let fits = |(i, planned): &(usize, &Planned)| {
+        let fits = *i == 0 || before < budget as u64;
+        if *i > 0 {
+            before += planned.range.bytes;
+        }
+        fits
+    };
+    planned.iter().enumerate().take_while(fits).map(|(_, planned)| *planned).collect()
+}
+
+/// The batches of a range, and the range that they are of.
+async fn read_range(
+    broker: &Broker,
+    Planned { range, object_bytes, tail }: Planned,
+) -> (Range, Result<Vec<(BatchHeader, Bytes)>, StoreError>) {
+    let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
+    let span = range.position..range.position + range.bytes;
+    (range, broker.reader.read_batches(kind, range.object, object_bytes, span).await)
 }
 
 #[cfg(test)]
@@ -276,7 +305,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fetch_does_not_wait_for_every_one_of_many_slow_objects() {
         let mut reading = Reading::new().await;
-        for _ in 0..6 {
+        let at_once = READS_AT_ONCE as u64;
+        for _ in 0..at_once * 3 {
             reading.produce().await;
         }
         let slow = READ_FOR * 2 / 5;
@@ -285,6 +315,10 @@ mod tests {
             .set(FaultPlan { delay: slow..slow + Duration::from_millis(1), ..FaultPlan::default() });
         let assessment = reading.assess().await;
         let fetched = reading.read(assessment).await;
-        assert_eq!((fetched.error, fetched.records.count), (None, 3), "the rest is fetched next");
+        assert_eq!(
+            (fetched.error, fetched.records.count),
+            (None, at_once * 2 + 1),
+            "the rest is fetched next"
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME …]` runs only
-//! the named parts: produce, sparse, puts, fetch, start, fair, commits, members, failover, observer. `observer-soak`, which takes
+//! the named parts: produce, sparse, puts, fetch, many, start, fair, commits, members, failover, observer. `observer-soak`, which takes
 //! an hour, or `observer-soak=MINUTES`, runs only if it is named.
 
 mod groups;
@@ -53,6 +53,9 @@ async fn main() {
         }
         if runs("fetch") {
             fetch(&mut stack, &mut report).await;
+        }
+        if runs("many") {
+            many_objects(&mut stack, &mut report).await;
         }
         if runs("start") {
             start(&mut stack, &mut report).await;
@@ -240,6 +243,41 @@ async fn fetch(stack: &mut Stack, report: &mut Report) {
     report.target("catch-up: rate against raw GET", rate / raw, "ratio", Bound::AtLeast, 0.8);
     report.target("catch-up (misses): broker", used, "CPU-s/GiB", Bound::AtMost, 0.7);
     end_to_end(&writer, &reader, stack, report).await;
+}
+
+/// A partition that gets little lies in an object for each of its records. The floor is one GET after the other.
+async fn many_objects(stack: &mut Stack, report: &mut Report) {
+    const OBJECTS: usize = 400;
+    const LATENCY_MS: u64 = 30;
+    let flags = [NO_BUDGET, &["--linger-ms", "1"]].concat();
+    let (writer, _) = stack.broker(1, "many", &flags).await;
+    let mut client = Client::connect(&writer.address).await.expect("a connection");
+    client.create_topic("load", 1, &[]).await.expect("a topic");
+    for _ in 0..OBJECTS {
+        client.produce("load", 0, kib_batch(1)).await.expect("a produce");
+    }
+    let (reader, _) = stack.broker(2, "many", &[]).await;
+    let store = stack.raw_store();
+    let key = ObjectId { incarnation: 7, number: 0, salt: 0 }.key();
+    store.put(&key, vec![kib_batch(1)]).await.expect("a PUT");
+    stack.s3_latency_ms(LATENCY_MS).await;
+    let begun = Instant::now();
+    for _ in 0..OBJECTS / 10 {
+        store.get(&key, None).await.expect("a GET");
+    }
+    let raw = begun.elapsed().as_secs_f64() * 10.0;
+    let (_, took) = fetch_all(&reader.address, "load", vec![0]).await;
+    stack.s3_latency_ms(0).await;
+    let what = format!("catch-up, {OBJECTS} objects of one record each, {LATENCY_MS} ms to the store");
+    report.figure(format!("{what}: one GET after the other"), raw, "s");
+    report.figure(format!("{what}: took"), took.as_secs_f64(), "s");
+    report.target(
+        format!("{what}: against the GETs"),
+        took.as_secs_f64() / raw,
+        "ratio",
+        Bound::AtMost,
+        0.25,
+    );
 }
 
 async fn read_in_parallel(address: &str, partitions: i32) -> (u64, Duration) {

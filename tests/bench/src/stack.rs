@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use strandline_storage::store::{self, Secret, Store, StoreConfig};
 use strandline_tests::client::Client;
+use strandline_tests::http;
 use strandline_tests::observer::{self, Observer};
 use tokio::time::sleep;
 
@@ -87,6 +88,7 @@ pub struct Stack {
     s3: Process,
     etcd_url: String,
     s3_url: String,
+    s3_admin: u16,
     folder: PathBuf,
     binaries: PathBuf,
     started: u32,
@@ -113,7 +115,7 @@ impl Stack {
         std::fs::create_dir_all(&folder).expect("a folder for the run");
         let binaries =
             std::env::current_exe().expect("this program").parent().expect("its folder").to_owned();
-        let (client, peer, s3_port) = (free_port(), free_port(), free_port());
+        let (client, peer, s3_port, s3_admin) = (free_port(), free_port(), free_port(), free_port());
         let (client_url, peer_url) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let mut command = Command::new("etcd");
@@ -143,7 +145,7 @@ impl Stack {
             "--secret-key",
             "bench-secret",
         ]);
-        command.args(["--bucket", "bench"]);
+        command.args(["--bucket", "bench", "--admin", &format!("127.0.0.1:{s3_admin}")]);
         let s3 = Process::start(&mut command, &folder.join("s3.log"));
         wait_for(&format!("127.0.0.1:{client}")).await;
         wait_for(&s3_address).await;
@@ -152,10 +154,19 @@ impl Stack {
             s3,
             etcd_url: client_url,
             s3_url: format!("http://{s3_address}"),
+            s3_admin,
             folder,
             binaries,
             started: 0,
         }
+    }
+
+    /// From now on every request to the S3 server takes so much longer, as it does over a network.
+    pub async fn s3_latency_ms(&self, ms: u64) {
+        let plan = serde_json::json!({ "latency_ms": ms }).to_string();
+        let (status, said) =
+            http::request(self.s3_admin, "PUT", "/faults", &plan).await.expect("the S3 server's admin port");
+        assert_eq!(status, 200, "{said}");
     }
 
     /// The same S3 server, spoken to by `object_store` alone.
