@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const SHOWN_LINES: usize = 40;
 const SHOWN_CHARS: usize = 400;
 
+/// Time for a process to stand still when it is told to.
+const STANDSTILL: Duration = Duration::from_mins(1);
+
 /// A folder and a process group that end together.
 #[derive(Debug)]
 pub struct Nest {
@@ -165,13 +168,29 @@ impl Process {
         }
     }
 
-    /// Sends it a signal, by name.
+    /// Sends it a signal, by name. Returns from STOP when it stands still: until each of its threads has been told, some
+    /// may go on, for as long as the machine is busy.
     pub fn signal(&mut self, signal: &str) {
         if !self.is_running() {
             return;
         }
         let done = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id())]).status();
         assert!(done.is_ok_and(|s| s.success()), "{} cannot be sent SIG{signal}", self.name);
+        let until = Instant::now() + STANDSTILL;
+        while signal == "STOP" && self.is_running() && !self.stands_still() {
+            assert!(Instant::now() < until, "{} does not stop within {STANDSTILL:?}", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread is stopped.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.id())) else { return false };
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state is behind the name, which is in brackets and may contain anything.
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 
     /// Waits until it has ended; panics after `limit`.
