@@ -22,7 +22,7 @@ use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Pa
 use crate::fsck::{self, Report};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts, StoreOpener};
-use crate::server::{Listener, http};
+use crate::server::{Bound, http};
 use crate::tasks::TaskSet;
 
 /// Runs the process; its exit code says whether it ended as asked.
@@ -118,9 +118,9 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
     // Ports first: a second broker on the same machine should say so before it does anything else.
-    let listener = Listener::bind(&config.listen).await?;
+    let bound = Bound::new(&config.listen).await?;
     let http_listener = http::bind(&config.http_listen).await?;
-    let advertised = advertised(&config, listener.address()?.port());
+    let advertised = advertised(&config, bound.address()?.port());
     let metrics_url = format!("http://{}:{}/metrics", advertised.host, http_listener.local_addr()?.port());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new()?;
@@ -159,7 +159,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         () = signals.told_to_end() => return Ok(ExitCode::SUCCESS),
     };
     let broker = opened.broker.clone();
-    broker.tasks.start("listener", listener.run(broker.clone()));
+    broker.tasks.start("listener", bound.listen()?.run(broker.clone()));
     // Nobody else sets it.
     let _ = opened_broker.set(broker.clone());
     let code = tokio::select! {

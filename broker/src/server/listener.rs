@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -51,18 +51,30 @@ impl ListenError {
     }
 }
 
-/// A bound socket for Kafka clients.
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// A socket for Kafka clients that takes no connections yet. What clients send to a broker that is still opening would lie
+/// there until it is open, and be executed when they have long tried it again elsewhere and gone on: a commit of
+/// offsets would take them back. So they are refused, and ask another broker.
 #[derive(Debug)]
-pub struct Listener {
-    socket: TcpListener,
+pub struct Bound {
+    socket: TcpSocket,
+    address: String,
 }
 
-impl Listener {
-    /// Binds `address`.
-    pub async fn bind(address: &str) -> Result<Self, ListenError> {
-        let socket =
-            TcpListener::bind(address).await.map_err(|e| ListenError::new(address, "--listen", e))?;
-        Ok(Self { socket })
+impl Bound {
+    /// Binds `address`: if it is a name, the first of what it stands for that can be bound.
+    pub async fn new(address: &str) -> Result<Self, ListenError> {
+        let refused = |error| ListenError::new(address, "--listen", error);
+        let mut last = io::Error::other("the name stands for no address");
+        for found in lookup_host(address).await.map_err(refused)? {
+            match bind(found) {
+                Ok(socket) => return Ok(Self { socket, address: address.to_owned() }),
+                Err(error) => last = error,
+            }
+        }
+        Err(refused(last))
     }
 
     /// The address that was bound.
@@ -70,6 +82,29 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// From now on clients can connect.
+    pub fn listen(self) -> Result<Listener, ListenError> {
+        let socket =
+            self.socket.listen(BACKLOG).map_err(|e| ListenError::new(&self.address, "--listen", e))?;
+        Ok(Listener { socket })
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of an earlier process may still be on their way out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// A socket that Kafka clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+}
+
+impl Listener {
     /// Accepts and serves connections until it is dropped.
     pub async fn run(self, broker: Arc<Broker>) {
         let memory = RequestMemory::new(broker.config.request_memory_bytes);

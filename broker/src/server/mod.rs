@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use self::listener::{ListenError, Listener};
+pub use self::listener::{Bound, ListenError, Listener};
 use crate::Broker;
 
 /// Serves one connection that did not come through a [`Listener`], until either side ends it: for a simulation, or a test.

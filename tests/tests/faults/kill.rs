@@ -1,5 +1,6 @@
 //! Brokers that die, stop and come back.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use kafka_protocol::records::Compression;
@@ -14,6 +15,7 @@ use strandline_tests::proxy::Link;
 use strandline_tests::records::batch;
 use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::{Workload, create_topic};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,6 +122,24 @@ fn registered(cluster: &mut Cluster) -> Vec<String> {
     let keys =
         cluster.etcd().ctl(&["get", "--prefix", "--keys-only", &format!("/strandline/{CLUSTER}/brokers/")]);
     keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_still_opening_takes_no_connections() {
+    let mut cluster = Cluster::start(Plan::new(1).proxied()).await;
+    cluster.kill9(0);
+    cluster.link_to_etcd(0, Link::Silent);
+    cluster.restart(0);
+    // Its ports are bound before anything else.
+    let healthz = cluster.http_address(0);
+    eventually("it lives", Duration::from_mins(1), async || TcpStream::connect(&healthz).await.ok()).await;
+    assert_eq!(cluster.page(0, "/readyz").await.0, 503);
+    // What was sent now would be executed when it is open, after its sender has tried it again elsewhere.
+    let refused = TcpStream::connect(cluster.address(0)).await.expect_err("nobody may send it anything");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    cluster.link_to_etcd(0, Link::Up);
+    cluster.wait_ready(0).await;
+    cluster.client(0).await.metadata(&[]).await.expect("it is open");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
