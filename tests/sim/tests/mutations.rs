@@ -5,7 +5,7 @@ use strandline_sim::{Mutation, first_to_find};
 /// Every deliberate bug is found by one of so many seeds.
 const SEEDS: u64 = 2000;
 /// Most are found by one of these already.
-const FEW_SEEDS: u64 = 30;
+const FEW_SEEDS: u64 = 60;
 
 /// Those that need more: something rare must happen at the right moment.
 const RARE: &[Mutation] = &[
