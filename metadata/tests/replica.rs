@@ -287,16 +287,22 @@ async fn a_snapshot_of_an_older_state_does_not_push_out_newer_ones() {
     assert_eq!(Node::open(&backend, &store, 3).await.end(), 3);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() {
-    let (backend, store) = (Embedded::in_memory(), memory());
-    let mut node = Node::open(&backend, &store, 1).await;
+/// A broker with three records, each followed by a snapshot.
+async fn with_three_snapshots(backend: &Embedded, store: &Arc<dyn Store>) -> Node {
+    let mut node = Node::open(backend, store, 1).await;
     node.create_topic().await;
-    let mut maintainer = node.maintainer(&store);
+    let mut maintainer = node.maintainer(store);
     for _ in 0..3 {
         node.produce(1).await.unwrap();
         maintainer.run_once().await.unwrap();
     }
+    node
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = with_three_snapshots(&backend, &store).await;
     node.produce(1).await.unwrap();
     let listed = listed(&node);
     let damage = async |object: &str| {
@@ -318,13 +324,7 @@ async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() 
 #[tokio::test(start_paused = true)]
 async fn snapshots_that_the_store_denies_for_a_moment_are_waited_for() {
     let (backend, store) = (Embedded::in_memory(), memory());
-    let mut node = Node::open(&backend, &store, 1).await;
-    node.create_topic().await;
-    let mut maintainer = node.maintainer(&store);
-    for _ in 0..3 {
-        node.produce(1).await.unwrap();
-        maintainer.run_once().await.unwrap();
-    }
+    let node = with_three_snapshots(&backend, &store).await;
     let denying = Faulty::new(store.clone(), 1);
     let faults = denying.handle();
     faults.set(store::FaultPlan { missing: 1.0, ..store::FaultPlan::default() });

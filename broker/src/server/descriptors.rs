@@ -43,6 +43,7 @@ fn raise() -> Option<u64> {
     }
 }
 
+/// What is left for clients of so many descriptors: one connection at least.
 fn room(limit: u64, wanted: usize) -> usize {
     usize::try_from(limit - others(limit)).map_or(wanted, |room| room.clamp(1, wanted))
 }

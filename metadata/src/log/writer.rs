@@ -291,7 +291,7 @@ impl LogLoop {
                     info!("the metadata store is out of space; looking up whether the commit was executed");
                     refused = Some(BackendError::NoSpace);
                 }
-                Err(refused) if !unknown => return Outcome::Refused(refused),
+                Err(error) if !unknown => return Outcome::Refused(error),
                 Err(error) => {
                     warn!(%error, "a commit that may have been executed is refused now; looking it up");
                 }
