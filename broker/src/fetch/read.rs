@@ -302,6 +302,19 @@ mod tests {
         assert_eq!((fetched.high_watermark, fetched.last_stable), (2, 2), "no record lies above the end");
     }
 
+    #[tokio::test]
+    async fn what_cannot_fit_any_more_is_not_read() {
+        let mut reading = Reading::new().await;
+        for _ in 0..5 {
+            reading.produce().await;
+        }
+        let planned = reading.assess().await.planned;
+        let one = usize::try_from(planned[0].range.bytes).unwrap();
+        // The first always is, and may give next to nothing.
+        let read = [0, 1, one, 2 * one, 100 * one].map(|budget| within(&planned, budget).len());
+        assert_eq!(read, [1, 2, 2, 3, 5]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_fetch_does_not_wait_for_every_one_of_many_slow_objects() {
         let mut reading = Reading::new().await;
