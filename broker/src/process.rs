@@ -29,28 +29,25 @@ use crate::tasks::TaskSet;
 pub fn main() -> ExitCode {
     let mut flags: Vec<String> = std::env::args().skip(1).collect();
     let audit = Audit::take(&mut flags);
-    let config = match config::parse(flags, environment) {
-        Ok(Parsed::Run(config)) => *config,
-        Ok(Parsed::Print(text)) => return print(&text),
-        Err(error) => return complain(&error),
+    // For an audit, failing is to find something.
+    let failed = if audit.is_some() { ExitCode::from(NO_AUDIT) } else { ExitCode::FAILURE };
+    run(audit, flags).unwrap_or_else(|error| {
+        complain(&error);
+        failed
+    })
+}
+
+fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let config = match config::parse(flags, environment)? {
+        Parsed::Run(config) => *config,
+        Parsed::Print(text) => return Ok(print(&text)),
     };
-    if let Err(error) = config.log.start() {
-        return complain(&error);
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&error),
-    };
-    if let Some(audit) = audit {
-        return runtime.block_on(audit.run(&config));
-    }
+    config.log.start()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        match serve(config).await {
-            Ok(code) => code,
-            Err(error) => {
-                error!(%error, "the broker ends");
-                complain(&error)
-            }
+        match audit {
+            Some(audit) => audit.run(&config).await,
+            None => serve(config).await.inspect_err(|error| error!(%error, "the broker ends")),
         }
     })
 }
@@ -59,7 +56,7 @@ pub fn main() -> ExitCode {
 /// be, with 1 if something was, and with 2 if the audit could not be made.
 #[derive(Debug)]
 struct Audit {
-    /// Whether objects are read, rather than just listed.
+    /// Whether objects that records are in are read, rather than just listed.
     reads: bool,
 }
 
@@ -78,17 +75,10 @@ impl Audit {
         Some(Self { reads: flags.len() == before })
     }
 
-    async fn run(self, config: &Config) -> ExitCode {
-        match self.report(config).await {
-            Ok(report) => {
-                let _ = writeln!(std::io::stdout(), "{report}");
-                if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-            }
-            Err(error) => {
-                complain(&error);
-                ExitCode::from(NO_AUDIT)
-            }
-        }
+    async fn run(self, config: &Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+        let report = self.report(config).await?;
+        let _ = writeln!(std::io::stdout(), "{report}");
+        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     async fn report(self, config: &Config) -> Result<Report, Box<dyn std::error::Error>> {
@@ -117,10 +107,12 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
 async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
-    // Ports first: a second broker on the same machine should say so before it does anything else.
+    // Ports first: a second broker on the same machine should say so before it does anything else. It learns of one that is
+    // itself still opening by its metrics port, or else when it begins to listen.
     let bound = Bound::new(&config.listen).await?;
     let http_listener = http::bind(&config.http_listen).await?;
     let advertised = advertised(&config, bound.address()?.port());
+    let address = advertised.clone();
     let metrics_url = format!("http://{}:{}/metrics", advertised.host, http_listener.local_addr()?.port());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new()?;
@@ -141,7 +133,6 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let opening = async {
         let (backend, leases) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
-        let address = advertised.clone();
         let tasks = TaskSet::default();
         let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks };
         let opened = run::open(config, parts).await?;
@@ -151,7 +142,6 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
             }
             opened.broker.tasks.start("leases", async move { embedded.run_leases().await });
         }
-        info!(host = address.host, port = address.port, "serving Kafka clients");
         Ok::<Opened, Box<dyn std::error::Error>>(opened)
     };
     let mut opened = tokio::select! {
@@ -160,6 +150,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     };
     let broker = opened.broker.clone();
     broker.tasks.start("listener", bound.listen()?.run(broker.clone()));
+    info!(host = address.host, port = address.port, "serving Kafka clients");
     // Nobody else sets it.
     let _ = opened_broker.set(broker.clone());
     let code = tokio::select! {

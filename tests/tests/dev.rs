@@ -58,9 +58,10 @@ async fn a_broker_whose_log_cannot_be_written_serves_all_the_same() {
 async fn an_audit_of_nothing_makes_nothing_and_one_of_a_broker_that_has_ended_is_clean() {
     let nest = Nest::new().expect("there is room for a test");
     let folder = nest.folder().join("broker");
-    let audit = || {
+    let audit_with = |flags: &[&str]| {
         let done = std::process::Command::new(built("strandline"))
             .args(["fsck", "--dev", "--log", "warn"])
+            .args(flags)
             .arg(format!("--metadata-journal={}", folder.join("metadata.journal").display()))
             .arg(format!("--store-url=file://{}", folder.join("objects").display()))
             .output()
@@ -68,6 +69,9 @@ async fn an_audit_of_nothing_makes_nothing_and_one_of_a_broker_that_has_ended_is
         let said = [&done.stdout[..], &done.stderr[..]].concat();
         (done.status.code(), String::from_utf8_lossy(&said).into_owned())
     };
+    let audit = || audit_with(&[]);
+    let (code, said) = audit_with(&["--no-such-setting"]);
+    assert_eq!(code, Some(2), "no audit was made: {said}");
     let (code, said) = audit();
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("there is no journal"), "{said}");

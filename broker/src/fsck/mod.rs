@@ -1,4 +1,4 @@
-//! `strandline fsck`: is everything there that was acknowledged? Reads etcd and the object store, and changes nothing.
+//! `strandline fsck`: is everything there that was acknowledged? Reads metadata and the object store, and changes nothing.
 //!
 //! ```text
 //!   etcd: snapshot pointer, log ─▶ state ─▶ invariants: offsets tile, references add up

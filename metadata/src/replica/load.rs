@@ -54,8 +54,8 @@ pub enum LoadError {
     /// etcd went back in time.
     #[error(
         "the object store has a snapshot of revision {snapshot}, but the metadata store is only at revision {backend}: \
-         it was restored from a backup. Nothing is served and nothing is deleted. Run `strandline fsck` and follow \
-         the restore runbook"
+         it was restored from a backup. Nothing is served and nothing is deleted. Restore one of revision {snapshot} or \
+         later, with all brokers stopped: with an older one, offsets would be given out a second time"
     )]
     Restored {
         /// Revision of the snapshot object.
