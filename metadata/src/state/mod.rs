@@ -164,7 +164,8 @@ impl State {
         self.revision
     }
 
-    /// A running hash over everything that was derived. Equal logs give equal digests (invariant 4).
+    /// A running hash over everything that was derived, record by record. Equal logs give equal digests (invariant 4), and
+    /// states that differ have different ones.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -288,6 +289,7 @@ impl State {
             }
             Body::ProducerIdBlock(block) => {
                 self.producer_ids_end = self.producer_ids_end.max(offset(block.end)?);
+                self.mix(self.producer_ids_end.cast_unsigned());
             }
             Body::Trim(trim) => self.apply_trim(at, trim, &mut effects)?,
             Body::ObjectsDeleted(deleted) => self.apply_objects_deleted(deleted),
@@ -300,14 +302,18 @@ impl State {
                 effects.checkpoint = Some(checkpoint);
             }
             Body::IncarnationRetired(retired) => {
-                if let Some(gone) = self.incarnations.remove(&retired.incarnation)
-                    && let Some(object) = gone.open_object
-                {
-                    self.release(object, at.revision, &mut effects);
+                if let Some(gone) = self.incarnations.remove(&retired.incarnation) {
+                    self.mix(gone.head);
+                    if let Some(object) = gone.open_object {
+                        self.release(object, at.revision, &mut effects);
+                    }
                 }
             }
             Body::ProducersExpired(expired) => self.apply_producers_expired(expired)?,
-            Body::FeatureLevel(level) => self.feature_level = self.feature_level.max(level.level),
+            Body::FeatureLevel(level) => {
+                self.feature_level = self.feature_level.max(level.level);
+                self.mix(self.feature_level.into());
+            }
         }
         Ok(effects)
     }
@@ -343,7 +349,8 @@ impl State {
                     position += u64::from(batch.bytes);
                     effects.outcomes.push(outcome);
                 }
-                if moved {
+                if let Some(partition) = partition.filter(|_| moved) {
+                    self.digest = partition_digest(self.digest, partition);
                     effects.moved.push((topic_id, entry.partition));
                 }
             }
@@ -378,11 +385,13 @@ impl State {
         };
         let wanted = (partitions as usize).max(topic.partitions.len());
         topic.partitions.resize_with(wanted, Arc::default);
-        self.mix(u64::from(partitions));
+        self.mix_topic(topic_id);
+        self.mix(wanted as u64);
     }
 
     fn apply_topic_deleted(&mut self, topic_id: Uuid, revision: i64, effects: &mut Effects) {
         let Some(topic) = self.topics.remove(&topic_id) else { return };
+        self.mix_topic(topic_id);
         for (number, partition) in topic.partitions.iter().enumerate() {
             for range in &partition.ranges {
                 self.dereference(range, revision, effects);
@@ -404,8 +413,7 @@ impl State {
             }
             let partition = Arc::make_mut(partition);
             let gone = partition.trim(log_start);
-            let now = partition.log_start;
-            self.mix(now.cast_unsigned());
+            self.digest = partition_digest(self.digest, partition);
             for range in &gone {
                 self.dereference(range, at.revision, effects);
             }
@@ -416,7 +424,9 @@ impl State {
 
     fn apply_objects_deleted(&mut self, deleted: &ObjectsDeleted) {
         for object in &deleted.objects {
-            self.dead.remove(&object_id(object));
+            if self.dead.remove(&object_id(object)).is_some() {
+                self.mix(object.number);
+            }
         }
     }
 
@@ -438,6 +448,7 @@ impl State {
             }
         }
         self.producer_ids_forgotten_below = self.producer_ids_forgotten_below.max(offset(expired.ids_below)?);
+        self.mix(self.producer_ids_forgotten_below.cast_unsigned());
         Ok(())
     }
 
@@ -472,11 +483,29 @@ impl State {
     fn mix(&mut self, value: u64) {
         self.digest = mixed(self.digest, value);
     }
+
+    fn mix_topic(&mut self, topic_id: Uuid) {
+        let (high, low) = topic_id.as_u64_pair();
+        self.mix(high);
+        self.mix(low);
+    }
 }
 
 /// One step of the digest: FNV's multiplication with a rotation, so that order counts and no bit stays where it is.
 fn mixed(digest: u64, value: u64) -> u64 {
     (digest ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+}
+
+/// The digest after a partition has changed: how far it goes, and where its newest records lie.
+fn partition_digest(digest: u64, partition: &Partition) -> u64 {
+    let digest = [partition.log_start.cast_unsigned(), partition.end.cast_unsigned(), partition.bytes]
+        .into_iter()
+        .fold(digest, mixed);
+    partition.ranges.back().map_or(digest, |range| {
+        [range.object.number, range.position, range.max_timestamp_ms.cast_unsigned()]
+            .into_iter()
+            .fold(digest, mixed)
+    })
 }
 
 fn outcome_digest(outcome: &BatchOutcome) -> u64 {

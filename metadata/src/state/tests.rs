@@ -216,20 +216,25 @@ async fn a_snapshot_and_the_rest_of_the_log_equal_the_whole_log() {
 }
 
 #[test]
-fn a_different_history_has_a_different_digest() {
-    let (mut records, state) = history(3, 300);
-    let flush = records
-        .iter()
-        .position(|(_, r)| matches!(&r.body, Some(Body::Flush(f)) if f.topics.len() > 1))
-        .unwrap();
-    let Some(Body::Flush(changed)) = &mut records[flush].1.body else { unreachable!() };
-    changed.topics[0].partitions[0].batches[0].offsets += 1;
-    let mut other = State::default();
-    for (at, record) in &records {
-        apply(&mut other, *at, record);
+fn states_that_differ_have_different_digests() {
+    let (records, state) = history(3, 300);
+    let mut told_apart = 0;
+    for changed in 0..records.len() {
+        let mut records = records.clone();
+        let Some(Body::Flush(flush)) = &mut records[changed].1.body else { continue };
+        let Some(topic) = flush.topics.first_mut() else { continue };
+        topic.partitions[0].batches[0].offsets += 1;
+        let mut other = State::default();
+        for (at, record) in &records {
+            apply(&mut other, *at, record);
+        }
+        // What was refused makes no difference, and what was in a topic that was deleted none that lasts.
+        if other != state {
+            assert_ne!(other.digest(), state.digest(), "record {changed}");
+            told_apart += 1;
+        }
     }
-    // The first changed batch may have been refused; then nothing may differ either.
-    assert_eq!(other.digest() == state.digest(), other == state);
+    assert!(told_apart > 10, "only {told_apart} changes made a difference");
 }
 
 #[test]
