@@ -53,10 +53,6 @@ prepare() { # prepare CLIENT: makes sure that it is there
 		mkdir -p "$CACHE/go" && (cd go && GOTOOLCHAIN=local GOFLAGS=-mod=readonly go build -buildvcs=false -o "$CACHE/go/$1" "./$1")
 		;;
 	rdkafka) CARGO_TARGET_DIR="$CACHE/rdkafka" cargo build --quiet --locked --manifest-path rdkafka/Cargo.toml ;;
-	apicurio)
-		say "Apicurio's registry is not on the Maven repository that this machine reaches"
-		false
-		;;
 	*) false ;;
 	esac
 }

@@ -2,7 +2,7 @@
 # Real clients against three brokers, each client in an environment of its own, pinned.
 #
 #   run.sh [CLIENT …]      confluent kafka-python aiokafka kcat kafkajs java franz-go sarama kafka-go rdkafka tools
-#                          streams connect apicurio; all of them by default
+#                          streams connect; all of them by default
 #
 # 1. Every client produces with every codec, led to broker 1. Then every client reads what every client wrote, led to
 #    broker 2 and to broker 3, and compares it byte for byte and in order.
@@ -33,7 +33,7 @@ RESULTS=$WORK/results
 : >"$RESULTS"
 mkdir -p "$CACHE" "$WORK/data" "$WORK/load" "$WORK/killed"
 CLIENTS=("$@")
-[ ${#CLIENTS[@]} -gt 0 ] || CLIENTS=(confluent kafka-python aiokafka kcat kafkajs java franz-go sarama kafka-go rdkafka tools streams connect apicurio)
+[ ${#CLIENTS[@]} -gt 0 ] || CLIENTS=(confluent kafka-python aiokafka kcat kafkajs java franz-go sarama kafka-go rdkafka tools streams connect)
 . ./environments.sh
 
 say() { printf '%s\n' "$*"; }
@@ -129,7 +129,7 @@ is_ready() { printf '%s\n' "${ready[@]}" | grep -qx "$1"; }
 matrix=() of_scenarios=()
 for name in "${ready[@]}"; do
 	case $name in
-	tools | streams | connect | apicurio) ;;
+	tools | streams | connect) ;;
 	rdkafka) of_scenarios+=("$name") ;;
 	*-848) of_scenarios+=("$name") ;;
 	*-idempotent) matrix+=("$name") ;;

@@ -96,7 +96,7 @@ fn plan() -> Plan {
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
         .flag("drain-ms", 500)
-        // Ten objects a second and broker: everything is read back several times, one object after the other.
+        // Ten objects a second and broker: everything is read back several times, eight objects at a time.
         .flag("linger-ms", 100)
         .flag("put-budget-per-s", 5)
         .flag("put-budget-burst", 10)

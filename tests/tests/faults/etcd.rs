@@ -1,5 +1,6 @@
 //! etcd that dies, stops and forgets.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use kafka_protocol::records::Compression;
@@ -11,6 +12,7 @@ use strandline_tests::proxy::Link;
 use strandline_tests::records::batch;
 use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::Workload;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,6 +190,8 @@ async fn a_broker_that_starts_before_etcd_and_the_store_waits_for_them() {
         cluster.restart(0);
         sleep(Duration::from_secs(2)).await;
         assert!(cluster.broker(0).is_running(), "it waits for the store: {plan}");
+        let refused = TcpStream::connect(cluster.address(0)).await.expect_err("it is not open yet");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         cluster.s3().heal().await;
         cluster.wait_ready(0).await;
     }

@@ -152,7 +152,7 @@ async fn a_hundred_thousand_names_that_nobody_has_are_answered_and_create_few() 
     };
     assert_eq!(known(&mut client, false).await, 0);
     let first = known(&mut client, true).await;
-    assert!((1..=1000).contains(&first), "one question created {first} topics");
+    assert!((1..=500).contains(&first), "one question created {first} topics");
     let second = known(&mut client, true).await;
     assert!(second > first, "who asks again gets more: {second} after {first}");
     let resident = cluster.broker(0).resident_bytes();

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use kafka_protocol::ResponseError;
+use kafka_protocol::records::Compression;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use strandline_tests::client::Client;
+use strandline_tests::client::{Client, fetch_request};
 use strandline_tests::cluster::{CLUSTER, Cluster, Plan};
 use strandline_tests::process::eventually;
+use strandline_tests::records::{batch, values};
+use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::{Workload, create_topic};
 use tokio::time::sleep;
 
@@ -107,4 +111,57 @@ async fn the_objects_of_a_deleted_topic_go_and_others_stay() {
             "no old data under the old name"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_while_retention_trims_gets_records_or_is_told_where_they_begin() {
+    const RECORDS: i64 = 1_000;
+    let mut cluster = Cluster::start(hurried().in_folder()).await;
+    let addresses = cluster.addresses();
+    let mut client = cluster.client(0).await;
+    // Some tens of records are kept. The readers rest for longer than that lasts.
+    let configs = [("retention.bytes", "4000")];
+    client.create_topic("short", 1, &configs).await.expect("the topic is created");
+    let write = async {
+        for offset in 0..RECORDS {
+            let record = batch(&[offset.to_string()], now_ms(), None, Compression::None);
+            assert_eq!(client.produce("short", 0, record).await.expect("it is written"), offset);
+        }
+    };
+    let read = async |address: &str, rest: Duration| {
+        let mut client = Client::connect(address).await.expect("the broker takes connections");
+        let (mut at, mut overtaken, mut seen) = (0, 0, 0);
+        while at < RECORDS {
+            let answer = client.call(&fetch_request("short", &[(0, at)], 500, 2_000), 12).await;
+            let part = answer.expect("it is answered").responses.remove(0).partitions.remove(0);
+            match ResponseError::try_from_code(part.error_code) {
+                None => {
+                    for (offset, value) in values(part.records.unwrap_or_default()) {
+                        assert_eq!(value, offset.to_string(), "the record of offset {offset}");
+                        assert_eq!(offset, at, "no record is left out");
+                        (at, seen) = (offset + 1, seen + 1);
+                    }
+                }
+                Some(ResponseError::OffsetOutOfRange) => {
+                    assert!(part.log_start_offset > at, "{at} is not below {}", part.log_start_offset);
+                    (at, overtaken) = (part.log_start_offset, overtaken + 1);
+                }
+                Some(error) => panic!("offset {at}: {error:?}"),
+            }
+            sleep(rest).await;
+        }
+        (overtaken, seen)
+    };
+    let ((), fast, slow) = tokio::join!(
+        write,
+        read(&addresses[1], Duration::ZERO),
+        read(&addresses[2], Duration::from_millis(1_500)),
+    );
+    assert!(fast.1 > RECORDS / 10, "{} records were read", fast.1);
+    assert!(slow.0 > 0, "retention has overtaken nobody");
+    let left = async || {
+        let objects = cluster.s3().files("/wal/").len();
+        (objects < RECORDS as usize / 5).then_some(())
+    };
+    eventually("objects that nobody needs are deleted", Duration::from_mins(2), left).await;
 }
