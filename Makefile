@@ -20,7 +20,7 @@ build: ## Build the release binaries: the broker and the observer
 	cargo build --release --locked -p strandline-broker -p strandline-mcp --bins
 
 .PHONY: test
-test: ## Run the fast tests, on real etcd and a real S3 server
+test: ## Run the fast tests, on real etcd and an S3 server
 	@deploy/scripts/deps.sh build test
 	# All targets at once: binaries and tests then share one build of every dependency.
 	cargo build --locked --workspace --all-targets
@@ -90,7 +90,7 @@ check: ## Format, clippy, docs, licences and advisories
 	deploy/scripts/supply-chain.sh
 
 .PHONY: bench
-bench: ## Measure speed side by side with the floor; a table and JSON under target/bench
+bench: ## Measure speed side by side with the floor; a table and JSON under target/release/bench
 	@deploy/scripts/deps.sh build test
 	cargo build --release --locked --workspace --bins
 	$(CARGO_TARGET_DIR)/release/strandline-bench

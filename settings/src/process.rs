@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A variable of the environment.
 pub fn environment(key: &str) -> Option<String> {
-    // The environment is read here and nowhere else.
+    // The environment is read here; only the S3 client takes its `AWS_…` by itself.
     #[expect(clippy::disallowed_methods, reason = "this is config reading the environment")]
     std::env::var(key).ok()
 }

@@ -45,8 +45,7 @@ pub const CACHE_CATCH_UP_PERCENT: u64 = 25;
 /// Granularity of the bound on bytes in flight, so that it fits the semaphore's 32-bit requests.
 pub const IN_FLIGHT_UNIT_BYTES: u64 = 1024;
 
-/// One attempt of one request to the object store may take this long, unless configured otherwise. A store that is
-/// slow to 10 s is slow, not broken.
+/// One attempt of one request to the object store may take this long, unless configured otherwise.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// All attempts of one request together, unless configured otherwise: within Kafka's default `request.timeout.ms`
 /// of 30 s, so that a producer hears of it from us.

@@ -1,7 +1,7 @@
 //! What a record batch must be before it is buffered. Nothing of a partition is written unless all of its batch is
 //! right.
 //!
-//! The payload is never decompressed here. Records that are not compressed are walked by their lengths, so that a
+//! The payload is decompressed only where the topic wants another codec. Records that are not compressed are walked by their lengths, so that a
 //! count that lies is found; for compressed ones the batch's CRC-32C vouches for what the producer sent.
 
 use bytes::Bytes;
