@@ -59,7 +59,7 @@ pub const GROUP_WRITE_QUEUE: usize = 1_024;
 /// The longest group id, in bytes: it is part of keys and of metrics.
 pub const MAX_GROUP_ID_BYTES: usize = 1_024;
 
-const _: () = assert!(GROUP_WRITES_PER_TXN + GROUP_WRITE_KEYS + 2 <= BACKEND_TXN_OPS);
+const _: () = assert!(GROUP_WRITES_PER_TXN + GROUP_WRITE_KEYS + 3 <= BACKEND_TXN_OPS);
 const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(RECORDS_PER_TXN + 8 <= BACKEND_TXN_OPS);
 const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);

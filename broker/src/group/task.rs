@@ -182,6 +182,9 @@ impl GroupTask {
         let read = async {
             let stored =
                 groups::read(broker.replica.backend().as_ref(), broker.replica.keys(), &group).await?;
+            // What this broker has heard of the group decides whether it goes on. If its watch left something out, that
+            // would seem to be another broker's work for ever; the barrier finds it.
+            broker.replica.barrier().await.map_err(|e| BackendError::Unavailable(e.to_string()))?;
             caught_up(&broker, newest(&stored.offsets).max(stored.revision)).await?;
             Ok(stored)
         };

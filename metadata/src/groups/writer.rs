@@ -20,7 +20,7 @@ use crate::keys::{Key, Keyspace};
 use crate::limits::{
     BACKEND_REQUEST_BYTES, BACKEND_TIMEOUT, GROUP_WRITE_KEYS, GROUP_WRITE_QUEUE, GROUP_WRITES_PER_TXN,
 };
-use crate::log::{Session, SessionCell};
+use crate::log::{Session, SessionCell, encode_count};
 use crate::mutation::{self, Mutation};
 use crate::replica::Replica;
 use crate::values::Value;
@@ -182,11 +182,15 @@ impl GroupLoop {
             }
             return;
         }
-        let registration = self.replica.keys().encode(&Key::Broker(session.node_id));
+        let [registration, commits] =
+            [Key::Broker(session.node_id), Key::Commits].map(|key| self.replica.keys().encode(&key));
+        let mut then: Vec<Op> = batch.iter().map(|q| Op::Txn(q.txn.clone())).collect();
+        // Counted as those of the log are: a broker whose watch leaves it out notices. It has no records.
+        then.push(Op::put(commits, encode_count(0)));
         let txn = Txn {
             // Invariant 5: nothing is committed under a registration that was lost.
             compares: vec![Compare::CreateRevision(registration, session.incarnation)],
-            then: batch.iter().map(|q| Op::Txn(q.txn.clone())).collect(),
+            then,
             otherwise: Vec::new(),
         };
         match self.execute(&txn).await {

@@ -237,7 +237,7 @@ fn decode_head(bytes: &[u8]) -> Option<u64> {
 }
 
 /// The value of `commits`: how many records the transaction has.
-fn encode_count(records: usize) -> Bytes {
+pub(crate) fn encode_count(records: usize) -> Bytes {
     records.to_string().into()
 }
 

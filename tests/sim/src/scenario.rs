@@ -1,10 +1,12 @@
 //! One run: a cluster, its clients, the adversary, and then the reckoning.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
@@ -42,6 +44,35 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Arc<Node>>,
     pub(crate) history: History,
     pub(crate) random: Random,
+}
+
+/// The clients of a run, by name.
+#[derive(Debug, Default)]
+struct Clients {
+    tasks: JoinSet<String>,
+    running: BTreeSet<String>,
+}
+
+impl Clients {
+    fn start(&mut self, name: String, client: impl Future<Output = ()> + Send + 'static) {
+        self.running.insert(name.clone());
+        self.tasks.spawn(client.map(|()| name));
+    }
+
+    /// Returns once all are done.
+    async fn done(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            // One that panicked is done as well: panics are noted elsewhere.
+            if let Ok(name) = ended {
+                self.running.remove(&name);
+            }
+        }
+    }
+
+    /// Those that are not known to be done.
+    fn running(&self) -> &BTreeSet<String> {
+        &self.running
+    }
 }
 
 impl World {
@@ -92,8 +123,7 @@ impl World {
         timeout(FINISH, open).await.is_ok()
     }
 
-    fn start_producers(&self, stop: &watch::Sender<bool>) -> JoinSet<()> {
-        let mut producers = JoinSet::new();
+    fn start_producers(&self, stop: &watch::Sender<bool>, clients: &mut Clients) {
         for number in 0..self.plan.idempotent + self.plan.plain {
             let mut options = Options::new(number, TOPIC, self.plan.partitions, self.addresses());
             options.pause = self.random.ms(20, 400);
@@ -105,9 +135,9 @@ impl World {
             if number >= self.plan.idempotent {
                 options = options.plain();
             }
-            producers.spawn(producer::run(options, self.history.clone(), stop.subscribe()));
+            let producing = producer::run(options, self.history.clone(), stop.subscribe());
+            clients.start(format!("producer {number}"), producing);
         }
-        producers
     }
 }
 
@@ -148,21 +178,23 @@ async fn work(world: &World) {
     let (plan, history) = (&world.plan, &world.history);
     create_topic(&world.addresses(), TOPIC, plan.partitions).await;
     let stop = watch::Sender::new(false);
-    let mut producers = world.start_producers(&stop);
-    let mut others = JoinSet::new();
+    let mut clients = Clients::default();
+    world.start_producers(&stop, &mut clients);
     for address in world.addresses() {
         let (topic, history) = (TOPIC.to_owned(), history.clone());
-        others.spawn(tail::follow(address, topic, plan.partitions, history, stop.subscribe()));
+        let name = format!("reader of {address}");
+        clients.start(name, tail::follow(address, topic, plan.partitions, history, stop.subscribe()));
     }
     let (topic, history_of_wanderer) = (TOPIC.to_owned(), history.clone());
-    others.spawn(wanderer::run(
+    let wandering = wanderer::run(
         world.addresses(),
         topic,
         plan.partitions,
         history_of_wanderer,
         stop.subscribe(),
         world.random.fork(),
-    ));
+    );
+    clients.start("wanderer".to_owned(), wandering);
     let members = Members {
         addresses: world.addresses(),
         partitions: plan.partitions,
@@ -171,30 +203,22 @@ async fn work(world: &World) {
         stop: stop.subscribe(),
     };
     for number in 0..plan.members {
-        others.spawn(members.clone().run(number, world.random.fork()));
+        clients.start(format!("member {number}"), members.clone().run(number, world.random.fork()));
     }
     if plan.topics_churn {
         let random = world.random.fork();
-        others.spawn(churn::run(
-            world.addresses(),
-            history.clone(),
-            stop.subscribe(),
-            random,
-            world.outside.trace.clone(),
-        ));
+        let trace = world.outside.trace.clone();
+        let churning = churn::run(world.addresses(), history.clone(), stop.subscribe(), random, trace);
+        clients.start("churn".to_owned(), churning);
     }
     let (backend, trace): (Arc<dyn Backend>, _) =
         (world.outside.backend.clone(), world.outside.trace.clone());
     adversary::run(world.nodes.clone(), backend, world.random.fork(), trace, plan.faults).await;
     sleep(world.random.ms(500, 3000)).await;
     stop.send_replace(true);
-    let done = async {
-        while producers.join_next().await.is_some() {}
-        while others.join_next().await.is_some() {}
-    };
-    if timeout(FINISH * 2, done).await.is_err() {
-        let errors = history.lock().errors.clone();
-        history.anomaly("stuck", format!("clients are not done long after everything healed; {errors:?}"));
+    if timeout(FINISH * 2, clients.done()).await.is_err() {
+        let (who, errors) = (clients.running(), history.lock().errors.clone());
+        history.anomaly("stuck", format!("{who:?} are not done long after everything healed; {errors:?}"));
         return;
     }
     if plan.members > 0 {

@@ -21,6 +21,9 @@ use kafka_protocol::messages::{
     JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest,
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
 };
+use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
+use strandline_metadata::backend::{Backend as _, Op, Txn};
+use strandline_metadata::keys::Key;
 use tokio::time::Duration;
 
 use super::*;
@@ -62,16 +65,20 @@ async fn join(client: &mut TestClient, id: &str, version: i16) -> JoinGroupRespo
     client.call(&join_request(id, &first.member_id), version).await
 }
 
+fn sync_request(id: &str, member: &str, generation: i32) -> SyncGroupRequest {
+    SyncGroupRequest::default()
+        .with_group_id(group(id))
+        .with_generation_id(generation)
+        .with_member_id(text(member))
+        .with_protocol_type(Some(text("consumer")))
+        .with_protocol_name(Some(text("range")))
+}
+
 /// The only member of a group, with an assignment. Gives its id and generation.
 async fn member(client: &mut TestClient, id: &str) -> (String, i32) {
     let joined = join(client, id, 9).await;
     assert_eq!(joined.error_code, 0);
-    let sync = SyncGroupRequest::default()
-        .with_group_id(group(id))
-        .with_generation_id(joined.generation_id)
-        .with_member_id(joined.member_id.clone())
-        .with_protocol_type(Some(text("consumer")))
-        .with_protocol_name(Some(text("range")));
+    let sync = sync_request(id, &joined.member_id, joined.generation_id);
     assert_eq!(client.call(&sync, 5).await.error_code, 0);
     (joined.member_id.to_string(), joined.generation_id)
 }
@@ -324,6 +331,55 @@ async fn every_broker_names_the_same_coordinator_and_only_that_one_answers() {
         let request = FindCoordinatorRequest::default().with_key(text("x")).with_key_type(kind);
         assert_eq!(clients[0].call(&request, 3).await.error_code, error.code());
     }
+}
+
+#[tokio::test]
+async fn a_group_goes_on_when_a_watch_has_left_out_what_its_own_coordinator_wrote() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let opened = world.broker_over(Arc::new(faulty), 1, &["--group-initial-rebalance-delay-ms", "0"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    create(&mut client, "t", 2).await;
+    let (mut id, _) = member(&mut client, "g").await;
+    let replica = &opened.broker.replica;
+    for _ in 0..20 {
+        faults.inject(Fault::WatchGap);
+        let left_out = faults.count(Fault::WatchGap);
+        let joined = client.call(&join_request("g", &id), 9).await;
+        assert_eq!(joined.error_code, 0);
+        while faults.count(Fault::WatchGap) == left_out {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let stored = strandline_metadata::groups::read(&world.backend, replica.keys(), "g").await.unwrap();
+        if replica.read(|view| view.names.group_revision("g")) == stored.revision {
+            // Something else was left out.
+            (id, _) = member(&mut client, "g").await;
+            continue;
+        }
+        // Something that nobody counts shows that the watch has gone on.
+        let head = replica.keys().encode(&Key::Head(999));
+        let later = Txn { then: vec![Op::put(head, "0")], ..Txn::default() };
+        let later = world.backend.txn(later).await.unwrap().revision;
+        while replica.read(|view| view.revision) < later {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What the group stores next is refused for as long as the group seems to be another broker's.
+        let request = sync_request("g", &id, joined.generation_id);
+        let refused = ResponseError::NotCoordinator.code();
+        let goes_on = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                match client.call(&request, 5).await.error_code {
+                    0 => return,
+                    code => assert_eq!(code, refused),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        goes_on.await.expect("the broker finds out that it has not heard of everything");
+        return;
+    }
+    panic!("the watch has left out other things only");
 }
 
 #[tokio::test]
