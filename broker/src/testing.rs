@@ -4,15 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiKey, CreateTopicsRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_storage::clock::Clock;
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use uuid::Uuid;
 
 use crate::Broker;
+use crate::api::text;
 use crate::config::{self, Advertised, Config, Parsed};
 use crate::metrics::Metrics;
 use crate::run::{self, Opened, Parts};
@@ -116,6 +122,40 @@ impl TestClient {
         let response = R::Response::decode(&mut body, version).unwrap();
         assert!(!body.has_remaining(), "{} bytes are left over", body.remaining());
         response
+    }
+
+    /// Creates a topic with these configs; gives its id.
+    pub(crate) async fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Uuid {
+        let configs = configs.iter().map(|(key, value)| {
+            CreatableTopicConfig::default().with_name(text(*key)).with_value(Some(text(*value)))
+        });
+        let topic = CreatableTopic::default()
+            .with_name(TopicName(text(name)))
+            .with_num_partitions(partitions)
+            .with_replication_factor(-1)
+            .with_configs(configs.collect());
+        let created = self.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
+        assert_eq!(created.topics[0].error_code, 0);
+        created.topics[0].topic_id
+    }
+
+    /// Writes a batch to each of the first partitions of a topic, in one request.
+    pub(crate) async fn produce(&mut self, topic: &str, batches: impl IntoIterator<Item = Bytes>) {
+        let data = (0..).zip(batches).map(|(partition, batch)| {
+            PartitionProduceData::default().with_index(partition).with_records(Some(batch))
+        });
+        let topic =
+            TopicProduceData::default().with_name(TopicName(text(topic))).with_partition_data(data.collect());
+        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
+        let answer = self.call(&request.with_topic_data(vec![topic]), 9).await;
+        for part in &answer.responses[0].partition_responses {
+            assert_eq!(part.error_code, 0, "partition {}", part.index);
+        }
     }
 }
 

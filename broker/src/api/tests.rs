@@ -45,19 +45,12 @@ fn creatable(topic: &str, partitions: i32) -> CreatableTopic {
         .with_replication_factor(1)
 }
 
-async fn create(client: &mut TestClient, topic: &str, partitions: i32) -> Uuid {
-    let request = CreateTopicsRequest::default().with_topics(vec![creatable(topic, partitions)]);
-    let response = client.call(&request, 7).await;
-    assert_eq!(response.topics[0].error_code, 0);
-    response.topics[0].topic_id
-}
-
 /// One broker without a PUT budget to wait for, a client, and a topic `t` of two partitions.
 async fn ready() -> (Opened, TestClient, Uuid) {
     let opened =
         World::new().broker(1, &["--put-budget-per-s", "100000", "--put-budget-burst", "100000"]).await;
     let mut client = TestClient::connect(&opened.broker);
-    let id = create(&mut client, "t", 2).await;
+    let id = client.create_topic("t", 2, &[]).await;
     (opened, client, id)
 }
 
@@ -191,7 +184,7 @@ async fn produce_and_fetch_in_every_version() {
 async fn a_state_at_its_limit_refuses_producers_and_serves_consumers() {
     let opened = World::new().broker(1, &["--max-state-ranges", "1"]).await;
     let mut client = TestClient::connect(&opened.broker);
-    let id = create(&mut client, "t", 2).await;
+    let id = client.create_topic("t", 2, &[]).await;
     let one = || vec![(0, batch(Compression::None, NOW_MS, 1))];
     assert_eq!(produce(&mut client, 9, id, one()).await.responses[0].partition_responses[0].error_code, 0);
     let refused = &produce(&mut client, 9, id, one()).await.responses[0].partition_responses[0];
@@ -503,7 +496,7 @@ async fn the_cluster_and_its_topics_are_described_in_every_version() {
             assert_eq!(response.error_code, ResponseError::UnsupportedEndpointType.code());
         }
     }
-    create(&mut client, "u", 3).await;
+    client.create_topic("u", 3, &[]).await;
     let mut cursor: Option<Cursor> = None;
     let mut seen = Vec::new();
     for _ in 0..10 {

@@ -224,10 +224,6 @@ async fn read_range(
 mod tests {
     use std::sync::Arc;
 
-    use kafka_protocol::messages::create_topics_request::CreatableTopic;
-    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-    use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
-    use kafka_protocol::protocol::StrBytes;
     use kafka_protocol::records::Compression;
     use strandline_storage::error::Operation;
     use strandline_storage::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
@@ -246,10 +242,6 @@ mod tests {
         wanted: Wanted,
     }
 
-    fn name() -> TopicName {
-        TopicName(StrBytes::from_static_str("t"))
-    }
-
     impl Reading {
         async fn new() -> Self {
             let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
@@ -258,22 +250,14 @@ mod tests {
             let writer = world.broker(1, &["--put-budget-per-s", "1000"]).await;
             let reader = world.broker(2, &[]).await;
             let mut client = TestClient::connect(&writer.broker);
-            let topic = CreatableTopic::default().with_name(name()).with_num_partitions(1);
-            let topic = topic.with_replication_factor(-1);
-            let created = client.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
-            let topic = Ok(created.topics[0].topic_id);
+            let topic = Ok(client.create_topic("t", 1, &[]).await);
             let wanted = Wanted { topic, partition: 0, offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
             Self { _writer: writer, reader, faults, client, wanted }
         }
 
         /// Writes a record, in an object of its own.
         async fn produce(&mut self) {
-            let records = Some(batch(Compression::None, 0, 1));
-            let data = vec![PartitionProduceData::default().with_records(records)];
-            let topic = TopicProduceData::default().with_name(name()).with_partition_data(data);
-            let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
-            let response = self.client.call(&request.with_topic_data(vec![topic]), 9).await;
-            assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+            self.client.produce("t", [batch(Compression::None, 0, 1)]).await;
         }
 
         /// What the reader knows now.

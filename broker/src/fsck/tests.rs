@@ -3,10 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
-use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
-use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, Txn};
 use strandline_metadata::keys::{Key, Keyspace};
@@ -33,19 +29,14 @@ impl Audited {
         let world = World::new();
         let opened = world.broker(1, &["--linger-ms", "1", "--put-budget-per-s", "1000"]).await;
         let mut client = TestClient::connect(&opened.broker);
-        let topic =
-            CreatableTopic::default().with_name(name()).with_num_partitions(2).with_replication_factor(-1);
-        client.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
+        client.create_topic("t", 2, &[]).await;
         for count in 1..=5 {
-            let data = (0..2).map(|partition| {
-                let records = batch(Compression::None, NOW_MS, count);
-                PartitionProduceData::default().with_index(partition).with_records(Some(records))
-            });
-            let topic = TopicProduceData::default().with_name(name()).with_partition_data(data.collect());
-            let request =
-                ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
-            let answer = client.call(&request, 9).await;
-            assert_eq!(answer.responses[0].partition_responses[1].error_code, 0);
+            client
+                .produce(
+                    "t",
+                    [batch(Compression::None, NOW_MS, count), batch(Compression::None, NOW_MS, count)],
+                )
+                .await;
         }
         let backend: Arc<dyn Backend> = Arc::new(world.backend.clone());
         Self { world, opened, backend }
@@ -86,10 +77,6 @@ impl Audited {
     async fn put(&self, bytes: Vec<u8>) {
         self.world.store.put(&self.object().key(), vec![Bytes::from(bytes)]).await.unwrap();
     }
-}
-
-fn name() -> TopicName {
-    TopicName(StrBytes::from_static_str("t"))
 }
 
 #[track_caller]

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -16,8 +15,8 @@ use kafka_protocol::messages::offset_delete_request::{
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest,
-    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, ProduceRequest, TopicName,
+    DeleteGroupsRequest, DeleteTopicsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
+    OffsetDeleteRequest, OffsetFetchRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan, FaultyBackend};
@@ -43,15 +42,6 @@ const MINUTE_MS: i64 = 60_000;
 
 fn name(name: &str) -> TopicName {
     TopicName(text(name))
-}
-
-async fn create(client: &mut TestClient, topic: &str, partitions: i32) {
-    let topic = CreatableTopic::default()
-        .with_name(name(topic))
-        .with_num_partitions(partitions)
-        .with_replication_factor(1);
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]);
-    assert_eq!(client.call(&request, 7).await.topics[0].error_code, 0);
 }
 
 /// Commits by somebody outside of the group.
@@ -103,7 +93,7 @@ async fn offsets_expire_and_what_is_left_without_any_is_no_group() {
     let world = World::new();
     let opened = world.broker(1, &[QUICK, &["--offsets-retention-minutes", "10"]].concat()).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "t", 1).await;
+    client.create_topic("t", 1, &[]).await;
     commit(&mut client, "old", "t", 0, 5).await;
     world.clock.0.store(NOW_MS + 9 * MINUTE_MS, Ordering::Relaxed);
     commit(&mut client, "young", "t", 0, 5).await;
@@ -126,7 +116,7 @@ async fn a_group_that_commits_all_the_time_still_finds_out_what_is_committed() {
     let world = World::new();
     let opened = world.broker(1, QUICK).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "t", 8).await;
+    client.create_topic("t", 8, &[]).await;
     commit(&mut client, "g", "t", 0, 5).await;
     for partition in 0..8_i32 {
         let mut busy = TestClient::connect(&opened.broker);
@@ -155,7 +145,7 @@ async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
     faults.inject(Fault::WatchStuck);
     let current = world.broker(2, QUICK).await;
     let mut client = TestClient::connect(&current.broker);
-    create(&mut client, "new", 1).await;
+    client.create_topic("new", 1, &[]).await;
     let is_seconds = |id: &String| {
         current.broker.replica.read(|view| coordinator::is_own(&current.broker, &view.names, id))
     };
@@ -176,7 +166,7 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     let world = World::new();
     let first = world.broker(1, QUICK).await;
     let mut client = TestClient::connect(&first.broker);
-    create(&mut client, "t", 1).await;
+    client.create_topic("t", 1, &[]).await;
     commit(&mut client, "g", "t", 0, 5).await;
     first.drain().await;
     let second = world.broker(2, QUICK).await;
@@ -194,7 +184,7 @@ async fn a_group_commits_more_than_fits_into_one_write() {
     let mut client = TestClient::connect(&opened.broker);
     let all: Vec<String> = (0..40).map(|i| format!("t{i:02}")).collect();
     for topic in &all {
-        create(&mut client, topic, 16).await;
+        client.create_topic(topic, 16, &[]).await;
     }
     // 16 × 3,900 bytes for each topic: 2.5 MB in one request.
     let partition = |index| {
@@ -222,7 +212,7 @@ async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
     let world = World::new();
     let first = world.broker(1, QUICK).await;
     let mut client = TestClient::connect(&first.broker);
-    create(&mut client, "t", 1).await;
+    client.create_topic("t", 1, &[]).await;
     let partition =
         PartitionProduceData::default().with_index(0).with_records(Some(batch(Compression::None, NOW_MS, 7)));
     let topic = TopicProduceData::default().with_name(name("t")).with_partition_data(vec![partition]);
@@ -255,7 +245,7 @@ async fn metrics_sum_up_what_a_group_is_behind_when_there_are_many_partitions() 
     let opened = world.broker(1, QUICK).await;
     let mut client = TestClient::connect(&opened.broker);
     for topic in ["large", "small"] {
-        create(&mut client, topic, if topic == "large" { 5_000 } else { 1 }).await;
+        client.create_topic(topic, if topic == "large" { 5_000 } else { 1 }, &[]).await;
     }
     let partition =
         |index| OffsetCommitRequestPartition::default().with_partition_index(index).with_committed_offset(0);
@@ -280,7 +270,7 @@ async fn partitions_of_a_large_topic_are_spread_over_keys_and_found_again() {
     let world = World::new();
     let opened = world.broker(1, QUICK).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "large", 1_000).await;
+    client.create_topic("large", 1_000, &[]).await;
     for partition in [0, 255, 256, 999] {
         commit(&mut client, "g", "large", partition, i64::from(partition) + 1).await;
     }
@@ -297,7 +287,7 @@ async fn a_deletion_is_answered_when_it_is_stored_also_to_who_asks_while_it_is_o
     let faults = faulty.faults();
     let opened = world.broker_over(Arc::new(faulty), 1, QUICK).await;
     let mut clients = [TestClient::connect(&opened.broker), TestClient::connect(&opened.broker)];
-    create(&mut clients[0], "t", 2).await;
+    clients[0].create_topic("t", 2, &[]).await;
     for partition in 0..2 {
         commit(&mut clients[0], "g", "t", partition, 5).await;
     }
@@ -329,7 +319,7 @@ async fn nothing_is_said_to_be_deleted_while_it_is_not_known_what_is_stored() {
     let faults = faulty.faults();
     let opened = world.broker_over(Arc::new(faulty), 1, QUICK).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "t", 2).await;
+    client.create_topic("t", 2, &[]).await;
     // A group that has something need not be opened for each request, which would take the faults.
     commit(&mut client, "g", "t", 1, 5).await;
     let slow = Duration::from_millis(200);

@@ -80,10 +80,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-    use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
-    use kafka_protocol::protocol::StrBytes;
+    use bytes::Bytes;
     use kafka_protocol::records::Compression;
 
     use super::*;
@@ -95,28 +92,8 @@ mod tests {
     /// No job runs by itself.
     const FLAGS: [&str; 4] = ["--put-budget-per-s", "1000", "--job-interval-ms", "86400000"];
 
-    fn text(text: &'static str) -> StrBytes {
-        StrBytes::from_static_str(text)
-    }
-
-    async fn create(client: &mut TestClient) -> Uuid {
-        let config = CreatableTopicConfig::default().with_name(text("retention.ms"));
-        let configs = vec![config.with_value(Some(text("1800000")))];
-        let topic = CreatableTopic::default().with_name(TopicName(text("t"))).with_num_partitions(1);
-        let topic = topic.with_replication_factor(-1).with_configs(configs);
-        let created = client.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
-        assert_eq!(created.topics[0].error_code, 0);
-        created.topics[0].topic_id
-    }
-
-    /// Writes a record of this time, in an object of its own.
-    async fn produce(client: &mut TestClient, time_ms: i64) {
-        let data = PartitionProduceData::default().with_records(Some(batch(Compression::None, time_ms, 1)));
-        let topic =
-            TopicProduceData::default().with_name(TopicName(text("t"))).with_partition_data(vec![data]);
-        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
-        let answer = client.call(&request.with_topic_data(vec![topic]), 9).await;
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    fn record(time_ms: i64) -> Bytes {
+        batch(Compression::None, time_ms, 1)
     }
 
     /// Where the partition starts after a pass of the job on this broker, which knows all that was written.
@@ -134,17 +111,17 @@ mod tests {
             let elsewhere = World { clock: Arc::new(StoppedClock((NOW_MS + off).into())), ..world.clone() };
             let (right, wrong) = (world.broker(1, &FLAGS).await, elsewhere.broker(2, &FLAGS).await);
             let mut client = TestClient::connect(&right.broker);
-            let topic = create(&mut client).await;
+            let topic = client.create_topic("t", 1, &[("retention.ms", "1800000")]).await;
             // Old by either clock.
-            produce(&mut client, NOW_MS - 120 * MINUTE_MS).await;
+            client.produce("t", [record(NOW_MS - 120 * MINUTE_MS)]).await;
             // Old by the clock that is ahead.
-            produce(&mut client, NOW_MS).await;
+            client.produce("t", [record(NOW_MS)]).await;
             assert_eq!(log_start_after(&wrong.broker, topic).await, 0, "{off} ms");
             // It is right again, and hears from another.
             let later = NOW_MS + 10 * MINUTE_MS;
             world.clock.0.store(later, Ordering::Relaxed);
             elsewhere.clock.0.store(later, Ordering::Relaxed);
-            produce(&mut client, later).await;
+            client.produce("t", [record(later)]).await;
             assert_eq!(log_start_after(&wrong.broker, topic).await, 1, "{off} ms");
         }
     }

@@ -72,7 +72,7 @@ async fn each_partition_is_counted_by_one_broker() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    create(&mut clients[0], "t", 20).await;
+    clients[0].create_topic("t", 20, &[]).await;
     let first = sizes(&mut clients[0], None, 4).await;
     let second = sizes(&mut clients[1], None, 4).await;
     assert!(!first.is_empty() && !second.is_empty());
@@ -220,7 +220,7 @@ async fn heartbeat_interval(client: &mut TestClient, group: &str) -> i32 {
 async fn configs_of_groups_count_while_they_are_set() {
     let opened = World::new().broker(1, &["--group-consumer-session-timeout-ms", "30000"]).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "t", 1).await;
+    client.create_topic("t", 1, &[]).await;
     let (group, heartbeat, session) =
         ((GROUP, "a/b"), "consumer.heartbeat.interval.ms", "consumer.session.timeout.ms");
     assert_eq!(heartbeat_interval(&mut client, "a/b").await, 5_000);

@@ -36,7 +36,7 @@ fn group(id: &str) -> GroupId {
 async fn ready() -> (Opened, TestClient, Uuid) {
     let opened = World::new().broker(1, &["--group-initial-rebalance-delay-ms", "0"]).await;
     let mut client = TestClient::connect(&opened.broker);
-    let id = create(&mut client, "t", 2).await;
+    let id = client.create_topic("t", 2, &[]).await;
     (opened, client, id)
 }
 
@@ -260,7 +260,7 @@ async fn offsets_of_a_topic_that_was_deleted_do_not_count_for_its_successor() {
     assert_eq!(commit(&mut client, &commit_request("g", "", -1, 5), 9).await, 0);
     let delete = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]);
     assert_eq!(client.call(&delete, 5).await.responses[0].error_code, 0);
-    create(&mut client, "t", 2).await;
+    client.create_topic("t", 2, &[]).await;
     assert_eq!(committed(&mut client, "g", 9).await, (vec![-1, -1], 0));
     assert_eq!(commit(&mut client, &commit_request("g", "", -1, 3), 9).await, 0);
     assert_eq!(committed(&mut client, "g", 9).await, (vec![3, -1], 0));
@@ -293,7 +293,7 @@ async fn every_broker_names_the_same_coordinator_and_only_that_one_answers() {
     let world = World::new();
     let brokers = [world.broker(1, &[]).await, world.broker(2, &[]).await, world.broker(3, &[]).await];
     let mut clients = brokers.each_ref().map(|b| TestClient::connect(&b.broker));
-    create(&mut clients[0], "t", 2).await;
+    clients[0].create_topic("t", 2, &[]).await;
     for broker in &brokers {
         let all = || broker.broker.replica.read(|view| view.names.brokers().len());
         while all() < 3 {
@@ -340,7 +340,7 @@ async fn a_group_goes_on_when_a_watch_has_left_out_what_its_own_coordinator_wrot
     let faults = faulty.faults();
     let opened = world.broker_over(Arc::new(faulty), 1, &["--group-initial-rebalance-delay-ms", "0"]).await;
     let mut client = TestClient::connect(&opened.broker);
-    create(&mut client, "t", 2).await;
+    client.create_topic("t", 2, &[]).await;
     let (mut id, _) = member(&mut client, "g").await;
     let replica = &opened.broker.replica;
     for _ in 0..20 {
@@ -451,7 +451,7 @@ async fn a_group_is_not_listed_any_more_once_it_is_deleted() {
 #[tokio::test]
 async fn offsets_are_deleted_unless_they_are_read() {
     let (_opened, mut client, _) = ready().await;
-    create(&mut client, "other", 1).await;
+    client.create_topic("other", 1, &[]).await;
     let (id, generation) = member(&mut client, "g").await;
     let partition = OffsetCommitRequestPartition::default().with_committed_offset(4);
     let topic = OffsetCommitRequestTopic::default().with_name(name("other")).with_partitions(vec![partition]);
