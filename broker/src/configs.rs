@@ -333,7 +333,7 @@ pub(crate) async fn alter(
     if validate_only {
         return Ok(());
     }
-    topics::commit(broker, change).await.map_err(|e| topics::propose_error(&e, raced))?;
+    topics::commit(broker, change).await.map_err(|e| topics::commit_error(&e, raced))?;
     // Without a record to wait for, the barrier's read does not cover the change; its revision comes with the watch.
     Ok(())
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! server/connection → api/produce → produce/validate → produce/buffer ═▶ produce/flush
-//!       → storage: PUT → metadata: log (etcd transaction) → metadata: replica (watch, apply) → ack
+//!       → storage: PUT → metadata: commit (etcd transaction) → metadata: replica (watch, apply) → ack
 //! ```
 //!
 //! The path of a fetch, no queue:
@@ -45,7 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
-use strandline_metadata::log::{LogWriter, SessionCell};
+use strandline_metadata::commit::{Committer, SessionCell};
 use strandline_metadata::replica::Replica;
 use strandline_metadata::values::ClusterValue;
 use strandline_storage::clock::Clock;
@@ -74,7 +74,7 @@ pub struct Broker {
     pub(crate) advertised: Advertised,
     pub(crate) metrics_url: String,
     pub(crate) replica: Replica,
-    pub(crate) log: LogWriter,
+    pub(crate) committer: Committer,
     pub(crate) sessions: SessionCell,
     pub(crate) registration: CurrentRegistration,
     pub(crate) store: Arc<dyn Store>,

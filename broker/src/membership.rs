@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use strandline_metadata::backend::BackendError;
 use strandline_metadata::brokers::{self, RegisterError, Registration};
+use strandline_metadata::commit::CommitError;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -140,11 +141,10 @@ pub(crate) async fn announce_draining(broker: &Broker) {
     let registration = *broker.registration.borrow();
     let Some(registration) = registration else { return };
     let value = leaders::own(broker);
-    let update =
-        brokers::update(broker.replica.backend().as_ref(), broker.replica.keys(), &registration, &value);
+    let update = brokers::update(&broker.committer, broker.replica.keys(), &registration, &value);
     match timeout(strandline_metadata::limits::BACKEND_TIMEOUT, update).await {
-        Ok(Ok(true)) => info!("the cluster knows that this broker is leaving"),
-        Ok(Ok(false)) => debug!("the registration is gone already"),
+        Ok(Ok(())) => info!("the cluster knows that this broker is leaving"),
+        Ok(Err(CommitError::NotRegistered)) => debug!("the registration is gone already"),
         Ok(Err(error)) => warn!(%error, "the cluster could not be told that this broker is leaving"),
         Err(_) => warn!("the cluster could not be told in time that this broker is leaving"),
     }

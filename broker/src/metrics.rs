@@ -400,7 +400,7 @@ impl Metrics {
 #[derive(Clone, Debug)]
 pub struct ClockSkew {
     clock: Arc<dyn strandline_storage::clock::Clock>,
-    own: strandline_metadata::log::SessionCell,
+    own: strandline_metadata::commit::SessionCell,
     latest: Arc<Mutex<BTreeMap<i64, (i64, Instant)>>>,
 }
 
@@ -411,7 +411,7 @@ impl ClockSkew {
     /// No knowledge yet.
     pub fn new(
         clock: Arc<dyn strandline_storage::clock::Clock>,
-        own: strandline_metadata::log::SessionCell,
+        own: strandline_metadata::commit::SessionCell,
     ) -> Self {
         Self { clock, own, latest: Arc::default() }
     }

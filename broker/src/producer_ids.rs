@@ -1,8 +1,8 @@
 //! Producer ids, taken from etcd a block at a time.
 
 use strandline_metadata::backend::{KeyRange, RangeRequest};
+use strandline_metadata::commit::CommitError;
 use strandline_metadata::keys::Key;
-use strandline_metadata::log::ProposeError;
 use strandline_metadata::topics::take_producer_ids;
 use strandline_metadata::values::{ProducerIdsValue, Value};
 use tokio::sync::Mutex;
@@ -72,7 +72,7 @@ async fn take_block(broker: &Broker) -> Result<std::ops::Range<i64>, NextIdError
         match commit(broker, take_producer_ids(keys, first, mod_revision, BLOCK)).await {
             Ok(_) => return Ok(first..end),
             // Another broker took this block; the next one may be free.
-            Err(ProposeError::Conflict) => {}
+            Err(CommitError::Conflict) => {}
             Err(error) => {
                 debug!(%error, "a block of producer ids cannot be taken");
                 return Err(NextIdError::Unavailable);

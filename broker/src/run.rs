@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::brokers::{self, RegisterError};
-use strandline_metadata::groups;
+use strandline_metadata::commit::{self, SessionCell};
+use strandline_metadata::groups::GroupWriter;
 use strandline_metadata::keys::Keyspace;
-use strandline_metadata::log::{self, SessionCell};
 use strandline_metadata::replica::{LoadError, Replica};
 use strandline_metadata::values::ClusterValue;
 use strandline_storage::clock::Clock;
@@ -121,8 +121,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let sessions = SessionCell::default();
     let clock_skew = ClockSkew::new(parts.clock.clone(), sessions.clone());
     let (replica, replica_loop, barrier_loop) = open_replica(&parts, &keys, &store, &clock_skew).await?;
-    let (log, log_loop) = log::writer(replica.clone(), sessions.clone());
-    let (group_writer, group_loop) = groups::writer(replica.clone(), sessions.clone());
+    let (committer, commit_loop) = commit::committer(replica.clone(), sessions.clone());
     let reader_config =
         ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
@@ -135,7 +134,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         config: config.produce,
         store: store.clone(),
         reader: reader.clone(),
-        log: log.clone(),
+        committer: committer.clone(),
         sessions: sessions.clone(),
         clock: parts.clock.clone(),
         metrics: parts.metrics.clone(),
@@ -148,14 +147,14 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         advertised: parts.advertised,
         metrics_url: parts.metrics_url,
         replica,
-        log,
+        committer: committer.clone(),
         sessions,
         registration: watch::Sender::new(None),
         store,
         reader,
         buffer,
         fetch_sessions: FetchSessions::new(config.fetch_sessions, rng.random()),
-        groups: Groups::new(group_writer),
+        groups: Groups::new(GroupWriter::new(committer)),
         producer_ids: ProducerIds::default(),
         telemetry: Telemetry::default(),
         metrics: parts.metrics,
@@ -176,8 +175,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         let _ = log_fatal.send(Fatal::Log(reason)).await;
     });
     tasks.start("barrier", barrier_loop.run());
-    tasks.start("log", log_loop.run());
-    tasks.start("group writer", group_loop.run());
+    tasks.start("committer", commit_loop.run());
     tasks.start("flush", flusher.run());
     let member = broker.clone();
     tasks.start("membership", async move {

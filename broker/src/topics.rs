@@ -2,7 +2,7 @@
 
 use kafka_protocol::error::ResponseError;
 use rand::Rng;
-use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::names::Names;
 use strandline_metadata::replica::View;
 use strandline_metadata::state::Effects;
@@ -33,19 +33,19 @@ impl TopicError {
 }
 
 /// The one mapping from what the log says to what a client hears.
-pub(crate) fn propose_error(error: &ProposeError, on_conflict: TopicError) -> TopicError {
+pub(crate) fn commit_error(error: &CommitError, on_conflict: TopicError) -> TopicError {
     match error {
-        ProposeError::Conflict => on_conflict,
-        ProposeError::NotRegistered | ProposeError::Closed => TopicError::new(
+        CommitError::Conflict => on_conflict,
+        CommitError::NotRegistered | CommitError::Closed => TopicError::new(
             ResponseError::NotController,
             "this broker may not change anything just now; try again",
         ),
-        ProposeError::OutcomeLost => TopicError::new(
+        CommitError::OutcomeLost => TopicError::new(
             ResponseError::RequestTimedOut,
             "the change was made, but this broker has not seen it yet",
         ),
-        ProposeError::Refused(why) => {
-            TopicError::new(ResponseError::CoordinatorNotAvailable, why.to_string())
+        CommitError::Refused(_) | CommitError::OutcomeUnknown => {
+            TopicError::new(ResponseError::CoordinatorNotAvailable, error.to_string())
         }
     }
 }
@@ -82,15 +82,15 @@ pub(crate) fn new_id(broker: &Broker) -> Uuid {
 }
 
 /// Commits a change and waits for it.
-pub(crate) async fn commit(broker: &Broker, change: Change) -> Result<Effects, ProposeError> {
-    broker.log.change(broker.clock.now_ms(), change).await
+pub(crate) async fn commit(broker: &Broker, change: Change) -> Result<Effects, CommitError> {
+    broker.committer.change(broker.clock.now_ms(), change).await
 }
 
 /// Creates a topic, which must not exist.
 pub(crate) async fn create(broker: &Broker, name: &str, topic: &TopicValue) -> Result<(), TopicError> {
     let exists = TopicError::new(ResponseError::TopicAlreadyExists, format!("topic '{name}' already exists"));
     let change = topics::create(broker.replica.keys(), name, topic);
-    commit(broker, change).await.map(|_| ()).map_err(|e| propose_error(&e, exists))
+    commit(broker, change).await.map(|_| ()).map_err(|e| commit_error(&e, exists))
 }
 
 /// What is said of a topic that this broker does not know. Whoever hears that a topic is gone goes on and makes a new one,

@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use rand::{Rng, RngExt};
 
-use crate::backend::{Backend, BackendError, Compare, KeyRange, KeyValue, Op, OpResponse, RangeRequest, Txn};
+use crate::backend::{Backend, BackendError, Compare, KeyRange, Op, OpResponse, RangeRequest, Txn};
+use crate::commit::{Change, CommitError, Committer, Session, Settled, Trace, Verdict, settle};
 use crate::keys::{Key, Keyspace};
-use crate::log::Session;
 use crate::mutation::{self, Mutation};
 use crate::state::FEATURE_LEVEL;
 use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
@@ -102,6 +103,28 @@ pub async fn registered(
     }
 }
 
+/// The trace of a registration: the key, which is attached to a lease that only this attempt has.
+#[derive(Debug)]
+struct RegistrationTrace {
+    key: Bytes,
+    lease: i64,
+}
+
+impl Trace for RegistrationTrace {
+    fn keys(&self) -> Vec<KeyRange> {
+        vec![KeyRange::Key(self.key.clone())]
+    }
+
+    fn judge(&self, found: &[OpResponse]) -> Option<Verdict> {
+        let [OpResponse::Range(kvs)] = found else { return None };
+        Some(match kvs.first() {
+            None => Verdict::Pending,
+            Some(kv) if kv.lease == self.lease => Verdict::Executed(kv.create_revision),
+            Some(_) => Verdict::Impossible,
+        })
+    }
+}
+
 /// Registers a broker under a new lease of `ttl_s` seconds. A predecessor with the same node id is deleted first, in
 /// a transaction of its own: a put over its key would keep the create revision, and let the old process commit.
 pub async fn register(
@@ -120,6 +143,7 @@ pub async fn register(
             then: vec![Op::Delete(KeyRange::Key(key.clone()))],
             otherwise: Vec::new(),
         };
+        // Whatever became of it: if a registration is there, creating another fails.
         backend.txn(delete).await?;
     }
     let lease = backend.lease_grant(ttl_s).await?;
@@ -133,29 +157,29 @@ pub async fn register(
             Compare::Value(keys.encode(&Key::Cluster), cluster.encode().into()),
         ],
         then: vec![Op::Put { key: key.clone(), value: value.encode().into(), lease }],
-        otherwise: vec![Op::Range(KeyRange::Key(key))],
+        otherwise: vec![Op::Range(KeyRange::Key(key.clone()))],
     };
-    let response = backend.txn(create).await?;
-    if response.succeeded {
-        let session = Session { node_id: value.node_id, incarnation: response.revision };
-        return Ok(Registration { session, lease });
-    }
-    let found: Option<&KeyValue> = match response.responses.first() {
-        Some(OpResponse::Range(kvs)) => kvs.first(),
-        _ => None,
+    let incarnation = match settle(backend, &create, &RegistrationTrace { key, lease }).await {
+        Settled::Answered(response) => response.revision,
+        Settled::Traced(revision) => revision,
+        failed => {
+            // A lease that is not used ends by itself; ending it now is only tidier.
+            let _ = backend.lease_revoke(lease).await;
+            return Err(match failed {
+                // Nobody is registered, so it is the cluster's own key that is not as it was read.
+                Settled::Conflict => RegisterError::FeatureLevel(FEATURE_LEVEL + 1),
+                Settled::Refused(error) => error.into(),
+                _ => RegisterError::Raced(value.node_id),
+            });
+        }
     };
-    // A lease that is not used ends by itself; ending it now is only tidier.
-    let _ = backend.lease_revoke(lease).await;
-    match found {
-        Some(_) => Err(RegisterError::Raced(value.node_id)),
-        None => Err(RegisterError::FeatureLevel(FEATURE_LEVEL + 1)),
-    }
+    Ok(Registration { session: Session { node_id: value.node_id, incarnation }, lease })
 }
 
 #[cfg(feature = "mutations")]
 async fn register_over(
     backend: &dyn Backend,
-    key: bytes::Bytes,
+    key: Bytes,
     value: &BrokerValue,
     lease: i64,
 ) -> Result<Registration, RegisterError> {
@@ -171,16 +195,16 @@ async fn register_over(
 
 /// Changes the value of a live registration, without touching its create revision (for example: draining).
 pub async fn update(
-    backend: &dyn Backend,
+    committer: &Committer,
     keys: &Keyspace,
     registration: &Registration,
     value: &BrokerValue,
-) -> Result<bool, BackendError> {
+) -> Result<(), CommitError> {
     let key = keys.encode(&Key::Broker(value.node_id));
-    let txn = Txn {
+    let change = Change {
         compares: vec![Compare::CreateRevision(key.clone(), registration.session.incarnation)],
-        then: vec![Op::Put { key, value: value.encode().into(), lease: registration.lease }],
-        otherwise: Vec::new(),
+        ops: vec![Op::Put { key, value: value.encode().into(), lease: registration.lease }],
+        body: None,
     };
-    Ok(backend.txn(txn).await?.succeeded)
+    committer.change(0, change).await.map(|_| ())
 }

@@ -4,8 +4,8 @@
 //! With it come the commit log, the pure state machine and everything that writes.
 //!
 //! ```text
-//!   log.rs  ──txn──▶  backend  ──watch──▶  replica.rs  ──apply──▶  state/
-//!   (one transaction in flight)            (one loop)              (pure)
+//!   commit/  ──txn──▶  backend  ──watch──▶  replica/  ──apply──▶  state/
+//!   (one transaction in flight)            (one loop)            (pure)
 //! ```
 //!
 //! `LOG.md` specifies every key and every byte.
@@ -28,13 +28,13 @@ pub mod values;
 #[cfg(feature = "log")]
 pub mod brokers;
 #[cfg(feature = "log")]
+pub mod commit;
+#[cfg(feature = "log")]
 pub mod groups;
 #[cfg(feature = "log")]
 pub mod invariants;
 #[cfg(feature = "log")]
 pub mod limits;
-#[cfg(feature = "log")]
-pub mod log;
 #[cfg(feature = "log")]
 pub mod mutation;
 #[cfg(feature = "log")]

@@ -20,8 +20,18 @@ pub const RECORDS_PER_TXN: usize = 64;
 /// Bytes of log records in one transaction.
 pub const TXN_RECORD_BYTES: usize = 1_000_000;
 
-/// Proposals that wait for the log writer.
+/// Flushes and changes that wait for the committer.
 pub const PROPOSAL_QUEUE: usize = 256;
+
+/// Changes that wait for the committer and may wait for others to share their transaction.
+pub const PATIENT_QUEUE: usize = 1_024;
+
+/// Steps that every transaction of the committer has beside what it carries: `commits` and the head.
+pub const FIXED_STEPS: usize = 2;
+
+/// What may wait for others to share its transaction has a turn this often. So many small commits of offsets cost etcd
+/// few transactions: at most 125/s for each broker.
+pub const PATIENCE: Duration = Duration::from_millis(8);
 
 /// Keys per page when the log is read.
 pub const LOG_PAGE_KEYS: usize = 1_000;
@@ -47,19 +57,14 @@ pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// One read or transaction of the backend may take so long before its outcome is looked up.
 pub const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes of groups that share a transaction.
-pub const GROUP_WRITES_PER_TXN: usize = 60;
-
-/// Keys of offsets that one write of a group changes.
+/// Keys of offsets that one write of a group changes. Its transaction may be nested beside records and other parts.
 pub const GROUP_WRITE_KEYS: usize = 60;
-
-/// Writes of groups that wait for their turn.
-pub const GROUP_WRITE_QUEUE: usize = 1_024;
 
 /// The longest group id, in bytes: it is part of keys and of metrics.
 pub const MAX_GROUP_ID_BYTES: usize = 1_024;
 
-const _: () = assert!(GROUP_WRITES_PER_TXN + GROUP_WRITE_KEYS + 3 <= BACKEND_TXN_OPS);
+// Two steps beside records and parts: `commits` and the head. One key beside the offsets: the group's own.
+const _: () = assert!(1 + FIXED_STEPS + GROUP_WRITE_KEYS < BACKEND_TXN_OPS);
+const _: () = assert!(RECORDS_PER_TXN + FIXED_STEPS <= BACKEND_TXN_OPS);
 const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);
-const _: () = assert!(RECORDS_PER_TXN + 8 <= BACKEND_TXN_OPS);
 const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);

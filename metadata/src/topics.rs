@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::backend::{Compare, KeyRange, Op};
+use crate::commit::Change;
 use crate::keys::{Key, Keyspace};
-use crate::log::Change;
 use crate::names::TopicInfo;
 use crate::record::{Body, PartitionsAdded, ProducerIdBlock, TopicCreated, TopicDeleted};
 use crate::values::{ConfigsValue, ProducerIdsValue, TopicValue, VALUE_FORMAT, Value};

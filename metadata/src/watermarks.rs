@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::backend::{BackendError, Compare, KeyRange, Op, Txn};
-use crate::keys::Key;
+use crate::backend::{BackendError, Compare, KeyRange, Op};
+use crate::commit::{CommitError, Committer, Session};
+use crate::keys::{Key, Keyspace};
 use crate::limits::{BACKEND_REQUEST_BYTES, GROUP_WRITE_KEYS};
-use crate::log::Session;
 use crate::replica::{Replica, pages};
 use crate::state::{Partition, State};
 use crate::values::watermarks::WATERMARKS_PER_KEY;
@@ -49,8 +49,10 @@ pub struct Pass {
 }
 
 /// Writes watermarks, pass by pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct WatermarkWriter {
+    replica: Replica,
+    committer: Committer,
     /// What is stored; `None` until it was read.
     stored: Option<Stored>,
     /// The key that had the last turn.
@@ -58,20 +60,32 @@ pub struct WatermarkWriter {
 }
 
 impl WatermarkWriter {
-    /// Writes what changed since the last pass.
-    pub async fn run_once(&mut self, replica: &Replica, session: Session) -> Result<Pass, BackendError> {
+    /// A writer for this broker; it reads what is stored when it has its first turn.
+    pub fn new(replica: Replica, committer: Committer) -> Self {
+        Self { replica, committer, stored: None, last: None }
+    }
+
+    /// Forgets what is stored: another broker may be writing, or the outcome of a write is not known.
+    pub fn forget(&mut self) {
+        self.stored = None;
+    }
+
+    /// Writes what changed since the last pass. A pass that is dropped or fails leaves nothing that the next one trusts.
+    pub async fn run_once(&mut self, session: Session) -> Result<Pass, CommitError> {
         let mut stored = match self.stored.take() {
             Some(stored) => stored,
-            None => read(replica).await?,
+            None => read(&self.replica).await.map_err(CommitError::Refused)?,
         };
-        let state = replica.state();
-        let (changes, pass) = plan(&state, &stored, &mut self.last);
+        let (changes, pass) = self.replica.read(|view| plan(&view.state, &stored, &mut self.last));
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
             let part: Vec<Change> = changes.by_ref().take(GROUP_WRITE_KEYS).collect();
-            if !write(replica, session, part, &mut stored).await? {
-                // Somebody else writes as well, or the registration is gone: look again before the next pass.
-                return Ok(Pass::default());
+            let (compares, ops) = steps(self.replica.keys(), &part);
+            match self.committer.write(session, compares, ops).await {
+                Ok(revision) => note(&mut stored, part, revision),
+                // Another broker writes as well, or the registration is gone: read again before the next pass.
+                Err(CommitError::Conflict | CommitError::NotRegistered) => return Ok(Pass::default()),
+                Err(error) => return Err(error),
             }
         }
         self.stored = Some(stored);
@@ -163,35 +177,27 @@ async fn read(replica: &Replica) -> Result<Stored, BackendError> {
     Ok(stored)
 }
 
-/// Writes, if nothing is stored that was not read. Says whether it did.
-async fn write(
-    replica: &Replica,
-    session: Session,
-    changes: Vec<Change>,
-    stored: &mut Stored,
-) -> Result<bool, BackendError> {
-    let keys = replica.keys();
-    let registration = keys.encode(&Key::Broker(session.node_id));
-    // Invariant 5: nothing is committed under a registration that was lost.
-    let mut txn =
-        Txn { compares: vec![Compare::CreateRevision(registration, session.incarnation)], ..Txn::default() };
-    for Change { part: (topic_id, part), over, value } in &changes {
-        let key = keys.encode(&Key::Watermarks { topic_id: *topic_id, part: *part });
-        txn.compares.push(Compare::ModRevision(key.clone(), *over));
-        txn.then.push(match value {
-            Some((_, encoded)) => Op::put(key, encoded.clone()),
-            None => Op::Delete(KeyRange::Key(key)),
-        });
-    }
-    let response = replica.backend().txn(txn).await?;
-    if !response.succeeded {
-        return Ok(false);
-    }
+/// What a write of these changes compares, and what it does.
+fn steps(keys: &Keyspace, changes: &[Change]) -> (Vec<Compare>, Vec<Op>) {
+    changes
+        .iter()
+        .map(|Change { part: (topic_id, part), over, value }| {
+            let key = keys.encode(&Key::Watermarks { topic_id: *topic_id, part: *part });
+            let op = match value {
+                Some((_, encoded)) => Op::put(key.clone(), encoded.clone()),
+                None => Op::Delete(KeyRange::Key(key.clone())),
+            };
+            (Compare::ModRevision(key, *over), op)
+        })
+        .unzip()
+}
+
+/// Takes over what was written at `revision`.
+fn note(stored: &mut Stored, changes: Vec<Change>, revision: i64) {
     for Change { part, value, .. } in changes {
         match value {
-            Some((value, _)) => stored.insert(part, (response.revision, value)),
+            Some((value, _)) => stored.insert(part, (revision, value)),
             None => stored.remove(&part),
         };
     }
-    Ok(true)
 }

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan};
+use strandline_metadata::commit;
 use strandline_metadata::groups::{
     self, GroupPut, GroupWrite, GroupWriteError, GroupWriter, GroupWritten, OffsetsPut, StoredGroup,
 };
@@ -42,9 +43,9 @@ impl Deref for Node {
 impl Node {
     async fn open(backend: &Embedded, node_id: i32) -> Self {
         let mut side = Side::open(backend, &memory(), node_id).await;
-        let (writer, group_loop) = groups::writer(side.replica.clone(), side.sessions.clone());
-        side.tasks.spawn(group_loop.run());
-        Self { side, writer }
+        let (committer, commit_loop) = commit::committer(side.replica.clone(), side.sessions.clone());
+        side.tasks.spawn(commit_loop.run());
+        Self { side, writer: GroupWriter::new(committer) }
     }
 
     async fn write(&self, write: &GroupWrite) -> Result<i64, GroupWriteError> {

@@ -15,14 +15,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan};
-use strandline_metadata::backend::{Backend, BackendError, KeyRange, Op, RangeRequest, ReadBackend, Txn};
+use strandline_metadata::backend::{
+    Backend, BackendError, Compare, KeyRange, Op, RangeRequest, ReadBackend, Txn,
+};
+use strandline_metadata::commit::{self, Change, CommitError, Committer, Session, SessionCell};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::{Key, Keyspace};
-use strandline_metadata::log::{self, Change, LogWriter, ProposeError, Session, SessionCell};
-use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
+use strandline_metadata::record::{Body, Checkpoint, Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::replica::{LoadError, NoObserver, Replica};
 use strandline_metadata::snapshot::{MaintainError, Maintainer};
-use strandline_metadata::state::BatchOutcome;
+use strandline_metadata::state::{BatchOutcome, Effects};
 use strandline_metadata::topics;
 use strandline_metadata::values::watermarks::WatermarksValue;
 use strandline_metadata::values::{SnapshotValue, Value};
@@ -40,7 +42,7 @@ const TOPIC: Uuid = Uuid::from_u128(42);
 /// One broker's metadata side, with its loops running.
 struct Node {
     side: Side,
-    log: LogWriter,
+    committer: Committer,
     objects: u64,
 }
 
@@ -55,25 +57,25 @@ impl Deref for Node {
 impl Node {
     async fn open(backend: &Embedded, store: &Arc<dyn Store>, node_id: i32) -> Self {
         let mut side = Side::open(backend, store, node_id).await;
-        let (log, writer) = log::writer(side.replica.clone(), side.sessions.clone());
-        side.tasks.spawn(writer.run());
-        Self { side, log, objects: 0 }
+        let (committer, commit_loop) = commit::committer(side.replica.clone(), side.sessions.clone());
+        side.tasks.spawn(commit_loop.run());
+        Self { side, committer, objects: 0 }
     }
 
     async fn create_topic(&self) {
         let topic = topics::new_topic(TOPIC, 1, std::collections::BTreeMap::new(), 0);
-        self.log.change(0, topics::create(&keys(), "t", &topic)).await.unwrap();
+        self.committer.change(0, topics::create(&keys(), "t", &topic)).await.unwrap();
     }
 
     /// Commits one batch of `offsets` records; its outcome, or why there is none.
-    async fn produce(&mut self, offsets: u32) -> Result<BatchOutcome, ProposeError> {
+    async fn produce(&mut self, offsets: u32) -> Result<BatchOutcome, CommitError> {
         self.objects += 1;
         let batch = FlushBatch { offsets, bytes: 100, ..FlushBatch::default() };
         let partitions = vec![FlushPartition { partition: 0, position: 0, batches: vec![batch] }];
         let topics = vec![FlushTopic { topic_id: TOPIC.as_bytes().to_vec(), partitions }];
         let flush = Flush { object_number: self.objects, object_bytes: 200, topics, ..Flush::default() };
         let incarnation = self.registration.session.incarnation;
-        let outcome = self.log.flush(incarnation, 0, flush).await.unwrap().outcome().await;
+        let outcome = self.committer.flush(incarnation, 0, flush).await.unwrap().outcome().await;
         match outcome.error {
             None => Ok(outcome.outcomes[0]),
             Some(error) => Err(error),
@@ -84,9 +86,13 @@ impl Node {
         self.replica.read(|view| view.state.partition(TOPIC, 0).map_or(-1, |p| p.end()))
     }
 
+    fn watermarks(&self) -> WatermarkWriter {
+        WatermarkWriter::new(self.replica.clone(), self.committer.clone())
+    }
+
     fn maintainer(&self, store: &Arc<dyn Store>) -> Maintainer {
-        let (replica, log) = (self.replica.clone(), self.log.clone());
-        Maintainer::new(replica, log, self.sessions.clone(), store.clone(), Arc::new(SystemClock))
+        let (replica, committer) = (self.replica.clone(), self.committer.clone());
+        Maintainer::new(replica, committer, self.sessions.clone(), store.clone(), Arc::new(SystemClock))
     }
 }
 
@@ -132,17 +138,17 @@ async fn a_commit_that_was_refused_for_want_of_space_and_executed_all_the_same_i
     // One that was not executed is refused, and leaves its numbers to the next.
     node.faults.inject(Fault::NoSpace);
     let refused = node.produce(2).await.unwrap_err();
-    assert_eq!(refused, ProposeError::Refused(BackendError::NoSpace));
+    assert_eq!(refused, CommitError::Refused(BackendError::NoSpace));
     assert!(refused.is_certainly_not_committed());
     assert_eq!(node.produce(2).await, Ok(BatchOutcome::Appended { base_offset: 2 }));
-    // A change that leaves no record cannot be looked up.
+    // So with a change that has no record: it leaves a trace as well.
     let key = keys().encode(&Key::Leader("job".to_owned()));
-    for fault in [Fault::NoSpace, Fault::NoSpaceBehind] {
-        node.faults.inject(fault);
-        let change = Change { ops: vec![Op::put(key.clone(), "x")], ..Change::default() };
-        let unknown = node.log.change(0, change).await.unwrap_err();
-        assert!(!unknown.is_certainly_not_committed(), "{fault:?}: {unknown}");
-    }
+    let change = || Change { ops: vec![Op::put(key.clone(), "x")], ..Change::default() };
+    node.faults.inject(Fault::NoSpace);
+    let refused = node.committer.change(0, change()).await.unwrap_err();
+    assert_eq!(refused, CommitError::Refused(BackendError::NoSpace));
+    node.faults.inject(Fault::NoSpaceBehind);
+    node.committer.change(0, change()).await.unwrap();
     assert_eq!(node.produce(2).await, Ok(BatchOutcome::Appended { base_offset: 4 }), "the session goes on");
 }
 
@@ -155,7 +161,7 @@ async fn a_registration_that_was_taken_commits_nothing() {
     // Another process of the same node id: delete, then create.
     let mut new = Node::open(&backend, &store, 1).await;
     assert_ne!(new.registration.session.incarnation, old.registration.session.incarnation);
-    assert_eq!(old.produce(1).await, Err(ProposeError::NotRegistered));
+    assert_eq!(old.produce(1).await, Err(CommitError::NotRegistered));
     assert_eq!(old.sessions.current(), None, "the old process knows that its session is over");
     assert_eq!(new.produce(1).await, Ok(BatchOutcome::Appended { base_offset: 1 }));
     new.replica.barrier().await.unwrap();
@@ -203,16 +209,85 @@ async fn a_head_that_somebody_else_moved_ends_the_session() {
     let sessions = SessionCell::default();
     let Session { node_id, incarnation } = node.registration.session;
     sessions.begin(Session { node_id, incarnation });
-    let (twin, twin_loop) = log::writer(node.replica.clone(), sessions.clone());
+    let (twin, twin_loop) = commit::committer(node.replica.clone(), sessions.clone());
     node.side.tasks.spawn(twin_loop.run());
-    let change = Change {
-        body: Some(strandline_metadata::record::Body::Checkpoint(strandline_metadata::record::Checkpoint {})),
-        ..Change::default()
-    };
+    let change = Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() };
     // Nobody knows what the other one has done under these numbers.
     let error = twin.change(0, change).await.unwrap_err();
     assert!(!error.is_certainly_not_committed(), "{error}");
     assert_eq!(sessions.current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_without_a_record_whose_answer_is_lost_is_found_out() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let node = Node::open(&backend, &store, 1).await;
+    let key = keys().encode(&Key::Leader("job".to_owned()));
+    let create = || Change {
+        compares: vec![Compare::CreateRevision(key.clone(), 0)],
+        ops: vec![Op::put(key.clone(), "x")],
+        body: None,
+    };
+    for fault in [Fault::AnswerLost, Fault::ExecutedLater, Fault::Unavailable] {
+        node.faults.inject(fault);
+        assert_eq!(node.committer.change(0, create()).await, Ok(Effects::default()), "{fault:?}");
+        // It is there already, and that answer is lost.
+        node.faults.inject(fault);
+        assert_eq!(node.committer.change(0, create()).await, Err(CommitError::Conflict), "{fault:?}");
+        let delete = Change { ops: vec![Op::Delete(KeyRange::Key(key.clone()))], ..Change::default() };
+        node.committer.change(0, delete).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ready_at_the_same_time_shares_a_transaction() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let mut node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let [free, taken] = ["free", "taken"].map(|job| keys().encode(&Key::Leader(job.to_owned())));
+    backend.txn(Txn { then: vec![Op::put(taken.clone(), "x")], ..Txn::default() }).await.unwrap();
+    // The committer is kept busy until all of it waits.
+    let slow = Duration::from_millis(50);
+    node.faults.set_plan(FaultPlan { call_delay: slow..=slow, ..FaultPlan::default() });
+    let (committer, session) = (node.committer.clone(), node.registration.session);
+    let absent = |key: &Bytes| vec![Compare::CreateRevision(key.clone(), 0)];
+    let busy = committer.change(0, Change::default());
+    let waiting = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let [free_put, taken_put] = [&free, &taken].map(|key| vec![Op::put(key.clone(), "y")]);
+        futures::join!(
+            node.produce(3),
+            committer.write(session, absent(&free), free_put),
+            committer.write(session, absent(&taken), taken_put),
+        )
+    };
+    let (first, (produced, written, lost)) = futures::join!(busy, waiting);
+    first.unwrap();
+    assert_eq!(produced, Ok(BatchOutcome::Appended { base_offset: 0 }));
+    assert_eq!(lost, Err(CommitError::Conflict), "it fails alone");
+    let record = keys().encode(&Key::Log { incarnation: session.incarnation, sequence: 2 });
+    let read = RangeRequest { keys: KeyRange::Key(record), revision: None, limit: 1, keys_only: false };
+    let record = backend.range(read).await.unwrap().kvs.remove(0);
+    assert_eq!(written, Ok(record.mod_revision), "one revision has both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_changes_does_not_put_off_what_may_wait() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let node = Node::open(&backend, &store, 1).await;
+    let (committer, session) = (node.committer.clone(), node.registration.session);
+    let checkpoint = || Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() };
+    let streams = futures::future::join_all((0..4).map(|_| async {
+        loop {
+            committer.change(0, checkpoint()).await.unwrap();
+        }
+    }));
+    let key = keys().encode(&Key::Leader("job".to_owned()));
+    let written = node.committer.write(session, Vec::new(), vec![Op::put(key, "x")]);
+    tokio::select! {
+        _ = streams => unreachable!("they go on for ever"),
+        written = timeout(Duration::from_mins(1), written) => assert!(written.unwrap().unwrap() > 0),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,10 +296,10 @@ async fn a_conflict_is_told_and_the_next_change_goes_through() {
     let node = Node::open(&backend, &store, 1).await;
     node.create_topic().await;
     let again = topics::new_topic(Uuid::from_u128(43), 1, std::collections::BTreeMap::new(), 0);
-    let outcome = node.log.change(0, topics::create(&keys(), "t", &again)).await;
-    assert_eq!(outcome, Err(ProposeError::Conflict));
+    let outcome = node.committer.change(0, topics::create(&keys(), "t", &again)).await;
+    assert_eq!(outcome, Err(CommitError::Conflict));
     let info = node.replica.read(|view| view.names.topic("t").cloned()).unwrap();
-    node.log.change(0, topics::grow(&keys(), &info, 4)).await.unwrap();
+    node.committer.change(0, topics::grow(&keys(), &info, 4)).await.unwrap();
     assert_eq!(node.replica.read(|view| view.state.topics()[&TOPIC].partitions().len()), 4);
 }
 
@@ -477,11 +552,7 @@ async fn incarnations_that_are_gone_are_forgotten_once_their_log_is() {
             .kvs
             .is_empty()
     );
-    assert_eq!(
-        other.produce(1).await,
-        Err(ProposeError::NotRegistered),
-        "and it can commit nothing any more"
-    );
+    assert_eq!(other.produce(1).await, Err(CommitError::NotRegistered), "and it can commit nothing any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -510,7 +581,7 @@ async fn who_waits_for_a_record_of_an_incarnation_that_was_forgotten_is_told() {
     };
     let (outcome, ()) = futures::join!(timeout(Duration::from_mins(5), late.produce(1)), meanwhile);
     let outcome = outcome.expect("it must not wait for ever");
-    assert_eq!(outcome, Err(ProposeError::OutcomeLost));
+    assert_eq!(outcome, Err(CommitError::OutcomeLost));
 }
 
 #[tokio::test(start_paused = true)]
@@ -540,20 +611,21 @@ async fn watermarks_follow_the_state_and_never_go_back() {
         let kvs = backend.range(request).await.unwrap().kvs;
         kvs.iter().map(|kv| WatermarksValue::decode(&kv.value).unwrap()).collect::<Vec<_>>()
     };
-    let mut writer = WatermarkWriter::default();
+    let mut writer = node.watermarks();
     let session = node.registration.session;
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 1);
+    let revision = node.replica.state().revision();
+    assert_eq!(writer.run_once(session).await.unwrap().written, 1);
     let first = stored(&keys()).await.remove(0);
     assert_eq!((first.partitions[0].end, first.partitions[0].bytes), (5, 100));
-    assert_eq!(first.revision, node.replica.state().revision());
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0, "nothing has changed");
+    assert_eq!(first.revision, revision);
+    assert_eq!(writer.run_once(session).await.unwrap().written, 0, "nothing has changed");
     node.produce(2).await.unwrap();
     // Another broker writes as well: this one finds out, and reads again before it goes on.
     let other = Node::open(&backend, &store, 2).await;
-    let mut second = WatermarkWriter::default();
-    assert_eq!(second.run_once(&other.replica, other.registration.session).await.unwrap().written, 1);
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    let mut second = other.watermarks();
+    assert_eq!(second.run_once(other.registration.session).await.unwrap().written, 1);
+    assert_eq!(writer.run_once(session).await.unwrap().written, 0);
+    assert_eq!(writer.run_once(session).await.unwrap().written, 0);
     assert_eq!(stored(&keys()).await[0].partitions[0].end, 7);
     // What a state of an older revision says is not written over it.
     let newer = WatermarksValue { revision: i64::MAX, ..first };
@@ -561,12 +633,12 @@ async fn watermarks_follow_the_state_and_never_go_back() {
     let put = Txn { then: vec![Op::put(key, newer.encode())], ..Txn::default() };
     backend.txn(put).await.unwrap();
     node.produce(1).await.unwrap();
-    let mut writer = WatermarkWriter::default();
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    let mut writer = node.watermarks();
+    assert_eq!(writer.run_once(session).await.unwrap().written, 0);
     assert_eq!(stored(&keys()).await[0].revision, i64::MAX);
     // Without the registration nothing is written.
     backend.lease_revoke(node.registration.lease).await.unwrap();
-    assert_eq!(writer.run_once(&node.replica, session).await.unwrap().written, 0);
+    assert_eq!(writer.run_once(session).await.unwrap().written, 0);
 }
 
 #[tokio::test]
@@ -574,13 +646,13 @@ async fn watermarks_of_many_partitions_take_turns_within_the_budget_and_go_with_
     let backend = Embedded::in_memory();
     let node = Node::open(&backend, &memory(), 1).await;
     let topic = topics::new_topic(TOPIC, 50_000, std::collections::BTreeMap::new(), 0);
-    node.log.change(0, topics::create(&keys(), "large", &topic)).await.unwrap();
-    let mut writer = WatermarkWriter::default();
+    node.committer.change(0, topics::create(&keys(), "large", &topic)).await.unwrap();
+    let mut writer = node.watermarks();
     let session = node.registration.session;
     let mut written = 0;
     let mut passes = 0;
     loop {
-        let pass = writer.run_once(&node.replica, session).await.unwrap();
+        let pass = writer.run_once(session).await.unwrap();
         written += pass.written;
         passes += 1;
         if pass.waiting == 0 {
@@ -590,7 +662,7 @@ async fn watermarks_of_many_partitions_take_turns_within_the_budget_and_go_with_
     assert_eq!(written, 50_000_usize.div_ceil(4_096));
     assert!(passes > 1, "one pass has a budget");
     let info = node.replica.read(|view| view.names.topic("large").cloned()).unwrap();
-    node.log.change(0, topics::delete(&keys(), &info)).await.unwrap();
-    let pass = writer.run_once(&node.replica, session).await.unwrap();
+    node.committer.change(0, topics::delete(&keys(), &info)).await.unwrap();
+    let pass = writer.run_once(session).await.unwrap();
     assert_eq!((pass.deleted, pass.written), (written, 0));
 }

@@ -73,5 +73,5 @@ async fn grow(
         "the topic was changed by others at the same time; try again",
     );
     let change = strandline_metadata::topics::grow(broker.replica.keys(), &topic, wanted);
-    topics::commit(broker, change).await.map(|_| ()).map_err(|e| topics::propose_error(&e, raced))
+    topics::commit(broker, change).await.map(|_| ()).map_err(|e| topics::commit_error(&e, raced))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
-use strandline_metadata::log::ProposeError;
+use strandline_metadata::commit::CommitError;
 use strandline_metadata::names::TopicInfo;
 use uuid::Uuid;
 
@@ -81,10 +81,10 @@ async fn delete(
         match topics::commit(broker, strandline_metadata::topics::delete(broker.replica.keys(), &topic)).await
         {
             Ok(_) => return Ok(topic),
-            Err(ProposeError::Conflict) => {
+            Err(CommitError::Conflict) => {
                 let _ = broker.replica.barrier().await;
             }
-            Err(error) => return Err(topics::propose_error(&error, raced())),
+            Err(error) => return Err(topics::commit_error(&error, raced())),
         }
     }
     Err(raced())

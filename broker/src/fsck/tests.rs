@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::{Backend, KeyRange, Op, RangeRequest, Txn};
+use strandline_metadata::commit::Change;
 use strandline_metadata::keys::{Key, Keyspace};
-use strandline_metadata::log::Change;
 use strandline_metadata::record::{Body, Flush, FlushBatch, FlushPartition, FlushTopic, Trim, TrimPartition};
 use strandline_metadata::snapshot::Maintainer;
 use strandline_metadata::values::{SnapshotValue, Value};
@@ -54,9 +54,9 @@ impl Audited {
     }
 
     fn maintainer(&self) -> Maintainer {
-        let Broker { replica, log, sessions, clock, .. } = self.opened.broker.as_ref();
+        let Broker { replica, committer, sessions, clock, .. } = self.opened.broker.as_ref();
         let store = self.world.store.clone();
-        Maintainer::new(replica.clone(), log.clone(), sessions.clone(), store, clock.clone())
+        Maintainer::new(replica.clone(), committer.clone(), sessions.clone(), store, clock.clone())
     }
 
     /// Moves the start of both partitions.
@@ -67,7 +67,7 @@ impl Audited {
         let partitions =
             (0..2).map(|partition| TrimPartition { topic_id: topic_id.clone(), partition, log_start });
         let body = Some(Body::Trim(Trim { partitions: partitions.collect() }));
-        broker.log.change(NOW_MS, Change { body, ..Change::default() }).await.unwrap();
+        broker.committer.change(NOW_MS, Change { body, ..Change::default() }).await.unwrap();
     }
 
     async fn bytes(&self) -> Vec<u8> {
@@ -152,7 +152,7 @@ async fn records_that_lie_in_the_bytes_of_others_are_found() {
         topics,
         ..Flush::default()
     };
-    let outcome = broker.log.flush(object.incarnation, NOW_MS, flush).await.unwrap().outcome().await;
+    let outcome = broker.committer.flush(object.incarnation, NOW_MS, flush).await.unwrap().outcome().await;
     assert!(outcome.error.is_none());
     broker.replica.barrier().await.unwrap();
     assert_found(&audited.report(true).await, object, "same bytes");

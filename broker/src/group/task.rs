@@ -22,12 +22,12 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use rand::Rng;
 use strandline_metadata::backend::BackendError;
+use strandline_metadata::commit::Session;
 use strandline_metadata::groups::{
     self, GroupPut, GroupReadError, GroupWrite, GroupWriteError, OffsetsKey, OffsetsPut, StoredOffsets,
 };
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
-use strandline_metadata::log::Session;
 use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::GroupValue;
 use tokio::sync::{mpsc, oneshot};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, ExpiredProducer, ProducersExpired};
 use tokio::time::Instant;
 use tracing::info;
@@ -33,7 +33,7 @@ pub(super) struct ProducerExpiry {
 }
 
 impl ProducerExpiry {
-    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), ProposeError> {
+    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), CommitError> {
         let (now, expiration) = (Instant::now(), broker.config.producer_id_expiration);
         // Looking costs time in proportion to the state: a hundredth of the expiry is precise enough.
         if self.looked_at.is_some_and(|at| now.saturating_duration_since(at) < expiration / 100) {

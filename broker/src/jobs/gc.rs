@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
 use strandline_metadata::replica::BarrierError;
@@ -33,7 +33,7 @@ pub(super) enum GcError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Propose(#[from] ProposeError),
+    Propose(#[from] CommitError),
     #[error(transparent)]
     Barrier(#[from] BarrierError),
 }

@@ -23,7 +23,7 @@ const LEADER: &str = "jobs";
 pub(crate) async fn run(broker: Arc<Broker>) {
     let mut maintainer = Maintainer::new(
         broker.replica.clone(),
-        broker.log.clone(),
+        broker.committer.clone(),
         broker.sessions.clone(),
         broker.store.clone(),
         broker.clock.clone(),

@@ -3,7 +3,7 @@
 //! A range goes as a whole, once its newest record is too old. Nothing is proposed while this broker's clock is far from
 //! the others': a clock that jumped ahead must not delete data.
 
-use strandline_metadata::log::{Change, ProposeError};
+use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, Trim, TrimPartition};
 use strandline_metadata::state::Partition;
 use tracing::{info, warn};
@@ -20,7 +20,7 @@ const MAX_SKEW_MS: i64 = 30_000;
 const PARTITIONS_PER_RECORD: usize = 1_000;
 
 /// Trims whatever is due.
-pub(super) async fn run_once(broker: &Broker) -> Result<(), ProposeError> {
+pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
     let skew_ms = broker.clock_skew.ahead_ms();
     let by_time = skew_ms.is_none_or(|skew| skew.abs() <= MAX_SKEW_MS);
     if !by_time {

@@ -12,23 +12,23 @@ use crate::Broker;
 
 /// Writes what changed, every two seconds, for as long as `leads` says so.
 pub(super) async fn run(broker: Arc<Broker>, leads: Arc<AtomicBool>) {
-    let mut writer = WatermarkWriter::default();
+    let mut writer = WatermarkWriter::new(broker.replica.clone(), broker.committer.clone());
     loop {
         sleep(INTERVAL).await;
         let session = broker.sessions.current().filter(|_| leads.load(Ordering::Relaxed));
         let Some(session) = session else {
             // What others write meanwhile is not known.
-            writer = WatermarkWriter::default();
+            writer.forget();
             continue;
         };
-        match timeout(BACKEND_TIMEOUT, writer.run_once(&broker.replica, session)).await {
+        match timeout(BACKEND_TIMEOUT, writer.run_once(session)).await {
             Ok(Ok(_)) => broker.metrics.job_done("watermarks", "ok"),
             Ok(Err(error)) => {
                 debug!(%error, "watermarks could not be written");
                 broker.metrics.job_done("watermarks", "error");
             }
             Err(_) => {
-                writer = WatermarkWriter::default();
+                writer.forget();
                 broker.metrics.job_done("watermarks", "error");
             }
         }

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use strandline_metadata::log::{FlushOutcome, LogWriter, ProposeError, SessionCell};
+use strandline_metadata::commit::{CommitError, Committer, FlushOutcome, SessionCell};
 use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::state::{BatchOutcome, Refusal};
@@ -43,7 +43,7 @@ pub struct Flusher {
     /// What serves them from memory afterwards.
     pub reader: Reader,
     /// Where commits go.
-    pub log: LogWriter,
+    pub committer: Committer,
     /// Under which registration.
     pub sessions: SessionCell,
     /// Wall clock for the records.
@@ -236,14 +236,14 @@ impl Flusher {
         }
         #[cfg(feature = "mutations")]
         let waiters = if mutation::is(Mutation::AcknowledgeBeforeCommit) {
-            let guess = self.log.guess(object.incarnation, time_ms, &flush);
+            let guess = self.committer.guess(object.incarnation, time_ms, &flush);
             waiters.answer(|batch| entry_result(guess[batch]));
             Waiters { requests: Vec::new(), places: Vec::new() }
         } else {
             waiters
         };
         let started = Instant::now();
-        let ticket = match self.log.flush(object.incarnation, time_ms, flush).await {
+        let ticket = match self.committer.flush(object.incarnation, time_ms, flush).await {
             Ok(ticket) => ticket,
             Err(error) => {
                 waiters.fail(&commit_error(&error));
@@ -338,11 +338,13 @@ fn entry_result(outcome: BatchOutcome) -> EntryResult {
     }
 }
 
-fn commit_error(error: &ProposeError) -> ProduceError {
+fn commit_error(error: &CommitError) -> ProduceError {
     match error {
-        ProposeError::NotRegistered => ProduceError::NotRegistered,
-        ProposeError::Closed => ProduceError::Draining,
-        ProposeError::OutcomeLost => ProduceError::TimedOut,
-        ProposeError::Conflict | ProposeError::Refused(_) => ProduceError::Commit(error.to_string()),
+        CommitError::NotRegistered => ProduceError::NotRegistered,
+        CommitError::Closed => ProduceError::Draining,
+        CommitError::OutcomeLost => ProduceError::TimedOut,
+        CommitError::Conflict | CommitError::Refused(_) | CommitError::OutcomeUnknown => {
+            ProduceError::Commit(error.to_string())
+        }
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! A write compares everything that it replaces: the group's key and every key of offsets that it puts. So of two
 //! brokers that both believe to coordinate a group, one loses, reads again and decides anew (invariant 8). Writes of
-//! many groups share one transaction, each nested in it with its own compares, so that a loser fails alone.
+//! many groups share one transaction of the committer, each nested in it, so that a loser fails alone.
 //!
 //! None of this is known to the state machine: groups decide nothing about records.
 
-mod writer;
+mod write;
 
 use std::collections::BTreeMap;
 
-pub use self::writer::{GroupLoop, GroupWriter, GroupWritten, writer};
+pub use self::write::{GroupWriter, GroupWritten};
 use crate::backend::{BackendError, KeyRange, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::replica::pages;

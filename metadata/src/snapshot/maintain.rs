@@ -13,9 +13,9 @@ use tracing::{info, warn};
 
 use super::SnapshotError;
 use crate::backend::{BackendError, Compare, KeyRange, Op, RangeRequest};
+use crate::commit::{Change, CommitError, Committer, SessionCell};
 use crate::keys::Key;
 use crate::limits::{HISTORY_REVISIONS, SNAPSHOTS, TRIM_KEYS};
-use crate::log::{Change, LogWriter, ProposeError, SessionCell};
 use crate::mutation::{self, Mutation};
 use crate::record::{Body, Checkpoint, IncarnationRetired};
 use crate::replica::{BarrierError, Replica, View};
@@ -26,7 +26,7 @@ use crate::values::{SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
 pub enum MaintainError {
     /// A record or a change could not be committed.
     #[error(transparent)]
-    Propose(#[from] ProposeError),
+    Commit(#[from] CommitError),
     /// The snapshot could not be written or read back.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -61,7 +61,7 @@ pub struct Maintained {
 #[derive(Debug)]
 pub struct Maintainer {
     replica: Replica,
-    log: LogWriter,
+    committer: Committer,
     sessions: SessionCell,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
@@ -73,12 +73,12 @@ impl Maintainer {
     /// A maintainer for this broker; it does nothing until it is asked to.
     pub fn new(
         replica: Replica,
-        log: LogWriter,
+        committer: Committer,
         sessions: SessionCell,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { replica, log, sessions, store, clock, trimmed: BTreeMap::new() }
+        Self { replica, committer, sessions, store, clock, trimmed: BTreeMap::new() }
     }
 
     /// Writes a snapshot and cleans up behind it.
@@ -232,7 +232,7 @@ impl Maintainer {
     }
 
     async fn change(&self, change: Change) -> Result<(), MaintainError> {
-        self.log.change(self.clock.now_ms(), change).await?;
+        self.committer.change(self.clock.now_ms(), change).await?;
         Ok(())
     }
 
@@ -260,7 +260,7 @@ impl Maintainer {
         };
         match self.change(change).await {
             Ok(()) => Ok(true),
-            Err(MaintainError::Propose(ProposeError::Conflict)) => Ok(false),
+            Err(MaintainError::Commit(CommitError::Conflict)) => Ok(false),
             Err(error) => Err(error),
         }
     }

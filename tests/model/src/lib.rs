@@ -1,6 +1,6 @@
 //! The commit protocol as a small model, which is tried in every order of every step that it can take.
 //!
-//! What is modelled is what `metadata/src/log/writer.rs`, `metadata/src/brokers.rs`, `metadata/src/snapshot/maintain.rs` and
+//! What is modelled is what `metadata/src/commit/`, `metadata/src/brokers.rs`, `metadata/src/snapshot/maintain.rs` and
 //! `broker/src/jobs/gc.rs` do, step by step, where a step is one request to etcd or to the store, one message, or one thing
 //! that a broker does by itself:
 //!
