@@ -9,6 +9,7 @@ use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
 use crate::state::{Partition, REMEMBERED_BATCHES, State};
+use crate::turns::Turns;
 
 /// What a state must not be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,38 +56,93 @@ pub enum Violation {
 
 /// Checks every invariant that one state can show. Costs time in proportion to the state.
 pub fn check(state: &State) -> Result<(), Violation> {
-    let mut references: BTreeMap<ObjectId, u32> = BTreeMap::new();
-    let mut ranges = 0;
+    let mut checker = Checker::default();
     for (&topic_id, topic) in state.topics() {
         for (number, partition) in topic.partitions().iter().enumerate() {
-            offsets_tile(partition).map_err(|what| Violation::Offsets {
-                topic_id,
-                partition: number,
-                what,
-            })?;
-            producers_are_in_order(partition).map_err(|(producer_id, what)| Violation::Producer {
-                topic_id,
-                partition: number,
-                producer_id,
-                what,
-            })?;
-            for range in partition.ranges() {
-                *references.entry(range.object).or_default() += 1;
-                ranges += 1;
-            }
+            checker.partition(topic_id, number, partition)?;
         }
     }
-    if ranges != state.range_count() {
-        return Err(Violation::Count { counted: state.range_count(), actual: ranges });
+    checker.counts(state)?;
+    state.objects().iter().try_for_each(|(&object, live)| checker.object(state, object, live.ranges))
+}
+
+/// The same in turns, for a state that is not the only thing to be done.
+pub(crate) async fn check_in_turns(state: &State, turns: &mut Turns) -> Result<(), Violation> {
+    let mut checker = Checker::default();
+    for (&topic_id, topic) in state.topics() {
+        for (number, partition) in topic.partitions().iter().enumerate() {
+            checker.partition(topic_id, number, partition)?;
+            turns.spend(1 + partition.ranges().len()).await;
+        }
     }
-    objects_are_live_while_referenced(state, &references)
+    checker.counts(state)?;
+    for (&object, live) in state.objects() {
+        checker.object(state, object, live.ranges)?;
+        turns.spend(1).await;
+    }
+    Ok(())
+}
+
+/// What was seen of a state's partitions.
+#[derive(Debug, Default)]
+struct Checker {
+    /// How many ranges lie in each object.
+    references: BTreeMap<ObjectId, u32>,
+    ranges: u64,
+}
+
+impl Checker {
+    fn partition(&mut self, topic_id: Uuid, number: usize, partition: &Partition) -> Result<(), Violation> {
+        offsets_tile(partition).map_err(|what| Violation::Offsets { topic_id, partition: number, what })?;
+        producers_are_in_order(partition).map_err(|(producer_id, what)| Violation::Producer {
+            topic_id,
+            partition: number,
+            producer_id,
+            what,
+        })?;
+        for range in partition.ranges().iter() {
+            *self.references.entry(range.object).or_default() += 1;
+            self.ranges += 1;
+        }
+        Ok(())
+    }
+
+    fn counts(&self, state: &State) -> Result<(), Violation> {
+        if self.ranges != state.range_count() {
+            return Err(Violation::Count { counted: state.range_count(), actual: self.ranges });
+        }
+        match self.references.keys().find(|o| !state.objects().contains_key(*o)) {
+            Some(&object) => {
+                Err(Violation::Object { object, what: "a range refers to it and it is not live" })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Invariant 6, as far as one state can show it, for one live object.
+    fn object(&self, state: &State, object: ObjectId, ranges: u32) -> Result<(), Violation> {
+        let wrong = |what| Err(Violation::Object { object, what });
+        let open =
+            state.incarnations().get(&object.incarnation).is_some_and(|i| i.open_object == Some(object));
+        let referenced = self.references.get(&object).copied().unwrap_or(0);
+        if referenced != ranges {
+            return wrong("its references are miscounted");
+        }
+        if referenced == 0 && !open {
+            return wrong("it is live and nothing refers to it");
+        }
+        if state.dead().contains_key(&object) {
+            return wrong("it is live and dead");
+        }
+        Ok(())
+    }
 }
 
 /// Invariant 2, for one partition.
 fn offsets_tile(partition: &Partition) -> Result<(), &'static str> {
     let mut next = None;
     let mut bytes = 0;
-    for range in partition.ranges() {
+    for range in partition.ranges().iter() {
         if range.base_offset >= range.end_offset || range.bytes == 0 || range.batches == 0 {
             return Err("a range is empty");
         }
@@ -102,7 +158,7 @@ fn offsets_tile(partition: &Partition) -> Result<(), &'static str> {
     if partition.log_start() < 0 || partition.log_start() > partition.end() {
         return Err("the log start is not within the log");
     }
-    let first = partition.ranges().front();
+    let first = partition.ranges().first();
     match (first, next) {
         (Some(first), Some(last_end)) => {
             if last_end != partition.end() {
@@ -132,29 +188,4 @@ fn producers_are_in_order(partition: &Partition) -> Result<(), (i64, &'static st
         }
     }
     Ok(())
-}
-
-/// Invariant 6, as far as one state can show it.
-fn objects_are_live_while_referenced(
-    state: &State,
-    references: &BTreeMap<ObjectId, u32>,
-) -> Result<(), Violation> {
-    for (&object, live) in state.objects() {
-        let open =
-            state.incarnations().get(&object.incarnation).is_some_and(|i| i.open_object == Some(object));
-        let referenced = references.get(&object).copied().unwrap_or(0);
-        if referenced != live.ranges {
-            return Err(Violation::Object { object, what: "its references are miscounted" });
-        }
-        if referenced == 0 && !open {
-            return Err(Violation::Object { object, what: "it is live and nothing refers to it" });
-        }
-        if state.dead().contains_key(&object) {
-            return Err(Violation::Object { object, what: "it is live and dead" });
-        }
-    }
-    match references.keys().find(|o| !state.objects().contains_key(o)) {
-        Some(&object) => Err(Violation::Object { object, what: "a range refers to it and it is not live" }),
-        None => Ok(()),
-    }
 }

@@ -50,4 +50,6 @@ pub mod state;
 #[cfg(feature = "log")]
 pub mod topics;
 #[cfg(feature = "log")]
+mod turns;
+#[cfg(feature = "log")]
 pub mod watermarks;

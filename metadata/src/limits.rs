@@ -48,6 +48,9 @@ pub const HISTORY_REVISIONS: i64 = 10_000;
 /// Log keys that one transaction of the trimmer deletes.
 pub const TRIM_KEYS: u64 = 500;
 
+/// Ranges or objects that long work looks at before it gives way to other tasks: about half a millisecond.
+pub const WORK_PER_TURN: usize = 4_096;
+
 /// Snapshots that `snapshot` lists.
 pub const SNAPSHOTS: usize = 3;
 

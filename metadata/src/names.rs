@@ -1,10 +1,12 @@
 //! What the plain keys say, cached: topics by name, brokers by node id, dynamic configs.
 //!
-//! These caches answer clients; they never decide anything in the state machine.
+//! These caches answer clients; they never decide anything in the state machine. Like the state they are made to be
+//! shared: a clone costs nothing, and shares all but what changes afterwards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use uuid::Uuid;
 
 use crate::backend::{Event, KeyValue};
@@ -34,14 +36,16 @@ pub struct BrokerInfo {
 /// The caches of plain keys, as of one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    topics: BTreeMap<String, Arc<TopicInfo>>,
-    ids: BTreeMap<Uuid, Arc<TopicInfo>>,
-    brokers: BTreeMap<i32, Arc<BrokerInfo>>,
-    configs: BTreeMap<Option<i32>, (ConfigsValue, i64)>,
-    group_configs: BTreeMap<String, (ConfigsValue, i64)>,
-    client_metrics: BTreeMap<String, (ConfigsValue, i64)>,
-    groups: BTreeMap<String, i64>,
-    offsets: BTreeMap<String, BTreeSet<(String, u32)>>,
+    topics: OrdMap<String, Arc<TopicInfo>>,
+    ids: OrdMap<Uuid, Arc<TopicInfo>>,
+    brokers: OrdMap<i32, Arc<BrokerInfo>>,
+    configs: OrdMap<Option<i32>, (ConfigsValue, i64)>,
+    group_configs: OrdMap<String, (ConfigsValue, i64)>,
+    /// Few, and they hardly ever change.
+    client_metrics: Arc<BTreeMap<String, (ConfigsValue, i64)>>,
+    /// Groups change with every rebalance, and a step copies the keys beside the one that changes.
+    groups: OrdMap<Arc<str>, i64>,
+    offsets: OrdMap<Arc<str>, OrdSet<(Arc<str>, u32)>>,
 }
 
 impl Names {
@@ -56,12 +60,12 @@ impl Names {
     }
 
     /// Every topic, by name.
-    pub fn topics(&self) -> &BTreeMap<String, Arc<TopicInfo>> {
+    pub fn topics(&self) -> &OrdMap<String, Arc<TopicInfo>> {
         &self.topics
     }
 
     /// Every registered broker, by node id.
-    pub fn brokers(&self) -> &BTreeMap<i32, Arc<BrokerInfo>> {
+    pub fn brokers(&self) -> &OrdMap<i32, Arc<BrokerInfo>> {
         &self.brokers
     }
 
@@ -85,7 +89,7 @@ impl Names {
     }
 
     /// Every subscription to metrics of clients, by name: its configs, and the key's mod revision.
-    pub fn client_metrics(&self) -> &BTreeMap<String, (ConfigsValue, i64)> {
+    pub fn client_metrics(&self) -> &Arc<BTreeMap<String, (ConfigsValue, i64)>> {
         &self.client_metrics
     }
 
@@ -100,9 +104,9 @@ impl Names {
     }
 
     /// Every group that has a key or committed offsets, each once, in no order.
-    pub fn groups(&self) -> impl Iterator<Item = &String> {
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
         let without_key = self.offsets.keys().filter(|group| !self.groups.contains_key(*group));
-        self.groups.keys().chain(without_key)
+        self.groups.keys().chain(without_key).map(|group| &**group)
     }
 
     /// Takes over a key as it was read. Keys that mean nothing here are passed over.
@@ -129,13 +133,17 @@ impl Names {
                 self.group_configs.insert(group, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
             }
             Some(Key::ClientMetrics(name)) => {
-                self.client_metrics.insert(name, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+                let all = Arc::make_mut(&mut self.client_metrics);
+                all.insert(name, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
             }
             Some(Key::Group(group)) => {
-                self.groups.insert(group, kv.mod_revision);
+                self.groups.insert(group.into(), kv.mod_revision);
             }
             Some(Key::Offsets { group, topic, part }) => {
-                self.offsets.entry(group).or_default().insert((topic, part));
+                let key = (topic.into(), part);
+                if !self.offsets.get(&*group).is_some_and(|known| known.contains(&key)) {
+                    self.offsets.entry(group.into()).or_default().insert(key);
+                }
             }
             _ => {}
         }
@@ -162,16 +170,16 @@ impl Names {
                     self.group_configs.remove(&group);
                 }
                 Some(Key::ClientMetrics(name)) => {
-                    self.client_metrics.remove(&name);
+                    Arc::make_mut(&mut self.client_metrics).remove(&name);
                 }
                 Some(Key::Group(group)) => {
-                    self.groups.remove(&group);
+                    self.groups.remove(&*group);
                 }
                 Some(Key::Offsets { group, topic, part }) => {
-                    if let Some(keys) = self.offsets.get_mut(&group) {
-                        keys.remove(&(topic, part));
+                    if let Some(keys) = self.offsets.get_mut(&*group) {
+                        keys.remove(&(topic.into(), part));
                         if keys.is_empty() {
-                            self.offsets.remove(&group);
+                            self.offsets.remove(&*group);
                         }
                     }
                 }
@@ -205,7 +213,7 @@ mod tests {
             };
             names.put(&keys, &kv).unwrap();
         }
-        let mut groups: Vec<&str> = names.groups().map(String::as_str).collect();
+        let mut groups: Vec<&str> = names.groups().collect();
         groups.sort_unstable();
         assert_eq!(groups, ["both", "key", "offsets"]);
     }

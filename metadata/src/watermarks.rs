@@ -6,7 +6,6 @@
 //! revision, so two brokers that both write do no harm.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use crate::commit::{CommitError, Committer, Session};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{BACKEND_REQUEST_BYTES, GROUP_WRITE_KEYS};
 use crate::replica::{Replica, pages};
-use crate::state::{Partition, State};
+use crate::state::{Partition, State, Topic};
 use crate::values::watermarks::WATERMARKS_PER_KEY;
 use crate::values::watermarks::{Watermarks, WatermarksValue};
 use crate::values::{VALUE_FORMAT, Value};
@@ -114,20 +113,23 @@ fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>
         }
     }
     pass.deleted = changes.len();
-    let parts: Vec<(Part, &[Arc<Partition>])> = state
+    let parts: Vec<(Part, &Topic)> = state
         .topics()
         .iter()
         .flat_map(|(id, topic)| {
-            let parts = topic.partitions().chunks(WATERMARKS_PER_KEY).zip(0..);
-            parts.map(|(partitions, n)| ((*id, n), partitions))
+            let keys = topic.partitions().len().div_ceil(WATERMARKS_PER_KEY);
+            (0..).take(keys).map(move |n| ((*id, n), topic))
         })
         .collect();
     // Whoever had no turn in the last pass comes first in this one.
     let split = last.map_or(0, |last| parts.partition_point(|(part, _)| *part <= last));
     let (sooner, later) = parts.split_at(split);
     let mut bytes = 0;
-    for (part, partitions) in later.iter().chain(sooner) {
-        let partitions: Vec<Watermarks> = partitions.iter().map(|p| marks(p)).collect();
+    for (part, topic) in later.iter().chain(sooner) {
+        let first = part.1 as usize * WATERMARKS_PER_KEY;
+        let end = topic.partitions().len().min(first + WATERMARKS_PER_KEY);
+        let partitions = topic.partitions().focus().narrow(first..end);
+        let partitions: Vec<Watermarks> = partitions.into_iter().map(|p| marks(p)).collect();
         let known = stored.get(part);
         let is_same = known.is_some_and(|(_, value)| value.partitions == partitions);
         let is_newer = known.is_some_and(|(_, value)| value.revision >= state.revision());

@@ -333,7 +333,7 @@ async fn snapshots_trim_the_log_and_a_broker_starts_from_them() {
     assert_eq!(fresh.replica.state(), node.replica.state());
 }
 
-fn listed(node: &Node) -> SnapshotValue {
+fn listed(node: &Node) -> Arc<SnapshotValue> {
     node.replica.read(|view| view.snapshots.clone()).unwrap()
 }
 
@@ -357,7 +357,7 @@ async fn a_snapshot_of_an_older_state_does_not_push_out_newer_ones() {
     }
     slow.replica.barrier().await.unwrap();
     assert!(matches!(pass.await, Err(MaintainError::Overtaken)));
-    let snapshots = listed(&slow).snapshots;
+    let snapshots = listed(&slow).snapshots.clone();
     assert!(snapshots.is_sorted_by(|newer, older| newer.revision > older.revision), "{snapshots:?}");
     assert_eq!(Node::open(&backend, &store, 3).await.end(), 3);
 }

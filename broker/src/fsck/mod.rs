@@ -296,7 +296,7 @@ async fn examine_objects(state: &State, store: &Arc<dyn Store>, report: &mut Rep
     let mut expected: BTreeMap<ObjectId, Vec<Expected>> = BTreeMap::new();
     for (topic_id, topic) in state.topics() {
         for (partition, known) in (0..).zip(topic.partitions()) {
-            for range in known.ranges() {
+            for range in known.ranges().iter() {
                 let one = Expected { topic_id: *topic_id.as_bytes(), partition, range: *range };
                 expected.entry(range.object).or_default().push(one);
             }

@@ -50,7 +50,7 @@ impl Audited {
     /// The object that the first records of partition 1 are in.
     fn object(&self) -> ObjectId {
         let topic = self.opened.broker.replica.state().topics().values().next().cloned().unwrap();
-        topic.partitions()[1].ranges()[0].object
+        topic.partitions()[1].ranges().first().unwrap().object
     }
 
     fn maintainer(&self) -> Maintainer {
@@ -138,7 +138,7 @@ async fn records_that_lie_in_the_bytes_of_others_are_found() {
     let broker = &audited.opened.broker;
     let state = broker.replica.state();
     let (topic_id, topic) = state.topics().iter().next().unwrap();
-    let range = topic.partitions()[1].ranges()[0];
+    let range = topic.partitions()[1].ranges().first().copied().unwrap();
     let object = range.object;
     // A record that says that partition 0 goes on in an object in which partition 1 is already.
     let forged =
@@ -264,7 +264,10 @@ async fn a_snapshot_that_is_gone_is_found_unless_a_newer_one_has_taken_its_place
             // Two snapshots of different revisions.
             let mut state = replica.state();
             state.advance(state.revision() + later);
-            snapshots.insert(0, snapshot::write(inner.as_ref(), &state, None).await.unwrap());
+            snapshots.insert(
+                0,
+                snapshot::SnapshotWriter::default().write(inner.as_ref(), &state, None).await.unwrap(),
+            );
         }
         let value = SnapshotValue { format: 1, snapshots: snapshots.clone(), trimmed_to: 0 };
         let newer = SnapshotValue { snapshots: vec![snapshots[0].clone()], ..value.clone() };

@@ -120,8 +120,8 @@ pub(super) fn is_own(broker: &Broker, names: &Names, group: &str) -> bool {
 fn own_groups(broker: &Broker) -> Vec<String> {
     broker.replica.read(|view| {
         let leaders = Leaders::of(broker, &view.names, "");
-        let is_own = |group: &&String| leaders.of_group(group) == broker.config.node_id;
-        view.names.groups().filter(is_own).cloned().collect()
+        let is_own = |group: &&str| leaders.of_group(group) == broker.config.node_id;
+        view.names.groups().filter(is_own).map(str::to_owned).collect()
     })
 }
 

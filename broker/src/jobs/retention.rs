@@ -62,7 +62,7 @@ fn trim(topic_id: Uuid, partition: u32, log_start: i64) -> TrimPartition {
 fn new_log_start(partition: &Partition, oldest_ms: Option<i64>, max_bytes: Option<u64>) -> Option<i64> {
     let mut log_start = None;
     let mut left = partition.bytes();
-    for range in partition.ranges() {
+    for range in partition.ranges().iter() {
         let too_old = oldest_ms.is_some_and(|oldest| range.max_timestamp_ms < oldest);
         // As in Kafka, a range goes by size only if what is left is still at least the limit.
         let too_many = max_bytes.is_some_and(|max| left - range.bytes >= max);

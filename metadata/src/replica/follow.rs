@@ -1,7 +1,7 @@
 //! The loop that follows the watch and applies each revision.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -27,6 +27,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 #[derive(Debug)]
 pub struct ReplicaLoop {
     replica: Replica,
+    /// The view that is published after the next step.
+    view: View,
     backoff: Duration,
 }
 
@@ -57,8 +59,8 @@ impl From<ValueError> for Interrupted {
 }
 
 impl ReplicaLoop {
-    pub(super) fn new(replica: Replica) -> Self {
-        Self { replica, backoff: BACKOFF.0 }
+    pub(super) fn new(replica: Replica, view: View) -> Self {
+        Self { replica, view, backoff: BACKOFF.0 }
     }
 
     /// Follows until it is dropped, or until it meets something that this build must not pass over: then it ends
@@ -164,7 +166,7 @@ impl ReplicaLoop {
 
     /// Applies one batch of complete revisions and wakes who waits for it.
     fn apply(&mut self, batch: &WatchBatch) -> Result<(), Interrupted> {
-        let shared = &self.replica.shared;
+        let shared = self.replica.shared.clone();
         let started = Instant::now();
         let mut records = Vec::new();
         let mut commits = Vec::new();
@@ -187,30 +189,28 @@ impl ReplicaLoop {
             records.sort_unstable_by_key(|(at, ..)| *at);
         }
         commits.sort_unstable_by_key(|(commit, _)| commit.revision);
-        let known = self.replica.read(|view| view.commits);
-        let commits = complete(known, &commits, records.iter().map(|(at, ..)| at.revision))?;
+        let commits = complete(self.view.commits, &commits, records.iter().map(|(at, ..)| at.revision))?;
         let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
-        {
-            let mut view = shared.view.write().unwrap_or_else(PoisonError::into_inner);
-            for (at, record, body) in &records {
-                let effects = view.state.apply(*at, record, body)?;
-                if effects.checkpoint.is_some() {
-                    let mut capture = self.replica.lock_checkpoint();
-                    if std::mem::take(&mut capture.armed) {
-                        capture.state = Some(view.state.clone());
-                    }
+        // What fails on the way is never published: the view is thrown away with all that was applied.
+        for (at, record, body) in &records {
+            let effects = self.view.state.apply(*at, record, body)?;
+            if effects.checkpoint.is_some() {
+                let mut capture = self.replica.lock_checkpoint();
+                if std::mem::take(&mut capture.armed) {
+                    capture.state = Some(self.view.state.clone());
                 }
-                applied.push((*at, record.time_ms, effects));
             }
-            for event in &batch.events {
-                apply_plain(&mut view, &self.replica, event)?;
-            }
-            view.commits = commits;
-            // Progress reports are no evidence that everything before them was delivered: only events move the revision.
-            if let Some(newest) = batch.events.iter().map(Event::revision).max() {
-                view.revision = view.revision.max(newest);
-                view.state.advance(newest);
-            }
+            applied.push((*at, record.time_ms, effects));
+        }
+        for event in &batch.events {
+            apply_plain(&mut self.view, &self.replica, event)?;
+        }
+        self.view.commits = commits;
+        // Progress reports are no evidence that everything before them was delivered: only events move the revision.
+        if let Some(newest) = batch.events.iter().map(Event::revision).max() {
+            self.view.revision = self.view.revision.max(newest);
+            self.view.state.advance(newest);
+            shared.view.store(Arc::new(self.view.clone()));
         }
         let mut counters = shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
         counters.records += records.len() as u64;
@@ -284,12 +284,13 @@ impl ReplicaLoop {
         }
     }
 
-    fn replace(&self, view: View) {
+    fn replace(&mut self, view: View) {
         let shared = &self.replica.shared;
         let revision = view.revision;
         let heads = view.state.incarnations().clone();
         let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
-        *shared.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        shared.view.store(Arc::new(view.clone()));
+        self.view = view;
         self.count(|c| c.rebuilds += 1);
         // Whoever waits for a record that the rebuilt state covers will never see its outcome: dropping the sender
         // says so. What is beyond the heads will still come. An incarnation that the state does not know has written
@@ -370,7 +371,7 @@ fn apply_plain(view: &mut View, replica: &Replica, event: &Event) -> Result<(), 
                 newest.revision, newest.digest, own.digest
             )));
         }
-        view.snapshots = Some(pointer);
+        view.snapshots = Some(Arc::new(pointer));
         view.snapshots_revision = kv.mod_revision;
         replica.note_snapshot();
     }

@@ -1,5 +1,6 @@
 //! Reading everything at one revision: plain keys, log and the newest snapshot that can be read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_storage::store::Store;
@@ -138,7 +139,7 @@ async fn load_once(
     }
     let mut view = View { revision, ..View::default() };
     if let Some(kv) = pointer.kvs.first() {
-        view.snapshots = Some(SnapshotValue::decode(&kv.value)?);
+        view.snapshots = Some(Arc::new(SnapshotValue::decode(&kv.value)?));
         view.snapshots_revision = kv.mod_revision;
     }
     for range in [keys.brokers(), keys.topics(), keys.configs()] {
@@ -156,7 +157,7 @@ async fn load_once(
         }
     }
     let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS, false).await?;
-    view.state = newest_readable(store, view.snapshots.as_ref()).await?;
+    view.state = newest_readable(store, view.snapshots.as_deref()).await?;
     let trimmed_to = view.snapshots.as_ref().map_or(0, |s| s.trimmed_to);
     if trimmed_to > view.state.revision() {
         return Err(LoadError::LogTooShort { trimmed_to, snapshot: view.state.revision() });

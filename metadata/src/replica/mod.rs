@@ -11,8 +11,9 @@ mod load;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use strandline_storage::store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
@@ -30,7 +31,8 @@ use crate::names::Names;
 use crate::state::{Effects, Position, State};
 use crate::values::SnapshotValue;
 
-/// The state and the caches of plain keys, as of the same revision.
+/// The state and the caches of plain keys, as of the same revision. What is published never changes, and a clone costs
+/// nothing that grows with it.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// What the log says.
@@ -38,7 +40,7 @@ pub struct View {
     /// What the plain keys say.
     pub names: Names,
     /// The value of `snapshot`, if there is one yet.
-    pub snapshots: Option<SnapshotValue>,
+    pub snapshots: Option<Arc<SnapshotValue>>,
     /// Mod revision of `snapshot`; 0 while there is none.
     pub snapshots_revision: i64,
     /// The newest revision that is applied; unlike the state's own, it also counts revisions without a record.
@@ -98,7 +100,8 @@ struct Shared {
     backend: Arc<dyn Backend>,
     keys: Keyspace,
     store: Arc<dyn Store>,
-    view: RwLock<View>,
+    /// The newest view. Each step of the loop puts another one in its place.
+    view: ArcSwap<View>,
     applied: watch::Sender<i64>,
     committed: watch::Sender<i64>,
     rebuild: tokio::sync::Notify,
@@ -153,7 +156,7 @@ impl Replica {
             backend,
             keys,
             store,
-            view: RwLock::new(loaded),
+            view: ArcSwap::from_pointee(loaded.clone()),
             applied: watch::Sender::new(revision),
             committed: watch::Sender::new(0),
             rebuild: tokio::sync::Notify::new(),
@@ -165,15 +168,24 @@ impl Replica {
             observer,
         });
         let replica = Self { shared };
-        Ok((replica.clone(), ReplicaLoop::new(replica.clone()), BarrierLoop::new(replica, barrier_queue)))
+        Ok((
+            replica.clone(),
+            ReplicaLoop::new(replica.clone(), loaded),
+            BarrierLoop::new(replica, barrier_queue),
+        ))
     }
 
-    /// Looks at the newest view. Keep it short: while it lasts nothing is applied.
+    /// The newest view. It stays as it is, however long it is held.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.load_full()
+    }
+
+    /// Looks at the newest view. Holds up nobody.
     pub fn read<R>(&self, look: impl FnOnce(&View) -> R) -> R {
-        look(&self.shared.view.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.shared.view.load())
     }
 
-    /// A copy of the state; partitions are shared until they change.
+    /// The newest state. It stays as it is, however long it is held.
     pub fn state(&self) -> State {
         self.read(|view| view.state.clone())
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use imbl::{OrdMap, Vector};
 use prost::Message;
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
@@ -16,6 +17,7 @@ use crate::state::{
     CheckpointDigest, Incarnation, Object, Partition, PartitionParts, Producer, Range, SeenBatch, State,
     StateParts, Topic, object_id,
 };
+use crate::turns::Turns;
 
 /// The format that this build writes.
 pub const SNAPSHOT_FORMAT: u32 = 1;
@@ -27,7 +29,10 @@ const RANGES_PER_CHUNK: u64 = 4_096;
 const MAX_CHUNKS: u64 = 256;
 
 /// A single chunk up to this size lies in the manifest itself.
-const INLINE_BYTES: usize = 256 * 1024;
+pub(super) const INLINE_BYTES: u64 = 256 * 1024;
+
+/// Objects that are encoded at a time.
+const OBJECTS_PER_SLICE: usize = 4_096;
 
 /// Why a snapshot cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +88,13 @@ pub(super) struct Manifest {
     pub(super) checkpoints: Vec<CheckpointEntry>,
     #[prost(message, repeated, tag = "11")]
     pub(super) chunks: Vec<ChunkRef>,
+}
+
+impl Manifest {
+    /// Each incarnation's last sequence number.
+    pub(super) fn heads(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.incarnations.iter().map(|i| (i.incarnation, i.head))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -192,98 +204,149 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
-/// The manifest of a state, without chunks.
-pub(super) fn manifest(state: &State) -> Manifest {
-    Manifest {
-        format: SNAPSHOT_FORMAT,
-        revision: state.revision(),
-        digest: state.digest(),
-        feature_level: state.feature_level(),
-        producer_ids_end: state.producer_ids_end(),
-        producer_ids_forgotten_below: state.producer_ids_forgotten_below(),
-        incarnations: state
-            .incarnations()
-            .iter()
-            .map(|(&incarnation, i)| IncarnationEntry {
-                incarnation,
-                head: i.head,
-                open_object: i.open_object.as_ref().map(object_ref),
-            })
-            .collect(),
-        objects: state
-            .objects()
-            .iter()
-            .map(|(id, o)| ObjectEntry { object: Some(object_ref(id)), bytes: o.bytes })
-            .collect(),
-        dead: state
-            .dead()
-            .iter()
-            .map(|(id, &revision)| DeadEntry { object: Some(object_ref(id)), revision })
-            .collect(),
-        checkpoints: state
-            .checkpoints()
-            .iter()
-            .map(|c| CheckpointEntry { revision: c.revision, digest: c.digest })
-            .collect(),
-        chunks: Vec::new(),
+/// The encoded manifest of a state whose chunks are these. A message of protobuf may be encoded in pieces, one behind the
+/// other, so the lists that may be long are encoded in turns; each piece is decoded again and compared.
+pub(super) async fn encode_manifest(
+    state: &State,
+    chunks: impl Iterator<Item = &ChunkRef>,
+    turns: &mut Turns,
+) -> Result<Vec<u8>, SnapshotError> {
+    let incarnations = state.incarnations().iter().map(|(&incarnation, i)| IncarnationEntry {
+        incarnation,
+        head: i.head,
+        open_object: i.open_object.as_ref().map(object_ref),
+    });
+    let mut bytes = Vec::new();
+    append(
+        &mut bytes,
+        &Manifest {
+            format: SNAPSHOT_FORMAT,
+            revision: state.revision(),
+            digest: state.digest(),
+            feature_level: state.feature_level(),
+            producer_ids_end: state.producer_ids_end(),
+            producer_ids_forgotten_below: state.producer_ids_forgotten_below(),
+            incarnations: incarnations.collect(),
+            ..Manifest::default()
+        },
+    )?;
+    let mut objects =
+        state.objects().iter().map(|(id, o)| ObjectEntry { object: Some(object_ref(id)), bytes: o.bytes });
+    loop {
+        let objects: Vec<ObjectEntry> = objects.by_ref().take(OBJECTS_PER_SLICE).collect();
+        if objects.is_empty() {
+            break;
+        }
+        append(&mut bytes, &Manifest { objects, ..Manifest::default() })?;
+        turns.spend(OBJECTS_PER_SLICE).await;
     }
+    let mut dead =
+        state.dead().iter().map(|(id, &revision)| DeadEntry { object: Some(object_ref(id)), revision });
+    loop {
+        let dead: Vec<DeadEntry> = dead.by_ref().take(OBJECTS_PER_SLICE).collect();
+        if dead.is_empty() {
+            break;
+        }
+        append(&mut bytes, &Manifest { dead, ..Manifest::default() })?;
+        turns.spend(OBJECTS_PER_SLICE).await;
+    }
+    let checkpoints = state.checkpoints().iter();
+    let checkpoints =
+        checkpoints.map(|c| CheckpointEntry { revision: c.revision, digest: c.digest }).collect();
+    append(&mut bytes, &Manifest { checkpoints, chunks: chunks.cloned().collect(), ..Manifest::default() })?;
+    Ok(bytes)
 }
 
-/// The encoded chunks of a state. The same topics give the same bytes.
-pub(super) fn chunks(state: &State) -> Vec<Vec<u8>> {
-    let wanted = (state.range_count() / RANGES_PER_CHUNK).next_power_of_two().clamp(1, MAX_CHUNKS);
-    let mut buckets: BTreeMap<u64, Vec<(&Uuid, &Topic)>> = BTreeMap::new();
+/// Encodes a piece of the manifest, and makes sure that it can be read.
+fn append(bytes: &mut Vec<u8>, piece: &Manifest) -> Result<(), SnapshotError> {
+    let encoded = piece.encode_to_vec();
+    if Manifest::decode(&encoded[..]).ok().as_ref() != Some(piece) {
+        return Err(damaged("that is being written", "its manifest does not read back"));
+    }
+    bytes.extend(encoded);
+    Ok(())
+}
+
+/// The topics of one chunk.
+pub(super) type TopicsOfChunk<'a> = Vec<(&'a Uuid, &'a Topic)>;
+
+/// Into how many chunks a state is cut.
+pub(super) fn chunk_count(state: &State) -> u64 {
+    (state.range_count() / RANGES_PER_CHUNK).next_power_of_two().clamp(1, MAX_CHUNKS)
+}
+
+/// The topics of a state, by the chunk that holds them.
+pub(super) fn chunked(state: &State) -> BTreeMap<u64, TopicsOfChunk<'_>> {
+    let count = chunk_count(state);
+    let mut chunks: BTreeMap<u64, TopicsOfChunk<'_>> = BTreeMap::new();
     for (id, topic) in state.topics() {
-        let bucket = u64::from(id.as_bytes()[0]) * wanted / MAX_CHUNKS;
-        buckets.entry(bucket).or_default().push((id, topic));
+        let chunk = u64::from(id.as_bytes()[0]) * count / MAX_CHUNKS;
+        chunks.entry(chunk).or_default().push((id, topic));
     }
-    buckets.values().map(|topics| chunk(topics)).collect()
+    chunks
 }
 
-/// Whether these chunks go into the manifest itself.
-pub(super) fn fits_inline(chunks: &[Vec<u8>]) -> bool {
-    chunks.iter().map(Vec::len).sum::<usize>() <= INLINE_BYTES
-}
-
-fn chunk(topics: &[(&Uuid, &Topic)]) -> Vec<u8> {
+/// The bytes of a chunk, which read back as these topics. The same topics give the same bytes.
+pub(super) async fn encode_chunk(
+    topics: &TopicsOfChunk<'_>,
+    turns: &mut Turns,
+) -> Result<Vec<u8>, SnapshotError> {
     let mut chunk = Chunk::default();
     let mut indices: BTreeMap<ObjectId, u32> = BTreeMap::new();
     for (id, topic) in topics {
         let mut entry = TopicEntry { topic_id: id.as_bytes().to_vec(), partitions: Vec::new() };
         for partition in topic.partitions() {
-            let mut columns = PartitionEntry {
-                log_start: partition.log_start(),
-                end: partition.end(),
-                ..Default::default()
-            };
-            for range in partition.ranges() {
-                let next = u32::try_from(chunk.objects.len()).unwrap_or(u32::MAX);
-                let index = *indices.entry(range.object).or_insert_with(|| {
-                    chunk.objects.push(object_ref(&range.object));
-                    next
-                });
-                columns.base_offset.push(range.base_offset);
-                columns.offsets.push(range.end_offset - range.base_offset);
-                columns.object.push(index);
-                columns.position.push(range.position);
-                columns.bytes.push(range.bytes);
-                columns.max_timestamp_ms.push(range.max_timestamp_ms);
-                columns.batches.push(range.batches);
-            }
-            for (&producer_id, producer) in partition.producers() {
-                columns.producers.push(ProducerEntry {
-                    producer_id,
-                    epoch: i32::from(producer.epoch),
-                    first: producer.batches.iter().map(|b| b.first).collect(),
-                    count: producer.batches.iter().map(|b| b.count).collect(),
-                    base_offset: producer.batches.iter().map(|b| b.base_offset).collect(),
-                });
-            }
-            entry.partitions.push(columns);
+            entry.partitions.push(columns(partition, &mut chunk.objects, &mut indices));
+            turns.spend(1 + partition.ranges().len() + partition.producers().len()).await;
         }
         chunk.topics.push(entry);
     }
-    chunk.encode_to_vec()
+    let bytes = chunk.encode_to_vec();
+    turns.spend(chunk.objects.len()).await;
+    let mut decoded = decode_chunk("that is being written", &bytes)?.into_iter();
+    for (id, topic) in topics {
+        let is_same =
+            decoded.next().is_some_and(|(decoded_id, decoded)| decoded_id == **id && decoded == **topic);
+        if !is_same {
+            return Err(damaged("that is being written", "a chunk does not read back"));
+        }
+        turns.spend(topic.partitions().len()).await;
+    }
+    Ok(bytes)
+}
+
+/// A partition as it is stored; objects that the chunk does not name yet are added to `objects`.
+fn columns(
+    partition: &Partition,
+    objects: &mut Vec<ObjectRef>,
+    indices: &mut BTreeMap<ObjectId, u32>,
+) -> PartitionEntry {
+    let (log_start, end) = (partition.log_start(), partition.end());
+    let mut columns = PartitionEntry { log_start, end, ..Default::default() };
+    for range in partition.ranges().iter() {
+        let next = u32::try_from(objects.len()).unwrap_or(u32::MAX);
+        let index = *indices.entry(range.object).or_insert_with(|| {
+            objects.push(object_ref(&range.object));
+            next
+        });
+        columns.base_offset.push(range.base_offset);
+        columns.offsets.push(range.end_offset - range.base_offset);
+        columns.object.push(index);
+        columns.position.push(range.position);
+        columns.bytes.push(range.bytes);
+        columns.max_timestamp_ms.push(range.max_timestamp_ms);
+        columns.batches.push(range.batches);
+    }
+    for (&producer_id, producer) in partition.producers() {
+        columns.producers.push(ProducerEntry {
+            producer_id,
+            epoch: i32::from(producer.epoch),
+            first: producer.batches.iter().map(|b| b.first).collect(),
+            count: producer.batches.iter().map(|b| b.count).collect(),
+            base_offset: producer.batches.iter().map(|b| b.base_offset).collect(),
+        });
+    }
+    columns
 }
 
 fn object_ref(id: &ObjectId) -> ObjectRef {
@@ -306,6 +369,24 @@ pub(super) fn damaged(object: &str, what: &str) -> SnapshotError {
     SnapshotError::Damaged { object: object.to_owned(), what: what.to_owned() }
 }
 
+/// The topics of a chunk.
+fn decode_chunk(object: &str, bytes: &[u8]) -> Result<Vec<(Uuid, Topic)>, SnapshotError> {
+    let wrong = |what: &str| damaged(object, what);
+    let chunk = Chunk::decode(bytes).map_err(|e| wrong(&e.to_string()))?;
+    let ids: Vec<ObjectId> = chunk.objects.iter().map(object_id).collect();
+    let mut topics = Vec::with_capacity(chunk.topics.len());
+    for entry in &chunk.topics {
+        let id = topic_id(&entry.topic_id).map_err(|e| wrong(&e.to_string()))?;
+        let partitions = entry
+            .partitions
+            .iter()
+            .map(|p| partition(p, &ids).map(Arc::new).ok_or_else(|| wrong("a partition does not add up")))
+            .collect::<Result<Vector<_>, _>>()?;
+        topics.push((id, Topic { partitions }));
+    }
+    Ok(topics)
+}
+
 /// Puts a state together from a manifest and its chunks' bytes. What does not add up is an error: a snapshot that
 /// contradicts itself must not become the truth.
 pub(super) fn assemble(
@@ -314,28 +395,20 @@ pub(super) fn assemble(
     chunks: &[Vec<u8>],
 ) -> Result<State, SnapshotError> {
     let wrong = |what: &str| damaged(object, what);
-    let mut topics = BTreeMap::new();
+    let mut topics = OrdMap::new();
     for bytes in chunks {
-        let chunk = Chunk::decode(&bytes[..]).map_err(|e| wrong(&e.to_string()))?;
-        let ids: Vec<ObjectId> = chunk.objects.iter().map(object_id).collect();
-        for entry in &chunk.topics {
-            let id = topic_id(&entry.topic_id).map_err(|e| wrong(&e.to_string()))?;
-            let partitions = entry
-                .partitions
-                .iter()
-                .map(|p| partition(p, &ids).map(Arc::new).ok_or_else(|| wrong("a partition does not add up")))
-                .collect::<Result<Vec<_>, _>>()?;
-            if topics.insert(id, Topic { partitions }).is_some() {
+        for (id, topic) in decode_chunk(object, bytes)? {
+            if topics.insert(id, topic).is_some() {
                 return Err(wrong("a topic occurs twice"));
             }
         }
     }
-    let mut objects = BTreeMap::new();
+    let mut objects = OrdMap::new();
     for entry in &manifest.objects {
         let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
         objects.insert(id, Object { bytes: entry.bytes, ranges: 0 });
     }
-    let mut dead = BTreeMap::new();
+    let mut dead = OrdMap::new();
     for entry in &manifest.dead {
         let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
         dead.insert(id, entry.revision);
@@ -380,9 +453,9 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
     if lengths.iter().any(|&l| l != count) {
         return None;
     }
-    let mut ranges = VecDeque::with_capacity(count);
+    let mut ranges = Vec::with_capacity(count);
     for i in 0..count {
-        ranges.push_back(Range {
+        ranges.push(Range {
             base_offset: columns.base_offset[i],
             end_offset: columns.base_offset[i].checked_add(columns.offsets[i])?,
             object: *ids.get(usize::try_from(columns.object[i]).ok()?)?,
@@ -392,7 +465,7 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
             batches: columns.batches[i],
         });
     }
-    let mut producers = BTreeMap::new();
+    let mut producers = OrdMap::new();
     for entry in &columns.producers {
         let epoch = i16::try_from(entry.epoch).ok()?;
         if entry.first.len() != entry.count.len() || entry.first.len() != entry.base_offset.len() {
@@ -405,12 +478,12 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
                 base_offset: entry.base_offset[i],
             })
             .collect();
-        producers.insert(entry.producer_id, Producer { epoch, batches });
+        producers.insert(entry.producer_id, Arc::new(Producer { epoch, batches }));
     }
     Partition::from_parts(PartitionParts {
         log_start: columns.log_start,
         end: columns.end,
-        ranges,
+        ranges: ranges.into_iter().collect(),
         producers,
     })
 }

@@ -11,7 +11,7 @@ use strandline_storage::clock::Clock;
 use strandline_storage::store::Store;
 use tracing::{info, warn};
 
-use super::SnapshotError;
+use super::{SnapshotError, SnapshotWriter};
 use crate::backend::{BackendError, Compare, KeyRange, Op, RangeRequest};
 use crate::commit::{Change, CommitError, Committer, SessionCell};
 use crate::keys::Key;
@@ -65,6 +65,7 @@ pub struct Maintainer {
     sessions: SessionCell,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    writer: SnapshotWriter,
     /// First log key of each incarnation that may still be there, so that no pass looks at what is long gone.
     trimmed: BTreeMap<i64, u64>,
 }
@@ -78,7 +79,8 @@ impl Maintainer {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { replica, committer, sessions, store, clock, trimmed: BTreeMap::new() }
+        let (writer, trimmed) = (SnapshotWriter::default(), BTreeMap::new());
+        Self { replica, committer, sessions, store, clock, writer, trimmed }
     }
 
     /// Writes a snapshot and cleans up behind it.
@@ -95,7 +97,7 @@ impl Maintainer {
         {
             return Err(MaintainError::Overtaken);
         }
-        let written = super::write(self.store.as_ref(), &state, previous).await?;
+        let written = self.writer.write(self.store.as_ref(), &state, previous).await?;
         let revision = written.revision;
         if mutation::is(Mutation::TrimBeforePointer)
             && let Some(second) = previous
@@ -120,23 +122,22 @@ impl Maintainer {
         Ok(done)
     }
 
-    fn pointer(&self) -> (Option<SnapshotValue>, i64) {
+    fn pointer(&self) -> (Option<Arc<SnapshotValue>>, i64) {
         self.replica.read(|view: &View| (view.snapshots.clone(), view.snapshots_revision))
     }
 
     async fn move_pointer(
         &self,
-        pointer: Option<SnapshotValue>,
+        pointer: Option<Arc<SnapshotValue>>,
         pointer_revision: i64,
         written: SnapshotRef,
     ) -> Result<SnapshotValue, MaintainError> {
-        let before =
-            pointer.unwrap_or(SnapshotValue { format: VALUE_FORMAT, snapshots: Vec::new(), trimmed_to: 0 });
-        let mut snapshots = before.snapshots;
+        let (mut snapshots, trimmed_to) =
+            pointer.map_or((Vec::new(), 0), |before| (before.snapshots.clone(), before.trimmed_to));
         snapshots.insert(0, written);
         snapshots.truncate(SNAPSHOTS);
         // Trimmed to at most the second-newest: if the newest turns out bad, the log since the one before is there.
-        let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(before.trimmed_to);
+        let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(trimmed_to);
         let moved = SnapshotValue { format: VALUE_FORMAT, snapshots, trimmed_to };
         assert!(
             moved.snapshots.is_sorted_by(|newer, older| newer.revision > older.revision)
@@ -160,8 +161,7 @@ impl Maintainer {
 
     /// The head of every incarnation at a snapshot: all records up to there have revisions that it covers.
     async fn heads_at(&self, snapshot: &SnapshotRef) -> Result<BTreeMap<i64, u64>, MaintainError> {
-        let state = super::read(self.store.as_ref(), snapshot).await?;
-        Ok(state.incarnations().iter().map(|(&incarnation, i)| (incarnation, i.head)).collect())
+        Ok(super::heads(self.store.as_ref(), snapshot).await?)
     }
 
     async fn trim_log(&mut self, heads: &BTreeMap<i64, u64>) -> Result<u64, MaintainError> {

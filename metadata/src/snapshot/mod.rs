@@ -1,83 +1,28 @@
 //! Snapshots: the state after a revision, as objects in the store.
 //!
-//! [`write()`] puts chunks first and the manifest last, then reads everything back and compares it with the state: a
-//! snapshot that cannot be read is noticed while the log that it would replace is still there. [`read`] verifies
-//! checksums, the digest and the invariants.
+//! [`SnapshotWriter`] puts chunks first and the manifest last, then reads everything back. [`read`] verifies checksums,
+//! the digest and the invariants.
 
 mod format;
 mod maintain;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use prost::Message;
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKey;
 use strandline_storage::store::Store;
 
-use self::format::{
-    ChunkRef, Manifest, assemble, checksum, chunks, damaged, fits_inline, manifest, parse_manifest,
-};
+use self::format::{Manifest, assemble, checksum, damaged, parse_manifest};
 pub use self::format::{SNAPSHOT_FORMAT, SnapshotError};
 pub use self::maintain::{MaintainError, Maintained, Maintainer};
+pub use self::write::SnapshotWriter;
 use crate::state::State;
 use crate::values::SnapshotRef;
 
 /// Objects per page when the snapshots in the store are listed.
 const LIST_PAGE: usize = 1_000;
-
-/// Writes a snapshot of `state`, reusing chunks of `previous` that did not change, and reads it back.
-pub async fn write(
-    store: &dyn Store,
-    state: &State,
-    previous: Option<&SnapshotRef>,
-) -> Result<SnapshotRef, SnapshotError> {
-    let mut manifest = manifest(state);
-    let chunks = chunks(state);
-    if fits_inline(&chunks) {
-        manifest.chunks = chunks
-            .into_iter()
-            .map(|inline| ChunkRef {
-                object: String::new(),
-                bytes: inline.len() as u64,
-                checksum: checksum(&inline),
-                inline,
-            })
-            .collect();
-    } else {
-        let reusable = match previous {
-            None => BTreeMap::new(),
-            // A previous snapshot that cannot be read is no reason not to write a good one.
-            Some(previous) => {
-                read_manifest(store, previous).await.map(|m| by_checksum(&m)).unwrap_or_default()
-            }
-        };
-        for (number, bytes) in chunks.into_iter().enumerate() {
-            let sum = checksum(&bytes);
-            let length = bytes.len() as u64;
-            let object = match reusable.get(&(sum, length)) {
-                Some(object) => object.clone(),
-                None => put(store, state.revision(), &format!("chunk{number}"), bytes).await?,
-            };
-            manifest.chunks.push(ChunkRef { object, bytes: length, checksum: sum, inline: Vec::new() });
-        }
-    }
-    let bytes = manifest.encode_to_vec();
-    let (length, sum) = (bytes.len() as u64, checksum(&bytes));
-    let object = put(store, state.revision(), "manifest", bytes).await?;
-    let written = SnapshotRef {
-        revision: state.revision(),
-        object,
-        bytes: length,
-        checksum: format!("{sum:016x}"),
-        digest: format!("{:016x}", state.digest()),
-    };
-    let read_back = read(store, &written).await?;
-    if read_back != *state {
-        return Err(damaged(&written.object, "it does not read back as the state that was written"));
-    }
-    Ok(written)
-}
 
 /// Reads a snapshot and verifies it.
 pub async fn read(store: &dyn Store, snapshot: &SnapshotRef) -> Result<State, SnapshotError> {
@@ -103,6 +48,11 @@ pub async fn read(store: &dyn Store, snapshot: &SnapshotRef) -> Result<State, Sn
         ));
     }
     Ok(state)
+}
+
+/// The head of every incarnation at a snapshot. Its chunks are not read.
+async fn heads(store: &dyn Store, snapshot: &SnapshotRef) -> Result<BTreeMap<i64, u64>, SnapshotError> {
+    Ok(read_manifest(store, snapshot).await?.heads().collect())
 }
 
 /// The newest revision of any snapshot object in the store. If it is beyond etcd's own revision, etcd was restored
@@ -154,12 +104,6 @@ async fn read_manifest(store: &dyn Store, snapshot: &SnapshotRef) -> Result<Mani
         return Err(damaged(&snapshot.object, "its length or checksum is wrong"));
     }
     parse_manifest(&snapshot.object, &bytes)
-}
-
-async fn put(store: &dyn Store, revision: i64, name: &str, bytes: Vec<u8>) -> Result<String, SnapshotError> {
-    let key = ObjectKey::snapshot(revision, name).map_err(|e| damaged(name, &e.to_string()))?;
-    store.put(&key, vec![Bytes::from(bytes)]).await.map_err(|e| failed(key.as_str(), &e))?;
-    Ok(key.as_str().to_owned())
 }
 
 async fn get(store: &dyn Store, object: &str) -> Result<Bytes, SnapshotError> {

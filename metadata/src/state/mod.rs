@@ -4,21 +4,24 @@
 //! configuration, and no plain key (invariant 4 rests on that). Every broker applies the same records in the same
 //! order, and so derives the same offsets, the same duplicates and the same dead objects without asking anybody.
 //!
-//! A state can be cloned cheaply: partitions are shared until one side changes them. A snapshot is written from such
-//! a clone while records go on being applied.
+//! A state is made to be shared: a clone costs nothing that grows with it, and shares everything until one side changes,
+//! and then all but what changes. Every reader has such a clone, so nobody who reads holds up `apply`.
 
 mod partition;
 mod producers;
+mod ranges;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use imbl::{OrdMap, Vector};
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
 pub(crate) use self::partition::PartitionParts;
 pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
 pub use self::producers::{Producer, REMEMBERED_BATCHES, SeenBatch, Sequence};
+pub use self::ranges::Ranges;
 use crate::invariants;
 use crate::record::{
     self, Body, Flush, FlushBatch, ObjectRef, ObjectsDeleted, ProducersExpired, Record, RecordError, Trim,
@@ -33,12 +36,12 @@ const CHECKPOINTS: usize = 8;
 /// A topic's partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topic {
-    pub(crate) partitions: Vec<Arc<Partition>>,
+    pub(crate) partitions: Vector<Arc<Partition>>,
 }
 
 impl Topic {
     /// The partitions, by number.
-    pub fn partitions(&self) -> &[Arc<Partition>] {
+    pub fn partitions(&self) -> &Vector<Arc<Partition>> {
         &self.partitions
     }
 }
@@ -76,10 +79,10 @@ pub struct State {
     pub(crate) revision: i64,
     pub(crate) digest: u64,
     pub(crate) feature_level: u32,
-    pub(crate) incarnations: BTreeMap<i64, Incarnation>,
-    pub(crate) topics: BTreeMap<Uuid, Topic>,
-    pub(crate) objects: BTreeMap<ObjectId, Object>,
-    pub(crate) dead: BTreeMap<ObjectId, i64>,
+    pub(crate) incarnations: OrdMap<i64, Incarnation>,
+    pub(crate) topics: OrdMap<Uuid, Topic>,
+    pub(crate) objects: OrdMap<ObjectId, Object>,
+    pub(crate) dead: OrdMap<ObjectId, i64>,
     pub(crate) producer_ids_end: i64,
     pub(crate) producer_ids_forgotten_below: i64,
     pub(crate) checkpoints: VecDeque<CheckpointDigest>,
@@ -92,10 +95,10 @@ pub(crate) struct StateParts {
     pub(crate) revision: i64,
     pub(crate) digest: u64,
     pub(crate) feature_level: u32,
-    pub(crate) incarnations: BTreeMap<i64, Incarnation>,
-    pub(crate) topics: BTreeMap<Uuid, Topic>,
-    pub(crate) objects: BTreeMap<ObjectId, Object>,
-    pub(crate) dead: BTreeMap<ObjectId, i64>,
+    pub(crate) incarnations: OrdMap<i64, Incarnation>,
+    pub(crate) topics: OrdMap<Uuid, Topic>,
+    pub(crate) objects: OrdMap<ObjectId, Object>,
+    pub(crate) dead: OrdMap<ObjectId, i64>,
     pub(crate) producer_ids_end: i64,
     pub(crate) producer_ids_forgotten_below: i64,
     pub(crate) checkpoints: VecDeque<CheckpointDigest>,
@@ -176,7 +179,7 @@ impl State {
     }
 
     /// Every incarnation that has written and was not retired.
-    pub fn incarnations(&self) -> &BTreeMap<i64, Incarnation> {
+    pub fn incarnations(&self) -> &OrdMap<i64, Incarnation> {
         &self.incarnations
     }
 
@@ -186,7 +189,7 @@ impl State {
     }
 
     /// Every topic, by id.
-    pub fn topics(&self) -> &BTreeMap<Uuid, Topic> {
+    pub fn topics(&self) -> &OrdMap<Uuid, Topic> {
         &self.topics
     }
 
@@ -196,12 +199,12 @@ impl State {
     }
 
     /// Every live object.
-    pub fn objects(&self) -> &BTreeMap<ObjectId, Object> {
+    pub fn objects(&self) -> &OrdMap<ObjectId, Object> {
         &self.objects
     }
 
     /// Objects that nothing refers to, with the revision at which that came about.
-    pub fn dead(&self) -> &BTreeMap<ObjectId, i64> {
+    pub fn dead(&self) -> &OrdMap<ObjectId, i64> {
         &self.dead
     }
 
@@ -240,7 +243,7 @@ impl State {
             checkpoints: parts.checkpoints,
             range_count: 0,
         };
-        for range in state.topics.values().flat_map(|t| &t.partitions).flat_map(|p| &p.ranges) {
+        for range in state.topics.values().flat_map(|t| &t.partitions).flat_map(|p| p.ranges.iter()) {
             let object = state.objects.get_mut(&range.object).ok_or("a range lies in an unknown object")?;
             object.ranges += 1;
             state.range_count += 1;
@@ -383,17 +386,19 @@ impl State {
             let Some(topic) = self.topics.get_mut(&topic_id) else { return };
             topic
         };
-        let wanted = (partitions as usize).max(topic.partitions.len());
-        topic.partitions.resize_with(wanted, Arc::default);
+        while topic.partitions.len() < partitions as usize {
+            topic.partitions.push_back(Arc::default());
+        }
+        let count = topic.partitions.len() as u64;
         self.mix_topic(topic_id);
-        self.mix(wanted as u64);
+        self.mix(count);
     }
 
     fn apply_topic_deleted(&mut self, topic_id: Uuid, revision: i64, effects: &mut Effects) {
         let Some(topic) = self.topics.remove(&topic_id) else { return };
         self.mix_topic(topic_id);
         for (number, partition) in topic.partitions.iter().enumerate() {
-            for range in &partition.ranges {
+            for range in partition.ranges.iter() {
                 self.dereference(range, revision, effects);
             }
             effects.moved.push((topic_id, u32::try_from(number).unwrap_or(u32::MAX)));
@@ -501,7 +506,7 @@ fn partition_digest(digest: u64, partition: &Partition) -> u64 {
     let digest = [partition.log_start.cast_unsigned(), partition.end.cast_unsigned(), partition.bytes]
         .into_iter()
         .fold(digest, mixed);
-    partition.ranges.back().map_or(digest, |range| {
+    partition.ranges.last().map_or(digest, |range| {
         [range.object.number, range.position, range.max_timestamp_ms.cast_unsigned()]
             .into_iter()
             .fold(digest, mixed)

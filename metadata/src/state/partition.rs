@@ -1,10 +1,12 @@
 //! One partition: where its offsets lie, and who wrote them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use strandline_storage::path::ObjectId;
 
 use super::producers::{Producer, Sequence, SequenceError};
+use super::ranges::Ranges;
 
 /// A run of offsets that lies in one piece of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +80,14 @@ impl From<SequenceError> for Refusal {
     }
 }
 
-/// The state of one partition.
+/// The state of one partition. A clone shares nearly everything with the original.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partition {
     pub(super) log_start: i64,
     pub(super) end: i64,
-    pub(super) ranges: VecDeque<Range>,
+    pub(super) ranges: Ranges,
     pub(super) bytes: u64,
-    pub(super) producers: BTreeMap<i64, Producer>,
+    pub(super) producers: OrdMap<i64, Arc<Producer>>,
 }
 
 /// What a snapshot stores of a partition; the rest is derived.
@@ -93,8 +95,8 @@ pub struct Partition {
 pub(crate) struct PartitionParts {
     pub(crate) log_start: i64,
     pub(crate) end: i64,
-    pub(crate) ranges: VecDeque<Range>,
-    pub(crate) producers: BTreeMap<i64, Producer>,
+    pub(crate) ranges: Ranges,
+    pub(crate) producers: OrdMap<i64, Arc<Producer>>,
 }
 
 impl Partition {
@@ -127,27 +129,26 @@ impl Partition {
     }
 
     /// The ranges, in offset order. The first may begin before the log start.
-    pub fn ranges(&self) -> &VecDeque<Range> {
+    pub fn ranges(&self) -> &Ranges {
         &self.ranges
     }
 
     /// The idempotent producers that wrote here and are remembered, by id.
-    pub fn producers(&self) -> &BTreeMap<i64, Producer> {
+    pub fn producers(&self) -> &OrdMap<i64, Arc<Producer>> {
         &self.producers
     }
 
     /// The largest timestamp in the partition, or `None` if it has no records.
     pub fn max_timestamp_ms(&self) -> Option<i64> {
-        self.ranges.iter().map(|r| r.max_timestamp_ms).max()
+        self.ranges.max_timestamp_ms()
     }
 
     /// The ranges from the one that contains `offset` on, up to and including the one with which at least `max_bytes`
     /// are covered. Pure; nothing if `offset` is at or past the end or before the first range.
     pub fn plan(&self, offset: i64, max_bytes: u64) -> Vec<Range> {
-        let first = self.ranges.partition_point(|r| r.end_offset <= offset);
         let mut planned = Vec::new();
         let mut bytes = 0;
-        for range in self.ranges.iter().skip(first) {
+        for range in self.ranges.from(offset) {
             if bytes >= max_bytes && !planned.is_empty() {
                 break;
             }
@@ -170,7 +171,7 @@ impl Partition {
     ) -> (BatchOutcome, bool) {
         let base_offset = self.end;
         if let Some(sequence) = &batch.sequence {
-            let known = self.producers.get(&sequence.producer_id);
+            let known = self.producers.get(&sequence.producer_id).map(Arc::as_ref);
             match Producer::check(known, sequence, batch.offsets, ids_forgotten_below) {
                 Ok(Some(duplicate_of)) => {
                     return (BatchOutcome::Duplicate { base_offset: duplicate_of }, false);
@@ -178,17 +179,14 @@ impl Partition {
                 Ok(None) => {}
                 Err(error) => return (BatchOutcome::Refused(error.into()), false),
             }
-            self.producers.entry(sequence.producer_id).or_default().remember(
-                sequence,
-                batch.offsets,
-                base_offset,
-            );
+            let producer = self.producers.entry(sequence.producer_id).or_default();
+            Arc::make_mut(producer).remember(sequence, batch.offsets, base_offset);
         }
         let end_offset = base_offset + i64::from(batch.offsets);
         assert!(end_offset > base_offset, "invariant 2: a batch takes at least one offset");
         self.end = end_offset;
         self.bytes += u64::from(batch.bytes);
-        let new_range = match self.ranges.back_mut() {
+        let new_range = match self.ranges.last_mut() {
             Some(last)
                 if last.object == object
                     && last.position + last.bytes == position
@@ -201,7 +199,7 @@ impl Partition {
                 false
             }
             _ => {
-                self.ranges.push_back(Range {
+                self.ranges.push(Range {
                     base_offset,
                     end_offset,
                     object,
@@ -221,12 +219,12 @@ impl Partition {
     pub(super) fn trim(&mut self, log_start: i64) -> Vec<Range> {
         self.log_start = self.log_start.max(log_start.min(self.last_stable()));
         let mut gone = Vec::new();
-        while let Some(first) = self.ranges.front() {
+        while let Some(first) = self.ranges.first() {
             if first.end_offset > self.log_start {
                 break;
             }
             self.bytes -= first.bytes;
-            gone.extend(self.ranges.pop_front());
+            gone.extend(self.ranges.pop_first());
         }
         gone
     }

@@ -1,6 +1,8 @@
 //! Random histories: whatever the order of records, the invariants hold after each, a record applied twice does
 //! nothing, and a state that was cut in two by a snapshot equals one that was not.
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use strandline_storage::store::ObjectStoreBackend;
@@ -205,7 +207,7 @@ async fn a_snapshot_and_the_rest_of_the_log_equal_the_whole_log() {
             for (at, record) in records.iter().filter(|(at, _)| at.revision <= cut_at) {
                 apply(&mut first, *at, record);
             }
-            let written = snapshot::write(&store, &first, None).await.unwrap();
+            let written = snapshot::SnapshotWriter::default().write(&store, &first, None).await.unwrap();
             let mut restored = snapshot::read(&store, &written).await.unwrap();
             for (at, record) in records.iter().filter(|(at, _)| at.revision > cut_at) {
                 apply(&mut restored, *at, record);

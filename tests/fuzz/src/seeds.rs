@@ -111,7 +111,10 @@ fn kept(add: &mut impl FnMut(&'static str, &str, Vec<u8>), frames: &[Vec<u8>]) {
         add("metadata", "cluster", join(&pairs));
         add("log", "records", join(&records));
         let state = opened.broker.replica().read(|view| view.state.clone());
-        let written = snapshot::write(store.as_ref(), &state, None).await.expect("it is written");
+        let written = snapshot::SnapshotWriter::default()
+            .write(store.as_ref(), &state, None)
+            .await
+            .expect("it is written");
         let manifest = ObjectKey::parse(&written.object).expect("a key");
         let manifest = store.get(&manifest, None).await.expect("it is there");
         add("snapshots", "manifest", [&[1], &manifest[..]].concat());

@@ -63,7 +63,10 @@ pub(crate) fn run(data: &[u8]) {
             if let Err(violation) = invariants::check(&state) {
                 panic!("{violation}");
             }
-            snapshot::write(&store, &state, None).await.expect("what was read is written and read back");
+            snapshot::SnapshotWriter::default()
+                .write(&store, &state, None)
+                .await
+                .expect("what was read is written and read back");
         }
     });
 }
