@@ -2,7 +2,7 @@
 //! anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME …]` runs only
-//! the named parts: produce, sparse, puts, fetch, many, start, fair, commits, members, failover, observer. `observer-soak`, which takes
+//! the named parts: state, produce, sparse, puts, fetch, many, start, fair, commits, members, failover, observer. `observer-soak`, which takes
 //! an hour, or `observer-soak=MINUTES`, runs only if it is named.
 
 mod groups;
@@ -10,6 +10,7 @@ mod load;
 mod observer;
 mod report;
 mod stack;
+mod state;
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,13 @@ async fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
     let mut report = Report::default();
+    if runs("state") {
+        state::figures(&mut report).await;
+    }
+    let is_of_stack = |name: &String| name != "state";
+    if !wanted.is_empty() && !wanted.iter().any(is_of_stack) {
+        return report.finish();
+    }
     for fsync in [true, false] {
         let mut stack = Stack::start(fsync).await;
         if runs("produce") {
