@@ -45,6 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
+use strandline_metadata::backend::Backend;
 use strandline_metadata::commit::{Committer, SessionCell};
 use strandline_metadata::replica::Replica;
 use strandline_metadata::values::ClusterValue;
@@ -76,6 +77,8 @@ pub struct Broker {
     pub(crate) replica: Replica,
     pub(crate) committer: Committer,
     pub(crate) sessions: SessionCell,
+    /// The metadata store, by connections that only the lease uses.
+    pub(crate) lease_backend: Arc<dyn Backend>,
     pub(crate) registration: CurrentRegistration,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reader: Reader,

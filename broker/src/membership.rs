@@ -86,7 +86,7 @@ async fn register(broker: &Broker, was_registered: bool) -> Result<Registration,
 }
 
 async fn try_register(broker: &Broker, was_registered: bool) -> Result<Option<Registration>, RegisterError> {
-    let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
+    let (backend, keys) = (broker.lease_backend.as_ref(), broker.replica.keys());
     if was_registered
         && let Some((known, _)) = brokers::registered(backend, keys, broker.config.node_id).await?
         && known.process_id != broker.process_id
@@ -123,7 +123,7 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
         }
         let kept = timeout(
             pause.max(Duration::from_millis(500)),
-            broker.replica.backend().lease_keep_alive(registration.lease),
+            broker.lease_backend.lease_keep_alive(registration.lease),
         );
         match kept.await {
             Ok(Ok(_)) => {}
@@ -155,7 +155,7 @@ pub(crate) async fn leave(broker: &Broker) {
     let registration = broker.registration.send_replace(None);
     let Some(Registration { session, lease }) = registration else { return };
     broker.sessions.end(session.incarnation);
-    let revoke = broker.replica.backend().lease_revoke(lease);
+    let revoke = broker.lease_backend.lease_revoke(lease);
     if !matches!(timeout(Duration::from_secs(2), revoke).await, Ok(Ok(()))) {
         debug!("the registration ends with its lease");
     }

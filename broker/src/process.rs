@@ -16,14 +16,15 @@ use strandline_storage::clock::{Clock, SystemClock};
 use strandline_storage::store::{self, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
 use crate::fsck::{self, Report};
 use crate::metrics::Metrics;
-use crate::run::{self, Opened, Parts, StoreOpener};
+use crate::run::{self, Leases, Opened, Parts, StoreOpener};
 use crate::server::{Bound, http};
-use crate::tasks::TaskSet;
+use crate::tasks::{TaskKind, TaskSet};
 
 /// Runs the process; its exit code says whether it ended as asked.
 pub fn main() -> ExitCode {
@@ -44,12 +45,23 @@ fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std
     };
     config.log.start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match audit {
-            Some(audit) => audit.run(&config).await,
-            None => serve(config).await.inspect_err(|error| error!(%error, "the broker ends")),
+    let control = control_runtime()?;
+    let code = runtime.block_on(async {
+        if let Some(audit) = audit {
+            return audit.run(&config).await;
         }
-    })
+        serve(config, control.handle()).await.inspect_err(|error| error!(%error, "the broker ends"))
+    });
+    // Nothing of what still runs is waited for: what had to be done is done.
+    runtime.shutdown_background();
+    control.shutdown_background();
+    code
+}
+
+/// Threads for the lease, the registration and the health checks, so that no work of clients costs them a beat.
+fn control_runtime() -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
 }
 
 /// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing was found that must not
@@ -59,6 +71,9 @@ struct Audit {
     /// Whether objects that records are in are read, rather than just listed.
     reads: bool,
 }
+
+/// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
+const CONTROL_THREADS: usize = 2;
 
 /// The audit could not be made.
 const NO_AUDIT: u8 = 2;
@@ -104,7 +119,7 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
     strandline_settings::complain("strandline", error)
 }
 
-async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
     // Ports first: a second broker on the same machine should say so before it does anything else. It learns of one that is
@@ -123,24 +138,38 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut signals = Signals::new()?;
     let opened_broker = http::OpenedBroker::default();
     let (stop_http, http_stops) = tokio::sync::oneshot::channel::<()>();
-    let http_server = TaskSet::default();
+    let http_server = TaskSet::default().on(control.clone());
     http_server.start(
+        TaskKind::Critical,
         "http",
         // The sender's end means the same as its word.
         http::run(http_listener, opened_broker.clone(), async move { drop(http_stops.await) }),
     );
     let metadata_listener = bind_metadata(&config.metadata).await;
     let opening = async {
-        let (backend, leases) = backend(&config.metadata).await?;
+        let (backend, embedded) = backend(&config.metadata).await?;
         let open_store = store_opener(config.store.clone(), metrics.storage().clone(), clock.clone(), seed);
         let tasks = TaskSet::default();
-        let parts = Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks };
+        let leases = Leases {
+            backend: lease_backend(&config.metadata, &backend, control).await?,
+            runtime: Some(control.clone()),
+        };
+        let parts =
+            Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks, leases };
         let opened = run::open(config, parts).await?;
-        if let Some(embedded) = leases {
+        if let Some(embedded) = embedded {
             if let Some(listener) = metadata_listener {
-                opened.broker.tasks.start("metadata api", answer_as_etcd(embedded.clone(), listener));
+                opened.broker.tasks.start(
+                    TaskKind::Background,
+                    "metadata api",
+                    answer_as_etcd(embedded.clone(), listener),
+                );
             }
-            opened.broker.tasks.start("leases", async move { embedded.run_leases().await });
+            opened.broker.tasks.start(
+                TaskKind::Critical,
+                "leases",
+                async move { embedded.run_leases().await },
+            );
         }
         Ok::<Opened, Box<dyn std::error::Error>>(opened)
     };
@@ -149,7 +178,7 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         () = signals.told_to_end() => return Ok(ExitCode::SUCCESS),
     };
     let broker = opened.broker.clone();
-    broker.tasks.start("listener", bound.listen()?.run(broker.clone()));
+    broker.tasks.start(TaskKind::Critical, "listener", bound.listen()?.run(broker.clone()));
     info!(host = address.host, port = address.port, "serving Kafka clients");
     // Nobody else sets it.
     let _ = opened_broker.set(broker.clone());
@@ -157,7 +186,13 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         () = signals.told_to_end() => ExitCode::SUCCESS,
         Some(reason) = opened.fatal.recv() => {
             error!(%reason, "the broker must end");
+            opened.abandon().await;
             return Ok(complain(&reason));
+        }
+        death = http_server.death() => {
+            error!(%death, "the broker must end");
+            opened.abandon().await;
+            return Ok(complain(&death));
         }
     };
     tokio::select! {
@@ -193,6 +228,17 @@ async fn backend(
         }
     };
     Ok((Arc::new(embedded.clone()), Some(embedded)))
+}
+
+/// The metadata store by connections of its own, which live on the control runtime.
+async fn lease_backend(
+    config: &MetadataConfig,
+    backend: &Arc<dyn Backend>,
+    control: &Handle,
+) -> Result<Arc<dyn Backend>, Box<dyn std::error::Error>> {
+    let MetadataConfig::Etcd(config) = config else { return Ok(backend.clone()) };
+    let config = config.clone();
+    Ok(Arc::new(control.spawn(async move { Etcd::new(&config).await }).await??))
 }
 
 /// The socket on which embedded metadata answer, if that is wanted and the address is free: a broker serves Kafka clients

@@ -17,6 +17,7 @@ use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
 use strandline_storage::reader::{Reader, ReaderConfig};
 use strandline_storage::store::Store;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -27,7 +28,7 @@ use crate::group::coordinator::Groups;
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
-use crate::tasks::TaskSet;
+use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
 use crate::{Broker, MembershipEnd, group, jobs, membership};
 
@@ -39,6 +40,8 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_millis(300);
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
 /// Time for connections to send their last answers.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Time for giving the registration back when the broker ends at once.
+const ABANDON_WAIT: Duration = Duration::from_millis(500);
 /// Pause before opening is tried again while a dependency does not answer: doubles from the first to the second.
 const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -63,6 +66,18 @@ pub struct Parts {
     pub seed: u64,
     /// Where its tasks run.
     pub tasks: TaskSet,
+    /// What keeps it registered.
+    pub leases: Leases,
+}
+
+/// What keeps a broker registered. It may have connections and threads of its own, so that no work of clients costs the
+/// lease a beat.
+#[derive(Debug)]
+pub struct Leases {
+    /// The metadata store once more.
+    pub backend: Arc<dyn Backend>,
+    /// Where its task runs; `None` for the runtime of everything else.
+    pub runtime: Option<Handle>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -100,6 +115,9 @@ pub enum Fatal {
     /// It may not be registered any more.
     #[error(transparent)]
     Membership(#[from] MembershipEnd),
+    /// A task died that it cannot do without.
+    #[error("{0}: a broker without it would only look alive")]
+    Task(#[from] TaskDeath),
 }
 
 /// A broker with its loops running.
@@ -127,6 +145,10 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
     let buffer = ProduceBuffer::new(&config.produce);
     let tasks = parts.tasks;
+    let lease_tasks = match parts.leases.runtime {
+        Some(runtime) => tasks.on(runtime),
+        None => tasks.clone(),
+    };
     let mut process_id = [0; 16];
     rng.fill_bytes(&mut process_id);
     let flusher = Flusher {
@@ -149,6 +171,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         replica,
         committer: committer.clone(),
         sessions,
+        lease_backend: parts.leases.backend,
         registration: watch::Sender::new(None),
         store,
         reader,
@@ -167,23 +190,32 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         closing: watch::Sender::new(false),
         config,
     });
-    let (fatal_sender, fatal) = mpsc::channel(2);
+    let (fatal_sender, fatal) = mpsc::channel(3);
     let log_fatal = fatal_sender.clone();
-    tasks.start("replica", async move {
+    tasks.start(TaskKind::Critical, "replica", async move {
         let reason = replica_loop.run().await;
         // Only the first reason counts.
         let _ = log_fatal.send(Fatal::Log(reason)).await;
     });
-    tasks.start("barrier", barrier_loop.run());
-    tasks.start("committer", commit_loop.run());
-    tasks.start("flush", flusher.run());
-    let member = broker.clone();
-    tasks.start("membership", async move {
-        let end = membership::run(member).await;
-        let _ = fatal_sender.send(Fatal::Membership(end)).await;
+    tasks.start(TaskKind::Critical, "barrier", barrier_loop.run());
+    tasks.start(TaskKind::Critical, "committer", commit_loop.run());
+    tasks.start(TaskKind::Critical, "flush", async move {
+        flusher.run().await;
+        // The buffer is closed and empty: the broker is leaving, and this is no death.
+        std::future::pending::<()>().await;
     });
-    tasks.start("jobs", jobs::run(broker.clone()));
-    tasks.start("groups", group::coordinator::run(broker.clone()));
+    let (member, member_fatal) = (broker.clone(), fatal_sender.clone());
+    lease_tasks.start(TaskKind::Critical, "membership", async move {
+        let end = membership::run(member).await;
+        let _ = member_fatal.send(Fatal::Membership(end)).await;
+    });
+    let deaths = tasks.clone();
+    lease_tasks.start(TaskKind::Background, "deaths", async move {
+        let death = deaths.death().await;
+        let _ = fatal_sender.send(Fatal::Task(death)).await;
+    });
+    tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
+    tasks.start(TaskKind::Critical, "groups", group::coordinator::run(broker.clone()));
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
     }
@@ -236,6 +268,16 @@ async fn open_replica(
 }
 
 impl Opened {
+    /// Ends at once, as a broker must that cannot go on: gives the registration back, if the metadata store answers,
+    /// so that others take over without waiting for the lease to end. Nobody is answered any more.
+    pub async fn abandon(self) {
+        let broker = self.broker;
+        if timeout(ABANDON_WAIT, membership::leave(&broker)).await.is_err() {
+            warn!("the registration ends with its lease");
+        }
+        broker.tasks.abort_all();
+    }
+
     /// Leaves the cluster without failing anybody: clients are led elsewhere, what was accepted is acknowledged, then
     /// connections close and the registration is given back.
     pub async fn drain(self) {
@@ -270,3 +312,6 @@ impl Opened {
         info!("left");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,8 +21,8 @@ use crate::Broker;
 use crate::api::text;
 use crate::config::{self, Advertised, Config, Parsed};
 use crate::metrics::Metrics;
-use crate::run::{self, Opened, Parts};
-use crate::tasks::TaskSet;
+use crate::run::{self, Leases, Opened, Parts};
+use crate::tasks::{TaskKind, TaskSet};
 
 /// A clock that stands still until it is told.
 #[derive(Debug, Default)]
@@ -69,6 +69,7 @@ impl World {
         let all = all.iter().chain(flags).map(|f| (*f).to_owned()).collect::<Vec<_>>();
         let Ok(Parsed::Run(config)) = config::parse(all, |_| None) else { panic!("these flags are wrong") };
         let store = self.store.clone();
+        let leases = Leases { backend: backend.clone(), runtime: None };
         let parts = Parts {
             backend,
             open_store: Box::new(move |_| Ok(store.clone())),
@@ -78,6 +79,7 @@ impl World {
             metrics_url: String::new(),
             seed: node_id.unsigned_abs().into(),
             tasks: TaskSet::default(),
+            leases,
         };
         run::open(Config { ..*config }, parts).await.unwrap()
     }
@@ -94,7 +96,7 @@ impl TestClient {
     pub(crate) fn connect(broker: &Arc<Broker>) -> Self {
         let (near, far) = tokio::io::duplex(1 << 20);
         let serving = broker.clone();
-        broker.tasks.start("connection", async move {
+        broker.tasks.start(TaskKind::Connection, "connection", async move {
             crate::server::serve(serving, far, "test".to_owned()).await;
         });
         Self { io: near, next_id: 7 }

@@ -15,6 +15,7 @@ use tracing::{debug, error, warn};
 use super::plan::{self, Assessment, Planned};
 use super::{Fetched, Wanted};
 use crate::Broker;
+use crate::tasks::TaskKind;
 
 /// Batches up to this size are copied behind their patched header: cheaper than another piece to send.
 const COPY_BYTES: usize = 1024;
@@ -125,7 +126,7 @@ fn read_ahead(broker: &Broker, next: &Planned) {
         return;
     }
     let reader = broker.reader.clone();
-    broker.tasks.start("read ahead", async move {
+    broker.tasks.start(TaskKind::Background, "read ahead", async move {
         let span = range.position..range.position + range.bytes;
         if let Err(error) = reader.read_as(ReadKind::CatchUp, range.object, object_bytes, span).await {
             debug!(object = %range.object, %error, "reading ahead failed");

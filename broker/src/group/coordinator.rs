@@ -17,6 +17,7 @@ use super::command::{Command, Reply};
 use super::task;
 use super::{GroupError, GroupSettings, step};
 use crate::leaders::Leaders;
+use crate::tasks::TaskKind;
 use crate::{Broker, configs};
 
 /// Commands that wait for one group: whoever floods it waits, and others do not notice.
@@ -232,7 +233,7 @@ fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, Gr
     let (sender, receiver) = mpsc::channel(COMMANDS);
     let status = Arc::new(Mutex::new(GroupStatus::default()));
     let own = task::run(broker.clone(), group.to_owned(), session, receiver, status.clone());
-    broker.tasks.start("group", own);
+    broker.tasks.start(TaskKind::Background, "group", own);
     loaded.insert(group.to_owned(), Handle { commands: sender.clone(), status });
     Ok(sender)
 }

@@ -28,6 +28,7 @@ use super::task::{self, End, GroupTask};
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
+use crate::tasks::TaskKind;
 use crate::testing::{NOW_MS, TestClient, World};
 
 const QUICK: &[&str] = &[
@@ -120,7 +121,7 @@ async fn a_group_that_commits_all_the_time_still_finds_out_what_is_committed() {
     commit(&mut client, "g", "t", 0, 5).await;
     for partition in 0..8_i32 {
         let mut busy = TestClient::connect(&opened.broker);
-        opened.broker.tasks.start("connection", async move {
+        opened.broker.tasks.start(TaskKind::Connection, "connection", async move {
             // Not all at once: when one write ends, others wait for the next.
             tokio::time::sleep(Duration::from_millis(partition.unsigned_abs().into())).await;
             for offset in 0.. {

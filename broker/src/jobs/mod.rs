@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use self::expiry::ProducerExpiry;
 use self::gc::Collector;
 use crate::Broker;
+use crate::tasks::TaskKind;
 
 /// The key under which the jobs' broker is chosen.
 const LEADER: &str = "jobs";
@@ -29,7 +30,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         broker.clock.clone(),
     );
     let leads = Arc::new(AtomicBool::new(false));
-    broker.tasks.start("watermarks", watermarks::run(broker.clone(), leads.clone()));
+    broker.tasks.start(TaskKind::Critical, "watermarks", watermarks::run(broker.clone(), leads.clone()));
     let mut collector = Collector::default();
     let mut expiry = ProducerExpiry::default();
     loop {

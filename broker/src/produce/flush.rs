@@ -29,7 +29,7 @@ use super::buffer::{FlushReason, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
 use crate::metrics::Metrics;
-use crate::tasks::TaskSet;
+use crate::tasks::{TaskKind, TaskSet};
 
 /// Writes what is in the buffer.
 #[derive(Debug)]
@@ -201,7 +201,7 @@ impl Flusher {
         let (done, put) = oneshot::channel();
         let (store, reader, payload) = (self.store.clone(), self.reader.clone(), segment.payload);
         let metrics = self.metrics.clone();
-        self.tasks.start("put", async move {
+        self.tasks.start(TaskKind::Background, "put", async move {
             let started = Instant::now();
             let outcome = store.put(&object.key(), payload.clone()).await;
             metrics.put_took(started.elapsed());
@@ -251,7 +251,7 @@ impl Flusher {
             }
         };
         let (metrics, flusher) = (self.metrics.clone(), self.discarder());
-        self.tasks.start("acknowledge", async move {
+        self.tasks.start(TaskKind::Background, "acknowledge", async move {
             let FlushOutcome { outcomes, error } = ticket.outcome().await;
             metrics.commit_took(started.elapsed());
             if let Some(error) = &error {
@@ -294,7 +294,7 @@ impl Discarder {
     fn discard(&self, object: ObjectId) {
         self.reader.evict(object);
         let store = self.store.clone();
-        self.tasks.start("discard", async move {
+        self.tasks.start(TaskKind::Background, "discard", async move {
             if let Err(error) = store.delete(&object.key()).await {
                 debug!(%object, %error, "an orphan stays until it is collected");
             }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::frame::RequestMemory;
 use super::{connection, descriptors};
 use crate::Broker;
+use crate::tasks::TaskKind;
 
 /// Pause after accepting failed, for example because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -129,7 +130,7 @@ impl Listener {
                 continue;
             }
             let (serving, memory) = (broker.clone(), memory.clone());
-            broker.tasks.start("connection", async move {
+            broker.tasks.start(TaskKind::Connection, "connection", async move {
                 connection::serve(serving, socket, peer.to_string(), memory).await;
                 drop(place);
             });

@@ -9,7 +9,7 @@ use kafka_protocol::messages::{CreateTopicsRequest, IncrementalAlterConfigsReque
 use kafka_protocol::protocol::Request;
 use strandline_broker::config::{self, Advertised, Parsed};
 use strandline_broker::metrics::Metrics;
-use strandline_broker::run::{self, Opened, Parts};
+use strandline_broker::run::{self, Leases, Opened, Parts};
 use strandline_broker::server;
 use strandline_broker::tasks::TaskSet;
 use strandline_metadata::backend::Backend;
@@ -64,6 +64,7 @@ pub(crate) async fn broker_on(backend: Arc<dyn Backend>, store: Arc<dyn Store>) 
     let Ok(Parsed::Run(config)) = config::parse(flags.map(str::to_owned), |_| None) else {
         panic!("these flags are right")
     };
+    let leases = Leases { backend: backend.clone(), runtime: None };
     let parts = Parts {
         backend,
         open_store: Box::new(move |_| Ok(store.clone())),
@@ -73,6 +74,7 @@ pub(crate) async fn broker_on(backend: Arc<dyn Backend>, store: Arc<dyn Store>) 
         metrics_url: String::new(),
         seed: 1,
         tasks: TaskSet::default(),
+        leases,
     };
     let opened = run::open(*config, parts).await.expect("a broker in memory opens");
     let packed =

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use strandline_broker::config::{self, Advertised, Config, Parsed};
 use strandline_broker::metrics::Metrics;
-use strandline_broker::run::{self, Fatal, Opened, Parts};
-use strandline_broker::tasks::TaskSet;
+use strandline_broker::run::{self, Fatal, Leases, Opened, Parts};
+use strandline_broker::tasks::{TaskKind, TaskSet};
 use strandline_broker::{Broker, MembershipEnd, server};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::faulty::{FaultPlan, Faults, FaultyBackend};
@@ -149,7 +149,7 @@ impl Node {
         let opened = Arc::new(Mutex::new(None));
         let broker = Arc::new(Mutex::new(None));
         let opening = self.clone().open(number, tasks.clone(), opened.clone(), broker.clone());
-        tasks.start("process", opening);
+        tasks.start(TaskKind::Background, "process", opening);
         *current = Some(Process { number, gate, tasks, opened, broker });
     }
 
@@ -169,8 +169,10 @@ impl Node {
             retry_budget: Duration::from_secs(6),
             ..StoreConfig::new(StoreUrl::Memory)
         };
+        let backend = self.backend(number);
         let parts = Parts {
-            backend: self.backend(number),
+            leases: Leases { backend: backend.clone(), runtime: None },
+            backend,
             open_store: Box::new(move |_| {
                 let (metrics, clock) = (&store_metrics, store_clock.clone());
                 Ok(store::with_policy(store.clone(), &store_config, metrics, clock, seed))
@@ -280,7 +282,7 @@ impl Node {
         let Some((number, tasks, Some(opened))) = found else { return };
         self.note("is told to leave");
         let (done, is_done) = tokio::sync::oneshot::channel();
-        tasks.start("drain", async move {
+        tasks.start(TaskKind::Background, "drain", async move {
             opened.drain().await;
             let _ = done.send(());
         });
@@ -306,7 +308,7 @@ impl Node {
         let current = self.lock();
         let Some(process) = &*current else { return false };
         let Some(broker) = lock(&process.broker).clone() else { return false };
-        process.tasks.start("connection", server::serve(broker, io, peer));
+        process.tasks.start(TaskKind::Connection, "connection", server::serve(broker, io, peer));
         true
     }
 
