@@ -27,6 +27,7 @@ test: ## Run the fast tests, on real etcd and an S3 server
 	STRANDLINE_REQUIRE_ETCD=1 cargo test --locked --workspace
 	# A build of its own: the product with deliberate bugs.
 	cargo test --locked -p strandline-sim --features mutations --test mutations
+	deploy/scripts/one-build.sh
 
 .PHONY: test-clients
 test-clients: ## Run the suites of real clients against three brokers (long)
