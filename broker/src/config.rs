@@ -116,6 +116,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Bytes of requests that are being read, over all connections.
     pub request_memory_bytes: usize,
+    /// Bytes of responses that are ready or being written, over all connections.
+    pub response_memory_bytes: usize,
     /// Largest fetch response, in bytes.
     pub fetch_max_bytes: usize,
     /// Fetch sessions that are kept.
@@ -199,6 +201,7 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         read_in_flight_bytes: values.within("read_in_flight_bytes", 1 << 20, 1 << 40)?,
         max_request_bytes,
         request_memory_bytes: values.within("request_memory_bytes", 1 << 20, 1 << 40)?,
+        response_memory_bytes: values.within("response_memory_bytes", 1 << 20, 1 << 40)?,
         fetch_max_bytes: values.within("fetch_max_bytes", 1024, 1 << 30)?,
         fetch_sessions: values.get("fetch_sessions")?,
         max_connections: values.within("max_connections", 1, 10_000_000)?,

@@ -25,6 +25,7 @@ pub mod fsck;
 mod group;
 mod jobs;
 mod leaders;
+mod limits;
 mod membership;
 pub mod metrics;
 mod patterns;
@@ -63,6 +64,7 @@ pub use crate::membership::MembershipEnd;
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::ProduceBuffer;
 use crate::producer_ids::ProducerIds;
+use crate::server::memory::ReplyMemory;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
 
@@ -88,6 +90,7 @@ pub struct Broker {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) telemetry: Telemetry,
     pub(crate) metrics: Metrics,
+    pub(crate) reply_memory: ReplyMemory,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
     pub(crate) tasks: TaskSet,

@@ -85,6 +85,7 @@ struct Shared {
     rewatches: IntGauge,
     watch_lag: IntGauge,
     state_revision: IntGauge,
+    response_memory: IntGauge,
     state_ranges: IntGauge,
     state_objects: IntGauge,
     state_dead_objects: IntGauge,
@@ -205,6 +206,8 @@ impl Metrics {
                 "Revisions that this broker committed and has not applied yet",
             )?,
             state_revision: r.gauge("state_revision", "The etcd revision that is applied")?,
+            response_memory: r
+                .gauge("response_memory_used_bytes", "Responses that are ready or being written")?,
             state_ranges: r
                 .gauge("state_ranges", "Offset ranges in the state: what its memory grows with")?,
             state_objects: r.gauge("state_objects", "Objects that records lie in")?,
@@ -371,6 +374,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         broker.replica.read(|view| {
             s.state_revision.set(view.revision);
+            s.response_memory.set(number(broker.reply_memory.used()));
             s.state_ranges.set(i64::try_from(view.state.range_count()).unwrap_or(i64::MAX));
             s.state_objects.set(number(view.state.objects().len()));
             s.state_dead_objects.set(number(view.state.dead().len()));

@@ -28,6 +28,7 @@ use crate::group::coordinator::Groups;
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
+use crate::server::memory::ReplyMemory;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
 use crate::{Broker, MembershipEnd, group, jobs, membership};
@@ -181,6 +182,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         producer_ids: ProducerIds::default(),
         telemetry: Telemetry::default(),
         metrics: parts.metrics,
+        reply_memory: ReplyMemory::new(config.response_memory_bytes),
         clock: parts.clock,
         clock_skew,
         tasks: tasks.clone(),

@@ -94,7 +94,12 @@ pub(crate) struct TestClient {
 
 impl TestClient {
     pub(crate) fn connect(broker: &Arc<Broker>) -> Self {
-        let (near, far) = tokio::io::duplex(1 << 20);
+        Self::connect_by(broker, 1 << 20)
+    }
+
+    /// Connects by sockets that hold so many bytes in each direction.
+    pub(crate) fn connect_by(broker: &Arc<Broker>, socket_bytes: usize) -> Self {
+        let (near, far) = tokio::io::duplex(socket_bytes);
         let serving = broker.clone();
         broker.tasks.start(TaskKind::Connection, "connection", async move {
             crate::server::serve(serving, far, "test".to_owned()).await;

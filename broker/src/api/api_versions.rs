@@ -13,7 +13,7 @@ use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatu
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
-use super::{Call, SUPPORTED, Taken};
+use super::{Api, Call, PendingReply, Reply, SUPPORTED};
 use crate::features::{self, FEATURES};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
@@ -54,7 +54,7 @@ fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResp
 fn spoken() -> ApiVersionsResponse {
     let mut keys: Vec<ApiVersion> = SUPPORTED
         .iter()
-        .map(|(api, versions)| {
+        .map(|Api { key: api, versions, .. }| {
             ApiVersion::default()
                 .with_api_key(*api as i16)
                 .with_min_version(*versions.start())
@@ -66,7 +66,7 @@ fn spoken() -> ApiVersionsResponse {
 }
 
 /// The answer to a version that is not spoken: in version 0, so that any client can read it.
-pub(super) fn unsupported(frame: &Bytes) -> Taken {
+pub(super) fn unsupported(frame: &Bytes) -> PendingReply {
     let correlation_id = frame.get(4..8).map_or(0, |mut id| id.get_i32());
     let response = spoken().with_error_code(ResponseError::UnsupportedVersion.code());
     let mut body = BytesMut::new();
@@ -75,7 +75,7 @@ pub(super) fn unsupported(frame: &Bytes) -> Taken {
     let encoded = response.encode(&mut body, 0).is_ok();
     let length = i32::try_from(body.len() - 4).unwrap_or(i32::MAX);
     body[..4].copy_from_slice(&length.to_be_bytes());
-    let reply = encoded.then(|| vec![body.freeze()]);
+    let reply = encoded.then(|| Reply { pieces: vec![body.freeze()], ..Reply::default() });
     Box::pin(async move { reply })
 }
 

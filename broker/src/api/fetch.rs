@@ -25,7 +25,7 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 4..=18;
 /// No fetch waits longer than this, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
-pub(super) async fn handle(call: Call, request: FetchRequest) -> Reply {
+pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
     let limits = Limits {
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(call.broker.config.fetch_max_bytes),
@@ -38,7 +38,8 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Reply {
             return call.reply_pieces(encode(&answer, call.version));
         }
     };
-    let fetched = fetch(&call.broker, || wanted(&call, &session), limits).await;
+    let (fetched, memory) =
+        fetch(&call.broker, &call.client.replies, || wanted(&call, &session), limits).await;
     let included = call.broker.fetch_sessions.finish(&session, &fetched);
     let answer = Answer {
         throttle_ms: 0,
@@ -46,7 +47,8 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Reply {
         session_id: session.id,
         topics: group(&call, &session, fetched, &included),
     };
-    call.reply_pieces(encode(&answer, call.version))
+    let reply = call.reply_pieces(encode(&answer, call.version))?;
+    Some(Reply { memory, ..reply })
 }
 
 fn session_request(call: &Call, request: FetchRequest) -> SessionRequest {

@@ -1,8 +1,9 @@
 //! One file per Kafka API. Each opens with its contract: versions, behaviour, KIPs, known differences.
 //!
-//! The table below is the only list of what is spoken: ApiVersions, the dispatch and the tests are derived from it. A version is in it
-//! when its handler was written for it, not when it parses.
+//! The table below is the only list of what is spoken: ApiVersions, the dispatch, what a client must be allowed to do, and
+//! the tests are derived from it. A version is in it when its handler was written for it, not when it parses.
 
+pub(crate) mod access;
 pub(crate) mod alter_configs;
 pub(crate) mod alter_partition_reassignments;
 pub(crate) mod api_versions;
@@ -38,12 +39,14 @@ pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub(crate) mod push_telemetry;
+mod shape;
 pub(crate) mod sync_group;
 pub(crate) mod update_features;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -51,29 +54,58 @@ use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::time::Instant;
 
+use self::access::{Access, Principal, access};
 use crate::Broker;
 use crate::group::Sender;
-use crate::server::shape;
+use crate::server::memory::{ConnectionReplies, ReplyMemory, ReplyPermit};
 
-/// The pieces of an answer, length included; `None` where the protocol has no answer (`acks=0`).
-pub(crate) type Reply = Option<Vec<Bytes>>;
+/// A response, ready to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Reply {
+    /// Its bytes, length included.
+    pub(crate) pieces: Vec<Bytes>,
+    /// Memory that was set aside for it before it was built, if it was.
+    pub(crate) memory: Option<ReplyPermit>,
+    /// For how long no further request of the connection is started once this is answered (KIP-219). The response says so too.
+    pub(crate) throttle: Duration,
+}
+
+impl Reply {
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+}
+
+/// A request that was admitted: what is left is to wait for its response; `None` where the protocol has none (`acks=0`).
+pub(crate) type PendingReply = BoxFuture<'static, Option<Reply>>;
 
 /// Who is at the other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Client {
+    /// On whose behalf its requests are.
+    pub(crate) principal: Principal,
     /// Name and version of its software, once it has said so (KIP-511).
     pub(crate) software: OnceLock<(String, String)>,
     /// Its address, as Kafka writes it: `/10.0.0.1`.
     pub(crate) host: String,
     /// Its port, if it has one.
     pub(crate) port: Option<u16>,
+    /// The memory of its responses that are not written yet.
+    pub(crate) replies: ConnectionReplies,
 }
 
 impl Client {
-    pub(crate) fn new(peer: &str) -> Self {
+    pub(crate) fn new(peer: &str, memory: &ReplyMemory) -> Self {
         let address = peer.parse::<SocketAddr>().ok();
         let host = address.map_or_else(|| peer.to_owned(), |a| a.ip().to_string());
-        Self { software: OnceLock::new(), host: format!("/{host}"), port: address.map(|a| a.port()) }
+        Self {
+            principal: Principal::ANONYMOUS,
+            software: OnceLock::new(),
+            host: format!("/{host}"),
+            port: address.map(|a| a.port()),
+            replies: memory.connection(),
+        }
     }
 }
 
@@ -101,23 +133,33 @@ pub(crate) enum RequestError {
     Malformed { api: i16, version: i16, why: String },
 }
 
-/// A taken request: what is left is to wait for its answer.
-type Taken = BoxFuture<'static, Reply>;
+/// How an API is spoken: a row of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    /// The API.
+    pub(crate) key: ApiKey,
+    /// Its versions.
+    pub(crate) versions: RangeInclusive<i16>,
+    /// What a principal may have to be allowed to do.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is forbidden until there are ACLs"))]
+    pub(crate) access: &'static [Access],
+}
 
-/// Declares what is spoken. Every module has `VERSIONS` and `handle(call, request) -> response`, except those that are taken by
-/// hand in `take`.
+/// Declares what is spoken. Every module has `VERSIONS` and `handle(call, request) -> response`, except those under `by hand`, which
+/// `take` knows.
 macro_rules! apis {
-    ($($api:ident $module:ident $request:ident,)*) => {
-        /// Every API that is spoken, with its versions.
-        pub(crate) const SUPPORTED: &[(ApiKey, RangeInclusive<i16>)] = &[
-            (ApiKey::Produce, produce::VERSIONS),
-            (ApiKey::Fetch, fetch::VERSIONS),
-            (ApiKey::ApiVersions, api_versions::VERSIONS),
-            $((ApiKey::$api, $module::VERSIONS),)*
+    (
+        by hand { $($hand:ident $hand_module:ident [$($hand_access:tt)*],)* }
+        $($api:ident $module:ident $request:ident [$($access:tt)*],)*
+    ) => {
+        /// Every API that is spoken.
+        pub(crate) const SUPPORTED: &[Api] = &[
+            $(Api { key: ApiKey::$hand, versions: $hand_module::VERSIONS, access: access![$($hand_access)*] },)*
+            $(Api { key: ApiKey::$api, versions: $module::VERSIONS, access: access![$($access)*] },)*
         ];
 
         /// Decodes the request and starts its handler.
-        fn dispatch(call: Call, mut body: Bytes) -> Result<Taken, RequestError> {
+        fn dispatch(call: Call, mut body: Bytes) -> Result<PendingReply, RequestError> {
             match call.api {
                 $(ApiKey::$api => {
                     let request = call.decode::<kafka_protocol::messages::$request>(&mut body)?;
@@ -132,46 +174,54 @@ macro_rules! apis {
     };
 }
 
+// API, module, request, and what Kafka's documentation lists as operations and resources.
 apis! {
-    ListOffsets list_offsets ListOffsetsRequest,
-    Metadata metadata MetadataRequest,
-    OffsetCommit offset_commit OffsetCommitRequest,
-    OffsetFetch offset_fetch OffsetFetchRequest,
-    FindCoordinator find_coordinator FindCoordinatorRequest,
-    JoinGroup join_group JoinGroupRequest,
-    Heartbeat heartbeat HeartbeatRequest,
-    LeaveGroup leave_group LeaveGroupRequest,
-    SyncGroup sync_group SyncGroupRequest,
-    DescribeGroups describe_groups DescribeGroupsRequest,
-    ListGroups list_groups ListGroupsRequest,
-    CreateTopics create_topics CreateTopicsRequest,
-    DeleteTopics delete_topics DeleteTopicsRequest,
-    InitProducerId init_producer_id InitProducerIdRequest,
-    OffsetForLeaderEpoch offset_for_leader_epoch OffsetForLeaderEpochRequest,
-    DescribeConfigs describe_configs DescribeConfigsRequest,
-    AlterConfigs alter_configs AlterConfigsRequest,
-    CreatePartitions create_partitions CreatePartitionsRequest,
-    DeleteGroups delete_groups DeleteGroupsRequest,
-    IncrementalAlterConfigs incremental_alter_configs IncrementalAlterConfigsRequest,
-    OffsetDelete offset_delete OffsetDeleteRequest,
-    ConsumerGroupHeartbeat consumer_group_heartbeat ConsumerGroupHeartbeatRequest,
-    ConsumerGroupDescribe consumer_group_describe ConsumerGroupDescribeRequest,
-    DescribeCluster describe_cluster DescribeClusterRequest,
-    DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest,
-    DescribeLogDirs describe_log_dirs DescribeLogDirsRequest,
-    ElectLeaders elect_leaders ElectLeadersRequest,
-    AlterPartitionReassignments alter_partition_reassignments AlterPartitionReassignmentsRequest,
-    ListPartitionReassignments list_partition_reassignments ListPartitionReassignmentsRequest,
-    UpdateFeatures update_features UpdateFeaturesRequest,
-    DescribeProducers describe_producers DescribeProducersRequest,
-    GetTelemetrySubscriptions get_telemetry_subscriptions GetTelemetrySubscriptionsRequest,
-    PushTelemetry push_telemetry PushTelemetryRequest,
-    ListConfigResources list_config_resources ListConfigResourcesRequest,
+    by hand {
+        Produce produce [Write TransactionalId, IdempotentWrite Cluster, Write Topic],
+        Fetch fetch [Read Topic],
+        ApiVersions api_versions [],
+    }
+    ListOffsets list_offsets ListOffsetsRequest [Describe Topic],
+    Metadata metadata MetadataRequest [Describe Topic, Create Cluster, Create Topic],
+    OffsetCommit offset_commit OffsetCommitRequest [Read Group, Read Topic],
+    OffsetFetch offset_fetch OffsetFetchRequest [Describe Group, Describe Topic],
+    FindCoordinator find_coordinator FindCoordinatorRequest [Describe Group, Describe TransactionalId],
+    JoinGroup join_group JoinGroupRequest [Read Group],
+    Heartbeat heartbeat HeartbeatRequest [Read Group],
+    LeaveGroup leave_group LeaveGroupRequest [Read Group],
+    SyncGroup sync_group SyncGroupRequest [Read Group],
+    DescribeGroups describe_groups DescribeGroupsRequest [Describe Group],
+    ListGroups list_groups ListGroupsRequest [Describe Cluster, Describe Group],
+    CreateTopics create_topics CreateTopicsRequest [Create Cluster, Create Topic, DescribeConfigs Topic],
+    DeleteTopics delete_topics DeleteTopicsRequest [Delete Topic, Describe Topic],
+    InitProducerId init_producer_id InitProducerIdRequest [Write TransactionalId, IdempotentWrite Cluster],
+    OffsetForLeaderEpoch offset_for_leader_epoch OffsetForLeaderEpochRequest [Describe Topic],
+    DescribeConfigs describe_configs DescribeConfigsRequest
+        [DescribeConfigs Cluster, DescribeConfigs Topic, DescribeConfigs Group],
+    AlterConfigs alter_configs AlterConfigsRequest [AlterConfigs Cluster, AlterConfigs Topic, AlterConfigs Group],
+    CreatePartitions create_partitions CreatePartitionsRequest [Alter Topic],
+    DeleteGroups delete_groups DeleteGroupsRequest [Delete Group],
+    IncrementalAlterConfigs incremental_alter_configs IncrementalAlterConfigsRequest
+        [AlterConfigs Cluster, AlterConfigs Topic, AlterConfigs Group],
+    OffsetDelete offset_delete OffsetDeleteRequest [Delete Group, Read Topic],
+    ConsumerGroupHeartbeat consumer_group_heartbeat ConsumerGroupHeartbeatRequest [Read Group, Describe Topic],
+    ConsumerGroupDescribe consumer_group_describe ConsumerGroupDescribeRequest [Describe Group, Describe Topic],
+    DescribeCluster describe_cluster DescribeClusterRequest [Describe Cluster],
+    DescribeTopicPartitions describe_topic_partitions DescribeTopicPartitionsRequest [Describe Topic],
+    DescribeLogDirs describe_log_dirs DescribeLogDirsRequest [Describe Cluster],
+    ElectLeaders elect_leaders ElectLeadersRequest [Alter Cluster],
+    AlterPartitionReassignments alter_partition_reassignments AlterPartitionReassignmentsRequest [Alter Cluster],
+    ListPartitionReassignments list_partition_reassignments ListPartitionReassignmentsRequest [Describe Cluster],
+    UpdateFeatures update_features UpdateFeaturesRequest [Alter Cluster],
+    DescribeProducers describe_producers DescribeProducersRequest [Read Topic],
+    GetTelemetrySubscriptions get_telemetry_subscriptions GetTelemetrySubscriptionsRequest [],
+    PushTelemetry push_telemetry PushTelemetryRequest [],
+    ListConfigResources list_config_resources ListConfigResourcesRequest [DescribeConfigs Cluster],
 }
 
 /// The versions of an API that are spoken.
 pub(crate) fn versions(api: ApiKey) -> Option<&'static RangeInclusive<i16>> {
-    SUPPORTED.iter().find(|(key, _)| *key == api).map(|(_, versions)| versions)
+    SUPPORTED.iter().find(|spoken| spoken.key == api).map(|spoken| &spoken.versions)
 }
 
 /// Takes a request in: when this returns, a produce is in the buffer, and the next request of the connection may be
@@ -180,7 +230,7 @@ pub(crate) async fn take(
     broker: Arc<Broker>,
     client: Arc<Client>,
     frame: Bytes,
-) -> Result<Taken, RequestError> {
+) -> Result<PendingReply, RequestError> {
     let started = Instant::now();
     let (key, version) = match (frame.get(..2), frame.get(2..4)) {
         (Some(mut key), Some(mut version)) => (key.get_i16(), version.get_i16()),
@@ -248,8 +298,8 @@ impl Call {
         Ok(request)
     }
 
-    /// Frames an answer.
-    pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Reply {
+    /// Frames a response.
+    pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Option<Reply> {
         let mut body = BytesMut::new();
         if let Err(error) = response.encode(&mut body, self.version) {
             // The handler built something that this version cannot say: a bug, seen by the test that walks versions.
@@ -259,8 +309,8 @@ impl Call {
         self.reply_pieces(vec![body.freeze()])
     }
 
-    /// Frames an answer whose body is already encoded.
-    pub(crate) fn reply_pieces(&self, body: Vec<Bytes>) -> Reply {
+    /// Frames a response whose body is already encoded.
+    pub(crate) fn reply_pieces(&self, body: Vec<Bytes>) -> Option<Reply> {
         self.broker.metrics.request_done(self.api, self.started.elapsed());
         let mut head = BytesMut::with_capacity(16);
         head.put_i32(0);
@@ -275,7 +325,7 @@ impl Call {
         let mut pieces = Vec::with_capacity(body.len() + 1);
         pieces.push(head.freeze());
         pieces.extend(body);
-        Some(pieces)
+        Some(Reply { pieces, ..Reply::default() })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::{Call, Taken, text};
+use super::{Call, PendingReply, text};
 use crate::produce::{Accepted, Entry, EntryResult, Invalid, ProduceError, TopicRules, validate};
 use crate::topics;
 
@@ -52,7 +52,7 @@ struct Topic {
 }
 
 /// Validates the request and puts it into the buffer; what is left is to wait for the acknowledgement.
-pub(super) async fn take(call: Call, request: ProduceRequest) -> Taken {
+pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
     let deadline =
         Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_WAIT);
     let acks = request.acks;
@@ -92,7 +92,7 @@ async fn acknowledge(
     answer: Vec<Topic>,
     waiting: Option<oneshot::Receiver<Vec<EntryResult>>>,
     deadline: Instant,
-) -> super::Reply {
+) -> Option<super::Reply> {
     if acks == 0 {
         return None;
     }

@@ -112,6 +112,12 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         "Requests that are being read, over all connections",
     ),
+    setting(
+        "response_memory_bytes",
+        "268435456",
+        "bytes",
+        "Responses that are ready or being written, over all connections; a fetch gets at most a quarter of what is left",
+    ),
     setting("fetch_max_bytes", "57671680", "bytes", "Largest answer to a fetch"),
     setting("fetch_sessions", "1000", "number", "Incremental fetch sessions that are kept"),
     setting(

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use self::plan::Assessment;
 pub(crate) use self::read::Records;
 use crate::Broker;
+use crate::server::memory::{ConnectionReplies, ReplyPermit};
 
 /// Partitions of one fetch that are read at the same time.
 const READS_AT_ONCE: usize = 16;
@@ -60,16 +61,19 @@ impl Fetched {
 
 /// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is up.
 ///
-/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics.
+/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics. With what was fetched comes the
+/// memory that it takes of what there is for answers.
 pub(crate) async fn fetch(
     broker: &Broker,
+    replies: &ConnectionReplies,
     resolve: impl Fn() -> Vec<Wanted>,
     limits: Limits,
-) -> Vec<Fetched> {
+) -> (Vec<Fetched>, Option<ReplyPermit>) {
     let deadline = Instant::now() + limits.max_wait;
     let mut wanted = resolve();
     if broker.is_turning_away() {
-        return wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower)).collect();
+        let failed = wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower));
+        return (failed.collect(), None);
     }
     let mut is_current = false;
     loop {
@@ -87,24 +91,28 @@ pub(crate) async fn fetch(
                 continue;
             }
             let softened = assessed.into_iter().map(Assessment::soften).collect::<Vec<_>>();
-            return read_all(broker, &wanted, softened, limits.max_bytes).await;
+            return read_all(broker, replies, &wanted, softened, limits.max_bytes).await;
         }
         let available: usize = assessed.iter().map(Assessment::available).sum();
         let finished = available >= limits.min_bytes || assessed.iter().any(Assessment::is_error);
         if finished || timeout_at(deadline, subscription.moved()).await.is_err() {
-            return read_all(broker, &wanted, assessed, limits.max_bytes).await;
+            return read_all(broker, replies, &wanted, assessed, limits.max_bytes).await;
         }
     }
 }
 
-/// Reads what was planned, within `max_bytes`, except that the first batch always comes.
+/// Reads what was planned, within `max_bytes` and the memory that there is for answers, except that the first batch always
+/// comes. The memory is held until the answer is written.
 async fn read_all(
     broker: &Broker,
+    replies: &ConnectionReplies,
     wanted: &[Wanted],
     assessed: Vec<Assessment>,
     max_bytes: usize,
-) -> Vec<Fetched> {
-    let mut left = max_bytes;
+) -> (Vec<Fetched>, Option<ReplyPermit>) {
+    let available: usize = assessed.iter().map(Assessment::available).sum();
+    let memory = replies.take_up_to(max_bytes.min(available));
+    let mut left = memory.bytes();
     let mut first = true;
     let reads = wanted.iter().zip(assessed).map(|(wanted, assessment)| {
         let budget = wanted.max_bytes.min(left);
@@ -117,5 +125,5 @@ async fn read_all(
     });
     // Budgets are dealt out in order, before anything is read.
     let reads: Vec<_> = reads.collect();
-    futures::stream::iter(reads).buffered(READS_AT_ONCE).collect().await
+    (futures::stream::iter(reads).buffered(READS_AT_ONCE).collect().await, Some(memory))
 }

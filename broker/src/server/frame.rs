@@ -5,21 +5,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// What a frame's buffer starts with; larger frames grow into larger buffers. It is not taken from the shared budget, so
-/// that clients which send little never wait for those which promise much: the number of connections bounds it.
-const FIRST_BYTES: usize = 4 * 1024;
-/// A buffer that is full grows by this factor, as far as the frame goes.
-const GROWTH: usize = 8;
-/// Unit of the shared budget.
-const UNIT: usize = 1024;
-/// A request header cannot be shorter: api key, version, correlation id.
-const LEAST_BYTES: usize = 8;
+use crate::limits::{
+    ARRIVAL_BYTES_PER_S, ARRIVAL_GRACE, FIRST_FRAME_BYTES, FRAME_GROWTH, LEAST_FRAME_BYTES,
+    REQUEST_MEMORY_UNIT,
+};
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,21 +39,21 @@ pub(super) struct RequestMemory {
 
 /// What a frame holds of that memory.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct FrameMemory {
     permit: Option<OwnedSemaphorePermit>,
     overdraft: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestMemory {
     pub(super) fn new(bytes: usize) -> Self {
-        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX >> 3).max(1);
+        let units = u32::try_from(bytes / REQUEST_MEMORY_UNIT).unwrap_or(u32::MAX >> 3).max(1);
         Self { permits: Arc::new(Semaphore::new(units as usize)), overdraft: Arc::new(Semaphore::new(1)) }
     }
 
     /// Waits until `held` covers `bytes`. Cancellation-safe.
-    async fn cover(&self, held: &mut Held, bytes: usize) {
+    async fn cover(&self, held: &mut FrameMemory, bytes: usize) {
         let units = held.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(UNIT).saturating_sub(units);
+        let missing = bytes.div_ceil(REQUEST_MEMORY_UNIT).saturating_sub(units);
         if missing == 0 || held.overdraft.is_some() {
             return;
         }
@@ -78,7 +74,7 @@ impl RequestMemory {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
-    pub(super) memory: Held,
+    pub(super) memory: FrameMemory,
 }
 
 /// Reads one frame after the other. Cancellation-safe: what was read stays here.
@@ -90,19 +86,57 @@ pub(super) struct FrameReader {
     length_read: usize,
     wanted: usize,
     body: BytesMut,
-    held: Held,
+    held: FrameMemory,
+    /// Since when a request has been arriving; `None` between requests. Moved on by the time that does not count.
     begun: Option<Instant>,
+    /// Since when time does not count, since nothing is read.
+    paused: Option<Instant>,
 }
 
 impl FrameReader {
     pub(super) fn new(max_bytes: usize, memory: RequestMemory) -> Self {
-        let (body, held) = (BytesMut::new(), Held::default());
-        Self { max_bytes, memory, length: [0; 4], length_read: 0, wanted: 0, body, held, begun: None }
+        let (body, held) = (BytesMut::new(), FrameMemory::default());
+        Self {
+            max_bytes,
+            memory,
+            length: [0; 4],
+            length_read: 0,
+            wanted: 0,
+            body,
+            held,
+            begun: None,
+            paused: None,
+        }
     }
 
-    /// Since when a request has been arriving; `None` between requests.
-    pub(super) fn begun(&self) -> Option<Instant> {
-        self.begun
+    /// Whether the time counts in which a request arrives: it does not while this side does not read.
+    pub(super) fn count_time(&mut self, counts: bool) {
+        match (counts, self.paused) {
+            (false, None) => self.paused = Some(Instant::now()),
+            (true, Some(since)) => {
+                self.paused = None;
+                self.begun = self.begun.map(|begun| begun + since.elapsed());
+            }
+            _ => {}
+        }
+    }
+
+    /// When more of a request that has begun must have arrived; `None` between requests and while time does not count.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let begun = self.begun.filter(|_| self.paused.is_none())?;
+        let arrived = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
+        let earned = arrived.saturating_mul(1_000) / ARRIVAL_BYTES_PER_S as u64;
+        Some(begun + ARRIVAL_GRACE + Duration::from_millis(earned))
+    }
+
+    /// Whether a request has begun to arrive.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Ends when the next request begins to arrive; `false` when the client has closed the connection before that.
+    pub(super) async fn begin<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> Result<bool, FrameError> {
+        self.fill(io, 0).await
     }
 
     /// The next frame; `None` when the client has closed the connection between frames.
@@ -110,39 +144,58 @@ impl FrameReader {
         &mut self,
         io: &mut R,
     ) -> Result<Option<Frame>, FrameError> {
-        while self.length_read < self.length.len() {
-            let read = io.read(&mut self.length[self.length_read..]).await?;
-            if read == 0 {
-                return if self.length_read == 0 { Ok(None) } else { Err(FrameError::Cut) };
-            }
-            self.length_read += read;
-            self.begun.get_or_insert_with(Instant::now);
-            if self.length_read == self.length.len() {
-                let length = i32::from_be_bytes(self.length);
-                let wanted =
-                    usize::try_from(length).ok().filter(|l| (LEAST_BYTES..=self.max_bytes).contains(l));
-                self.wanted = wanted.ok_or(FrameError::Length(length))?;
-            }
-        }
-        while self.body.len() < self.wanted {
-            if self.body.len() == self.body.capacity() || self.body.capacity() == 0 {
-                self.grow().await;
-            }
-            let missing = self.wanted - self.body.len();
-            let read = (&mut *io).take(missing as u64).read_buf(&mut self.body).await?;
-            if read == 0 {
-                return Err(FrameError::Cut);
-            }
+        if !self.fill(io, usize::MAX).await? {
+            return Ok(None);
         }
         self.length_read = 0;
         self.begun = None;
         Ok(Some(Frame { bytes: self.body.split().freeze(), memory: std::mem::take(&mut self.held) }))
     }
 
+    /// Ends when the client has closed the connection, which may be in the middle of a request. Reads no more than the
+    /// beginning of the next request, so it does not notice while there is more than that to be read.
+    pub(super) async fn watch<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> Result<(), FrameError> {
+        match self.fill(io, FIRST_FRAME_BYTES).await {
+            Ok(true) => std::future::pending().await,
+            Ok(false) | Err(FrameError::Cut) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads until the frame is whole, or `most` bytes of it are there. `false` when the client has closed the connection
+    /// between frames.
+    async fn fill<R: AsyncRead + Unpin>(&mut self, io: &mut R, most: usize) -> Result<bool, FrameError> {
+        while self.length_read < self.length.len() {
+            let read = io.read(&mut self.length[self.length_read..]).await?;
+            if read == 0 {
+                return if self.length_read == 0 { Ok(false) } else { Err(FrameError::Cut) };
+            }
+            self.length_read += read;
+            self.begun.get_or_insert_with(Instant::now);
+            if self.length_read == self.length.len() {
+                let length = i32::from_be_bytes(self.length);
+                let wanted =
+                    usize::try_from(length).ok().filter(|l| (LEAST_FRAME_BYTES..=self.max_bytes).contains(l));
+                self.wanted = wanted.ok_or(FrameError::Length(length))?;
+            }
+        }
+        while self.body.len() < self.wanted.min(most) {
+            if self.body.len() == self.body.capacity() || self.body.capacity() == 0 {
+                self.grow().await;
+            }
+            let missing = self.wanted.min(most) - self.body.len();
+            let read = (&mut *io).take(missing as u64).read_buf(&mut self.body).await?;
+            if read == 0 {
+                return Err(FrameError::Cut);
+            }
+        }
+        Ok(true)
+    }
+
     /// Makes room for more of the frame, once the budget allows it.
     async fn grow(&mut self) {
-        let size = (self.body.len() * GROWTH).max(FIRST_BYTES).min(self.wanted);
-        self.memory.cover(&mut self.held, size.saturating_sub(FIRST_BYTES)).await;
+        let size = (self.body.len() * FRAME_GROWTH).max(FIRST_FRAME_BYTES).min(self.wanted);
+        self.memory.cover(&mut self.held, size.saturating_sub(FIRST_FRAME_BYTES)).await;
         self.body.reserve(size - self.body.len());
     }
 }
@@ -202,7 +255,7 @@ mod tests {
         client.write_all(&(1_i32 << 30).to_be_bytes()).await.unwrap();
         client.write_all(&[0; 10]).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(50), reader.next(&mut server)).await.is_err());
-        assert!(reader.body.capacity() <= 2 * FIRST_BYTES);
+        assert!(reader.body.capacity() <= 2 * FIRST_FRAME_BYTES);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::Semaphore;
@@ -13,10 +12,8 @@ use tracing::{info, warn};
 use super::frame::RequestMemory;
 use super::{connection, descriptors};
 use crate::Broker;
+use crate::limits::{ACCEPT_PAUSE, BACKLOG};
 use crate::tasks::TaskKind;
-
-/// Pause after accepting failed, for example because file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +48,6 @@ impl ListenError {
         }
     }
 }
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
 
 /// A socket for Kafka clients that takes no connections yet. What clients send to a broker that is still opening would lie
 /// there until it is open, and be executed when they have long tried it again elsewhere and gone on: a commit of

@@ -4,9 +4,9 @@ mod connection;
 mod descriptors;
 mod frame;
 pub mod http;
-mod limits;
 mod listener;
-pub(crate) mod shape;
+pub(crate) mod memory;
+mod writer;
 
 use std::sync::Arc;
 

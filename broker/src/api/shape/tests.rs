@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::*;
-use crate::api::SUPPORTED;
+use crate::api::{Api, SUPPORTED};
 use crate::testing;
 
 /// Correlation id, client id and the rest of the header are not the subject here.
@@ -103,7 +103,7 @@ codecs! {
 }
 
 fn spoken() -> impl Iterator<Item = (ApiKey, i16)> {
-    SUPPORTED.iter().flat_map(|(api, versions)| versions.clone().map(|version| (*api, version)))
+    SUPPORTED.iter().flat_map(|api| api.versions.clone().map(|version| (api.key, version)))
 }
 
 /// How a length is written.
@@ -318,7 +318,7 @@ fn replaced(frame: &[u8], claim: &Claim, with: &[u8]) -> Vec<u8> {
 
 #[test]
 fn everything_that_is_spoken_has_a_shape() {
-    for (api, _) in SUPPORTED {
+    for Api { key: api, .. } in SUPPORTED {
         assert!(requests::shape(*api).is_some(), "{api:?} is spoken, and its shape is not described");
     }
     assert_eq!(check(ApiKey::Envelope, 0, &[0; 100]), Err(ShapeError::NotDescribed));

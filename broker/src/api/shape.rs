@@ -5,7 +5,7 @@
 //! description of its [shape](requests), without setting anything aside:
 //!
 //! - a length or a count must fit into the bytes that are left, with at least one byte for each element;
-//! - all decoded structs together must stay within a multiple of the frame ([`super::limits`]);
+//! - all decoded structs together must stay within a multiple of the frame ([`crate::limits`]);
 //! - a tagged field that is known must have the size that it claims, since the decoders read over that;
 //! - what is null must be allowed to be.
 //!
@@ -19,7 +19,7 @@ mod requests;
 use kafka_protocol::messages::ApiKey;
 
 use self::requests::{Field, HEADER, Kind};
-use super::limits::{DECODED_FREE_BYTES, DECODED_MAX_BYTES, DECODED_PER_FRAME_BYTE, TAGGED_FIELD_BYTES};
+use crate::limits::{DECODED_FREE_BYTES, DECODED_MAX_BYTES, DECODED_PER_FRAME_BYTE, TAGGED_FIELD_BYTES};
 
 /// How a request contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
