@@ -1,10 +1,11 @@
 //! A Kafka-compatible broker whose log lives in object storage.
 //!
-//! The path of a produce, one queue:
+//! The path of a produce, two queues (═▶): the buffer that gathers an object, and the committer's, which gathers a
+//! transaction:
 //!
 //! ```text
-//! server/connection → api/produce → produce/validate → produce/buffer ═▶ produce/flush
-//!       → storage: PUT → metadata: commit (etcd transaction) → metadata: replica (watch, apply) → ack
+//! server/connection → api/produce → produce/validate → produce/buffer ═▶ produce/flush → storage: PUT
+//!       ═▶ metadata: commit (etcd transaction) → metadata: replica (watch, apply) → ack
 //! ```
 //!
 //! The path of a fetch, no queue:

@@ -134,11 +134,11 @@ type Stamp = Vec<(PathBuf, Option<SystemTime>, u64)>;
 #[derive(Debug)]
 pub struct Runbooks {
     folder: Option<PathBuf>,
-    known: Mutex<Known>,
+    known: Mutex<LoadedRunbooks>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct LoadedRunbooks {
     looked: Instant,
     stamp: Stamp,
     all: Arc<Vec<Runbook>>,
@@ -159,7 +159,7 @@ impl Runbooks {
             own = read;
         }
         let all = Arc::new(merged(own).map_err(wrong)?);
-        let known = Mutex::new(Known { looked: Instant::now(), stamp, all, problems: Vec::new() });
+        let known = Mutex::new(LoadedRunbooks { looked: Instant::now(), stamp, all, problems: Vec::new() });
         Ok(Self { folder, known })
     }
 
@@ -204,7 +204,7 @@ impl Runbooks {
         found
     }
 
-    fn look(&self, known: &mut Known) {
+    fn look(&self, known: &mut LoadedRunbooks) {
         let Some(folder) = &self.folder else { return };
         if known.looked.elapsed() < LOOK_EVERY {
             return;

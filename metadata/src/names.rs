@@ -33,10 +33,13 @@ pub struct BrokerInfo {
     pub incarnation: i64,
 }
 
+/// Topics by name.
+pub type TopicMap = OrdMap<String, Arc<TopicInfo>>;
+
 /// The caches of plain keys, as of one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    topics: OrdMap<String, Arc<TopicInfo>>,
+    topics: TopicMap,
     ids: OrdMap<Uuid, Arc<TopicInfo>>,
     brokers: OrdMap<i32, Arc<BrokerInfo>>,
     configs: OrdMap<Option<i32>, (ConfigsValue, i64)>,
@@ -59,8 +62,8 @@ impl Names {
         self.ids.get(&id)
     }
 
-    /// Every topic, by name.
-    pub fn topics(&self) -> &OrdMap<String, Arc<TopicInfo>> {
+    /// Every topic, by name. A clone costs nothing, and `ptr_eq` with it tells that nothing has changed since.
+    pub fn topics(&self) -> &TopicMap {
         &self.topics
     }
 
@@ -150,7 +153,7 @@ impl Names {
         Ok(())
     }
 
-    /// Takes over a change. Says whether it may have changed what clients see.
+    /// Takes over a change.
     pub(crate) fn apply(&mut self, keys: &Keyspace, event: &Event) -> Result<(), ValueError> {
         match event {
             Event::Put(kv) => self.put(keys, kv)?,

@@ -123,13 +123,13 @@ impl Inner {
 
 /// Takes a fetch off the list when it ends, however it ends. Only its own entry: a later fetch of the same block may
 /// have taken the place.
-struct Listed {
+struct SharedFetch {
     inner: Arc<Inner>,
     key: BlockKey,
     number: u64,
 }
 
-impl Drop for Listed {
+impl Drop for SharedFetch {
     fn drop(&mut self) {
         let mut state = self.inner.lock();
         if state.fetches.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
@@ -139,7 +139,7 @@ impl Drop for Listed {
 }
 
 /// Bytes that were read, and whether this broker has only just written them.
-struct Found {
+struct ReadBytes {
     pieces: Vec<Bytes>,
     own: bool,
     /// The block that the range lies in, if it was fetched and lies in one.
@@ -238,14 +238,14 @@ impl Reader {
         id: ObjectId,
         object_bytes: u64,
         range: Range<u64>,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<ReadBytes, StoreError> {
         if range.is_empty() || range.end > object_bytes {
             return Err(StoreError::invalid(format!("bytes {range:?} of {id}, which has {object_bytes}")));
         }
         let own = self.inner.lock().cache.written(id, range.clone());
         if let Some(pieces) = own {
             self.inner.metrics.observe_cache(CacheOutcome::Hit);
-            return Ok(Found { pieces, own: true, block: None });
+            return Ok(ReadBytes { pieces, own: true, block: None });
         }
         let mut pieces = Vec::new();
         let mut only = None;
@@ -263,7 +263,7 @@ impl Reader {
             only = pieces.is_empty().then_some(block);
             pieces.extend(slices);
         }
-        Ok(Found { pieces, own: false, block: only })
+        Ok(ReadBytes { pieces, own: false, block: only })
     }
 
     async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {
@@ -280,7 +280,7 @@ impl Reader {
             } else {
                 self.inner.metrics.observe_cache(CacheOutcome::Miss);
                 state.started += 1;
-                let listed = Listed { inner: Arc::clone(&self.inner), key, number: state.started };
+                let listed = SharedFetch { inner: Arc::clone(&self.inner), key, number: state.started };
                 let fetch: Fetch = fetch(listed, kind, object_bytes).boxed().shared();
                 // A fetch that nobody has polled yet always has a weak reference.
                 if let Some(weak) = fetch.downgrade() {
@@ -295,8 +295,8 @@ impl Reader {
 }
 
 /// Fetches one block into the cache.
-async fn fetch(listed: Listed, kind: ReadKind, object_bytes: u64) -> Result<Block, StoreError> {
-    let Listed { inner, key, .. } = &listed;
+async fn fetch(listed: SharedFetch, kind: ReadKind, object_bytes: u64) -> Result<Block, StoreError> {
+    let SharedFetch { inner, key, .. } = &listed;
     let range = key.range(object_bytes);
     let wanted = range.end - range.start;
     let room = inner.room(kind);

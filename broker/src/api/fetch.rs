@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{Call, Reply};
 use crate::fetch::encode::{Answer, TopicAnswer, encode};
 use crate::fetch::session::{Interest, PartitionKey, SessionFetch, SessionRequest, TopicKey};
-use crate::fetch::{Fetched, Limits, Wanted, fetch};
+use crate::fetch::{Fetched, Limits, PartitionRead, fetch};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 4..=18;
 
@@ -76,7 +76,7 @@ fn session_request(call: &Call, request: FetchRequest) -> SessionRequest {
 }
 
 /// What the session wants, with topics looked up as they are now.
-fn wanted(call: &Call, session: &SessionFetch) -> Vec<Wanted> {
+fn wanted(call: &Call, session: &SessionFetch) -> Vec<PartitionRead> {
     call.broker.replica.read(|view| {
         let resolve = |key: &TopicKey| match key {
             TopicKey::Id(id) if view.names.topic_by_id(*id).is_some() => Ok(*id),
@@ -85,7 +85,7 @@ fn wanted(call: &Call, session: &SessionFetch) -> Vec<Wanted> {
                 view.names.topic(name).map(|t| t.value.topic_id).ok_or(ResponseError::UnknownTopicOrPartition)
             }
         };
-        let wanted = session.interests.iter().map(|((key, partition), interest)| Wanted {
+        let wanted = session.interests.iter().map(|((key, partition), interest)| PartitionRead {
             topic: resolve(key),
             partition: *partition,
             offset: interest.offset,

@@ -29,7 +29,7 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 
 /// An offset and the timestamp of its record; −1 for what there is not.
-type Found = Result<(i64, i64), ResponseError>;
+type TimestampLookup = Result<(i64, i64), ResponseError>;
 
 pub(super) async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffsetsResponse {
     // Without the barrier a broker that lags would tell a consumer to start too early or too late.
@@ -58,7 +58,13 @@ pub(super) async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffs
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn look_up(call: &Call, topic: &str, partition: i32, leader_epoch: i32, timestamp: i64) -> Found {
+async fn look_up(
+    call: &Call,
+    topic: &str,
+    partition: i32,
+    leader_epoch: i32,
+    timestamp: i64,
+) -> TimestampLookup {
     let found: Option<Arc<Partition>> = call.broker.replica.read(|view| {
         let id = view.names.topic(topic)?.value.topic_id;
         view.state.partition(id, u32::try_from(partition).ok()?).cloned()
@@ -87,7 +93,7 @@ fn readable(partition: &Partition) -> impl Iterator<Item = &Range> {
 }
 
 /// The first record at or after the log start whose timestamp is at least `timestamp`.
-async fn first_at_or_after(call: &Call, partition: &Partition, timestamp: i64) -> Found {
+async fn first_at_or_after(call: &Call, partition: &Partition, timestamp: i64) -> TimestampLookup {
     for range in readable(partition).filter(|r| r.max_timestamp_ms >= timestamp) {
         if let Some(found) = first_in_range(call, partition.log_start(), range, timestamp).await? {
             return Ok(found);

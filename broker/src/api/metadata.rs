@@ -30,7 +30,7 @@ pub(super) const CLUSTER_OPERATIONS: i32 =
     (1 << 5) | (1 << 7) | (1 << 8) | (1 << 9) | (1 << 10) | (1 << 11) | (1 << 12);
 
 /// A topic as a request names it.
-enum Asked {
+enum TopicSelector {
     Name(String),
     Id(Uuid),
 }
@@ -41,19 +41,19 @@ pub(super) async fn handle(call: &Call, request: MetadataRequest) -> MetadataRes
         None => true,
         Some(topics) => topics.is_empty() && call.version == 0,
     };
-    let asked: Vec<Asked> = request
+    let asked: Vec<TopicSelector> = request
         .topics
         .iter()
         .flatten()
         .map(|t| match &t.name {
-            Some(name) => Asked::Name(name.to_string()),
-            None => Asked::Id(t.topic_id),
+            Some(name) => TopicSelector::Name(name.to_string()),
+            None => TopicSelector::Id(t.topic_id),
         })
         .collect();
     let missing: Vec<String> = broker.replica.read(|view| {
         let unknown = asked.iter().filter_map(|a| match a {
-            Asked::Name(name) => view.names.topic(name).is_none().then(|| name.clone()),
-            Asked::Id(id) => view.names.topic_by_id(*id).is_none().then(String::new),
+            TopicSelector::Name(name) => view.names.topic(name).is_none().then(|| name.clone()),
+            TopicSelector::Id(id) => view.names.topic_by_id(*id).is_none().then(String::new),
         });
         unknown.collect()
     });
@@ -70,10 +70,12 @@ pub(super) async fn handle(call: &Call, request: MetadataRequest) -> MetadataRes
             view.names.topics().values().map(|t| describe(t)).collect()
         } else {
             let found = asked.iter().map(|a| match a {
-                Asked::Name(name) => {
+                TopicSelector::Name(name) => {
                     view.names.topic(name).map_or_else(|| unknown_name(name), |t| describe(t))
                 }
-                Asked::Id(id) => view.names.topic_by_id(*id).map_or_else(|| unknown_id(*id), |t| describe(t)),
+                TopicSelector::Id(id) => {
+                    view.names.topic_by_id(*id).map_or_else(|| unknown_id(*id), |t| describe(t))
+                }
             });
             found.collect()
         };

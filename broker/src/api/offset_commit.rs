@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::Call;
 use crate::group::GroupError;
 use crate::group::classic::session::Identity;
-use crate::group::command::{Command, CommitOffsets, Committed};
+use crate::group::command::{Command, CommitOffsets, RefusedPartitions};
 use crate::group::coordinator::ask;
 use crate::group::offsets::Commit;
 use crate::topics;
@@ -108,7 +108,7 @@ fn check(
 }
 
 /// Puts the group's answer to those partitions that were not refused before it was asked.
-fn answer_taken(topics: &mut [OffsetCommitResponseTopic], answer: &Result<Committed, GroupError>) {
+fn answer_taken(topics: &mut [OffsetCommitResponseTopic], answer: &Result<RefusedPartitions, GroupError>) {
     for topic in topics {
         for partition in topic.partitions.iter_mut().filter(|p| p.error_code == 0) {
             partition.error_code = match answer {

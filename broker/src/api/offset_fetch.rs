@@ -19,7 +19,7 @@ use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicNam
 
 use super::{Call, text};
 use crate::group::GroupError;
-use crate::group::command::{Command, FetchOffsets, Found, Wanted};
+use crate::group::command::{Command, FetchOffsets, FetchedOffset, OffsetSelection};
 use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
@@ -73,15 +73,19 @@ async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchRespon
     }
 }
 
-async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result<Vec<Found>, GroupError> {
+async fn fetch(
+    call: &Call,
+    id: &str,
+    asked: &OffsetFetchRequestGroup,
+) -> Result<Vec<FetchedOffset>, GroupError> {
     let wanted = match &asked.topics {
-        None => Wanted::All,
+        None => OffsetSelection::All,
         Some(topics) => {
             let partitions = |t: &OffsetFetchRequestTopics| {
                 let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
                 (t.name.to_string(), indexes.collect())
             };
-            Wanted::These(topics.iter().map(partitions).collect())
+            OffsetSelection::These(topics.iter().map(partitions).collect())
         }
     };
     let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
@@ -91,15 +95,18 @@ async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result
 }
 
 /// The answer by topic, in the order of the question; without a question, of all that was found.
-fn topics(asked: Option<Vec<OffsetFetchRequestTopics>>, found: Vec<Found>) -> Vec<OffsetFetchResponseTopics> {
-    let mut by_topic: BTreeMap<String, BTreeMap<i32, Found>> = BTreeMap::new();
+fn topics(
+    asked: Option<Vec<OffsetFetchRequestTopics>>,
+    found: Vec<FetchedOffset>,
+) -> Vec<OffsetFetchResponseTopics> {
+    let mut by_topic: BTreeMap<String, BTreeMap<i32, FetchedOffset>> = BTreeMap::new();
     for one in found {
         if let Ok(partition) = i32::try_from(one.partition) {
             by_topic.entry(one.topic.clone()).or_default().insert(partition, one);
         }
     }
     let asked = asked.unwrap_or_else(|| {
-        let topic = |(name, found): (&String, &BTreeMap<i32, Found>)| {
+        let topic = |(name, found): (&String, &BTreeMap<i32, FetchedOffset>)| {
             OffsetFetchRequestTopics::default()
                 .with_name(TopicName(text(name.clone())))
                 .with_partition_indexes(found.keys().copied().collect())

@@ -238,12 +238,7 @@ pub const SETTINGS: &[Setting] = &[
         "ms",
         "How often background jobs look whether there is something to do",
     ),
-    setting(
-        "delete_delay_ms",
-        "600000",
-        "ms",
-        "How long an object stays after nothing refers to it any more",
-    ),
+    setting("delete_delay_ms", "600000", "ms", "Grace period before an unreferenced object is deleted"),
     setting(
         "producer_id_expiration_ms",
         "86400000",
@@ -261,8 +256,42 @@ pub(super) const PROGRAM: Program = Program {
     name: "strandline",
     version: env!("CARGO_PKG_VERSION"),
     about: "A Kafka-compatible broker whose log lives in object storage",
-    after_help: "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    after_help: "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped.\n\nMemory: buffer_bytes, cache_bytes, read_in_flight_bytes, request_memory_bytes and response_memory_bytes allow 1152 MiB together by default. Beside that the state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
     prefix: "STRANDLINE_",
     dev: Some("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"),
     settings: SETTINGS,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_what_memory_the_settings_allow_together() {
+        let budgets = [
+            "buffer_bytes",
+            "cache_bytes",
+            "read_in_flight_bytes",
+            "request_memory_bytes",
+            "response_memory_bytes",
+        ];
+        let default =
+            |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.parse::<u64>().unwrap();
+        let sum = budgets.iter().map(|key| default(key)).sum::<u64>() >> 20;
+        assert!(PROGRAM.after_help.contains(&format!("{} allow {sum} MiB", budgets[4])), "{sum} MiB");
+        // Whatever else is a budget of memory belongs into that sentence.
+        let others = [
+            "max_request_bytes",
+            "fetch_max_bytes",
+            "flush_bytes",
+            "snapshot_log_bytes",
+            "log_retention_bytes",
+            "message_max_bytes",
+            "offset_metadata_max_bytes",
+        ];
+        for setting in SETTINGS.iter().filter(|s| s.unit == "bytes" && s.key.ends_with("_bytes")) {
+            let is_known = budgets.contains(&setting.key) || others.contains(&setting.key);
+            assert!(is_known, "{} is in neither list", setting.key);
+        }
+    }
+}

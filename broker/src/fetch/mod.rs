@@ -25,7 +25,7 @@ const READS_AT_ONCE: usize = 16;
 
 /// What is wanted of one partition.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct PartitionRead {
     /// The topic, or the code that says why it is not known.
     pub(crate) topic: Result<Uuid, ResponseError>,
     pub(crate) partition: i32,
@@ -66,7 +66,7 @@ impl Fetched {
 pub(crate) async fn fetch(
     broker: &Broker,
     replies: &ConnectionReplies,
-    resolve: impl Fn() -> Vec<Wanted>,
+    resolve: impl Fn() -> Vec<PartitionRead>,
     limits: Limits,
 ) -> (Vec<Fetched>, Option<ReplyPermit>) {
     let deadline = Instant::now() + limits.max_wait;
@@ -106,7 +106,7 @@ pub(crate) async fn fetch(
 async fn read_all(
     broker: &Broker,
     replies: &ConnectionReplies,
-    wanted: &[Wanted],
+    wanted: &[PartitionRead],
     assessed: Vec<Assessment>,
     max_bytes: usize,
 ) -> (Vec<Fetched>, Option<ReplyPermit>) {

@@ -5,14 +5,14 @@ use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::state::{Range, State};
 use uuid::Uuid;
 
-use super::Wanted;
+use super::PartitionRead;
 
 /// Ranges of a partition that count as its tail: whoever reads there is not catching up.
 const TAIL_RANGES: usize = 64;
 
 /// A range to read, and the length of the object that it lies in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Planned {
+pub(super) struct PlannedRange {
     pub(super) range: Range,
     pub(super) object_bytes: u64,
     /// Whether it is near the end of the partition.
@@ -27,9 +27,9 @@ pub(super) struct Assessment {
     pub(super) high_watermark: i64,
     pub(super) last_stable: i64,
     pub(super) log_start: i64,
-    pub(super) planned: Vec<Planned>,
+    pub(super) planned: Vec<PlannedRange>,
     /// What a consumer that goes on will want next, if that lies in another object.
-    pub(super) next: Option<Planned>,
+    pub(super) next: Option<PlannedRange>,
     available: usize,
     lag_may_explain: bool,
 }
@@ -74,7 +74,7 @@ impl Assessment {
 }
 
 /// Looks at one partition.
-pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
+pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
     let topic_id = match wanted.topic {
         Ok(id) => id,
         Err(error) => return Assessment::failed(Uuid::nil(), error, true),
@@ -108,7 +108,7 @@ pub(super) fn assess(state: &State, wanted: &Wanted) -> Assessment {
     let ranges = partition.ranges();
     let tail_from = ranges.len().saturating_sub(TAIL_RANGES);
     let tail_offset = ranges.get(tail_from).map_or(0, |r| r.base_offset);
-    let plan = |range: &Range| Planned {
+    let plan = |range: &Range| PlannedRange {
         range: *range,
         object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
         tail: range.base_offset >= tail_offset,

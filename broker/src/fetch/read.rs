@@ -12,8 +12,8 @@ use strandline_storage::reader::ReadKind;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::plan::{self, Assessment, Planned};
-use super::{Fetched, Wanted};
+use super::plan::{self, Assessment, PlannedRange};
+use super::{Fetched, PartitionRead};
 use crate::Broker;
 use crate::tasks::TaskKind;
 
@@ -72,7 +72,7 @@ impl Collector {
 /// Reads one partition: up to `budget` bytes, but always the first batch; nothing if there is no budget.
 pub(super) async fn read(
     broker: &Broker,
-    wanted: &Wanted,
+    wanted: &PartitionRead,
     assessment: Assessment,
     budget: Option<usize>,
 ) -> Fetched {
@@ -120,8 +120,8 @@ fn without_records(assessment: &Assessment) -> Fetched {
 
 /// Gets the next object of a consumer that catches up while this one is being sent. What comes of it is found in the
 /// cache, or not; an error is the business of whoever really reads.
-fn read_ahead(broker: &Broker, next: &Planned) {
-    let Planned { range, object_bytes, tail } = *next;
+fn read_ahead(broker: &Broker, next: &PlannedRange) {
+    let PlannedRange { range, object_bytes, tail } = *next;
     if tail || !broker.reader.lacks(range.object, range.position) {
         return;
     }
@@ -134,7 +134,7 @@ fn read_ahead(broker: &Broker, next: &Planned) {
     });
 }
 
-fn refuse(broker: &Broker, wanted: &Wanted, assessment: &Assessment, failed: &StoreError) -> Fetched {
+fn refuse(broker: &Broker, wanted: &PartitionRead, assessment: &Assessment, failed: &StoreError) -> Fetched {
     error!(
         topic_id = %assessment.topic_id,
         partition = wanted.partition,
@@ -149,7 +149,7 @@ fn refuse(broker: &Broker, wanted: &Wanted, assessment: &Assessment, failed: &St
 async fn read_planned(
     broker: &Broker,
     offset: i64,
-    planned: &[Planned],
+    planned: &[PlannedRange],
     budget: usize,
 ) -> Result<Records, StoreError> {
     let mut collector = Collector::default();
@@ -199,9 +199,9 @@ async fn read_planned(
 
 /// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted is not known before it is
 /// read, so it does not count.
-fn within(planned: &[Planned], budget: usize) -> Vec<Planned> {
+fn within(planned: &[PlannedRange], budget: usize) -> Vec<PlannedRange> {
     let mut before = 0;
-    let fits = |(i, planned): &(usize, &Planned)| {
+    let fits = |(i, planned): &(usize, &PlannedRange)| {
         let fits = *i == 0 || before < budget as u64;
         if *i > 0 {
             before += planned.range.bytes;
@@ -214,7 +214,7 @@ fn within(planned: &[Planned], budget: usize) -> Vec<Planned> {
 /// The batches of a range, and the range that they are of.
 async fn read_range(
     broker: &Broker,
-    Planned { range, object_bytes, tail }: Planned,
+    PlannedRange { range, object_bytes, tail }: PlannedRange,
 ) -> (Range, Result<Vec<(BatchHeader, Bytes)>, StoreError>) {
     let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
     let span = range.position..range.position + range.bytes;
@@ -240,7 +240,7 @@ mod tests {
         reader: Opened,
         faults: FaultHandle,
         client: TestClient,
-        wanted: Wanted,
+        wanted: PartitionRead,
     }
 
     impl Reading {
@@ -252,7 +252,8 @@ mod tests {
             let reader = world.broker(2, &[]).await;
             let mut client = TestClient::connect(&writer.broker);
             let topic = Ok(client.create_topic("t", 1, &[]).await);
-            let wanted = Wanted { topic, partition: 0, offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
+            let wanted =
+                PartitionRead { topic, partition: 0, offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
             Self { _writer: writer, reader, faults, client, wanted }
         }
 

@@ -35,12 +35,12 @@ pub(crate) struct CommitOffsets {
 pub(crate) struct FetchOffsets {
     /// Who asks, if it is a member of a group of the new protocol.
     pub(crate) member: Option<(String, i32)>,
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: OffsetSelection,
 }
 
 /// Which offsets are wanted.
 #[derive(Debug)]
-pub(crate) enum Wanted {
+pub(crate) enum OffsetSelection {
     All,
     /// Of these partitions, by topic.
     These(Vec<(String, Vec<u32>)>),
@@ -48,7 +48,7 @@ pub(crate) enum Wanted {
 
 /// A committed offset, for an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FetchedOffset {
     pub(crate) topic: String,
     pub(crate) partition: u32,
     pub(crate) offset: i64,
@@ -57,7 +57,7 @@ pub(crate) struct Found {
 }
 
 /// What became of each partition of a commit: whether it was taken.
-pub(crate) type Committed = BTreeSet<(String, u32)>;
+pub(crate) type RefusedPartitions = BTreeSet<(String, u32)>;
 
 /// What a group can be asked.
 #[derive(Debug)]
@@ -81,12 +81,12 @@ pub(crate) enum Command {
         reply: Reply<ConsumerGroupHeartbeatResponse>,
     },
     /// Answers with the partitions whose metadata did not fit.
-    Commit(CommitOffsets, Reply<Committed>),
-    FetchOffsets(FetchOffsets, Reply<Vec<Found>>),
+    Commit(CommitOffsets, Reply<RefusedPartitions>),
+    FetchOffsets(FetchOffsets, Reply<Vec<FetchedOffset>>),
     /// Answers with the partitions that the group reads now, whose offsets stay.
     DeleteOffsets {
         partitions: Vec<(String, u32)>,
-        reply: Reply<Committed>,
+        reply: Reply<RefusedPartitions>,
     },
     Describe(Reply<Described>),
     ConsumerDescribe(i16, Reply<consumer_group_describe_response::DescribedGroup>),

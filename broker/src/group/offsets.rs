@@ -1,4 +1,4 @@
-//! Committed offsets: putting commits into what is stored, finding them, letting them expire. Pure.
+//! RefusedPartitions offsets: putting commits into what is stored, finding them, letting them expire. Pure.
 
 use std::collections::BTreeMap;
 

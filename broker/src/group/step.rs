@@ -16,7 +16,9 @@ use tracing::{debug, info};
 use super::classic::ClassicGroup;
 use super::classic::join::Join;
 use super::classic::session::{Identity, Sync};
-use super::command::{Command, CommitOffsets, Committed, FetchOffsets, Found, Reply, Wanted};
+use super::command::{
+    Command, CommitOffsets, FetchOffsets, FetchedOffset, OffsetSelection, RefusedPartitions, Reply,
+};
 use super::consumer::ConsumerGroup;
 use super::engine::Engine;
 use super::offsets::{self, Expiry};
@@ -271,7 +273,7 @@ impl GroupTask {
         });
     }
 
-    fn commit(&mut self, commit: CommitOffsets, reply: Reply<Committed>) {
+    fn commit(&mut self, commit: CommitOffsets, reply: Reply<RefusedPartitions>) {
         if let Err(error) = self.engine.check_commit(&commit.identity, commit.generation, commit.version) {
             self.answer(reply, Err(error));
             return;
@@ -279,7 +281,7 @@ impl GroupTask {
         if let Engine::Classic(group) = &mut self.engine {
             group.committed(&commit.identity.member_id, Instant::now());
         }
-        let mut too_large = Committed::new();
+        let mut too_large = RefusedPartitions::new();
         let count = commit.commits.len();
         for one in commit.commits {
             let place = (one.topic.clone(), one.partition);
@@ -291,7 +293,7 @@ impl GroupTask {
         self.answer_when_stored(reply, Ok(too_large));
     }
 
-    fn fetch_offsets(&mut self, fetch: FetchOffsets, reply: Reply<Vec<Found>>) {
+    fn fetch_offsets(&mut self, fetch: FetchOffsets, reply: Reply<Vec<FetchedOffset>>) {
         if let (Some((member_id, epoch)), Engine::Consumer(group)) = (&fetch.member, &self.engine)
             && let Err(error) = group.validate_offset_fetch(Some(member_id), *epoch)
         {
@@ -303,18 +305,19 @@ impl GroupTask {
     }
 
     /// What of the wanted offsets is stored.
-    pub(super) fn find_offsets(&self, fetch: &FetchOffsets) -> Vec<Found> {
+    pub(super) fn find_offsets(&self, fetch: &FetchOffsets) -> Vec<FetchedOffset> {
         let stored = self.offsets.stored();
-        let found =
-            |topic: &str, partition: u32, c: &strandline_metadata::values::group::CommittedOffset| Found {
+        let found = |topic: &str, partition: u32, c: &strandline_metadata::values::group::CommittedOffset| {
+            FetchedOffset {
                 topic: topic.to_owned(),
                 partition,
                 offset: c.offset,
                 leader_epoch: c.leader_epoch,
                 metadata: c.metadata.clone(),
-            };
+            }
+        };
         match &fetch.wanted {
-            Wanted::These(wanted) => wanted
+            OffsetSelection::These(wanted) => wanted
                 .iter()
                 .filter_map(|(topic, partitions)| Some((topic, self.topic_id(topic)?, partitions)))
                 .flat_map(|(topic, id, partitions)| {
@@ -322,7 +325,7 @@ impl GroupTask {
                     partitions.iter().filter_map(found)
                 })
                 .collect(),
-            Wanted::All => stored
+            OffsetSelection::All => stored
                 .iter()
                 .filter(|((topic, _), (_, value))| self.topic_id(topic) == Some(value.topic_id))
                 .flat_map(|((topic, _), (_, value))| {
@@ -332,7 +335,7 @@ impl GroupTask {
         }
     }
 
-    fn delete_offsets(&mut self, partitions: &[(String, u32)], reply: Reply<Committed>) {
+    fn delete_offsets(&mut self, partitions: &[(String, u32)], reply: Reply<RefusedPartitions>) {
         if let Err(error) = self.check_offsets_known() {
             self.answer(reply, Err(error));
             return;
@@ -349,7 +352,7 @@ impl GroupTask {
             self.answer(reply, Err(GroupError::new(ResponseError::NonEmptyGroup, why)));
             return;
         }
-        let mut kept = Committed::new();
+        let mut kept = RefusedPartitions::new();
         for (topic, partition) in partitions {
             if !is_empty && reads.as_ref().is_some_and(|reads| reads(topic)) {
                 kept.insert((topic.clone(), *partition));
@@ -390,6 +393,22 @@ impl GroupTask {
     /// What is due now and then.
     fn sweep(&mut self) {
         self.settings = super::coordinator::settings(&self.broker, &self.group);
+        self.look_at_topics();
+        let now = Instant::now();
+        if now >= self.next_offset_expiry {
+            self.next_offset_expiry = now + self.broker.config.groups.offsets_check_interval;
+            self.expire_offsets();
+        }
+    }
+
+    /// Tells the group of topics that were created, deleted, or given more partitions since the last time. Matching
+    /// patterns costs a pass over all topics, so it is done only then.
+    fn look_at_topics(&mut self) {
+        let topics = self.broker.replica.read(|view| view.names.topics().clone());
+        if topics.ptr_eq(&self.topics) {
+            return;
+        }
+        self.topics = topics;
         self.reason = "topics_changed";
         self.with_context(|task, ctx| {
             if let Engine::Consumer(group) = &mut task.engine {
@@ -397,11 +416,6 @@ impl GroupTask {
             }
         });
         self.settle();
-        let now = Instant::now();
-        if now >= self.next_offset_expiry {
-            self.next_offset_expiry = now + self.broker.config.groups.offsets_check_interval;
-            self.expire_offsets();
-        }
     }
 
     fn expire_offsets(&mut self) {

@@ -28,6 +28,7 @@ use strandline_metadata::groups::{
 };
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::limits::GROUP_WRITE_KEYS;
+use strandline_metadata::names::TopicMap;
 use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::GroupValue;
 use tokio::sync::{mpsc, oneshot};
@@ -36,7 +37,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::classic::Answer;
-use super::command::{Command, FetchOffsets, Found, Reply};
+use super::command::{Command, FetchOffsets, FetchedOffset, Reply};
 use super::consumer::ExpiredBy;
 use super::coordinator::GroupStatus;
 use super::engine::Engine;
@@ -98,7 +99,7 @@ pub(super) struct GroupTask {
     /// Answers for the next write.
     deferred: Vec<Deferred>,
     /// Questions for the next read.
-    pub(super) fetches: Vec<(FetchOffsets, Reply<Vec<Found>>)>,
+    pub(super) fetches: Vec<(FetchOffsets, Reply<Vec<FetchedOffset>>)>,
     pub(super) tickets: BTreeMap<Ticket, Waiting>,
     pub(super) next_ticket: Ticket,
     in_flight: Option<InFlight>,
@@ -109,6 +110,8 @@ pub(super) struct GroupTask {
     /// Nobody is given up before this.
     pub(super) no_expiry_before: Instant,
     pub(super) next_offset_expiry: Instant,
+    /// The topics as they were when the group was last told of a change.
+    pub(super) topics: TopicMap,
 }
 
 /// A request that waits for others.
@@ -118,15 +121,15 @@ pub(super) enum Waiting {
 }
 
 struct InFlight {
-    operation: BoxFuture<'static, Done>,
+    operation: BoxFuture<'static, StoreResult>,
     began: Instant,
     /// Whether no request may be taken meanwhile.
     blocks: bool,
     deferred: Vec<Deferred>,
-    fetches: Vec<(FetchOffsets, Reply<Vec<Found>>)>,
+    fetches: Vec<(FetchOffsets, Reply<Vec<FetchedOffset>>)>,
 }
 
-enum Done {
+enum StoreResult {
     Written {
         written: Vec<(OffsetsKey, i64)>,
         revision: i64,
@@ -233,6 +236,7 @@ impl GroupTask {
             is_turn_of_reads: false,
             no_expiry_before: now,
             next_offset_expiry: now,
+            topics: TopicMap::default(),
         };
         task.with_context(|task, ctx| {
             task.engine = Engine::from_stored(stored.value.as_ref().map(|v| &v.group), ctx);
@@ -513,7 +517,7 @@ impl GroupTask {
             };
             let answer = tokio::time::timeout(strandline_metadata::limits::BACKEND_TIMEOUT, read).await;
             let late = || BackendError::Unavailable("no answer in time".to_owned());
-            Done::Read(answer.unwrap_or_else(|_| Err(late().into())))
+            StoreResult::Read(answer.unwrap_or_else(|_| Err(late().into())))
         };
         self.in_flight = Some(InFlight {
             operation: operation.boxed(),
@@ -524,12 +528,12 @@ impl GroupTask {
         });
     }
 
-    fn done(&mut self, done: Done) -> Result<(), End> {
+    fn done(&mut self, done: StoreResult) -> Result<(), End> {
         let Some(InFlight { began, blocks, deferred, fetches, .. }) = self.in_flight.take() else {
             return Ok(());
         };
         match done {
-            Done::Written { written, revision, value_bytes, result } => {
+            StoreResult::Written { written, revision, value_bytes, result } => {
                 let bytes = u32::try_from(value_bytes).unwrap_or(u32::MAX);
                 self.next_put = self.next_put.max(began + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S);
                 self.revision = revision;
@@ -565,7 +569,7 @@ impl GroupTask {
                     }
                 }
             }
-            Done::Read(Ok(stored)) => {
+            StoreResult::Read(Ok(stored)) => {
                 let is_untouched = self.offsets.replace(stored);
                 self.offsets_known = true;
                 self.publish_all_offsets();
@@ -575,7 +579,7 @@ impl GroupTask {
                 }
                 if is_untouched { Ok(()) } else { Err(End::Replaced) }
             }
-            Done::Read(Err(error)) => {
+            StoreResult::Read(Err(error)) => {
                 debug!(group = self.group, %error, "committed offsets cannot be read");
                 for (_, reply) in fetches {
                     let unavailable = GroupError::new(ResponseError::CoordinatorNotAvailable, NO_ANSWER);
@@ -637,7 +641,7 @@ impl GroupTask {
 }
 
 /// Waits for the operation in flight; for ever if there is none. Cancellation-safe: the operation stays where it is.
-async fn operation(in_flight: &mut Option<InFlight>) -> Done {
+async fn operation(in_flight: &mut Option<InFlight>) -> StoreResult {
     match in_flight {
         Some(in_flight) => (&mut in_flight.operation).await,
         None => std::future::pending().await,
@@ -665,7 +669,7 @@ async fn write_all(
     mut revision: i64,
     put: GroupPut,
     offsets: Vec<OffsetsPut>,
-) -> Done {
+) -> StoreResult {
     let keys: &Keyspace = broker.replica.keys();
     let mut parts: Vec<(GroupPut, Vec<OffsetsPut>)> = Vec::new();
     let mut bytes = 0;
@@ -713,10 +717,10 @@ async fn write_all(
                 broker.metrics.group_written(write.offsets.len());
                 written.extend(write.offsets.into_iter().map(|p| (p.key, at)));
             }
-            Err(error) => return Done::Written { written, revision, value_bytes, result: Err(error) },
+            Err(error) => return StoreResult::Written { written, revision, value_bytes, result: Err(error) },
         }
     }
-    Done::Written { written, revision, value_bytes, result: Ok(()) }
+    StoreResult::Written { written, revision, value_bytes, result: Ok(()) }
 }
 
 /// The one mapping from a failed write to what a client hears: all of it can be tried again.

@@ -69,7 +69,7 @@ struct InFlight {
 type PutOutcome = Result<(), StoreError>;
 
 /// A flush whose PUT has ended, one way or the other.
-struct Landed {
+struct CompletedPut {
     object: ObjectId,
     time_ms: i64,
     flush: Flush,
@@ -79,9 +79,9 @@ struct Landed {
 }
 
 impl InFlight {
-    async fn landed(self) -> Landed {
+    async fn completed(self) -> CompletedPut {
         let Self { object, time_ms, flush, waiters, put } = self;
-        Landed { object, time_ms, flush, waiters, put: put.await }
+        CompletedPut { object, time_ms, flush, waiters, put: put.await }
     }
 }
 
@@ -146,7 +146,7 @@ impl Flusher {
                             salt: rng.random(),
                         };
                         *number += 1;
-                        in_flight.push_back(self.start(object, requests, reason).landed());
+                        in_flight.push_back(self.start(object, requests, reason).completed());
                         continue;
                     }
                     Err(next) => until = next,
@@ -157,7 +157,7 @@ impl Flusher {
             }
             tokio::select! {
                 biased;
-                Some(landed) = in_flight.next() => self.commit(landed).await,
+                Some(completed) = in_flight.next() => self.commit(completed).await,
                 () = self.buffer.arrived(), if until.is_some() || in_flight.len() < self.config.puts_in_flight => {}
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
             }
@@ -219,8 +219,8 @@ impl Flusher {
     }
 
     /// Queues the commit of an object that is durable, and has the waiters answered when it is decided.
-    async fn commit(&self, landed: Landed) {
-        let Landed { object, time_ms, flush, waiters, put } = landed;
+    async fn commit(&self, completed: CompletedPut) {
+        let CompletedPut { object, time_ms, flush, waiters, put } = completed;
         let failed = match put {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

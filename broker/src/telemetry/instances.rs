@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Refusal;
-use super::subscriptions::Wanted;
+use super::subscriptions::ClientSubscription;
 
 /// Clients that are remembered, as many as Kafka does. One that is forgotten may ask again at once.
 const MAX_INSTANCES: usize = 16_384;
@@ -47,7 +47,7 @@ pub(super) struct Instances {
 
 impl Instances {
     /// A client asks what is wanted of it.
-    pub(super) fn ask(&mut self, id: Uuid, wanted: &Wanted, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn ask(&mut self, id: Uuid, wanted: &ClientSubscription, now: Instant) -> Result<(), Refusal> {
         let instance = self.of(id);
         let is_news = instance.told != Some(wanted.id);
         if !is_news && !instance.may_ask && !instance.is_due(wanted.interval_ms, now) {
@@ -63,7 +63,7 @@ impl Instances {
     pub(super) fn push(
         &mut self,
         id: Uuid,
-        wanted: &Wanted,
+        wanted: &ClientSubscription,
         subscription_id: i32,
         is_last: bool,
         now: Instant,
@@ -120,8 +120,8 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
-    fn wanted(id: i32) -> Wanted {
-        Wanted { prefixes: vec!["*".to_owned()], interval_ms: 10_000, id }
+    fn wanted(id: i32) -> ClientSubscription {
+        ClientSubscription { prefixes: vec!["*".to_owned()], interval_ms: 10_000, id }
     }
 
     fn id(n: usize) -> Uuid {
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(push(INTERVAL / 2), Err(Refusal::TooEarly));
         assert_eq!(push(INTERVAL.mul_f64(0.95)), Ok(()), "a little early is in time");
         assert_eq!(push(INTERVAL), Err(Refusal::TooEarly));
-        let mut ask = |wanted: &Wanted, at: Duration| instances.ask(id(1), wanted, now + at);
+        let mut ask = |wanted: &ClientSubscription, at: Duration| instances.ask(id(1), wanted, now + at);
         assert_eq!(ask(&wanted(1), Duration::ZERO), Ok(()));
         assert_eq!(ask(&wanted(1), INTERVAL / 2), Err(Refusal::TooEarly));
         assert_eq!(ask(&wanted(2), INTERVAL / 2), Ok(()), "something else is wanted");

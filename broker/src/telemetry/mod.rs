@@ -26,7 +26,7 @@ use self::instances::Instances;
 pub(crate) use self::otlp::testing::payload;
 pub(crate) use self::series::Shown;
 use self::series::{MAX_CLIENT_SERIES, Series};
-pub(crate) use self::subscriptions::{DEFAULT_INTERVAL_MS, Peer, Wanted, check};
+pub(crate) use self::subscriptions::{ClientSubscription, DEFAULT_INTERVAL_MS, Peer, check};
 use self::subscriptions::{Subscriptions, Version};
 use crate::Broker;
 use crate::records::{self, RecordsError};
@@ -85,7 +85,7 @@ impl Telemetry {
     }
 
     /// What is wanted of a client, as far as this broker knows.
-    fn wanted(&self, broker: &Broker, peer: &Peer) -> Wanted {
+    fn wanted(&self, broker: &Broker, peer: &Peer) -> ClientSubscription {
         let version = broker.replica.read(|view| subscriptions::version(view.names.client_metrics()));
         let (known, subscriptions) = self.lock().subscriptions.clone();
         if known == version {
@@ -98,7 +98,12 @@ impl Telemetry {
     }
 
     /// Tells a client what is wanted of it.
-    pub(crate) fn ask(&self, broker: &Broker, peer: &Peer, now: Instant) -> Result<Wanted, Refusal> {
+    pub(crate) fn ask(
+        &self,
+        broker: &Broker,
+        peer: &Peer,
+        now: Instant,
+    ) -> Result<ClientSubscription, Refusal> {
         let wanted = self.wanted(broker, peer);
         self.lock().instances.ask(peer.instance_id, &wanted, now)?;
         Ok(wanted)
@@ -148,7 +153,7 @@ impl Telemetry {
 }
 
 /// The numbers of a push. What is beyond a client's share is not even collected.
-fn read(push: &Push<'_>, wanted: &Wanted) -> Result<Vec<otlp::Point>, Refusal> {
+fn read(push: &Push<'_>, wanted: &ClientSubscription) -> Result<Vec<otlp::Point>, Refusal> {
     let codec = match push.compression_type {
         0 => Compression::None,
         1 => Compression::Gzip,

@@ -140,7 +140,7 @@ impl Subscriptions {
     }
 
     /// What is wanted of a client: of all subscriptions that match it, every metric and the shortest interval.
-    pub(super) fn wanted(&self, client: &Peer) -> Wanted {
+    pub(super) fn wanted(&self, client: &Peer) -> ClientSubscription {
         let mut prefixes = BTreeSet::new();
         let mut interval_ms = DEFAULT_INTERVAL_MS;
         let mut is_matched = false;
@@ -158,13 +158,13 @@ impl Subscriptions {
         if prefixes.contains(ALL) {
             prefixes = BTreeSet::from([ALL.to_owned()]);
         }
-        Wanted::new(prefixes, interval_ms, client.instance_id)
+        ClientSubscription::new(prefixes, interval_ms, client.instance_id)
     }
 }
 
 /// What is wanted of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct ClientSubscription {
     /// Prefixes of names, `*` for all; empty for nothing.
     pub(crate) prefixes: Vec<String>,
     pub(crate) interval_ms: i32,
@@ -172,7 +172,7 @@ pub(crate) struct Wanted {
     pub(crate) id: i32,
 }
 
-impl Wanted {
+impl ClientSubscription {
     fn new(prefixes: BTreeSet<String>, interval_ms: i32, instance_id: Uuid) -> Self {
         let mut bytes = instance_id.as_bytes().to_vec();
         bytes.extend(interval_ms.to_be_bytes());

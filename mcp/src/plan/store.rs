@@ -7,7 +7,7 @@ use super::Draft;
 use crate::limits::{PLAN_TTL, PLANS_KEPT};
 
 #[derive(Debug)]
-struct Kept {
+struct StoredPlan {
     id: String,
     principal: String,
     expires_at_ms: i64,
@@ -17,7 +17,7 @@ struct Kept {
 /// The newest plans.
 #[derive(Debug, Default)]
 pub struct Plans {
-    kept: Mutex<VecDeque<Kept>>,
+    kept: Mutex<VecDeque<StoredPlan>>,
 }
 
 impl Plans {
@@ -28,7 +28,12 @@ impl Plans {
         while kept.len() >= PLANS_KEPT {
             kept.pop_front();
         }
-        kept.push_back(Kept { id: id.to_owned(), principal: principal.to_owned(), expires_at_ms, draft });
+        kept.push_back(StoredPlan {
+            id: id.to_owned(),
+            principal: principal.to_owned(),
+            expires_at_ms,
+            draft,
+        });
         expires_at_ms
     }
 

@@ -18,7 +18,7 @@ use strandline_metadata::keys::Keyspace;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::kept::Kept;
+use super::kept::CachedView;
 use super::need::Families;
 pub use super::need::Need;
 use super::view::View;
@@ -71,7 +71,7 @@ struct SharedParts {
     request_timeout: Duration,
     slots: Semaphore,
     flights: Mutex<Vec<(Need, Flight)>>,
-    kept: Mutex<Kept>,
+    kept: Mutex<CachedView>,
     health: Mutex<EtcdHealth>,
     cluster_id: Mutex<Option<String>>,
 }
@@ -135,7 +135,7 @@ impl EtcdSource {
 
     /// Reads everything whole the next time: what was read may not be of the history that etcd has now.
     pub(crate) fn forget(&self) {
-        *self.shared.kept() = Kept::default();
+        *self.shared.kept() = CachedView::default();
     }
 
     /// Reads what is needed. Whoever asks while somebody is reading that much shares the read.
@@ -180,7 +180,7 @@ impl SharedParts {
             }
             Err(error) => {
                 // What went wrong may have been etcd's end.
-                *self.kept() = Kept::default();
+                *self.kept() = CachedView::default();
                 health.error = Some(error.to_string());
                 health.failed_at_ms = Some(now_ms);
             }
@@ -188,7 +188,7 @@ impl SharedParts {
         result
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, CachedView> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -233,7 +233,7 @@ impl SharedParts {
         check_history(&mut kept, newest, answer.revision);
         // What is old is decoded anew, too.
         let before = after.map(|_| &*kept);
-        let fresh = Kept::whole(&self.families, families, at, Instant::now(), answer.kvs, before);
+        let fresh = CachedView::whole(&self.families, families, at, Instant::now(), answer.kvs, before);
         fresh.show(families, view);
         kept.adopt(families, fresh);
         Ok(at)
@@ -266,9 +266,9 @@ impl SharedParts {
 }
 
 /// Forgets everything if etcd's newest revision is older than what was known when it was asked: it has another history.
-fn check_history(kept: &mut Kept, known: Option<i64>, newest: i64) {
+fn check_history(kept: &mut CachedView, known: Option<i64>, newest: i64) {
     if known.is_some_and(|known| newest < known) {
-        *kept = Kept::default();
+        *kept = CachedView::default();
     }
 }
 

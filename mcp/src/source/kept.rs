@@ -28,15 +28,15 @@ use crate::limits::REREAD_AFTER;
 
 /// What is kept. The default is nothing.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
-    known: [Option<Known>; FAMILIES],
+pub(super) struct CachedView {
+    known: [Option<CachedFamily>; FAMILIES],
     /// What is known says this.
     view: View,
 }
 
 /// A family of keys as of a revision.
 #[derive(Debug)]
-struct Known {
+struct CachedFamily {
     revision: i64,
     /// When it was last read whole.
     whole_at: Instant,
@@ -48,7 +48,7 @@ struct Known {
 /// Keys, each with its mod revision and what it says.
 type Keys = HashMap<Bytes, (i64, Decoded)>;
 
-impl Kept {
+impl CachedView {
     /// Families, read whole at `revision`. What `before` knows already is not decoded again.
     pub(super) fn whole(
         by_family: &Families,
@@ -60,7 +60,7 @@ impl Kept {
     ) -> Self {
         let mut kept = Self::default();
         for family in families.families() {
-            let known = Known { revision, whole_at, keys: Keys::new(), unreadable: 0 };
+            let known = CachedFamily { revision, whole_at, keys: Keys::new(), unreadable: 0 };
             kept.known[family.index()] = Some(known);
         }
         for kv in kvs {
@@ -80,7 +80,7 @@ impl Kept {
 
     /// After which revision these families have to be read. `None` if they have to be read whole.
     pub(super) fn since(&self, families: Need, now: Instant) -> Option<i64> {
-        let known: Option<Vec<&Known>> =
+        let known: Option<Vec<&CachedFamily>> =
             families.families().map(|f| self.known[f.index()].as_ref()).collect();
         let known = known?;
         let is_fresh = known.iter().all(|k| now.saturating_duration_since(k.whole_at) < REREAD_AFTER);

@@ -20,7 +20,7 @@ const MAX_POINTS: i64 = 200;
 
 /// How a metric is made from what is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Made {
+enum MetricSource {
     /// Growth of a counter per second, summed up over brokers.
     Rate(&'static str),
     /// A gauge, summed up over brokers.
@@ -37,10 +37,10 @@ struct Metric {
     name: &'static str,
     unit: &'static str,
     help: &'static str,
-    made: Made,
+    made: MetricSource,
 }
 
-const fn metric(name: &'static str, unit: &'static str, help: &'static str, made: Made) -> Metric {
+const fn metric(name: &'static str, unit: &'static str, help: &'static str, made: MetricSource) -> Metric {
     Metric { name, unit, help, made }
 }
 
@@ -50,61 +50,106 @@ const METRICS: &[Metric] = &[
         "produce_records",
         "records/s",
         "records acknowledged to producers",
-        Made::Rate("produced_records"),
+        MetricSource::Rate("produced_records"),
     ),
-    metric("produce_bytes", "bytes/s", "bytes acknowledged to producers", Made::Rate("produced_bytes")),
-    metric("fetch_records", "records/s", "records sent to consumers", Made::Rate("fetched_records")),
-    metric("fetch_bytes", "bytes/s", "bytes sent to consumers", Made::Rate("fetched_bytes")),
-    metric("requests", "requests/s", "requests of clients", Made::Rate("requests")),
-    metric("produce_p50", "ms", "time of a produce request", Made::Percentile("produce_latency", 0.5)),
-    metric("produce_p99", "ms", "time of a produce request", Made::Percentile("produce_latency", 0.99)),
+    metric(
+        "produce_bytes",
+        "bytes/s",
+        "bytes acknowledged to producers",
+        MetricSource::Rate("produced_bytes"),
+    ),
+    metric("fetch_records", "records/s", "records sent to consumers", MetricSource::Rate("fetched_records")),
+    metric("fetch_bytes", "bytes/s", "bytes sent to consumers", MetricSource::Rate("fetched_bytes")),
+    metric("requests", "requests/s", "requests of clients", MetricSource::Rate("requests")),
+    metric(
+        "produce_p50",
+        "ms",
+        "time of a produce request",
+        MetricSource::Percentile("produce_latency", 0.5),
+    ),
+    metric(
+        "produce_p99",
+        "ms",
+        "time of a produce request",
+        MetricSource::Percentile("produce_latency", 0.99),
+    ),
     metric(
         "fetch_p99",
         "ms",
         "time of a fetch request, waiting included",
-        Made::Percentile("fetch_latency", 0.99),
+        MetricSource::Percentile("fetch_latency", 0.99),
     ),
     metric(
         "commit_p99",
         "ms",
         "from a durable object to its records being applied",
-        Made::Percentile("commit_latency", 0.99),
+        MetricSource::Percentile("commit_latency", 0.99),
     ),
-    metric("s3_put_rate", "requests/s", "PUTs", Made::Rate("s3_put_requests")),
-    metric("s3_get_rate", "requests/s", "GETs", Made::Rate("s3_get_requests")),
-    metric("s3_error_rate", "requests/s", "failed requests to the object store", Made::Rate("s3_errors")),
+    metric("s3_put_rate", "requests/s", "PUTs", MetricSource::Rate("s3_put_requests")),
+    metric("s3_get_rate", "requests/s", "GETs", MetricSource::Rate("s3_get_requests")),
+    metric(
+        "s3_error_rate",
+        "requests/s",
+        "failed requests to the object store",
+        MetricSource::Rate("s3_errors"),
+    ),
     metric(
         "s3_throttle_rate",
         "requests/s",
         "throttled requests to the object store",
-        Made::Rate("s3_throttled"),
+        MetricSource::Rate("s3_throttled"),
     ),
-    metric("s3_put_p50", "ms", "time of a PUT", Made::Percentile("s3_put_latency", 0.5)),
-    metric("s3_put_p99", "ms", "time of a PUT", Made::Percentile("s3_put_latency", 0.99)),
-    metric("s3_get_p99", "ms", "time of a GET", Made::Percentile("s3_get_latency", 0.99)),
-    metric("s3_put_bytes", "bytes/s", "bytes written to the object store", Made::Rate("s3_put_bytes")),
-    metric("s3_get_bytes", "bytes/s", "bytes read from the object store", Made::Rate("s3_get_bytes")),
-    metric("cache_hits", "blocks/s", "reads that the cache answered", Made::Rate("cache_hits")),
-    metric("cache_misses", "blocks/s", "reads that needed a GET", Made::Rate("cache_misses")),
-    metric("flush_failures", "flushes/s", "flushes whose records were refused", Made::Rate("flush_failures")),
+    metric("s3_put_p50", "ms", "time of a PUT", MetricSource::Percentile("s3_put_latency", 0.5)),
+    metric("s3_put_p99", "ms", "time of a PUT", MetricSource::Percentile("s3_put_latency", 0.99)),
+    metric("s3_get_p99", "ms", "time of a GET", MetricSource::Percentile("s3_get_latency", 0.99)),
+    metric(
+        "s3_put_bytes",
+        "bytes/s",
+        "bytes written to the object store",
+        MetricSource::Rate("s3_put_bytes"),
+    ),
+    metric("s3_get_bytes", "bytes/s", "bytes read from the object store", MetricSource::Rate("s3_get_bytes")),
+    metric("cache_hits", "blocks/s", "reads that the cache answered", MetricSource::Rate("cache_hits")),
+    metric("cache_misses", "blocks/s", "reads that needed a GET", MetricSource::Rate("cache_misses")),
+    metric(
+        "flush_failures",
+        "flushes/s",
+        "flushes whose records were refused",
+        MetricSource::Rate("flush_failures"),
+    ),
     metric(
         "group_rebalances",
         "rebalances/s",
         "rebalances of consumer groups",
-        Made::Rate("group_rebalances"),
+        MetricSource::Rate("group_rebalances"),
     ),
-    metric("members_expired", "members/s", "members given up as silent", Made::Rate("group_members_expired")),
-    metric("offset_commits", "commits/s", "offsets that were committed", Made::Rate("offset_commits")),
-    metric("connections", "connections", "open connections of clients", Made::Level("connections")),
-    metric("buffer_bytes", "bytes", "records buffered or being written", Made::Level("buffer_bytes")),
+    metric(
+        "members_expired",
+        "members/s",
+        "members given up as silent",
+        MetricSource::Rate("group_members_expired"),
+    ),
+    metric(
+        "offset_commits",
+        "commits/s",
+        "offsets that were committed",
+        MetricSource::Rate("offset_commits"),
+    ),
+    metric("connections", "connections", "open connections of clients", MetricSource::Level("connections")),
+    metric("buffer_bytes", "bytes", "records buffered or being written", MetricSource::Level("buffer_bytes")),
     metric(
         "watch_lag",
         "revisions",
         "commits that brokers have not applied yet",
-        Made::Level("watch_lag_revisions"),
+        MetricSource::Level("watch_lag_revisions"),
     ),
-    metric("watch_restarts", "restarts/s", "watches of etcd opened anew", Made::Rate("watch_restarts")),
-    metric("group_lag", "records", "total lag of the group group_id", Made::GroupLag),
+    metric(
+        "watch_restarts",
+        "restarts/s",
+        "watches of etcd opened anew",
+        MetricSource::Rate("watch_restarts"),
+    ),
+    metric("group_lag", "records", "total lag of the group group_id", MetricSource::GroupLag),
 ];
 
 const NAMES: [&str; METRICS.len()] = {
@@ -185,7 +230,7 @@ pub(super) async fn query_metric(call: &mut Call<'_>) -> Result<Body, ToolError>
     let interval_ms = call.observer.samples.interval_ms();
     let most = call.args.int("points").unwrap_or(60);
     let step_ms = ((window.end_ms - window.start_ms) / most).max(interval_ms);
-    let tracks: Vec<Track> = if metric.made == Made::GroupLag {
+    let tracks: Vec<Track> = if metric.made == MetricSource::GroupLag {
         let id = call.args.text("group_id").unwrap_or_default().to_owned();
         vec![group_track(call, &id).await?]
     } else {
@@ -252,27 +297,27 @@ async fn group_track(call: &mut Call<'_>, id: &str) -> Result<Track, ToolError> 
 }
 
 /// The value of a metric in a step, and how many sources it is from.
-fn point(made: Made, tracks: &[Track], step: Window, interval_ms: i64) -> (Option<f64>, usize) {
+fn point(made: MetricSource, tracks: &[Track], step: Window, interval_ms: i64) -> (Option<f64>, usize) {
     // What happened until the first sample of a step began at the last sample before it.
     let wide = Window { start_ms: step.start_ms - interval_ms * 3 / 2, ..step };
     let mut sources = 0;
     let value = match made {
-        Made::Rate(name) => {
+        MetricSource::Rate(name) => {
             let Some((column, _)) = exposition::scalar(name) else { return (None, 0) };
             let rates = tracks.iter().filter_map(|t| t.growth(column, wide)).map(|g| g.per_s());
             rates.inspect(|_| sources += 1).reduce(|a, b| a + b)
         }
-        Made::Level(name) => {
+        MetricSource::Level(name) => {
             let Some((column, _)) = exposition::scalar(name) else { return (None, 0) };
             let levels = tracks.iter().filter_map(|t| t.between(column, step).last().map(|(_, v)| *v));
             levels.inspect(|_| sources += 1).reduce(|a, b| a + b)
         }
-        Made::GroupLag => {
+        MetricSource::GroupLag => {
             let column = exposition::GROUP_LAG;
             let levels = tracks.iter().filter_map(|t| t.between(column, step).last().map(|(_, v)| *v));
             levels.inspect(|_| sources += 1).reduce(|a, b| a + b)
         }
-        Made::Percentile(name, part) => {
+        MetricSource::Percentile(name, part) => {
             let Some(histogram) = exposition::histogram(name) else { return (None, 0) };
             let mut sum = Vec::new();
             for buckets in tracks.iter().filter_map(|t| t.buckets(histogram, wide)) {

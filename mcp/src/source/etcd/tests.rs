@@ -243,7 +243,7 @@ impl Model {
         let (families, mut view) = (Families::new(keyspace()), View { revision, ..View::default() });
         for (has, range) in families.spans(need) {
             let kvs = self.history().read(&range, Some(revision)).unwrap();
-            Kept::whole(&families, has, revision, Instant::now(), kvs, None).show(has, &mut view);
+            CachedView::whole(&families, has, revision, Instant::now(), kvs, None).show(has, &mut view);
         }
         view
     }

@@ -69,7 +69,7 @@ where
             // The semaphore is never closed.
             let place = places.acquire_owned().await.ok();
             let response = service.call(request).await?;
-            Ok(response.map(|body| Body::new(Held { body, rest: Bytes::new(), _place: place })))
+            Ok(response.map(|body| Body::new(PlacedResponse { body, rest: Bytes::new(), _place: place })))
         })
     }
 }
@@ -78,14 +78,14 @@ where
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// An answer that has a place.
-struct Held {
+struct PlacedResponse {
     body: Body,
     /// What is left of the frame that was taken last.
     rest: Bytes,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for PlacedResponse {
     type Data = Bytes;
     type Error = Status;
 

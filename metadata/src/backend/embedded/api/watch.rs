@@ -79,7 +79,7 @@ struct Watching {
 }
 
 /// A watch that a client wants.
-struct Wanted {
+struct WatchRequest {
     /// 0 for any.
     id: i64,
     keys: Option<KeyRange>,
@@ -139,7 +139,7 @@ impl Watches {
             Some(PbWatchRequestUnion::CreateRequest(create)) => {
                 answer.created = true;
                 let first = if create.start_revision == 0 { revision + 1 } else { create.start_revision };
-                let wanted = Wanted {
+                let wanted = WatchRequest {
                     id: create.watch_id,
                     // No key is the first of all.
                     keys: key_range(
@@ -183,7 +183,7 @@ impl Watches {
     }
 
     /// Opens a watch, or says why not.
-    fn open(&mut self, wanted: Wanted) -> Result<(i64, EmbeddedWatch), String> {
+    fn open(&mut self, wanted: WatchRequest) -> Result<(i64, EmbeddedWatch), String> {
         let Some(keys) = wanted.keys else { return Err("mvcc: watcher range is empty".to_owned()) };
         if wanted.with_values_before {
             return Err("embedded metadata do not tell the value before an event".to_owned());

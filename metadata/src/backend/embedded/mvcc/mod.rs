@@ -74,7 +74,7 @@ enum Step<'a> {
 
 /// What [`Mvcc::events`] found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct EventRun {
     /// Events of whole revisions.
     pub(super) events: Vec<Event>,
     /// Every revision up to this one was looked at.
@@ -216,11 +216,11 @@ impl Mvcc {
         to: i64,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Found, BackendError> {
+    ) -> Result<EventRun, BackendError> {
         if from < self.oldest {
             return Err(BackendError::Compacted { oldest: self.oldest });
         }
-        let mut found = Found { events: Vec::new(), through: from - 1 };
+        let mut found = EventRun { events: Vec::new(), through: from - 1 };
         let (mut revisions, mut bytes) = (0, 0);
         // Before the first entry lies only the empty store's own revision.
         let skip = usize::try_from(from - self.first_in_history()).unwrap_or(0);
