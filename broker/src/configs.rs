@@ -16,6 +16,8 @@ use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 use crate::Broker;
 use crate::config::SETTINGS;
 use crate::group::coordinator::check_group_id;
+use crate::limits;
+use crate::limits::{CONFIG_RESOURCE_NAME_CHARS, CONFIG_VALUE_BYTES};
 use crate::telemetry;
 use crate::topic_config::{self, ConfigType, TOPIC_CONFIGS};
 use crate::topics::{self, TopicError};
@@ -26,11 +28,6 @@ pub(crate) const BROKER: i8 = 4;
 pub(crate) const BROKER_LOGGER: i8 = 8;
 pub(crate) const CLIENT_METRICS: i8 = 16;
 pub(crate) const GROUP: i8 = 32;
-
-/// Characters that the name of a client-metrics resource may have.
-const MAX_NAME_CHARS: usize = 249;
-/// Bytes that a value may have.
-const MAX_VALUE_BYTES: usize = 4 * 1024;
 
 /// Where a value comes from, by Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +99,7 @@ impl Resource {
                 Ok(()) => Ok(Self::Group(name.to_owned())),
                 Err(error) => invalid(&error.message),
             },
-            CLIENT_METRICS if name.is_empty() || name.chars().count() > MAX_NAME_CHARS => {
+            CLIENT_METRICS if name.is_empty() || name.chars().count() > CONFIG_RESOURCE_NAME_CHARS => {
                 invalid("the name of a client-metrics resource has 1 to 249 characters")
             }
             CLIENT_METRICS => Ok(Self::ClientMetrics(name.to_owned())),
@@ -317,7 +314,7 @@ pub(crate) async fn alter(
             let rules = Rules { effective: &|_| None, check: group::check, is_list: |_| false };
             let altered = rules.apply(&current, alter)?;
             group::check_together(&broker.config.groups.settings, &altered).map_err(invalid)?;
-            check_room(revision, &altered, groups, group::MAX_RESOURCES)?;
+            check_room(revision, &altered, groups, limits::GROUP_CONFIG_RESOURCES)?;
             strandline_metadata::topics::configure_group(keys, name, revision, altered)
         }
         Resource::ClientMetrics(name) => {
@@ -326,7 +323,7 @@ pub(crate) async fn alter(
             let rules =
                 Rules { effective: &|_| None, check: telemetry::check, is_list: client_metrics::is_list };
             let altered = rules.apply(&current, alter)?;
-            check_room(revision, &altered, resources, client_metrics::MAX_RESOURCES)?;
+            check_room(revision, &altered, resources, limits::CLIENT_METRICS_RESOURCES)?;
             strandline_metadata::topics::configure_client_metrics(keys, name, revision, altered)
         }
     };
@@ -367,8 +364,8 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn check(&self, name: &str, value: &str) -> Result<(), TopicError> {
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(invalid(format!("{name}: a value has at most {MAX_VALUE_BYTES} bytes")));
+        if value.len() > CONFIG_VALUE_BYTES {
+            return Err(invalid(format!("{name}: a value has at most {CONFIG_VALUE_BYTES} bytes")));
         }
         (self.check)(name, value).map_err(invalid)
     }

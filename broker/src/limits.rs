@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use strandline_metadata::limits::BACKEND_REQUEST_BYTES;
+
 // The door: what one connection may cost (server/).
 
 /// Requests of one connection that are being handled. A client that pipelines more waits at its socket.
@@ -57,3 +59,185 @@ pub(crate) const TAGGED_FIELD_BYTES: usize = 512;
 
 const _: () = assert!(DECODED_FREE_BYTES >= 16 * TAGGED_FIELD_BYTES);
 const _: () = assert!(DECODED_FREE_BYTES < DECODED_MAX_BYTES / 1024);
+
+// Writing: produce/ and api/produce.
+
+/// Unit in which the produce buffer's space is counted, in bytes: permits are 32 bits, bytes may be more.
+pub(crate) const BUFFER_UNIT: usize = 1024;
+/// No produce waits longer than this, whatever it asks for.
+pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
+
+// Reading: fetch/ and api/fetch.
+
+/// No fetch waits longer than this, whatever it asks for.
+pub(crate) const FETCH_MAX_WAIT: Duration = Duration::from_mins(1);
+/// Partitions of one fetch that are read at the same time.
+pub(crate) const PARTITION_READS_AT_ONCE: usize = 16;
+/// Objects of one partition that are read at the same time: a partition that gets little lies in very many, and each is a
+/// round trip to the store.
+pub(crate) const OBJECT_READS_AT_ONCE: usize = 8;
+/// A fetch that has something is answered after so long, with less than it might have: a partition that gets little lies in
+/// very many objects, and a client that has to wait for all of them asks again before they are read.
+pub(crate) const FETCH_READS_FOR: Duration = Duration::from_secs(2);
+/// Batches up to this size are copied behind their patched header: cheaper than another piece to send.
+pub(crate) const COPIED_BATCH_BYTES: usize = 1024;
+/// Ranges of a partition that count as its tail: whoever reads there is not catching up.
+pub(crate) const TAIL_RANGES: usize = 64;
+/// A fetch session that was used more recently than this is not evicted for a new one.
+pub(crate) const FETCH_SESSION_KEPT: Duration = Duration::from_mins(2);
+/// Partitions of one fetch session: more than a broker can serve, and a bound all the same.
+pub(crate) const FETCH_SESSION_PARTITIONS: usize = 100_000;
+/// The most that the payload of one batch may become when it is decompressed, in bytes.
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 20;
+
+// Groups: group/.
+
+/// Commands that wait for one group: whoever floods it waits, and others do not notice.
+pub(crate) const GROUP_COMMANDS: usize = 1_024;
+/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
+pub(crate) const GROUP_LOADS_PER_SWEEP: usize = 100;
+/// How often every group is looked at.
+pub(crate) const GROUP_SWEEP: Duration = Duration::from_millis(500);
+/// Characters of what a member says that are logged: as many as Kafka's own clients send of a reason.
+pub(crate) const MAX_LOGGED_CHARS: usize = 255;
+/// Commands that are taken in before something is written.
+pub(crate) const STEPS_PER_WRITE: usize = 1_000;
+/// How fast the value of one group may be written: a large group that reconciles would otherwise be written whole for
+/// each of its members, into etcd and through every broker's watch. What comes meanwhile shares the next write.
+pub(crate) const GROUP_PUT_BYTES_PER_S: u32 = 2_000_000;
+/// Requests of one group that may wait for the store.
+pub(crate) const GROUP_WAITING: usize = 4_096;
+/// Bytes of offsets that one transaction of a group writes, about. With the names of their keys and the group they fit into a
+/// request; a single key may have more.
+pub(crate) const GROUP_OFFSETS_BYTES_PER_TXN: usize = 600_000;
+/// Bytes of offsets that are written in the same transaction as the group itself.
+pub(crate) const OFFSETS_BYTES_BESIDE_GROUP: usize = 50_000;
+/// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
+/// they are heard before anybody is given up.
+pub(crate) const LATE_TIMER: Duration = Duration::from_millis(500);
+/// Bytes of metadata that the committed offsets of one key may have together: the value must fit into one request to etcd.
+pub(crate) const OFFSETS_KEY_METADATA_BYTES: usize = 600_000;
+/// A member that joins for the first time is given up if the rebalance that it waits for takes longer: a client
+/// without time-outs of its own may be gone.
+pub(crate) const NEW_MEMBER_JOIN: Duration = Duration::from_mins(5);
+/// Bytes of metadata that a member may have: the group must fit into one key.
+pub(crate) const MEMBER_METADATA_BYTES: usize = 256 * 1024;
+/// Bytes of metadata that the members of a group may have together, as it is stored: etcd takes 1.5 MiB.
+/// Whoever is too much is refused, so that those who are in it do not suffer.
+pub(crate) const GROUP_MEMBERS_BYTES: usize = 800_000;
+/// The same with the members' assignments.
+pub(crate) const GROUP_VALUE_BYTES: usize = 1_300_000;
+/// Bytes that are stored of a member beside its metadata and assignment, about.
+pub(crate) const MEMBER_OVERHEAD_BYTES: usize = 350;
+/// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one (invariant 9).
+pub(crate) const PATTERN_BYTES: usize = 128 << 10;
+/// Characters that a pattern may have.
+pub(crate) const PATTERN_CHARS: usize = 4 << 10;
+
+// Administration: api/, configs, topics.
+
+/// Partitions of one page of DescribeTopicPartitions, whatever the request asks for; Kafka's own default.
+pub(crate) const DESCRIBED_PARTITIONS_PER_PAGE: usize = 2_000;
+/// How often a deletion is tried when the topic is changed by others at the same time.
+pub(crate) const DELETE_TOPIC_ATTEMPTS: usize = 10;
+/// Producer ids in a block. What is left of a block when its broker ends is never handed out.
+pub(crate) const PRODUCER_ID_BLOCK: i64 = 1_000;
+/// How often a block is tried for when other brokers take theirs at the same time.
+pub(crate) const PRODUCER_ID_ATTEMPTS: usize = 10;
+/// The longest topic name, as in Kafka, in bytes.
+pub(crate) const TOPIC_NAME_BYTES: usize = 249;
+/// Topics that one request may create by naming them: a client that names a hundred thousand must not fill the metadata
+/// store before anybody can stop it. Whoever needs more asks again, as clients do for topics that they do not find.
+pub(crate) const TOPICS_CREATED_BY_NAMING: usize = 500;
+/// Characters that the name of a client-metrics resource may have.
+pub(crate) const CONFIG_RESOURCE_NAME_CHARS: usize = 249;
+/// Bytes that the value of a config may have.
+pub(crate) const CONFIG_VALUE_BYTES: usize = 4 * 1024;
+/// Client-metrics resources that there may be: every client that asks is matched against all of them.
+pub(crate) const CLIENT_METRICS_RESOURCES: usize = 100;
+/// Groups that may have configs of their own.
+pub(crate) const GROUP_CONFIG_RESOURCES: usize = 10_000;
+
+// Telemetry and metrics.
+
+/// Numbers that are kept of what all clients push. Whoever was heard of least recently gives way.
+pub(crate) const TELEMETRY_SERIES: usize = 2_000;
+/// Numbers that are kept of one client.
+pub(crate) const TELEMETRY_SERIES_PER_CLIENT: usize = 500;
+/// Prefixes in one subscription to client metrics.
+pub(crate) const SUBSCRIPTION_PREFIXES: usize = 200;
+/// Characters of one such prefix.
+pub(crate) const SUBSCRIPTION_PREFIX_CHARS: usize = 256;
+/// The largest metric that a client pushes, with all of its data points, in bytes.
+pub(crate) const PUSHED_METRIC_BYTES: usize = 256 << 10;
+/// Characters of a text that a client pushes.
+pub(crate) const PUSHED_TEXT_CHARS: usize = 128;
+/// Attributes of a pushed number that are shown.
+pub(crate) const PUSHED_ATTRIBUTES: usize = 8;
+/// Clients that are remembered, as many as Kafka does. One that is forgotten may ask again at once.
+pub(crate) const TELEMETRY_INSTANCES: usize = 16_384;
+/// The most that a client may push at once, as it is sent, in bytes.
+pub(crate) const MAX_PUSH_BYTES: usize = 1 << 20;
+/// The same, once decompressed.
+pub(crate) const MAX_DECOMPRESSED_PUSH_BYTES: usize = 8 << 20;
+/// Partitions that get a lag of their own (invariant 9). When there are more, topics get one; when those are too many as
+/// well, only groups do.
+pub(crate) const GROUP_LAG_SERIES: usize = 5_000;
+/// Topics that get metrics of their own; the others share the label `other` (invariant 9).
+pub(crate) const TOPIC_LABELS: usize = 1_000;
+/// Kinds of client software that get a label of their own.
+pub(crate) const SOFTWARE_LABELS: usize = 200;
+/// File descriptors that everything but the clients' connections may need: listeners, etcd, the store, the runtime.
+pub(crate) const DESCRIPTORS_OF_OTHERS: u64 = 256;
+/// Connections to the port of the metrics, out of these.
+pub(crate) const HTTP_CONNECTIONS: usize = 64;
+
+// Background work: jobs/, fsck/, run, membership.
+
+/// Partitions that one Trim record names.
+pub(crate) const TRIMMED_PARTITIONS_PER_RECORD: usize = 1_000;
+/// A clock further than this from the median of the others' decides nothing, in ms.
+pub(crate) const MAX_SKEW_MS: i64 = 30_000;
+/// Producers that one ProducersExpired record names.
+pub(crate) const EXPIRED_PRODUCERS_PER_RECORD: usize = 5_000;
+/// Producers that are watched at a time; others wait for their turn (invariant 9).
+pub(crate) const WATCHED_PRODUCERS: usize = 1_000_000;
+/// Objects that one pass deletes.
+pub(crate) const OBJECTS_DELETED_PER_PASS: usize = 1_000;
+/// Keys of one LIST when orphans are looked for.
+pub(crate) const ORPHAN_LIST_PAGE: usize = 1_000;
+/// Passes over the dead list between two listings of the bucket: a listing costs requests.
+pub(crate) const PASSES_PER_ORPHAN_LISTING: u32 = 720;
+/// An audit reads an object up to this size with one request, in bytes.
+pub(crate) const FSCK_READ_BYTES: u64 = 32 << 20;
+/// Objects that an audit reads at a time.
+pub(crate) const FSCK_READS: usize = 4;
+/// Keys of one LIST of an audit.
+pub(crate) const FSCK_LIST_PAGE: usize = 1_000;
+/// Findings of an audit that are kept with their text; further ones are counted.
+pub(crate) const FSCK_FINDINGS: usize = 1_000;
+/// How long a broker waits for its own registration to be usable before it is opened anyway.
+pub(crate) const REGISTER_WAIT: Duration = Duration::from_secs(30);
+/// Time for other brokers to hear that this one is leaving, before it turns clients away.
+pub(crate) const ANNOUNCE_PAUSE: Duration = Duration::from_millis(300);
+/// Time for what was accepted to be acknowledged, once nothing more is accepted.
+pub(crate) const FLUSH_WAIT: Duration = Duration::from_secs(30);
+/// Time for connections to send their last answers.
+pub(crate) const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Time for giving the registration back when the broker ends at once.
+pub(crate) const ABANDON_WAIT: Duration = Duration::from_millis(500);
+/// Pause before opening is tried again while a dependency does not answer: doubles from the first to the second.
+pub(crate) const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Pause before registering is tried again: doubles from the first to the second.
+pub(crate) const REGISTER_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How many keep-alives fit into the time of a lease.
+pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
+/// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
+pub(crate) const CONTROL_THREADS: usize = 2;
+
+const _: () = assert!(OFFSETS_BYTES_BESIDE_GROUP + GROUP_VALUE_BYTES < BACKEND_REQUEST_BYTES);
+const _: () = assert!(GROUP_OFFSETS_BYTES_PER_TXN + OFFSETS_KEY_METADATA_BYTES < BACKEND_REQUEST_BYTES);
+const _: () = assert!(MEMBER_METADATA_BYTES < GROUP_MEMBERS_BYTES && GROUP_MEMBERS_BYTES < GROUP_VALUE_BYTES);
+const _: () =
+    assert!(TELEMETRY_SERIES_PER_CLIENT < TELEMETRY_SERIES && MAX_PUSH_BYTES <= MAX_DECOMPRESSED_PUSH_BYTES);
+const _: () = assert!(FETCH_READS_FOR.as_secs() < FETCH_MAX_WAIT.as_secs());

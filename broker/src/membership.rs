@@ -15,12 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::Broker;
 use crate::leaders;
-
-/// Pause before registering is tried again: doubles from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-/// How many keep-alives fit into the time of a lease.
-const KEEP_ALIVES_PER_TTL: u32 = 4;
+use crate::limits::{KEEP_ALIVES_PER_TTL, REGISTER_BACKOFF};
 
 /// Why a broker must end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +62,7 @@ pub(crate) async fn run(broker: Arc<Broker>) -> MembershipEnd {
 /// Registers, however often it takes. A broker that was registered before must not push another process out: if its
 /// node id was taken meanwhile, it is the one to go.
 async fn register(broker: &Broker, was_registered: bool) -> Result<Registration, MembershipEnd> {
-    let mut backoff = BACKOFF.0;
+    let mut backoff = REGISTER_BACKOFF.0;
     loop {
         match try_register(broker, was_registered).await {
             Ok(Some(registration)) => return Ok(registration),
@@ -81,7 +76,7 @@ async fn register(broker: &Broker, was_registered: bool) -> Result<Registration,
             }
         }
         sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        backoff = (backoff * 2).min(REGISTER_BACKOFF.1);
     }
 }
 

@@ -23,12 +23,8 @@ use self::groups::GroupMetrics;
 use self::telemetry::TelemetryMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
+use crate::limits::{SOFTWARE_LABELS, TOPIC_LABELS};
 use crate::produce::FlushReason;
-
-/// Topics that get metrics of their own; the others share the label `other` (invariant 9).
-const MAX_TOPIC_LABELS: usize = 1_000;
-/// Kinds of client software that get a label of their own.
-const MAX_SOFTWARE_LABELS: usize = 200;
 
 /// Seconds, from a tenth of a millisecond to a minute.
 const SECONDS: &[f64] = &[
@@ -248,7 +244,7 @@ impl Metrics {
         if let Some(known) = topics.get(name) {
             return known.clone();
         }
-        let label = if topics.len() < MAX_TOPIC_LABELS { name } else { "other" };
+        let label = if topics.len() < TOPIC_LABELS { name } else { "other" };
         let s = &self.shared;
         let counters = TopicCounters {
             produced_records: s.produced_records.with_label_values(&[label]),
@@ -362,7 +358,7 @@ impl Metrics {
         let cut = |text: &str| text.chars().take(64).collect::<String>();
         let kind = (cut(name), cut(version));
         let mut known = self.shared.software.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(&kind) || known.len() < MAX_SOFTWARE_LABELS {
+        if known.contains(&kind) || known.len() < SOFTWARE_LABELS {
             self.shared.clients.with_label_values(&[&kind.0, &kind.1]).inc();
             known.insert(kind);
         }

@@ -1,11 +1,7 @@
 //! Patterns that clients and operators give: compiled within bounds, and matched against a whole text.
 
+use crate::limits::{PATTERN_BYTES, PATTERN_CHARS};
 use regex::bytes::{Regex, RegexBuilder};
-
-/// Memory that a compiled pattern may take, so that no client fills the broker's with one (invariant 9).
-const PATTERN_BYTES: usize = 128 << 10;
-/// Characters that a pattern may have.
-const PATTERN_CHARS: usize = 4 << 10;
 
 /// Compiles a pattern that must match the whole of a text; else a sentence why it cannot be.
 pub(crate) fn whole(pattern: &str) -> Result<Regex, String> {

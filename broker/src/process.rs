@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
 use crate::fsck::{self, Report};
+use crate::limits::CONTROL_THREADS;
 use crate::metrics::Metrics;
 use crate::run::{self, Leases, Opened, Parts, StoreOpener};
 use crate::server::{Bound, http};
@@ -71,9 +72,6 @@ struct Audit {
     /// Whether objects that records are in are read, rather than just listed.
     reads: bool,
 }
-
-/// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
-const CONTROL_THREADS: usize = 2;
 
 /// The audit could not be made.
 const NO_AUDIT: u8 = 2;

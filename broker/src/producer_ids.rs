@@ -9,13 +9,8 @@ use tokio::sync::Mutex;
 use tracing::{debug, error};
 
 use crate::Broker;
+use crate::limits::{PRODUCER_ID_ATTEMPTS, PRODUCER_ID_BLOCK};
 use crate::topics::commit;
-
-/// Ids in a block. What is left of a block when its broker ends is never handed out.
-const BLOCK: i64 = 1_000;
-
-/// How often a block is tried for when other brokers take theirs at the same time.
-const ATTEMPTS: usize = 10;
 
 /// Why there is no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +42,7 @@ impl ProducerIds {
 
 async fn take_block(broker: &Broker) -> Result<std::ops::Range<i64>, NextIdError> {
     let keys = broker.replica.keys();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..PRODUCER_ID_ATTEMPTS {
         let read = RangeRequest {
             keys: KeyRange::Key(keys.encode(&Key::ProducerIds)),
             revision: None,
@@ -68,8 +63,8 @@ async fn take_block(broker: &Broker) -> Result<std::ops::Range<i64>, NextIdError
                 }
             },
         };
-        let end = first.checked_add(BLOCK).ok_or(NextIdError::Exhausted)?;
-        match commit(broker, take_producer_ids(keys, first, mod_revision, BLOCK)).await {
+        let end = first.checked_add(PRODUCER_ID_BLOCK).ok_or(NextIdError::Exhausted)?;
+        match commit(broker, take_producer_ids(keys, first, mod_revision, PRODUCER_ID_BLOCK)).await {
             Ok(_) => return Ok(first..end),
             // Another broker took this block; the next one may be free.
             Err(CommitError::Conflict) => {}

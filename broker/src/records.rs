@@ -4,11 +4,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
+use crate::limits::MAX_PAYLOAD_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use strandline_storage::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, crc32c};
-
-/// The most that the payload of one batch may become when it is decompressed, in bytes.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 20;
 
 /// The header and framing of xerial's snappy, which Java clients write.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\x00";

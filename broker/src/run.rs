@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
+use crate::limits::{ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT};
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
@@ -32,19 +33,6 @@ use crate::server::memory::ReplyMemory;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
 use crate::{Broker, MembershipEnd, group, jobs, membership};
-
-/// How long a broker waits for its own registration to be usable before it is opened anyway.
-const REGISTER_WAIT: Duration = Duration::from_secs(30);
-/// Time for other brokers to hear that this one is leaving, before it turns clients away.
-const ANNOUNCE_PAUSE: Duration = Duration::from_millis(300);
-/// Time for what was accepted to be acknowledged, once nothing more is accepted.
-const FLUSH_WAIT: Duration = Duration::from_secs(30);
-/// Time for connections to send their last answers.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Time for giving the registration back when the broker ends at once.
-const ABANDON_WAIT: Duration = Duration::from_millis(500);
-/// Pause before opening is tried again while a dependency does not answer: doubles from the first to the second.
-const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Opens the object store of a cluster.
 pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;

@@ -11,9 +11,7 @@ use strandline_metadata::values::TopicValue;
 use uuid::Uuid;
 
 use crate::Broker;
-
-/// The longest name, as in Kafka.
-const MAX_NAME_BYTES: usize = 249;
+use crate::limits::{TOPIC_NAME_BYTES, TOPICS_CREATED_BY_NAMING};
 
 /// Names that Kafka's own brokers keep to themselves. They do not exist here, and creating them by mentioning them
 /// would make tools believe that they do.
@@ -56,7 +54,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), TopicError> {
     match name {
         "" => wrong("a topic's name is not empty"),
         "." | ".." => wrong("a topic's name is neither '.' nor '..'"),
-        _ if name.len() > MAX_NAME_BYTES => wrong("a topic's name has at most 249 characters"),
+        _ if name.len() > TOPIC_NAME_BYTES => wrong("a topic's name has at most 249 characters"),
         _ if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) => {
             wrong("a topic's name consists of ASCII letters and digits, '.', '_' and '-'")
         }
@@ -103,12 +101,8 @@ pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
     }
 }
 
-/// Topics that one request may create by naming them: a client that names a hundred thousand must not fill the metadata
-/// store before anybody can stop it. Whoever needs more asks again, as clients do for topics that they do not find.
-const CREATED_BY_NAMING: usize = 500;
-
 /// Makes sure that topics which this broker does not know really do not exist; if asked to, creates the first
-/// [`CREATED_BY_NAMING`] of them, one after the other, since one may keep the next from being created (see [`collision`]).
+/// [`TOPICS_CREATED_BY_NAMING`] of them, one after the other, since one may keep the next from being created (see [`collision`]).
 /// Whoever asked then looks again.
 pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {
     // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable answer from it.
@@ -118,7 +112,7 @@ pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: boo
     let creatable = |name: &&String| check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
     let missing: Vec<&String> = broker.replica.read(|view| {
         let missing = names.iter().filter(creatable).filter(|name| view.names.topic(name).is_none());
-        missing.take(CREATED_BY_NAMING).collect()
+        missing.take(TOPICS_CREATED_BY_NAMING).collect()
     });
     for name in missing {
         if let Err(error) = create_by_name(broker, name).await {

@@ -14,12 +14,10 @@ use strandline_metadata::names::TopicInfo;
 use uuid::Uuid;
 
 use super::{Call, text};
+use crate::limits::DELETE_TOPIC_ATTEMPTS;
 use crate::topics::{self, TopicError};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=6;
-
-/// How often a deletion is tried when the topic is changed by others at the same time.
-const ATTEMPTS: usize = 10;
 
 pub(super) async fn handle(call: &Call, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let is_current = call.broker.replica.barrier().await.is_ok();
@@ -70,7 +68,7 @@ async fn delete(
             None => view.names.topic_by_id(id).cloned(),
         })
     };
-    for _ in 0..ATTEMPTS {
+    for _ in 0..DELETE_TOPIC_ATTEMPTS {
         let topic = find();
         let code = if name.is_some() {
             ResponseError::UnknownTopicOrPartition

@@ -16,12 +16,10 @@ use kafka_protocol::messages::{
 
 use super::{Call, text};
 use crate::leaders::Leaders;
+use crate::limits::DESCRIBED_PARTITIONS_PER_PAGE;
 use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
-
-/// Partitions of one page, whatever the request asks for; Kafka's own default.
-const MAX_PAGE: usize = 2_000;
 
 pub(super) async fn handle(
     call: &Call,
@@ -34,7 +32,9 @@ pub(super) async fn handle(
     if !missing.is_empty() {
         topics::learn(broker, &missing, false).await;
     }
-    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, MAX_PAGE);
+    let limit = usize::try_from(request.response_partition_limit)
+        .unwrap_or(0)
+        .clamp(1, DESCRIBED_PARTITIONS_PER_PAGE);
     let start =
         request.cursor.map(|c| (c.topic_name.to_string(), u32::try_from(c.partition_index).unwrap_or(0)));
     broker.replica.read(|view| {

@@ -19,17 +19,15 @@ use super::{Call, Reply};
 use crate::fetch::encode::{Answer, TopicAnswer, encode};
 use crate::fetch::session::{Interest, PartitionKey, SessionFetch, SessionRequest, TopicKey};
 use crate::fetch::{Fetched, Limits, PartitionRead, fetch};
+use crate::limits::FETCH_MAX_WAIT;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 4..=18;
-
-/// No fetch waits longer than this, whatever it asks for.
-const MAX_WAIT: Duration = Duration::from_mins(1);
 
 pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
     let limits = Limits {
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(call.broker.config.fetch_max_bytes),
-        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(FETCH_MAX_WAIT),
     };
     let session = match call.broker.fetch_sessions.begin(session_request(&call, request)) {
         Ok(session) => session,

@@ -33,7 +33,7 @@ pub(super) async fn handle(
             .with_subscription_id(wanted.id)
             .with_accepted_compression_types(telemetry::CODECS.to_vec())
             .with_push_interval_ms(wanted.interval_ms)
-            .with_telemetry_max_bytes(i32::try_from(telemetry::MAX_PUSH_BYTES).unwrap_or(i32::MAX))
+            .with_telemetry_max_bytes(i32::try_from(crate::limits::MAX_PUSH_BYTES).unwrap_or(i32::MAX))
             .with_delta_temporality(true)
             .with_requested_metrics(wanted.prefixes.into_iter().map(text).collect()),
         Err(refusal) => GetTelemetrySubscriptionsResponse::default().with_error_code(code(refusal).code()),

@@ -21,13 +21,11 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{Call, PendingReply, text};
+use crate::limits::PRODUCE_MAX_WAIT;
 use crate::produce::{Accepted, Entry, EntryResult, Invalid, ProduceError, TopicRules, validate};
 use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 3..=13;
-
-/// No request waits longer than this, whatever it asks for.
-const MAX_WAIT: Duration = Duration::from_mins(2);
 
 /// One partition of the answer, until the flush is decided.
 #[derive(Debug)]
@@ -53,8 +51,8 @@ struct Topic {
 
 /// Validates the request and puts it into the buffer; what is left is to wait for the acknowledgement.
 pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
-    let deadline =
-        Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_WAIT);
+    let deadline = Instant::now()
+        + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(PRODUCE_MAX_WAIT);
     let acks = request.acks;
     let mut entries = Vec::new();
     let mut answer = lay_out(&call, request, &mut entries).await;

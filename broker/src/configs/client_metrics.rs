@@ -6,9 +6,6 @@ use super::{Entry, Source};
 use crate::telemetry::DEFAULT_INTERVAL_MS;
 use crate::topic_config::ConfigType;
 
-/// Client-metrics resources that there may be: every client that asks is matched against all of them.
-pub(super) const MAX_RESOURCES: usize = 100;
-
 /// Name, type, what it is for.
 const CONFIGS: [(&str, ConfigType, &str); 3] = [
     (

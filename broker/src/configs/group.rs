@@ -12,9 +12,6 @@ use crate::config::SETTINGS;
 use crate::group::GroupSettings;
 use crate::topic_config::ConfigType;
 
-/// Groups that may have configs of their own.
-pub(super) const MAX_RESOURCES: usize = 10_000;
-
 const SESSION_TIMEOUT_MS: &str = "consumer.session.timeout.ms";
 const HEARTBEAT_INTERVAL_MS: &str = "consumer.heartbeat.interval.ms";
 

@@ -18,10 +18,8 @@ use uuid::Uuid;
 use self::plan::Assessment;
 pub(crate) use self::read::Records;
 use crate::Broker;
+use crate::limits::PARTITION_READS_AT_ONCE;
 use crate::server::memory::{ConnectionReplies, ReplyPermit};
-
-/// Partitions of one fetch that are read at the same time.
-const READS_AT_ONCE: usize = 16;
 
 /// What is wanted of one partition.
 #[derive(Clone, Debug)]
@@ -125,5 +123,5 @@ async fn read_all(
     });
     // Budgets are dealt out in order, before anything is read.
     let reads: Vec<_> = reads.collect();
-    (futures::stream::iter(reads).buffered(READS_AT_ONCE).collect().await, Some(memory))
+    (futures::stream::iter(reads).buffered(PARTITION_READS_AT_ONCE).collect().await, Some(memory))
 }

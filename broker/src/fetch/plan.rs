@@ -6,9 +6,7 @@ use strandline_metadata::state::{Range, State};
 use uuid::Uuid;
 
 use super::PartitionRead;
-
-/// Ranges of a partition that count as its tail: whoever reads there is not catching up.
-const TAIL_RANGES: usize = 64;
+use crate::limits::TAIL_RANGES;
 
 /// A range to read, and the length of the object that it lies in.
 #[derive(Clone, Copy, Debug)]

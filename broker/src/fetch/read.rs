@@ -1,7 +1,5 @@
 //! Reading what was planned, and giving each batch its offset.
 
-use std::time::Duration;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt as _;
 use kafka_protocol::error::ResponseError;
@@ -15,18 +13,8 @@ use tracing::{debug, error, warn};
 use super::plan::{self, Assessment, PlannedRange};
 use super::{Fetched, PartitionRead};
 use crate::Broker;
+use crate::limits::{COPIED_BATCH_BYTES, FETCH_READS_FOR, OBJECT_READS_AT_ONCE};
 use crate::tasks::TaskKind;
-
-/// Batches up to this size are copied behind their patched header: cheaper than another piece to send.
-const COPY_BYTES: usize = 1024;
-
-/// A fetch that has something is answered after so long, with less than it might have: a partition that gets little lies in
-/// very many objects, and a client that has to wait for all of them asks again before they are read.
-const READ_FOR: Duration = Duration::from_secs(2);
-
-/// Objects of one partition that are read at the same time: a partition that gets little lies in very many, and each is a
-/// round trip to the store.
-const READS_AT_ONCE: usize = 8;
 
 /// Bytes of the prefix that is patched: base offset, length, leader epoch.
 const PREFIX_BYTES: usize = 16;
@@ -53,7 +41,7 @@ impl Collector {
         self.records.count += u64::try_from(count).unwrap_or(0);
         self.scratch.put_slice(&prefix);
         let rest = batch.slice(PREFIX_BYTES..);
-        if rest.len() <= COPY_BYTES {
+        if rest.len() <= COPIED_BATCH_BYTES {
             self.scratch.put_slice(&rest);
         } else {
             self.records.pieces.push(self.scratch.split().freeze());
@@ -153,9 +141,9 @@ async fn read_planned(
     budget: usize,
 ) -> Result<Records, StoreError> {
     let mut collector = Collector::default();
-    let until = Instant::now() + READ_FOR;
+    let until = Instant::now() + FETCH_READS_FOR;
     let reads = within(planned, budget).into_iter().map(|planned| read_range(broker, planned));
-    let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+    let mut reads = futures::stream::iter(reads).buffered(OBJECT_READS_AT_ONCE);
     'ranges: while let Some((range, read)) = reads.next().await {
         let batches = match read {
             Ok(batches) => batches,
@@ -304,14 +292,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fetch_does_not_wait_for_every_one_of_many_slow_objects() {
         let mut reading = Reading::new().await;
-        let at_once = READS_AT_ONCE as u64;
+        let at_once = OBJECT_READS_AT_ONCE as u64;
         for _ in 0..at_once * 3 {
             reading.produce().await;
         }
-        let slow = READ_FOR * 2 / 5;
-        reading
-            .faults
-            .set(FaultPlan { delay: slow..slow + Duration::from_millis(1), ..FaultPlan::default() });
+        let slow = FETCH_READS_FOR * 2 / 5;
+        reading.faults.set(FaultPlan {
+            delay: slow..slow + std::time::Duration::from_millis(1),
+            ..FaultPlan::default()
+        });
         let assessment = reading.assess().await;
         let fetched = reading.read(assessment).await;
         assert_eq!(

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use rand::rngs::StdRng;
@@ -15,12 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Fetched;
-
-/// A session that was used more recently than this is not evicted for a new one.
-const KEEP: Duration = Duration::from_mins(2);
-
-/// Partitions of one session: more than a broker can serve, and a bound all the same.
-const MAX_PARTITIONS: usize = 100_000;
+use crate::limits::{FETCH_SESSION_KEPT, FETCH_SESSION_PARTITIONS};
 
 /// A topic as the client names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +129,7 @@ impl FetchSessions {
         for (key, interest) in interests {
             if let Some(known) = session.partitions.get_mut(&key) {
                 known.interest = interest;
-            } else if session.partitions.len() < MAX_PARTITIONS {
+            } else if session.partitions.len() < FETCH_SESSION_PARTITIONS {
                 session.partitions.insert(key.clone(), Remembered { interest, sent: None });
                 session.order.push_back(key);
             } else {
@@ -180,14 +174,14 @@ impl FetchSessions {
 impl Inner {
     /// A new session, or 0 if there is no room for it.
     fn create(&mut self, interests: &[(PartitionKey, Interest)], limit: usize) -> i32 {
-        if interests.is_empty() || interests.len() > MAX_PARTITIONS || limit == 0 {
+        if interests.is_empty() || interests.len() > FETCH_SESSION_PARTITIONS || limit == 0 {
             return 0;
         }
         let now = Instant::now();
         if self.sessions.len() >= limit {
             let oldest = self.sessions.iter().min_by_key(|(_, s)| s.used).map(|(&id, s)| (id, s.used));
             match oldest {
-                Some((id, used)) if now.saturating_duration_since(used) >= KEEP => {
+                Some((id, used)) if now.saturating_duration_since(used) >= FETCH_SESSION_KEPT => {
                     self.sessions.remove(&id);
                 }
                 _ => return 0,
@@ -281,7 +275,7 @@ mod tests {
         let first = new();
         assert!(first > 0);
         assert_eq!(new(), 0);
-        tokio::time::advance(KEEP).await;
+        tokio::time::advance(FETCH_SESSION_KEPT).await;
         assert!(new() > 0);
         assert_eq!(sessions.len(), 1);
     }

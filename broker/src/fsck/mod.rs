@@ -32,13 +32,7 @@ use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::{ObjectMeta, Store};
 
 use self::object::Expected;
-
-/// Objects that are read at a time.
-const READS: usize = 4;
-/// Keys of one LIST.
-const LIST_PAGE: usize = 1_000;
-/// Findings that are kept with their text; further ones are counted.
-const MAX_FINDINGS: usize = 1_000;
+use crate::limits::{FSCK_FINDINGS, FSCK_LIST_PAGE, FSCK_READS};
 
 /// Objects with which something is wrong, and what.
 type Suspects = Vec<(ObjectId, String)>;
@@ -104,7 +98,7 @@ impl Report {
     }
 
     fn add(&mut self, finding: Finding) {
-        if self.findings.len() < MAX_FINDINGS {
+        if self.findings.len() < FSCK_FINDINGS {
             self.findings.push(finding);
         } else {
             self.further_findings += 1;
@@ -266,7 +260,7 @@ async fn examine_listing(
     let mut after: Option<ObjectKey> = None;
     loop {
         let page: Vec<ObjectMeta> =
-            store.list("", after.as_ref(), LIST_PAGE).await.map_err(FsckError::List)?;
+            store.list("", after.as_ref(), FSCK_LIST_PAGE).await.map_err(FsckError::List)?;
         for meta in &page {
             let Some(id) = meta.key.as_wal() else {
                 report.foreign += u64::from(meta.key.as_snapshot().is_none());
@@ -306,7 +300,7 @@ async fn examine_objects(state: &State, store: &Arc<dyn Store>, report: &mut Rep
         let bytes = state.objects().get(&id)?.bytes;
         Some(async move { (id, bytes, object::check(store.as_ref(), id, bytes, ranges).await) })
     });
-    let mut checks = futures::stream::iter(checks).buffer_unordered(READS);
+    let mut checks = futures::stream::iter(checks).buffer_unordered(FSCK_READS);
     let mut wrong = Vec::new();
     while let Some((id, bytes, checked)) = checks.next().await {
         match checked {

@@ -1,14 +1,12 @@
 //! One object: its bytes against its own index, and against what the log says is in it.
 
+use crate::limits::FSCK_READ_BYTES;
 use bytes::Bytes;
 use strandline_metadata::state::Range;
 use strandline_storage::format::batch;
 use strandline_storage::format::segment::{self, SegmentRange};
 use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::Store;
-
-/// An object up to this size is read with one request.
-const ONE_READ_BYTES: u64 = 32 << 20;
 
 /// What the log says is in an object.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +30,7 @@ pub(super) async fn check(
             return Err(format!("{} and {} lie in the same bytes of it", describe(one), describe(next)));
         }
     }
-    let (whole, index) = if size <= ONE_READ_BYTES {
+    let (whole, index) = if size <= FSCK_READ_BYTES {
         let whole = store.get(&key, None).await.map_err(|e| e.to_string())?;
         if whole.len() as u64 != size {
             return Err(format!("it has {} bytes instead of {size}", whole.len()));

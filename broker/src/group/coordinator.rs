@@ -15,16 +15,11 @@ use uuid::Uuid;
 
 use super::command::{Command, Reply};
 use super::task;
-use super::{GroupError, GroupSettings, step};
+use super::{GroupError, GroupSettings};
 use crate::leaders::Leaders;
+use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP};
 use crate::tasks::TaskKind;
 use crate::{Broker, configs};
-
-/// Commands that wait for one group: whoever floods it waits, and others do not notice.
-const COMMANDS: usize = 1_024;
-
-/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
-const LOADS: usize = 100;
 
 /// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked at where it is.
 #[derive(Debug, Default)]
@@ -156,7 +151,7 @@ pub(crate) async fn list(broker: &Arc<Broker>) -> Result<Vec<Listed>, GroupError
             _ => Ok(()),
         }
     };
-    futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(LOADS, load).await?;
+    futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(GROUP_LOADS_PER_SWEEP, load).await?;
     let mut listed = Vec::new();
     broker.groups.each(|id, group| {
         let (state, kind, protocol_type) = (group.state, group.kind, group.protocol_type.clone());
@@ -230,7 +225,7 @@ fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, Gr
             return Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why));
         }
     }
-    let (sender, receiver) = mpsc::channel(COMMANDS);
+    let (sender, receiver) = mpsc::channel(GROUP_COMMANDS);
     let status = Arc::new(Mutex::new(GroupStatus::default()));
     let own = task::run(broker.clone(), group.to_owned(), session, receiver, status.clone());
     broker.tasks.start(TaskKind::Background, "group", own);
@@ -242,7 +237,7 @@ fn handle(broker: &Arc<Broker>, group: &str) -> Result<mpsc::Sender<Command>, Gr
 /// is known also when nobody asks; those that moved away end.
 pub(crate) async fn run(broker: Arc<Broker>) {
     loop {
-        sleep(step::SWEEP).await;
+        sleep(GROUP_SWEEP).await;
         let own = own_groups(&broker);
         let loaded: BTreeSet<String> = {
             let mut loaded = broker.groups.lock();
@@ -253,7 +248,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
             loaded.keys().cloned().collect()
         };
-        for group in own.iter().filter(|g| !loaded.contains(*g)).take(LOADS) {
+        for group in own.iter().filter(|g| !loaded.contains(*g)).take(GROUP_LOADS_PER_SWEEP) {
             if handle(&broker, group).is_err() {
                 break;
             }

@@ -8,6 +8,7 @@ use strandline_metadata::values::group::{CommittedOffset, OFFSETS_PER_KEY, Offse
 use uuid::Uuid;
 
 use super::Topics;
+use crate::limits::OFFSETS_KEY_METADATA_BYTES;
 
 /// One partition's commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +26,6 @@ pub(crate) type Unsaved = BTreeMap<OffsetsKey, Option<OffsetsValue>>;
 pub(crate) fn key_of(topic: &str, partition: u32) -> OffsetsKey {
     (topic.to_owned(), partition / OFFSETS_PER_KEY)
 }
-
-/// Metadata that the partitions of one key may have together: the value must fit into one request to etcd.
-const MAX_KEY_METADATA_BYTES: usize = 600_000;
 
 /// The offsets of one group: what is stored, what is on its way, and what waits.
 #[derive(Debug, Default)]
@@ -81,7 +79,7 @@ impl Offsets {
             let others =
                 current.into_iter().flat_map(|v| &v.partitions).filter(|(p, _)| **p != commit.partition);
             let bytes: usize = others.map(|(_, c)| json_bytes(&c.metadata)).sum();
-            if bytes + json_bytes(&commit.committed.metadata) > MAX_KEY_METADATA_BYTES {
+            if bytes + json_bytes(&commit.committed.metadata) > OFFSETS_KEY_METADATA_BYTES {
                 return false;
             }
         }

@@ -1,7 +1,5 @@
 //! One command after the other: what each means for a group of either protocol.
 
-use std::time::Duration;
-
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
@@ -25,6 +23,7 @@ use super::offsets::{self, Expiry};
 use super::task::{GroupTask, Waiting};
 use super::topics::BrokerTopics;
 use super::{Context, GroupError, Sender};
+use crate::limits::{MAX_LOGGED_CHARS, MAX_SKEW_MS};
 
 impl GroupTask {
     /// Takes one command in.
@@ -496,15 +495,6 @@ impl GroupTask {
         status.has_offsets = true;
     }
 }
-
-/// A clock that differs by more from the other brokers' decides nothing.
-const MAX_SKEW_MS: i64 = 30_000;
-
-/// How often every group is looked at.
-pub(super) const SWEEP: Duration = Duration::from_millis(500);
-
-/// Characters of what a member says that are logged: as many as Kafka's own clients send of a reason.
-const MAX_LOGGED_CHARS: usize = 255;
 
 /// The beginning of a text.
 fn cut(text: &str, chars: usize) -> &str {

@@ -44,27 +44,10 @@ use super::engine::Engine;
 use super::offsets::{self, Offsets};
 use super::{Context, GroupError, GroupSettings, Ticket, topics::BrokerTopics};
 use crate::Broker;
-
-/// Commands that are taken in before something is written.
-const STEPS_PER_WRITE: usize = 1_000;
-
-/// How fast the value of one group may be written: a large group that reconciles would otherwise be written whole for
-/// each of its members, into etcd and through every broker's watch. What comes meanwhile shares the next write.
-const PUT_BYTES_PER_S: u32 = 2_000_000;
-
-/// Requests of one group that may wait for the store.
-const WAITING: usize = 4_096;
-
-/// Offsets that one transaction of a group writes, about. With the names of their keys and the group they fit into a
-/// request; a single key may have more.
-const MAX_PART_BYTES: usize = 600_000;
-
-/// Offsets that are written in the same transaction as the group itself.
-const MAX_BYTES_BESIDE_GROUP: usize = 50_000;
-
-/// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
-/// they are heard before anybody is given up.
-const LATE: Duration = Duration::from_millis(500);
+use crate::limits::{
+    GROUP_OFFSETS_BYTES_PER_TXN, GROUP_PUT_BYTES_PER_S, GROUP_WAITING, LATE_TIMER,
+    OFFSETS_BYTES_BESIDE_GROUP, STEPS_PER_WRITE,
+};
 
 /// Why nothing can be said of a group now.
 const NO_ANSWER: &str = "the metadata store does not answer";
@@ -305,7 +288,7 @@ impl GroupTask {
     fn is_full(&self) -> bool {
         // As many may have been deferred to the write that is on its way, and as many may have joined them since.
         let joined = self.in_flight.as_ref().map_or(0, |f| f.deferred.len());
-        self.deferred.len() + self.fetches.len() >= WAITING || joined >= 2 * WAITING
+        self.deferred.len() + self.fetches.len() >= GROUP_WAITING || joined >= 2 * GROUP_WAITING
     }
 
     /// Nothing is stored and nobody waits: the next request makes a new task.
@@ -440,8 +423,8 @@ impl GroupTask {
 
     fn expire_members(&mut self, deadline: Instant) {
         let now = Instant::now();
-        if now > deadline + LATE && now >= self.no_expiry_before + LATE {
-            self.no_expiry_before = now + LATE;
+        if now > deadline + LATE_TIMER && now >= self.no_expiry_before + LATE_TIMER {
+            self.no_expiry_before = now + LATE_TIMER;
             return;
         }
         let expired = self.with_context(|task, ctx| match &mut task.engine {
@@ -535,7 +518,8 @@ impl GroupTask {
         match done {
             StoreResult::Written { written, revision, value_bytes, result } => {
                 let bytes = u32::try_from(value_bytes).unwrap_or(u32::MAX);
-                self.next_put = self.next_put.max(began + Duration::from_secs(1) * bytes / PUT_BYTES_PER_S);
+                self.next_put =
+                    self.next_put.max(began + Duration::from_secs(1) * bytes / GROUP_PUT_BYTES_PER_S);
                 self.revision = revision;
                 self.offsets.saved(&written);
                 self.offsets.end_save(false);
@@ -677,7 +661,9 @@ async fn write_all(
         let more = one.value.as_ref().map_or(0, offsets::stored_bytes);
         bytes += more;
         match parts.last_mut() {
-            Some((_, part)) if part.len() < GROUP_WRITE_KEYS && bytes <= MAX_PART_BYTES => part.push(one),
+            Some((_, part)) if part.len() < GROUP_WRITE_KEYS && bytes <= GROUP_OFFSETS_BYTES_PER_TXN => {
+                part.push(one);
+            }
             _ => {
                 bytes = more;
                 parts.push((GroupPut::Keep, vec![one]));
@@ -685,7 +671,7 @@ async fn write_all(
         }
     }
     // A group may be large itself.
-    let is_much = parts.len() > 1 || bytes > MAX_BYTES_BESIDE_GROUP;
+    let is_much = parts.len() > 1 || bytes > OFFSETS_BYTES_BESIDE_GROUP;
     if is_much && matches!(put, GroupPut::Put(_)) {
         parts.insert(0, (GroupPut::Keep, Vec::new()));
     }

@@ -12,13 +12,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::Broker;
+use crate::limits::{EXPIRED_PRODUCERS_PER_RECORD, WATCHED_PRODUCERS};
 use crate::topics::commit;
-
-/// Producers in one record.
-const PER_RECORD: usize = 5_000;
-
-/// Producers that are watched at a time; others wait for their turn (invariant 9).
-const MAX_WATCHED: usize = 1_000_000;
 
 /// A producer in a partition, and the base offset of its newest batch.
 type Seen = (Uuid, u32, i64);
@@ -62,7 +57,8 @@ impl ProducerExpiry {
                 last_base_offset: last.cast_unsigned(),
             })
             .collect();
-        let mut records: Vec<Vec<ExpiredProducer>> = expired.chunks(PER_RECORD).map(<[_]>::to_vec).collect();
+        let mut records: Vec<Vec<ExpiredProducer>> =
+            expired.chunks(EXPIRED_PRODUCERS_PER_RECORD).map(<[_]>::to_vec).collect();
         if ids_below > 0 && records.is_empty() {
             records.push(Vec::new());
         }
@@ -82,7 +78,7 @@ impl ProducerExpiry {
                 for (number, partition) in (0..).zip(topic.partitions()) {
                     for (&producer_id, producer) in partition.producers() {
                         let last = producer.batches.last().map_or(0, |b| b.base_offset);
-                        if present.len() < MAX_WATCHED {
+                        if present.len() < WATCHED_PRODUCERS {
                             present.insert((topic_id, number, producer_id), last);
                         }
                     }

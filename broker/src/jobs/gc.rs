@@ -18,14 +18,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::Broker;
+use crate::limits::{OBJECTS_DELETED_PER_PASS, ORPHAN_LIST_PAGE, PASSES_PER_ORPHAN_LISTING};
 use crate::topics::commit;
-
-/// Objects that one pass deletes.
-const PER_PASS: usize = 1_000;
-/// Keys of one LIST.
-const LIST_PAGE: usize = 1_000;
-/// Passes over the dead list between two listings of the bucket: a listing costs requests.
-const PASSES_PER_LISTING: u32 = 720;
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +46,7 @@ pub(super) struct Collector {
 impl Collector {
     pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), GcError> {
         self.delete_dead(broker).await?;
-        if self.passes.is_multiple_of(PASSES_PER_LISTING) {
+        if self.passes.is_multiple_of(PASSES_PER_ORPHAN_LISTING) {
             self.listing = true;
         }
         self.passes = self.passes.wrapping_add(1);
@@ -82,7 +76,7 @@ impl Collector {
             broker.config.delete_delay
         };
         let due = self.ripe_since.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= delay);
-        let due: Vec<ObjectId> = due.map(|(&object, _)| object).take(PER_PASS).collect();
+        let due: Vec<ObjectId> = due.map(|(&object, _)| object).take(OBJECTS_DELETED_PER_PASS).collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -100,7 +94,8 @@ impl Collector {
 
     /// Looks at one page of the bucket.
     async fn collect_orphans(&mut self, broker: &Broker) -> Result<(), GcError> {
-        let page = broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), LIST_PAGE).await?;
+        let page =
+            broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
         let unknown = || -> Vec<ObjectId> {

@@ -10,14 +10,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::Broker;
+use crate::limits::{MAX_SKEW_MS, TRIMMED_PARTITIONS_PER_RECORD};
 use crate::topic_config::Effective;
 use crate::topics::commit;
-
-/// A clock further than this from the median of the others' decides nothing, in ms.
-const MAX_SKEW_MS: i64 = 30_000;
-
-/// Partitions in one record.
-const PARTITIONS_PER_RECORD: usize = 1_000;
 
 /// Trims whatever is due.
 pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
@@ -46,7 +41,7 @@ pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
         }
         due
     });
-    for partitions in due.chunks(PARTITIONS_PER_RECORD) {
+    for partitions in due.chunks(TRIMMED_PARTITIONS_PER_RECORD) {
         let trim = Trim { partitions: partitions.to_vec() };
         commit(broker, Change { body: Some(Body::Trim(trim)), ..Change::default() }).await?;
         info!(partitions = partitions.len(), "old records are gone by retention");

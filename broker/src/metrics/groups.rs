@@ -7,10 +7,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 use super::Registrar;
 use crate::Broker;
 use crate::group::coordinator::GroupStatus;
-
-/// Partitions that get a lag of their own (invariant 9). When there are more, topics get one; when those are too many as
-/// well, only groups do.
-const MAX_LAGS: usize = 5_000;
+use crate::limits::GROUP_LAG_SERIES;
 
 /// The label of what is summed up.
 const ALL: &str = "all";
@@ -89,7 +86,7 @@ impl GroupMetrics {
         broker.groups.each(|group, status| {
             self.groups.with_label_values(&[status.kind, status.state]).inc();
             let members = i64::try_from(status.members).unwrap_or(i64::MAX);
-            if index < MAX_LAGS {
+            if index < GROUP_LAG_SERIES {
                 self.members.with_label_values(&[group, status.kind, status.state]).set(members);
             }
             index += 1;
@@ -107,7 +104,7 @@ impl GroupMetrics {
             });
         });
         // Groups may have come since they were counted.
-        for ((group, topic, partition), lag) in lags.into_iter().take(MAX_LAGS) {
+        for ((group, topic, partition), lag) in lags.into_iter().take(GROUP_LAG_SERIES) {
             self.lag.with_label_values(&[group, topic, partition]).set(lag);
         }
     }
@@ -133,8 +130,8 @@ impl Level {
             partitions += status.committed.values().map(|(_, offsets)| offsets.len()).sum::<usize>();
         });
         match (partitions, topics) {
-            (..=MAX_LAGS, _) => Self::Partition,
-            (_, ..=MAX_LAGS) => Self::Topic,
+            (..=GROUP_LAG_SERIES, _) => Self::Partition,
+            (_, ..=GROUP_LAG_SERIES) => Self::Topic,
             _ => Self::Group,
         }
     }

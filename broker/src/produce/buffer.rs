@@ -9,9 +9,7 @@ use tokio::time::Instant;
 
 use super::{Entry, EntryResult};
 use crate::config::ProduceConfig;
-
-/// Unit in which buffer space is counted: permits are 32 bits, bytes may be more.
-const SPACE_UNIT: usize = 1024;
+use crate::limits::BUFFER_UNIT;
 
 /// One produce request that waits.
 #[derive(Debug)]
@@ -115,7 +113,7 @@ struct Queue {
 impl ProduceBuffer {
     /// An empty buffer.
     pub fn new(config: &ProduceConfig) -> Self {
-        let units = u32::try_from(config.buffer_bytes / SPACE_UNIT).unwrap_or(u32::MAX >> 3);
+        let units = u32::try_from(config.buffer_bytes / BUFFER_UNIT).unwrap_or(u32::MAX >> 3);
         let shared = Shared {
             queue: Mutex::default(),
             arrived: Notify::new(),
@@ -128,7 +126,7 @@ impl ProduceBuffer {
     /// Waits for space for `bytes`: this is what slows producers down when the store is slow (invariant 9).
     pub async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units =
-            u32::try_from(bytes.div_ceil(SPACE_UNIT)).unwrap_or(u32::MAX).clamp(1, self.shared.space_units);
+            u32::try_from(bytes.div_ceil(BUFFER_UNIT)).unwrap_or(u32::MAX).clamp(1, self.shared.space_units);
         self.shared.space.clone().acquire_many_owned(units).await.ok()
     }
 
@@ -159,7 +157,7 @@ impl ProduceBuffer {
 
     /// Bytes that are buffered or being written.
     pub fn bytes_in_use(&self) -> usize {
-        (self.shared.space_units as usize - self.shared.space.available_permits()) * SPACE_UNIT
+        (self.shared.space_units as usize - self.shared.space.available_permits()) * BUFFER_UNIT
     }
 
     /// Takes no more requests.

@@ -1,13 +1,8 @@
 //! File descriptors: clients take so many that the rest of the broker never lacks one.
 
+use crate::limits::{DESCRIPTORS_OF_OTHERS, HTTP_CONNECTIONS};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
-
-/// What everything but the clients' connections may need: listeners, etcd, the store, the runtime.
-const OTHERS: u64 = 256;
-
-/// Connections to the port of the metrics, out of these.
-const HTTP: usize = 64;
 
 /// How many connections of clients this process has room for, at most `wanted`. Raises its own limit of descriptors as
 /// far as it may, and says so if that is not far enough.
@@ -25,7 +20,7 @@ pub(crate) fn room_for_connections(wanted: usize) -> usize {
 
 /// How many connections at a time the port of the metrics takes; more wait to be accepted.
 pub(crate) fn room_for_http() -> usize {
-    raise().map_or(HTTP, room_in_others)
+    raise().map_or(HTTP_CONNECTIONS, room_in_others)
 }
 
 /// The limit of descriptors after it was raised; nothing if there is none.
@@ -50,12 +45,12 @@ fn room(limit: u64, wanted: usize) -> usize {
 
 /// Half of a small limit is left to the others.
 fn others(limit: u64) -> u64 {
-    OTHERS.min(limit.div_ceil(2))
+    DESCRIPTORS_OF_OTHERS.min(limit.div_ceil(2))
 }
 
 /// A quarter of what is left to the others.
 fn room_in_others(limit: u64) -> usize {
-    usize::try_from(others(limit) / 4).map_or(HTTP, |room| room.clamp(1, HTTP))
+    usize::try_from(others(limit) / 4).map_or(HTTP_CONNECTIONS, |room| room.clamp(1, HTTP_CONNECTIONS))
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@ use uuid::Uuid;
 
 use super::Refusal;
 use super::subscriptions::ClientSubscription;
+use crate::limits::TELEMETRY_INSTANCES;
 
-/// Clients that are remembered, as many as Kafka does. One that is forgotten may ask again at once.
-const MAX_INSTANCES: usize = 16_384;
 /// By how much of its interval a client may be early: what left in time may arrive a little closer to the one before.
 const EARLY: u32 = 10;
 
@@ -100,7 +99,7 @@ impl Instances {
             Some(known) => {
                 self.order.remove(&known.used);
             }
-            None if self.by_id.len() >= MAX_INSTANCES => {
+            None if self.by_id.len() >= TELEMETRY_INSTANCES => {
                 if let Some((_, oldest)) = self.order.pop_first() {
                     self.by_id.remove(&oldest);
                 }
@@ -158,13 +157,13 @@ mod tests {
     #[tokio::test]
     async fn the_clients_that_were_heard_of_last_are_remembered() {
         let (mut instances, now) = (Instances::default(), Instant::now());
-        for n in 0..MAX_INSTANCES {
+        for n in 0..TELEMETRY_INSTANCES {
             instances.ask(id(n), &wanted(1), now).unwrap();
         }
         assert_eq!(instances.ask(id(0), &wanted(1), now), Err(Refusal::TooEarly));
-        instances.ask(id(MAX_INSTANCES), &wanted(1), now).unwrap();
-        assert_eq!(instances.len(), MAX_INSTANCES);
-        assert_eq!(instances.order.len(), MAX_INSTANCES);
+        instances.ask(id(TELEMETRY_INSTANCES), &wanted(1), now).unwrap();
+        assert_eq!(instances.len(), TELEMETRY_INSTANCES);
+        assert_eq!(instances.order.len(), TELEMETRY_INSTANCES);
         assert_eq!(instances.ask(id(0), &wanted(1), now), Err(Refusal::TooEarly));
         assert_eq!(instances.ask(id(1), &wanted(1), now), Ok(()), "the oldest was forgotten");
     }

@@ -24,17 +24,13 @@ use uuid::Uuid;
 use self::instances::Instances;
 #[cfg(test)]
 pub(crate) use self::otlp::testing::payload;
+use self::series::Series;
 pub(crate) use self::series::Shown;
-use self::series::{MAX_CLIENT_SERIES, Series};
 pub(crate) use self::subscriptions::{ClientSubscription, DEFAULT_INTERVAL_MS, Peer, check};
 use self::subscriptions::{Subscriptions, Version};
 use crate::Broker;
+use crate::limits::{MAX_DECOMPRESSED_PUSH_BYTES, MAX_PUSH_BYTES, TELEMETRY_SERIES_PER_CLIENT};
 use crate::records::{self, RecordsError};
-
-/// The most that a client may push at once, as it is sent.
-pub(crate) const MAX_PUSH_BYTES: usize = 1 << 20;
-/// The same, once decompressed.
-const MAX_DECOMPRESSED_BYTES: usize = 8 << 20;
 
 /// The codecs that a push may have, the best first.
 pub(crate) const CODECS: [i8; 4] = [4, 3, 1, 2];
@@ -169,14 +165,15 @@ fn read(push: &Push<'_>, wanted: &ClientSubscription) -> Result<Vec<otlp::Point>
         // A client that ends says so, and may have nothing to add.
         return Ok(Vec::new());
     }
-    let payload = records::decompress(codec, push.metrics, MAX_DECOMPRESSED_BYTES).map_err(|e| match e {
-        RecordsError::TooLarge(_) => Refusal::TooLarge,
-        RecordsError::Batch(_) | RecordsError::Codec(_) | RecordsError::Malformed => Refusal::Garbage,
-    })?;
+    let payload =
+        records::decompress(codec, push.metrics, MAX_DECOMPRESSED_PUSH_BYTES).map_err(|e| match e {
+            RecordsError::TooLarge(_) => Refusal::TooLarge,
+            RecordsError::Batch(_) | RecordsError::Codec(_) | RecordsError::Malformed => Refusal::Garbage,
+        })?;
     let mut points = Vec::new();
     let has = |metric: &str| wanted.has(metric);
     let each = |point| {
-        if points.len() < MAX_CLIENT_SERIES {
+        if points.len() < TELEMETRY_SERIES_PER_CLIENT {
             points.push(point);
         }
     };

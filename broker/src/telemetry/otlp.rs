@@ -4,18 +4,12 @@
 //! one metric is decoded at a time, so that what is set aside stays in proportion to one metric (invariant 9): empty
 //! messages take two bytes here, and a hundred once decoded.
 
+use crate::limits::{PUSHED_ATTRIBUTES, PUSHED_METRIC_BYTES, PUSHED_TEXT_CHARS};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
-/// The largest metric, with all of its data points.
-const MAX_METRIC_BYTES: usize = 256 << 10;
 /// `resource_metrics`, `scope_metrics`, `metrics`: where metrics are, from the outside in.
 const PATH: [u32; 3] = [1, 2, 2];
-
-/// Characters of a text of strangers.
-const MAX_TEXT_CHARS: usize = 128;
-/// Attributes of a number that are shown.
-const MAX_ATTRIBUTES: usize = 8;
 
 const DELTA: i32 = 1;
 
@@ -115,7 +109,7 @@ pub(super) enum PayloadError {
     Garbage(#[from] DecodeError),
     #[error("it ends in the middle of a message")]
     Cut,
-    #[error("a metric has more than {MAX_METRIC_BYTES} bytes")]
+    #[error("a metric has more than {PUSHED_METRIC_BYTES} bytes")]
     LargeMetric,
 }
 
@@ -129,7 +123,7 @@ pub(super) fn points(
     messages(payload, resource, &mut |resource| {
         messages(resource, scope, &mut |scope| {
             messages(scope, metric, &mut |metric| {
-                if metric.len() > MAX_METRIC_BYTES {
+                if metric.len() > PUSHED_METRIC_BYTES {
                     return Err(PayloadError::LargeMetric);
                 }
                 let metric = Metric::decode(metric)?;
@@ -196,7 +190,7 @@ fn attributes(point: &NumberDataPoint) -> String {
         };
         Some(format!("{}={value}", plain(&attribute.key)))
     };
-    let mut texts: Vec<String> = point.attributes.iter().filter_map(text).take(MAX_ATTRIBUTES).collect();
+    let mut texts: Vec<String> = point.attributes.iter().filter_map(text).take(PUSHED_ATTRIBUTES).collect();
     texts.sort();
     plain(&texts.join(","))
 }
@@ -204,7 +198,7 @@ fn attributes(point: &NumberDataPoint) -> String {
 /// A text of strangers, cut, and without what would not be seen on a screen.
 pub(super) fn plain(text: &str) -> String {
     let visible = |c: char| if c.is_alphanumeric() || c == ' ' || c.is_ascii_graphic() { c } else { '_' };
-    text.chars().take(MAX_TEXT_CHARS).map(visible).collect()
+    text.chars().take(PUSHED_TEXT_CHARS).map(visible).collect()
 }
 
 /// Writes what clients write, for tests.
@@ -281,7 +275,7 @@ mod tests {
     fn texts_are_cut_and_can_be_seen() {
         let payload = testing::payload(("me\u{202e}\n", 1.0), (&"x".repeat(100_000), 1.0));
         let names: Vec<usize> = all(&payload).unwrap().iter().map(|p| p.metric.len()).collect();
-        assert_eq!(names, [4, MAX_TEXT_CHARS]);
+        assert_eq!(names, [4, PUSHED_TEXT_CHARS]);
         assert_eq!(plain("me\u{202e}\n \u{e4}"), "me__ \u{e4}");
         let value = |text: &str| Some(AnyValue { value: Some(Plain::String(text.to_owned())) });
         let attribute = |n: u8| KeyValue { key: format!("k{}", 9 - n), value: value("\0v") };
@@ -301,7 +295,7 @@ mod tests {
             let _ = all(&damaged);
         }
         assert!(all(&[0xff; 40]).is_err());
-        let huge = testing::wrap(&[vec![0; MAX_METRIC_BYTES + 1]]);
+        let huge = testing::wrap(&[vec![0; PUSHED_METRIC_BYTES + 1]]);
         assert!(matches!(all(&huge), Err(PayloadError::LargeMetric)));
     }
 }

@@ -6,11 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::otlp::{Kind, Point, plain};
+use crate::limits::{TELEMETRY_SERIES, TELEMETRY_SERIES_PER_CLIENT};
 
-/// Numbers that are kept of all clients. Whoever was heard of least recently gives way.
-pub(super) const MAX_SERIES: usize = 2_000;
-/// Numbers that are kept of one client.
-pub(super) const MAX_CLIENT_SERIES: usize = 500;
 /// A client that missed so many pushes is gone, and its numbers with it.
 const MISSED_PUSHES: u32 = 3;
 
@@ -81,10 +78,10 @@ impl Series {
         if own.is_some_and(|c| c.values.contains_key(key)) {
             return true;
         }
-        if own.is_some_and(|c| c.values.len() >= MAX_CLIENT_SERIES) {
+        if own.is_some_and(|c| c.values.len() >= TELEMETRY_SERIES_PER_CLIENT) {
             return false;
         }
-        if self.len < MAX_SERIES {
+        if self.len < TELEMETRY_SERIES {
             return true;
         }
         let others = self.clients.iter().filter(|(id, _)| *id != client_id);
@@ -154,14 +151,17 @@ mod tests {
     async fn there_is_room_for_so_many_and_the_oldest_client_gives_way() {
         let (mut series, now) = (Series::default(), Instant::now());
         let long = "x".repeat(1_000_000);
-        assert_eq!(series.record(&long, many(MAX_CLIENT_SERIES + 7), MINUTE, now), 7);
+        assert_eq!(series.record(&long, many(TELEMETRY_SERIES_PER_CLIENT + 7), MINUTE, now), 7);
         for n in 1..4_u32 {
             let at = now + Duration::from_secs(n.into());
-            assert_eq!(series.record(&n.to_string(), many(MAX_CLIENT_SERIES), MINUTE, at), 0);
+            assert_eq!(series.record(&n.to_string(), many(TELEMETRY_SERIES_PER_CLIENT), MINUTE, at), 0);
         }
-        assert_eq!(series.len, MAX_SERIES);
+        assert_eq!(series.len, TELEMETRY_SERIES);
         assert_eq!(series.record("4", many(10), MINUTE, now + Duration::from_secs(9)), 0);
         let ids: Vec<_> = series.clients.keys().map(String::as_str).collect();
-        assert_eq!((ids, series.len), (vec!["1", "2", "3", "4"], MAX_SERIES - MAX_CLIENT_SERIES + 10));
+        assert_eq!(
+            (ids, series.len),
+            (vec!["1", "2", "3", "4"], TELEMETRY_SERIES - TELEMETRY_SERIES_PER_CLIENT + 10)
+        );
     }
 }

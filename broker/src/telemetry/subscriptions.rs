@@ -8,6 +8,7 @@ use regex::bytes::Regex;
 use strandline_metadata::values::ConfigsValue;
 use uuid::Uuid;
 
+use crate::limits::{SUBSCRIPTION_PREFIX_CHARS, SUBSCRIPTION_PREFIXES};
 use crate::patterns;
 
 /// How often clients push unless a subscription says otherwise, in ms; also how often they ask again when nothing is wanted.
@@ -16,10 +17,6 @@ pub(crate) const DEFAULT_INTERVAL_MS: i32 = 300_000;
 const INTERVALS_MS: std::ops::RangeInclusive<i32> = 100..=3_600_000;
 /// Every metric.
 const ALL: &str = "*";
-/// Prefixes in one subscription, and the characters of one.
-const MAX_PREFIXES: usize = 200;
-const MAX_PREFIX_CHARS: usize = 256;
-
 /// What can be asked of a client, in the order of [`Peer::text`].
 const ATTRIBUTES: [&str; 6] = [
     "client_instance_id",
@@ -60,10 +57,10 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), String> {
     match name {
         "metrics" => {
             let prefixes = list(value);
-            let is_long = |p: &&str| p.chars().count() > MAX_PREFIX_CHARS;
-            if prefixes.len() > MAX_PREFIXES || prefixes.iter().any(is_long) {
+            let is_long = |p: &&str| p.chars().count() > SUBSCRIPTION_PREFIX_CHARS;
+            if prefixes.len() > SUBSCRIPTION_PREFIXES || prefixes.iter().any(is_long) {
                 return Err(format!(
-                    "metrics: at most {MAX_PREFIXES} prefixes, of at most {MAX_PREFIX_CHARS} characters each"
+                    "metrics: at most {SUBSCRIPTION_PREFIXES} prefixes, of at most {SUBSCRIPTION_PREFIX_CHARS} characters each"
                 ));
             }
             Ok(())

@@ -7,12 +7,10 @@ use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::{Blob, ProtocolValue};
 use tokio::time::Instant;
 
-use super::{
-    Answer, ClassicGroup, MAX_MEMBERS_BYTES, MAX_METADATA_BYTES, Member, NEW_MEMBER_JOIN, Phase, in_base64,
-    millis, protocols_bytes,
-};
+use super::{Answer, ClassicGroup, Member, Phase, in_base64, millis, protocols_bytes};
 use crate::api::text;
 use crate::group::{Context, GroupError, Sender, Ticket};
+use crate::limits::{GROUP_MEMBERS_BYTES, MEMBER_METADATA_BYTES, NEW_MEMBER_JOIN};
 
 /// Why a rebalance begins, as metrics name it.
 const JOINED: &str = "member_joined";
@@ -100,12 +98,13 @@ impl ClassicGroup {
 
     fn check_protocols(&self, join: &Join) -> Result<(), GroupError> {
         let bytes = protocols_bytes(&join.protocols);
-        if bytes > MAX_METADATA_BYTES {
-            let why = format!("a member's metadata may have {MAX_METADATA_BYTES} bytes, these are {bytes}");
+        if bytes > MEMBER_METADATA_BYTES {
+            let why =
+                format!("a member's metadata may have {MEMBER_METADATA_BYTES} bytes, these are {bytes}");
             return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
         }
         let replaced = join.instance_id.as_ref().and_then(|i| self.statics.get(i)).unwrap_or(&join.member_id);
-        if self.members_bytes(replaced) + in_base64(bytes) > MAX_MEMBERS_BYTES {
+        if self.members_bytes(replaced) + in_base64(bytes) > GROUP_MEMBERS_BYTES {
             let why = "the members' metadata would not fit into what is stored of a group";
             return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
         }

@@ -32,21 +32,7 @@ use tokio::time::Instant;
 
 use super::{GroupError, Ticket};
 use crate::group::consumer::protocol;
-
-/// A member that joins for the first time is given up if the rebalance that it waits for takes longer: a client
-/// without time-outs of its own may be gone.
-const NEW_MEMBER_JOIN: Duration = Duration::from_mins(5);
-
-/// The most that a member may say about itself: the group must fit into one key.
-const MAX_METADATA_BYTES: usize = 256 * 1024;
-
-/// What the members of a group may say together, and what with their assignments, as it is stored: etcd takes 1.5 MiB.
-/// Whoever is too much is refused, so that those who are in it do not suffer.
-const MAX_MEMBERS_BYTES: usize = 800_000;
-const MAX_GROUP_BYTES: usize = 1_300_000;
-
-/// What is stored of a member beside its metadata and assignment, about.
-const MEMBER_BYTES: usize = 350;
+use crate::limits::{GROUP_VALUE_BYTES, MEMBER_OVERHEAD_BYTES};
 
 /// The kind of group that consumers form: its metadata are subscriptions.
 pub(crate) const CONSUMER: &str = "consumer";
@@ -371,7 +357,7 @@ impl ClassicGroup {
     /// About how many bytes the members but this one take when they are stored, without their assignments.
     fn members_bytes(&self, but: &str) -> usize {
         let others = self.members.iter().filter(|(id, _)| *id != but);
-        others.map(|(_, m)| MEMBER_BYTES + in_base64(protocols_bytes(&m.protocols))).sum()
+        others.map(|(_, m)| MEMBER_OVERHEAD_BYTES + in_base64(protocols_bytes(&m.protocols))).sum()
     }
 
     /// The longest that a rebalance waits for anybody.

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 
-use super::{Answer, ClassicGroup, MAX_GROUP_BYTES, Phase, in_base64};
+use super::{Answer, ClassicGroup, GROUP_VALUE_BYTES, Phase, in_base64};
 use crate::api::text;
 use crate::group::{Context, GroupError, Ticket};
 
@@ -81,7 +81,7 @@ impl ClassicGroup {
             }
             Phase::Completing => {
                 let assigned: usize = sync.assignments.values().map(|a| in_base64(a.len())).sum();
-                if self.members_bytes("") + assigned > MAX_GROUP_BYTES {
+                if self.members_bytes("") + assigned > GROUP_VALUE_BYTES {
                     let why = "the assignment would not fit into what is stored of a group";
                     return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
                 }

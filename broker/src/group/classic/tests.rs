@@ -11,6 +11,7 @@ use super::join::Join;
 use super::session::{Identity, Sync};
 use super::*;
 use crate::group::{Context, GroupSettings, Sender};
+use crate::limits::MEMBER_METADATA_BYTES;
 
 /// A group and its clock.
 struct World {
@@ -414,7 +415,7 @@ fn joins_that_cannot_be_are_refused_with_kafkas_codes() {
     }
     let large = vec![ProtocolValue {
         name: "range".to_owned(),
-        metadata: Blob(Bytes::from(vec![0; MAX_METADATA_BYTES])),
+        metadata: Blob(Bytes::from(vec![0; MEMBER_METADATA_BYTES])),
     }];
     let ticket = world.send_join(Join { protocols: large, ..new("x") });
     assert_eq!(world.joined(ticket).unwrap().error_code, code(ResponseError::GroupMaxSizeReached));
@@ -602,5 +603,5 @@ fn who_would_make_the_group_too_large_is_refused_and_the_others_do_not_notice() 
         world.send_sync(Sync { identity: who(&leader), generation: 2, assignments, ..Sync::default() });
     assert_eq!(world.synced(ticket).unwrap().error_code, code(ResponseError::GroupMaxSizeReached));
     let stored = serde_json::to_vec(&world.group.value()).unwrap();
-    assert!(stored.len() < MAX_GROUP_BYTES, "{} bytes", stored.len());
+    assert!(stored.len() < GROUP_VALUE_BYTES, "{} bytes", stored.len());
 }
