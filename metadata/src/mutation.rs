@@ -24,7 +24,7 @@ pub enum Mutation {
     ApplyAsItComes,
     /// Whoever comes while a barrier's read is under way shares it.
     ShareSentBarrier,
-    /// A write of offsets does not compare what it replaces.
+    /// A commit of offsets compares neither what it replaces nor the group.
     MergeOffsetsBlindly,
     /// The trimmer deletes one record more than the snapshot covers.
     TrimOneTooMany,

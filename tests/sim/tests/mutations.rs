@@ -16,6 +16,7 @@ const RARE: &[Mutation] = &[
     Mutation::MergeOffsetsBlindly,
     Mutation::OutOfRangeWithoutBarrier,
     Mutation::ShareSentBarrier,
+    Mutation::TrimBeforePointer,
 ];
 
 fn assert_found(mutation: Mutation, seeds: u64) {
