@@ -1,4 +1,4 @@
-//! The tools. One enum names them all; the catalogue, the checks and the calls go by it.
+//! The tools. One list names them all; the catalogue, the checks and the calls go by it.
 
 pub mod answer;
 mod cluster;
@@ -38,186 +38,72 @@ use crate::source::view::View;
 /// What a tool's body is.
 pub(crate) type Body = Map<String, Value>;
 
-/// Every tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tool {
-    /// `list_topics`
-    ListTopics,
-    /// `describe_topics`
-    DescribeTopics,
-    /// `get_partition_offsets`
-    GetPartitionOffsets,
-    /// `describe_configs`
-    DescribeConfigs,
-    /// `list_groups`
-    ListGroups,
-    /// `describe_group`
-    DescribeGroup,
-    /// `fetch_offsets`
-    FetchOffsets,
-    /// `get_group_lag`
-    GetGroupLag,
-    /// `list_lagging_groups`
-    ListLaggingGroups,
-    /// `check_replay_readiness`
-    CheckReplayReadiness,
-    /// `cluster_status`
-    ClusterStatus,
-    /// `cluster_metrics`
-    ClusterMetrics,
-    /// `describe_brokers`
-    DescribeBrokers,
-    /// `storage_status`
-    StorageStatus,
-    /// `observer_status`
-    ObserverStatus,
-    /// `explain_access`
-    ExplainAccess,
-    /// `list_metrics`
-    ListMetrics,
-    /// `query_metric`
-    QueryMetric,
-    /// `recent_changes`
-    RecentChanges,
-    /// `audit_topics`
-    AuditTopics,
-    /// `search_runbooks`
-    SearchRunbooks,
-    /// `get_runbook`
-    GetRunbook,
-    /// `explain_current_state`
-    ExplainCurrentState,
-    /// `diagnose_group_lag`
-    DiagnoseGroupLag,
-    /// `diagnose_broker`
-    DiagnoseBroker,
-    /// `diagnose_storage`
-    DiagnoseStorage,
-    /// `incident_snapshot`
-    IncidentSnapshot,
-    /// `plan_create_topic`
-    PlanCreateTopic,
-    /// `plan_update_topic_config`
-    PlanUpdateTopicConfig,
-    /// `plan_add_partitions`
-    PlanAddPartitions,
-    /// `plan_reset_offsets`
-    PlanResetOffsets,
-    /// `check_plan`
-    CheckPlan,
+/// Declares the tools, in the order of the catalogue: each with how it is published and what answers it. Everything else that
+/// knows all tools goes by this list.
+macro_rules! tools {
+    ($($tool:ident $spec:path, |$call:ident| $answer:expr;)*) => {
+        /// Every tool.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Tool {
+            $(#[doc = concat!("Published by `", stringify!($spec), "`.")] $tool,)*
+        }
+
+        impl Tool {
+            /// Every tool, in the order of the catalogue.
+            pub const ALL: &[Self] = &[$(Self::$tool),*];
+
+            /// How it is published.
+            pub fn spec(self) -> &'static ToolSpec {
+                match self {
+                    $(Self::$tool => &$spec,)*
+                }
+            }
+
+            async fn run(self, call: &mut Call<'_>) -> Result<Body, ToolError> {
+                match self {
+                    $(Self::$tool => {
+                        let $call = call;
+                        $answer
+                    })*
+                }
+            }
+        }
+    };
 }
 
-impl Tool {
-    /// Every tool, in the order of the catalogue.
-    pub const ALL: &[Self] = &[
-        Self::ClusterStatus,
-        Self::ClusterMetrics,
-        Self::ListTopics,
-        Self::DescribeTopics,
-        Self::ListGroups,
-        Self::DescribeGroup,
-        Self::FetchOffsets,
-        Self::DescribeConfigs,
-        Self::GetGroupLag,
-        Self::ListLaggingGroups,
-        Self::GetPartitionOffsets,
-        Self::DescribeBrokers,
-        Self::StorageStatus,
-        Self::ListMetrics,
-        Self::QueryMetric,
-        Self::RecentChanges,
-        Self::AuditTopics,
-        Self::CheckReplayReadiness,
-        Self::ExplainCurrentState,
-        Self::DiagnoseGroupLag,
-        Self::DiagnoseBroker,
-        Self::DiagnoseStorage,
-        Self::IncidentSnapshot,
-        Self::SearchRunbooks,
-        Self::GetRunbook,
-        Self::ObserverStatus,
-        Self::ExplainAccess,
-        Self::PlanCreateTopic,
-        Self::PlanUpdateTopicConfig,
-        Self::PlanAddPartitions,
-        Self::PlanResetOffsets,
-        Self::CheckPlan,
-    ];
-
-    /// How it is published.
-    pub fn spec(self) -> &'static ToolSpec {
-        match self {
-            Self::ListTopics => &topics::LIST_TOPICS,
-            Self::DescribeTopics => &topics::DESCRIBE_TOPICS,
-            Self::GetPartitionOffsets => &topics::GET_PARTITION_OFFSETS,
-            Self::DescribeConfigs => &topics::DESCRIBE_CONFIGS,
-            Self::ListGroups => &groups::LIST_GROUPS,
-            Self::DescribeGroup => &groups::DESCRIBE_GROUP,
-            Self::FetchOffsets => &groups::FETCH_OFFSETS,
-            Self::GetGroupLag => &lag::GET_GROUP_LAG,
-            Self::ListLaggingGroups => &lag::LIST_LAGGING_GROUPS,
-            Self::CheckReplayReadiness => &lag::CHECK_REPLAY_READINESS,
-            Self::ClusterStatus => &cluster::CLUSTER_STATUS,
-            Self::ClusterMetrics => &cluster::CLUSTER_METRICS,
-            Self::DescribeBrokers => &cluster::DESCRIBE_BROKERS,
-            Self::StorageStatus => &cluster::STORAGE_STATUS,
-            Self::ObserverStatus => &cluster::OBSERVER_STATUS,
-            Self::ExplainAccess => &cluster::EXPLAIN_ACCESS,
-            Self::ListMetrics => &history::LIST_METRICS,
-            Self::QueryMetric => &history::QUERY_METRIC,
-            Self::RecentChanges => &history::RECENT_CHANGES,
-            Self::AuditTopics => &topics::AUDIT_TOPICS,
-            Self::SearchRunbooks => &runbooks::SEARCH_RUNBOOKS,
-            Self::GetRunbook => &runbooks::GET_RUNBOOK,
-            Self::ExplainCurrentState => &diagnose::EXPLAIN_CURRENT_STATE,
-            Self::DiagnoseGroupLag => &diagnose::DIAGNOSE_GROUP_LAG,
-            Self::DiagnoseBroker => &diagnose::DIAGNOSE_BROKER,
-            Self::DiagnoseStorage => &diagnose::DIAGNOSE_STORAGE,
-            Self::IncidentSnapshot => &diagnose::INCIDENT_SNAPSHOT,
-            Self::PlanCreateTopic => &plan::PLAN_CREATE_TOPIC,
-            Self::PlanUpdateTopicConfig => &plan::PLAN_UPDATE_TOPIC_CONFIG,
-            Self::PlanAddPartitions => &plan::PLAN_ADD_PARTITIONS,
-            Self::PlanResetOffsets => &plan::PLAN_RESET_OFFSETS,
-            Self::CheckPlan => &plan::CHECK_PLAN,
-        }
-    }
-
-    async fn run(self, call: &mut Call<'_>) -> Result<Body, ToolError> {
-        match self {
-            Self::ListTopics => topics::list_topics(call).await,
-            Self::DescribeTopics => topics::describe_topics(call).await,
-            Self::GetPartitionOffsets => topics::get_partition_offsets(call).await,
-            Self::DescribeConfigs => topics::describe_configs(call).await,
-            Self::ListGroups => groups::list_groups(call).await,
-            Self::DescribeGroup => groups::describe_group(call).await,
-            Self::FetchOffsets => groups::fetch_offsets(call).await,
-            Self::GetGroupLag => lag::get_group_lag(call).await,
-            Self::ListLaggingGroups => lag::list_lagging_groups(call).await,
-            Self::CheckReplayReadiness => lag::check_replay_readiness(call).await,
-            Self::ClusterStatus => cluster::cluster_status(call).await,
-            Self::ClusterMetrics => cluster::cluster_metrics(call),
-            Self::DescribeBrokers => cluster::describe_brokers(call).await,
-            Self::StorageStatus => cluster::storage_status(call).await,
-            Self::ObserverStatus => Ok(cluster::observer_status(call)),
-            Self::ExplainAccess => Ok(cluster::explain_access(call)),
-            Self::ListMetrics => Ok(history::list_metrics(call)),
-            Self::QueryMetric => history::query_metric(call).await,
-            Self::RecentChanges => history::recent_changes(call),
-            Self::AuditTopics => topics::audit_topics(call).await,
-            Self::SearchRunbooks => Ok(runbooks::search_runbooks(call)),
-            Self::GetRunbook => runbooks::get_runbook(call),
-            Self::ExplainCurrentState => diagnose::explain_current_state(call).await,
-            Self::DiagnoseGroupLag => diagnose::diagnose_group_lag(call).await,
-            Self::DiagnoseBroker => diagnose::diagnose_broker(call).await,
-            Self::DiagnoseStorage => diagnose::diagnose_storage(call),
-            Self::IncidentSnapshot => diagnose::incident_snapshot(call).await,
-            Self::PlanCreateTopic => plan::plan_create_topic(call).await,
-            Self::PlanUpdateTopicConfig => plan::plan_update_topic_config(call).await,
-            Self::PlanAddPartitions => plan::plan_add_partitions(call).await,
-            Self::PlanResetOffsets => plan::plan_reset_offsets(call).await,
-            Self::CheckPlan => plan::check_plan(call).await,
-        }
-    }
+tools! {
+    ClusterStatus cluster::CLUSTER_STATUS, |call| cluster::cluster_status(call).await;
+    ClusterMetrics cluster::CLUSTER_METRICS, |call| cluster::cluster_metrics(call);
+    ListTopics topics::LIST_TOPICS, |call| topics::list_topics(call).await;
+    DescribeTopics topics::DESCRIBE_TOPICS, |call| topics::describe_topics(call).await;
+    ListGroups groups::LIST_GROUPS, |call| groups::list_groups(call).await;
+    DescribeGroup groups::DESCRIBE_GROUP, |call| groups::describe_group(call).await;
+    FetchOffsets groups::FETCH_OFFSETS, |call| groups::fetch_offsets(call).await;
+    DescribeConfigs topics::DESCRIBE_CONFIGS, |call| topics::describe_configs(call).await;
+    GetGroupLag lag::GET_GROUP_LAG, |call| lag::get_group_lag(call).await;
+    ListLaggingGroups lag::LIST_LAGGING_GROUPS, |call| lag::list_lagging_groups(call).await;
+    GetPartitionOffsets topics::GET_PARTITION_OFFSETS, |call| topics::get_partition_offsets(call).await;
+    DescribeBrokers cluster::DESCRIBE_BROKERS, |call| cluster::describe_brokers(call).await;
+    StorageStatus cluster::STORAGE_STATUS, |call| cluster::storage_status(call).await;
+    ListMetrics history::LIST_METRICS, |call| Ok(history::list_metrics(call));
+    QueryMetric history::QUERY_METRIC, |call| history::query_metric(call).await;
+    RecentChanges history::RECENT_CHANGES, |call| history::recent_changes(call);
+    AuditTopics topics::AUDIT_TOPICS, |call| topics::audit_topics(call).await;
+    CheckReplayReadiness lag::CHECK_REPLAY_READINESS, |call| lag::check_replay_readiness(call).await;
+    ExplainCurrentState diagnose::EXPLAIN_CURRENT_STATE, |call| diagnose::explain_current_state(call).await;
+    DiagnoseGroupLag diagnose::DIAGNOSE_GROUP_LAG, |call| diagnose::diagnose_group_lag(call).await;
+    DiagnoseBroker diagnose::DIAGNOSE_BROKER, |call| diagnose::diagnose_broker(call).await;
+    DiagnoseStorage diagnose::DIAGNOSE_STORAGE, |call| diagnose::diagnose_storage(call);
+    IncidentSnapshot diagnose::INCIDENT_SNAPSHOT, |call| diagnose::incident_snapshot(call).await;
+    SearchRunbooks runbooks::SEARCH_RUNBOOKS, |call| Ok(runbooks::search_runbooks(call));
+    GetRunbook runbooks::GET_RUNBOOK, |call| runbooks::get_runbook(call);
+    ObserverStatus cluster::OBSERVER_STATUS, |call| Ok(cluster::observer_status(call));
+    ExplainAccess cluster::EXPLAIN_ACCESS, |call| Ok(cluster::explain_access(call));
+    PlanCreateTopic plan::PLAN_CREATE_TOPIC, |call| plan::plan_create_topic(call).await;
+    PlanUpdateTopicConfig plan::PLAN_UPDATE_TOPIC_CONFIG, |call| plan::plan_update_topic_config(call).await;
+    PlanAddPartitions plan::PLAN_ADD_PARTITIONS, |call| plan::plan_add_partitions(call).await;
+    PlanResetOffsets plan::PLAN_RESET_OFFSETS, |call| plan::plan_reset_offsets(call).await;
+    CheckPlan plan::CHECK_PLAN, |call| plan::check_plan(call).await;
 }
 
 /// Whether a caller may know of a tool.
