@@ -22,6 +22,13 @@ pub fn clean_lines(text: &str) -> String {
     text.chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| *c == '\n' || !is_harmful(*c)).collect()
 }
 
+/// The value of a config as it is shown: secrets are not.
+pub(crate) fn shown_config(name: &str, value: &str) -> String {
+    const SECRETS: [&str; 6] = ["password", "secret", "token", "credential", "jaas", "private"];
+    let lower = name.to_ascii_lowercase();
+    if SECRETS.iter().any(|s| lower.contains(s)) { "********".to_owned() } else { clean(value) }
+}
+
 /// Whether a text is shown as it is.
 pub fn is_clean(text: &str) -> bool {
     text.len() <= FOREIGN_TEXT_BYTES - '…'.len_utf8() && !text.chars().any(is_harmful)

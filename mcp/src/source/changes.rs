@@ -248,7 +248,7 @@ fn facts(keys: &Keyspace, kv: &KeyValue) -> Option<(String, Facts)> {
     let mut facts = Facts::new();
     let configs = |facts: &mut Facts, configs: &BTreeMap<String, String>| {
         for (name, value) in configs {
-            facts.insert(format!("config {name}"), crate::tools::shown_config(name, value).into());
+            facts.insert(format!("config {name}"), crate::foreign::shown_config(name, value).into());
         }
     };
     match key {

@@ -14,7 +14,7 @@ use super::spec::{CURSOR, GROUP, Kind, LIMIT, TOPIC, ToolSpec, optional, require
 use super::{Body, Call, body, member};
 use crate::access::Scope;
 use crate::clock::rfc3339;
-use crate::foreign::clean;
+use crate::foreign::{clean, shown_config};
 use crate::source::etcd::Need;
 use crate::source::view::View;
 
@@ -301,7 +301,7 @@ pub(super) async fn describe_group(call: &mut Call<'_>) -> Result<Body, ToolErro
     let configs: BTreeMap<String, String> = view
         .group_configs
         .get(&id)
-        .map(|c| c.value.configs.iter().map(|(n, v)| (clean(n), super::topics::shown(n, v))).collect())
+        .map(|c| c.value.configs.iter().map(|(n, v)| (clean(n), shown_config(n, v))).collect())
         .unwrap_or_default();
     let next = call.next_cursor(&page);
     Ok(body(json!({

@@ -25,7 +25,6 @@ use self::answer::{Code, Meta, SourceStatus, ToolError, render};
 pub(crate) use self::lag::Judged;
 use self::page::{Binding, Page};
 use self::spec::{Args, ToolSpec};
-pub(crate) use self::topics::shown as shown_config;
 use crate::Observer;
 use crate::access::{Principal, Scope, sha256_hex};
 use crate::audit::AuditLine;

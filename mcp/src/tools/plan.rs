@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Code, ToolError};
 use super::spec::{GROUP, Kind as Arg, TOPIC, ToolSpec, optional, required};
-use super::{Body, Call, body, groups, lag, shown_config, topics};
+use super::{Body, Call, body, groups, lag, topics};
 use crate::access::{Scope, sha256_hex};
 use crate::clock::rfc3339;
-use crate::foreign::{clean, is_clean};
+use crate::foreign::{clean, is_clean, shown_config};
 use crate::limits::PLAN_PARTITIONS;
 use crate::plan::{Difference, Draft, Kind, State, Verdict, compare, hash, offsets, topic};
 use crate::source::etcd::Need;

@@ -13,7 +13,7 @@ use super::spec::{CURSOR, Kind, LIMIT, TOPIC, ToolSpec, optional, required};
 use super::{Body, Call, body};
 use crate::access::Scope;
 use crate::clock::rfc3339;
-use crate::foreign::clean;
+use crate::foreign::{clean, shown_config};
 use crate::source::etcd::Need;
 use crate::source::view::{Stored, View};
 
@@ -291,13 +291,6 @@ pub(crate) fn retains_forever(topic: &TopicValue, defaults: &BTreeMap<String, St
     !deletes || (number("retention.ms") == Some(-1) && number("retention.bytes") == Some(-1))
 }
 
-/// A config's value as it is shown.
-pub(crate) fn shown(name: &str, value: &str) -> String {
-    const SECRETS: [&str; 6] = ["password", "secret", "token", "credential", "jaas", "private"];
-    let lower = name.to_ascii_lowercase();
-    if SECRETS.iter().any(|s| lower.contains(s)) { "********".to_owned() } else { clean(value) }
-}
-
 pub(super) async fn describe_configs(call: &mut Call<'_>) -> Result<Body, ToolError> {
     let view = call.view(Need::PLAIN_AND_TOPICS).await?;
     let (after, limit) = (call.position()?, call.args.limit());
@@ -317,7 +310,7 @@ pub(super) async fn describe_configs(call: &mut Call<'_>) -> Result<Body, ToolEr
         "values with source default may be overridden by a setting in the brokers' own configuration, which etcd does not know",
     );
     let defaults: BTreeMap<String, String> =
-        view.defaults.iter().map(|(name, value)| (clean(name), shown(name, value))).collect();
+        view.defaults.iter().map(|(name, value)| (clean(name), shown_config(name, value))).collect();
     Ok(body(json!({"configs": page.items, "cluster_defaults": defaults, "next_cursor": next})))
 }
 
@@ -331,12 +324,12 @@ fn config_row(view: &View, name: &str, topic: Option<&Stored<TopicValue>>) -> Va
     let (mut config, mut sources) = (BTreeMap::new(), BTreeMap::new());
     for known in TOPIC_CONFIGS {
         let (value, source) = effective(known.name, &topic.configs, &view.defaults);
-        config.insert(known.name.to_owned(), shown(known.name, value));
+        config.insert(known.name.to_owned(), shown_config(known.name, value));
         sources.insert(known.name.to_owned(), source);
     }
     // What a newer broker stored and this build does not know is shown, too.
     for (name, value) in &topic.configs {
-        config.entry(clean(name)).or_insert_with(|| shown(name, value));
+        config.entry(clean(name)).or_insert_with(|| shown_config(name, value));
         sources.entry(clean(name)).or_insert("topic");
     }
     let number = |name: &str| effective_number(name, topic, &view.defaults);
@@ -467,7 +460,7 @@ mod tests {
 
     #[test]
     fn secrets_are_masked() {
-        assert_eq!(shown("sasl.jaas.config", "x"), "********");
-        assert_eq!(shown("retention.ms", "5"), "5");
+        assert_eq!(shown_config("sasl.jaas.config", "x"), "********");
+        assert_eq!(shown_config("retention.ms", "5"), "5");
     }
 }
