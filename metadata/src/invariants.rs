@@ -3,7 +3,7 @@
 //! Tests and the simulation call [`check`] after every step; a snapshot is checked when it is read, so that one which
 //! contradicts itself never becomes the truth.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
@@ -56,42 +56,47 @@ pub enum Violation {
 
 /// Checks every invariant that one state can show. Costs time in proportion to the state.
 pub fn check(state: &State) -> Result<(), Violation> {
-    let mut checker = Checker::default();
+    let mut checker = Checker::new(state);
     for (&topic_id, topic) in state.topics() {
         for (number, partition) in topic.partitions().iter().enumerate() {
             checker.partition(topic_id, number, partition)?;
         }
     }
-    checker.counts(state)?;
-    state.objects().iter().try_for_each(|(&object, live)| checker.object(state, object, live.ranges))
+    checker.count()?;
+    state.objects().iter().try_for_each(|(&object, live)| checker.object(object, live.ranges))
 }
 
 /// The same in turns, for a state that is not the only thing to be done.
 pub(crate) async fn check_in_turns(state: &State, turns: &mut Turns) -> Result<(), Violation> {
-    let mut checker = Checker::default();
+    let mut checker = Checker::new(state);
     for (&topic_id, topic) in state.topics() {
         for (number, partition) in topic.partitions().iter().enumerate() {
             checker.partition(topic_id, number, partition)?;
             turns.spend(1 + partition.ranges().len()).await;
         }
     }
-    checker.counts(state)?;
+    checker.count()?;
     for (&object, live) in state.objects() {
-        checker.object(state, object, live.ranges)?;
+        checker.object(object, live.ranges)?;
         turns.spend(1).await;
     }
     Ok(())
 }
 
 /// What was seen of a state's partitions.
-#[derive(Debug, Default)]
-struct Checker {
-    /// How many ranges lie in each object.
-    references: BTreeMap<ObjectId, u32>,
+#[derive(Debug)]
+struct Checker<'a> {
+    state: &'a State,
+    /// How many ranges lie in each object. Only looked up in: the order of a hash map means nothing.
+    references: HashMap<ObjectId, u32>,
     ranges: u64,
 }
 
-impl Checker {
+impl<'a> Checker<'a> {
+    fn new(state: &'a State) -> Self {
+        Self { state, references: HashMap::with_capacity(state.objects().len()), ranges: 0 }
+    }
+
     fn partition(&mut self, topic_id: Uuid, number: usize, partition: &Partition) -> Result<(), Violation> {
         offsets_tile(partition).map_err(|what| Violation::Offsets { topic_id, partition: number, what })?;
         producers_are_in_order(partition).map_err(|(producer_id, what)| Violation::Producer {
@@ -101,27 +106,25 @@ impl Checker {
             what,
         })?;
         for range in partition.ranges().iter() {
-            *self.references.entry(range.object).or_default() += 1;
+            let references = self.references.entry(range.object).or_default();
+            if *references == 0 && !self.state.objects().contains_key(&range.object) {
+                let what = "a range refers to it and it is not live";
+                return Err(Violation::Object { object: range.object, what });
+            }
+            *references += 1;
             self.ranges += 1;
         }
         Ok(())
     }
 
-    fn counts(&self, state: &State) -> Result<(), Violation> {
-        if self.ranges != state.range_count() {
-            return Err(Violation::Count { counted: state.range_count(), actual: self.ranges });
-        }
-        match self.references.keys().find(|o| !state.objects().contains_key(*o)) {
-            Some(&object) => {
-                Err(Violation::Object { object, what: "a range refers to it and it is not live" })
-            }
-            None => Ok(()),
-        }
+    fn count(&self) -> Result<(), Violation> {
+        let (counted, actual) = (self.state.range_count(), self.ranges);
+        if counted == actual { Ok(()) } else { Err(Violation::Count { counted, actual }) }
     }
 
     /// Invariant 6, as far as one state can show it, for one live object.
-    fn object(&self, state: &State, object: ObjectId, ranges: u32) -> Result<(), Violation> {
-        let wrong = |what| Err(Violation::Object { object, what });
+    fn object(&self, object: ObjectId, ranges: u32) -> Result<(), Violation> {
+        let (state, wrong) = (self.state, |what| Err(Violation::Object { object, what }));
         let open =
             state.incarnations().get(&object.incarnation).is_some_and(|i| i.open_object == Some(object));
         let referenced = self.references.get(&object).copied().unwrap_or(0);

@@ -56,11 +56,14 @@ impl SnapshotWriter {
             .await
             .map_err(|violation| damaged("of this broker's state", &violation.to_string()))?;
         let topics = format::chunked(state);
-        let chunks = self.encode(state, &topics, previous, &mut turns).await?;
+        // What is not listed any more may have been deleted.
+        let last = self.last.as_ref().filter(|last| previous.is_some_and(|p| p.object == last.manifest));
+        let chunks = encode(last, state, &topics, &mut turns).await?;
         let refs = if chunks.values().map(Chunk::bytes).sum::<u64>() <= format::INLINE_BYTES {
             inline(&topics, &mut turns).await?
         } else {
-            put_chunks(store, state.revision(), chunks, previous).await?
+            // Where this writer has not written the one before, what is the same is told by checksums.
+            put_chunks(store, state.revision(), chunks, previous.filter(|_| last.is_none())).await?
         };
         let manifest = format::encode_manifest(state, refs.values(), &mut turns).await?;
         let sum = checksum(&manifest);
@@ -78,32 +81,28 @@ impl SnapshotWriter {
         self.last = Some(LastSnapshot { manifest, state, chunks: stored });
         Ok(written)
     }
+}
 
-    /// The chunks of a state, encoded unless they are stored already.
-    async fn encode(
-        &self,
-        state: &State,
-        topics: &BTreeMap<u64, TopicsOfChunk<'_>>,
-        previous: Option<&SnapshotRef>,
-        turns: &mut Turns,
-    ) -> Result<BTreeMap<u64, Chunk>, SnapshotError> {
-        // What is not listed any more may have been deleted.
-        let last = self.last.as_ref().filter(|last| previous.is_some_and(|p| p.object == last.manifest));
-        let before = last.map(|last| format::chunked(&last.state)).unwrap_or_default();
-        let is_cut_alike =
-            last.is_some_and(|last| format::chunk_count(&last.state) == format::chunk_count(state));
-        let mut chunks = BTreeMap::new();
-        for (&number, topics) in topics {
-            let stored = last.and_then(|last| last.chunks.get(&number)).filter(|_| is_cut_alike);
-            let is_same = before.get(&number).is_some_and(|before| is_same(before, topics));
-            let chunk = match stored {
-                Some(stored) if is_same => Chunk::Stored(stored.clone()),
-                _ => Chunk::Encoded(format::encode_chunk(topics, turns).await?),
-            };
-            chunks.insert(number, chunk);
-        }
-        Ok(chunks)
+/// The chunks of a state, encoded unless they are stored already.
+async fn encode(
+    last: Option<&LastSnapshot>,
+    state: &State,
+    topics: &BTreeMap<u64, TopicsOfChunk<'_>>,
+    turns: &mut Turns,
+) -> Result<BTreeMap<u64, Chunk>, SnapshotError> {
+    let last = last.filter(|last| format::chunk_count(&last.state) == format::chunk_count(state));
+    let before = last.map(|last| format::chunked(&last.state)).unwrap_or_default();
+    let mut chunks = BTreeMap::new();
+    for (&number, topics) in topics {
+        let stored = last.and_then(|last| last.chunks.get(&number));
+        let is_same = before.get(&number).is_some_and(|before| is_same(before, topics));
+        let chunk = match stored {
+            Some(stored) if is_same => Chunk::Stored(stored.clone()),
+            _ => Chunk::Encoded(format::encode_chunk(topics, turns).await?),
+        };
+        chunks.insert(number, chunk);
     }
+    Ok(chunks)
 }
 
 impl Chunk {
