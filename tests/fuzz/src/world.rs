@@ -18,12 +18,14 @@ use strandline_storage::clock::Clock;
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use strandline_tests::client::{frame, text, topic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 /// Milliseconds since 1970.
 pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
 /// Simulated time in which every request is answered, or its connection closed.
 const PATIENCE: Duration = Duration::from_mins(10);
+/// Simulated time for which a client stays: longer than any produce or fetch waits.
+const LISTENS: Duration = Duration::from_mins(3);
 /// What waits between the two ends of a connection.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -109,6 +111,8 @@ pub(crate) async fn say(opened: &Opened, bytes: &[u8]) -> Vec<Bytes> {
     let speaking = async {
         // The broker may close the connection at any byte.
         let _ = writing.write_all(bytes).await;
+        // A client that has gone gets no answers.
+        sleep(LISTENS).await;
         let _ = writing.shutdown().await;
     };
     let listening = async {
