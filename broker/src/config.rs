@@ -13,7 +13,7 @@ pub use strandline_settings::ConfigError;
 use strandline_settings::{LogConfig, Values};
 use strandline_storage::store::StoreConfig;
 
-use crate::group::GroupSettings;
+use crate::group_config::GroupSettings;
 
 pub use self::table::SETTINGS;
 

@@ -5,7 +5,7 @@
 //! groups and of client metrics have keys of their own.
 
 mod client_metrics;
-pub(crate) mod group;
+mod group;
 mod kafka_names;
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 
 use crate::Broker;
 use crate::config::SETTINGS;
-use crate::group::coordinator::check_group_id;
+use crate::group_config;
 use crate::limits;
 use crate::limits::{CONFIG_RESOURCE_NAME_CHARS, CONFIG_VALUE_BYTES};
 use crate::telemetry;
@@ -95,9 +95,9 @@ impl Resource {
                     || TopicError::new(ResponseError::InvalidRequest, "a broker is named by its node id");
                 name.parse().map(|id| Self::Broker(Some(id))).map_err(|_| wrong())
             }
-            GROUP => match check_group_id(name, false) {
+            GROUP => match group_config::check_group_id(name, false) {
                 Ok(()) => Ok(Self::Group(name.to_owned())),
-                Err(error) => invalid(&error.message),
+                Err(error) => invalid(&error.to_string()),
             },
             CLIENT_METRICS if name.is_empty() || name.chars().count() > CONFIG_RESOURCE_NAME_CHARS => {
                 invalid("the name of a client-metrics resource has 1 to 249 characters")
@@ -311,9 +311,9 @@ pub(crate) async fn alter(
             let ((current, revision), groups) = broker
                 .replica
                 .read(|view| (view.names.group_configs(name), view.names.configured_groups().len()));
-            let rules = Rules { effective: &|_| None, check: group::check, is_list: |_| false };
+            let rules = Rules { effective: &|_| None, check: group_config::check, is_list: |_| false };
             let altered = rules.apply(&current, alter)?;
-            group::check_together(&broker.config.groups.settings, &altered).map_err(invalid)?;
+            group_config::check_together(&broker.config.groups.settings, &altered).map_err(invalid)?;
             check_room(revision, &altered, groups, limits::GROUP_CONFIG_RESOURCES)?;
             strandline_metadata::topics::configure_group(keys, name, revision, altered)
         }

@@ -24,6 +24,7 @@ mod features;
 mod fetch;
 pub mod fsck;
 mod group;
+mod group_config;
 mod jobs;
 mod leaders;
 mod limits;

@@ -13,7 +13,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, text};
 use crate::group::GroupError;
-use crate::group::coordinator::check_group_id;
+use crate::group_config::check_group_id;
 use crate::leaders::Leaders;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;

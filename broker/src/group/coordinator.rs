@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::TryStreamExt;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::groups::{GroupWriter, OffsetsKey};
-use strandline_metadata::limits::MAX_GROUP_ID_BYTES;
 use strandline_metadata::names::Names;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::GroupError;
 use super::command::{Command, Reply};
 use super::task;
-use super::{GroupError, GroupSettings};
+use crate::group_config::GroupSettings;
 use crate::leaders::Leaders;
 use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP};
 use crate::tasks::TaskKind;
-use crate::{Broker, configs};
+use crate::{Broker, group_config};
 
 /// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked at where it is.
 #[derive(Debug, Default)]
@@ -124,19 +124,7 @@ fn own_groups(broker: &Broker) -> Vec<String> {
 /// What is configured for a group.
 pub(super) fn settings(broker: &Broker, group: &str) -> GroupSettings {
     let (set, _) = broker.replica.read(|view| view.names.group_configs(group));
-    configs::group::settings(&broker.config.groups.settings, &set)
-}
-
-/// Rules for ids of groups. The empty id is one that commits and reads offsets only, as in Kafka.
-pub(crate) fn check_group_id(group: &str, may_be_empty: bool) -> Result<(), GroupError> {
-    let wrong = |why: String| Err(GroupError::new(ResponseError::InvalidGroupId, why));
-    if group.is_empty() && !may_be_empty {
-        return wrong("a group's id is not empty".to_owned());
-    }
-    if group.len() > MAX_GROUP_ID_BYTES {
-        return wrong(format!("a group's id has at most {MAX_GROUP_ID_BYTES} bytes"));
-    }
-    Ok(())
+    group_config::resolve(&broker.config.groups.settings, &set)
 }
 
 /// Every group that this broker coordinates, in the order of their ids. Loads those that it has not looked at yet; fails if one of them
@@ -168,7 +156,7 @@ pub(crate) async fn ask<T>(
 ) -> Result<T, GroupError> {
     let (reply, answer) = task::reply();
     let command = command(reply);
-    check_group_id(group, command.may_be_nameless())?;
+    group_config::check_group_id(group, command.may_be_nameless())?;
     send(broker, group, command).await?;
     let gone =
         || GroupError::new(ResponseError::NotCoordinator, "this broker stopped coordinating the group");

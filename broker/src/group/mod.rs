@@ -12,6 +12,8 @@ use kafka_protocol::error::ResponseError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::group_config::{GroupIdError, GroupSettings};
+
 pub(crate) mod assign;
 pub(crate) mod classic;
 pub(crate) mod command;
@@ -37,6 +39,12 @@ pub(crate) struct GroupError {
 impl GroupError {
     pub(crate) fn new(code: ResponseError, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+}
+
+impl From<GroupIdError> for GroupError {
+    fn from(error: GroupIdError) -> Self {
+        Self::new(ResponseError::InvalidGroupId, error.to_string())
     }
 }
 
@@ -73,27 +81,6 @@ impl Topics for BTreeMap<String, (Uuid, u32)> {
             each(name, *id, *partitions);
         }
     }
-}
-
-/// What may be configured of groups. Times in ms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GroupSettings {
-    /// Members that a group may have.
-    pub(crate) max_size: usize,
-    /// Shortest session time-out that a classic member may ask for.
-    pub(crate) min_session_timeout_ms: i32,
-    /// Longest session time-out that a classic member may ask for.
-    pub(crate) max_session_timeout_ms: i32,
-    /// How long the first rebalance of an empty classic group waits for more members.
-    pub(crate) initial_rebalance_delay_ms: i32,
-    /// Session time-out of members of the new protocol.
-    pub(crate) consumer_session_timeout_ms: i32,
-    /// How often they are told to send heartbeats.
-    pub(crate) consumer_heartbeat_interval_ms: i32,
-    /// Whether a classic group may become one of the new protocol while it has members.
-    pub(crate) may_upgrade: bool,
-    /// Whether a group of the new protocol may become a classic one while it has members.
-    pub(crate) may_downgrade: bool,
 }
 
 /// What an engine is told of the world when it decides.

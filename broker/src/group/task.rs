@@ -42,8 +42,9 @@ use super::consumer::ExpiredBy;
 use super::coordinator::GroupStatus;
 use super::engine::Engine;
 use super::offsets::{self, Offsets};
-use super::{Context, GroupError, GroupSettings, Ticket, topics::BrokerTopics};
+use super::{Context, GroupError, Ticket, topics::BrokerTopics};
 use crate::Broker;
+use crate::group_config::GroupSettings;
 use crate::limits::{
     GROUP_OFFSETS_BYTES_PER_TXN, GROUP_PUT_BYTES_PER_S, GROUP_WAITING, LATE_TIMER,
     OFFSETS_BYTES_BESIDE_GROUP, STEPS_PER_WRITE,

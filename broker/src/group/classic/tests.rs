@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::join::Join;
 use super::session::{Identity, Sync};
 use super::*;
-use crate::group::{Context, GroupSettings, Sender};
+use crate::group::{Context, Sender};
+use crate::group_config::GroupSettings;
 use crate::limits::MEMBER_METADATA_BYTES;
 
 /// A group and its clock.

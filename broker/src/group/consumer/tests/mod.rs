@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{AWAY, ConsumerGroup, LEAVING};
-use crate::group::{Context, GroupError, GroupSettings, Sender};
+use crate::group::{Context, GroupError, Sender};
+use crate::group_config::GroupSettings;
 
 const REBALANCE_TIMEOUT_MS: i32 = 60_000;
 
