@@ -1,9 +1,13 @@
-//! Features of the whole cluster (KIP-584): what clients may take for granted.
+//! Features of the whole cluster (KIP-584): what clients may take for granted, and what the log may hold.
 //!
-//! What is listed here is on. There is no level to be stored: every broker of this version speaks the same, and what
-//! `apply` may do has a level of its own that no client sets.
+//! What clients may take for granted is on, and has no level to be stored: every broker of this version speaks the
+//! same. What the log and its objects may hold depends on the oldest build that has to read them, so its level is in the
+//! log, and an operator raises it when every broker is new enough (`kafka-features.sh upgrade`).
 
 use kafka_protocol::error::ResponseError;
+use strandline_metadata::brokers::level_known_to;
+use strandline_metadata::state::{FEATURE_LEVEL, State};
+use strandline_metadata::values::BrokerValue;
 
 /// A feature, with the levels that this broker knows and the one that is in force.
 #[derive(Clone, Copy, Debug)]
@@ -14,11 +18,28 @@ pub(crate) struct Feature {
     pub(crate) level: i16,
 }
 
-/// Every feature. Without transactions there is no `transaction.version`.
-pub(crate) const FEATURES: &[Feature] = &[Feature { name: "group.version", least: 0, most: 1, level: 1 }];
+/// The feature that stands for what the cluster's own log may hold.
+pub(crate) const LOG_FEATURE: &str = "strandline.version";
 
-/// Names this list: clients take over a list with a higher number than the one that they know. Raised with the list.
-pub(crate) const EPOCH: i64 = 1;
+/// Every feature of a cluster whose log is at this feature level. Without transactions there is no
+/// `transaction.version`.
+pub(crate) fn features(log_level: u32) -> [Feature; 2] {
+    let level = |level: u32| i16::try_from(level).unwrap_or(i16::MAX);
+    [
+        Feature { name: "group.version", least: 0, most: 1, level: 1 },
+        Feature { name: LOG_FEATURE, least: 1, most: level(FEATURE_LEVEL), level: level(log_level) },
+    ]
+}
+
+/// The feature level of a cluster's log. The first one is not stated by a record.
+pub(crate) fn log_level(state: &State) -> u32 {
+    state.feature_level().max(1)
+}
+
+/// Names what [`features`] says: clients take over a list with a higher number than the one that they know.
+pub(crate) fn epoch(log_level: u32) -> i64 {
+    i64::from(log_level)
+}
 
 /// How a feature's level is to change, by Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,29 +57,36 @@ pub(crate) struct Update {
     pub(crate) direction: Option<Direction>,
 }
 
-/// Whether all features are then as they are now; else the error, and a sentence for people.
-pub(crate) fn update(updates: &[Update]) -> Result<(), (ResponseError, String)> {
+/// To which level the log is to be raised, if the updates are right and change anything; else the error, and a sentence
+/// for people.
+pub(crate) fn update(log_level: u32, updates: &[Update]) -> Result<Option<u32>, (ResponseError, String)> {
+    let mut raised = None;
     for (index, update) in updates.iter().enumerate() {
         let name = &update.name;
         if updates.iter().take(index).any(|other| other.name == *name) {
             return Err((ResponseError::InvalidRequest, format!("{name} occurs twice in the request")));
         }
-        check(update).map_err(|why| {
+        let is_new = check(log_level, update).map_err(|why| {
             let level = update.level;
             (
                 ResponseError::InvalidUpdateVersion,
                 format!("Invalid update version {level} for feature {name}. {why}"),
             )
         })?;
+        if is_new {
+            raised = u32::try_from(update.level).ok();
+        }
     }
-    Ok(())
+    Ok(raised)
 }
 
-fn check(update: &Update) -> Result<(), String> {
+/// Whether an update changes anything; else why it cannot be made.
+fn check(log_level: u32, update: &Update) -> Result<bool, String> {
     let Some(direction) = update.direction else {
         return Err("This is neither an upgrade nor a downgrade.".to_owned());
     };
-    let Some(feature) = FEATURES.iter().find(|f| f.name == update.name) else {
+    let features = features(log_level);
+    let Some(feature) = features.iter().find(|f| f.name == update.name) else {
         return Err(match update.name.as_str() {
             "transaction.version" => "Transactions are not supported yet.".to_owned(),
             "metadata.version" | "kraft.version" => {
@@ -72,15 +100,28 @@ fn check(update: &Update) -> Result<(), String> {
         return Err(format!("This broker only supports versions {least} to {most}."));
     }
     match direction {
-        _ if update.level == level => Ok(()),
+        _ if update.level == level => Ok(false),
+        _ if update.level > level => Ok(true),
         Direction::Upgrade => Err(
             "Can't downgrade the version of this feature without setting the upgrade type to either safe or unsafe downgrade."
                 .to_owned(),
         ),
         Direction::Downgrade => Err(format!(
-            "Level {level} cannot be left: every broker speaks it, and there is no switch to turn it off."
+            "Level {level} cannot be left: what has been written since it is in force stays written."
         )),
     }
+}
+
+/// Why the log cannot be raised to this level while these brokers are registered, if it cannot.
+pub(crate) fn too_old<'a>(level: u32, brokers: impl Iterator<Item = &'a BrokerValue>) -> Option<String> {
+    let mut old = brokers.filter(|broker| level_known_to(&broker.version) < level);
+    let first = old.next()?;
+    Some(format!(
+        "Broker {} has version {}, which does not know level {level}; so have {} others. Upgrade them first.",
+        first.node_id,
+        first.version,
+        old.count()
+    ))
 }
 
 #[cfg(test)]
@@ -90,16 +131,22 @@ mod tests {
     #[test]
     fn what_is_in_force_stays_and_everything_else_is_refused() {
         let update = |name: &str, level, direction| {
-            super::update(&[Update { name: name.to_owned(), level, direction }]).map_err(|(_, why)| why)
+            super::update(1, &[Update { name: name.to_owned(), level, direction }]).map_err(|(_, why)| why)
         };
-        assert_eq!(update("group.version", 1, Some(Direction::Upgrade)), Ok(()));
-        assert_eq!(update("group.version", 1, Some(Direction::Downgrade)), Ok(()));
+        assert_eq!(update("group.version", 1, Some(Direction::Upgrade)), Ok(None));
+        assert_eq!(update("group.version", 1, Some(Direction::Downgrade)), Ok(None));
+        assert_eq!(update(LOG_FEATURE, 1, Some(Direction::Upgrade)), Ok(None));
+        assert_eq!(update(LOG_FEATURE, 2, Some(Direction::Upgrade)), Ok(Some(2)));
+        let down = [Update { name: LOG_FEATURE.to_owned(), level: 1, direction: Some(Direction::Downgrade) }];
+        assert!(super::update(2, &down).unwrap_err().1.contains("cannot be left"));
         for (name, level, direction, why) in [
             ("group.version", 0, Some(Direction::Upgrade), "without setting the upgrade type"),
             ("group.version", 0, Some(Direction::Downgrade), "cannot be left"),
             ("group.version", 2, Some(Direction::Upgrade), "0 to 1"),
             ("group.version", -1, Some(Direction::Upgrade), "0 to 1"),
             ("group.version", 1, None, "neither"),
+            (LOG_FEATURE, 0, Some(Direction::Downgrade), "1 to 2"),
+            (LOG_FEATURE, 3, Some(Direction::Upgrade), "1 to 2"),
             ("transaction.version", 2, Some(Direction::Upgrade), "not supported yet"),
             ("metadata.version", 20, Some(Direction::Upgrade), "etcd"),
             ("tea.version", 1, Some(Direction::Upgrade), "does not support"),
@@ -107,7 +154,7 @@ mod tests {
             let said = update(name, level, direction).unwrap_err();
             assert!(said.contains(why) && said.contains(name), "{said}");
         }
-        for feature in FEATURES {
+        for feature in [1, FEATURE_LEVEL].map(features).as_flattened() {
             assert!((feature.least..=feature.most).contains(&feature.level));
         }
     }

@@ -70,7 +70,11 @@ async fn register(broker: &Broker, was_registered: bool) -> Result<Registration,
             Err(RegisterError::Backend(error)) => debug!(%error, "registering failed; trying again"),
             // Perhaps an earlier attempt of this very process whose answer was late: the next one looks who it is.
             Err(RegisterError::Raced(_)) => debug!("somebody registered at the same time; trying again"),
-            Err(refused @ (RegisterError::Value(_) | RegisterError::FeatureLevel(_))) => {
+            Err(
+                refused @ (RegisterError::Value(_)
+                | RegisterError::FeatureLevel(_)
+                | RegisterError::OtherCluster(_)),
+            ) => {
                 error!(error = %refused, "this broker cannot register");
                 return Err(MembershipEnd::Refused(refused));
             }
@@ -89,7 +93,8 @@ async fn try_register(broker: &Broker, was_registered: bool) -> Result<Option<Re
         return Ok(None);
     }
     let value = leaders::own(broker);
-    let registering = brokers::register(backend, keys, &broker.cluster, &value, broker.config.lease_ttl_s);
+    let registering =
+        brokers::register(backend, keys, &broker.cluster.cluster_id, &value, broker.config.lease_ttl_s);
     match timeout(strandline_metadata::limits::BACKEND_TIMEOUT, registering).await {
         Ok(registration) => registration.map(Some),
         // If it was registered after all, the next attempt replaces that registration by a new one.

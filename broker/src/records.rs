@@ -6,7 +6,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use crate::limits::MAX_PAYLOAD_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
-use strandline_storage::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, crc32c};
+use strandline_storage::format::batch::{
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, VerifiedBatch, crc32c,
+};
 
 /// The header and framing of xerial's snappy, which Java clients write.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\x00";
@@ -102,7 +104,7 @@ fn read_all(reader: &mut impl Read, bytes: &mut [u8]) -> Result<(), RecordsError
 }
 
 /// The same records in another codec.
-pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<Bytes, RecordsError> {
+pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<VerifiedBatch, RecordsError> {
     let header = BatchHeader::parse(batch)?;
     let payload = payload(&header, batch)?;
     let mut out = BytesMut::with_capacity(BATCH_HEADER_BYTES + payload.len() / 2);
@@ -113,7 +115,7 @@ pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<Bytes, Reco
     out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
     let crc = crc32c(&out[CRC_FROM..]);
     out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-    Ok(out.freeze())
+    Ok(VerifiedBatch::new(out.freeze())?)
 }
 
 /// The records of a batch, decompressed.
@@ -313,9 +315,9 @@ pub(crate) mod tests {
             for (_, to) in CODECS {
                 let before = batch(from, 5, 20);
                 let after = recompress(&before, to).unwrap();
-                let header = strandline_storage::format::batch::verify(&after).unwrap();
+                let header = strandline_storage::format::batch::verify(after.bytes()).unwrap();
                 assert_eq!(header.compression().unwrap(), to);
-                let decoded = RecordBatchDecoder::decode(&mut after.clone()).unwrap();
+                let decoded = RecordBatchDecoder::decode(&mut after.bytes().clone()).unwrap();
                 assert_eq!(decoded.records, RecordBatchDecoder::decode(&mut before.clone()).unwrap().records);
             }
         }

@@ -12,6 +12,7 @@ use crate::backend::{Backend, BackendError, Compare, KeyRange, Op, OpResponse, R
 use crate::commit::{Change, CommitError, Committer, Session, Settled, Trace, Verdict, settle};
 use crate::keys::{Key, Keyspace};
 use crate::mutation::{self, Mutation};
+use crate::record::{Body, FeatureLevel};
 use crate::state::FEATURE_LEVEL;
 use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
 
@@ -27,6 +28,9 @@ pub enum RegisterError {
     /// The cluster demands more than this build can do.
     #[error("the cluster's feature level is {0}, this build knows {FEATURE_LEVEL}: use a newer build")]
     FeatureLevel(u32),
+    /// The cluster's own key is gone, or that of another cluster.
+    #[error("the metadata store does not hold cluster {0} any more")]
+    OtherCluster(String),
     /// Another process registered the same node id in between.
     #[error("another process registered node id {0} at the same time")]
     Raced(i32),
@@ -72,6 +76,28 @@ pub async fn ensure_cluster(
             Ok(known)
         }
         _ => Err(BackendError::Broken("a key exists and cannot be read".to_owned()).into()),
+    }
+}
+
+/// The highest feature level that a build of this version knows. Registrations name their version, so before the level is
+/// raised it is known whether everybody can follow.
+pub fn level_known_to(version: &str) -> u32 {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    match (numbers.next(), numbers.next()) {
+        (Some(0), Some(0 | 1)) => 1,
+        _ => FEATURE_LEVEL,
+    }
+}
+
+/// Raises the feature level of a cluster whose own key is `cluster`, for whoever comes and for the state machine at once.
+/// Nobody registers with another value than the one that is there, so no older build slips in.
+pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, level: u32) -> Change {
+    let key = keys.encode(&Key::Cluster);
+    let raised = ClusterValue { feature_level: level, ..cluster.clone() };
+    Change {
+        compares: vec![Compare::Value(key.clone(), cluster.encode().into())],
+        ops: vec![Op::put(key, raised.encode())],
+        body: Some(Body::FeatureLevel(FeatureLevel { level })),
     }
 }
 
@@ -125,15 +151,21 @@ impl Trace for RegistrationTrace {
     }
 }
 
-/// Registers a broker under a new lease of `ttl_s` seconds. A predecessor with the same node id is deleted first, in
+/// Registers a broker of the cluster with this id under a new lease of `ttl_s` seconds. A predecessor with the same node id is deleted first, in
 /// a transaction of its own: a put over its key would keep the create revision, and let the old process commit.
 pub async fn register(
     backend: &dyn Backend,
     keys: &Keyspace,
-    cluster: &ClusterValue,
+    cluster_id: &str,
     value: &BrokerValue,
     ttl_s: i64,
 ) -> Result<Registration, RegisterError> {
+    // As it is now: its level may have been raised since this broker started.
+    let cluster = read_cluster(backend, keys).await?.filter(|c| c.cluster_id == cluster_id);
+    let cluster = cluster.ok_or_else(|| RegisterError::OtherCluster(cluster_id.to_owned()))?;
+    if cluster.feature_level > FEATURE_LEVEL {
+        return Err(RegisterError::FeatureLevel(cluster.feature_level));
+    }
     let key = keys.encode(&Key::Broker(value.node_id));
     if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await?
         && !mutation::is(Mutation::RegisterOver)
@@ -166,9 +198,8 @@ pub async fn register(
             // A lease that is not used ends by itself; ending it now is only tidier.
             let _ = backend.lease_revoke(lease).await;
             return Err(match failed {
-                // Nobody is registered, so it is the cluster's own key that is not as it was read.
-                Settled::Conflict => RegisterError::FeatureLevel(FEATURE_LEVEL + 1),
                 Settled::Refused(error) => error.into(),
+                // Somebody else is registered, or the level has been raised in this moment.
                 _ => RegisterError::Raced(value.node_id),
             });
         }

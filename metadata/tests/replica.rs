@@ -385,7 +385,7 @@ async fn a_damaged_snapshot_falls_back_to_the_one_before_and_never_to_nothing() 
         let mut bytes = store.get(&key, None).await.unwrap().to_vec();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        store.put(&key, vec![Bytes::from(bytes)]).await.unwrap();
+        store.put(&key, Bytes::from(bytes).into()).await.unwrap();
     };
     damage(&listed.snapshots[0].object).await;
     assert_eq!(Node::open(&backend, &store, 2).await.end(), 4, "the snapshot before, and the log since");

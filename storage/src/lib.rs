@@ -30,5 +30,5 @@ pub use clock::{Clock, SystemClock};
 pub use error::{Operation, StoreError};
 pub use metrics::StorageMetrics;
 pub use path::{KeyError, ObjectId, ObjectKey};
-pub use reader::{ReadKind, Reader, ReaderConfig};
-pub use store::{ObjectMeta, Store, StoreConfig, open};
+pub use reader::{ReadBatch, ReadKind, Reader, ReaderConfig};
+pub use store::{ObjectMeta, Payload, Store, StoreConfig, open};

@@ -24,10 +24,15 @@ pub const COALESCE_BELOW_BYTES: usize = 16 * KIB;
 /// Size of the buffers that small batches are copied into.
 pub const COALESCE_BUFFER_BYTES: usize = 256 * KIB;
 
+/// Batches shorter than this are summed up again for their object: that costs less than combining checksums does.
+pub const SUM_AGAIN_BELOW_BYTES: usize = 4 * KIB;
+
 /// Bytes of one index entry of a write object.
 pub const SEGMENT_INDEX_ENTRY_BYTES: usize = 40;
-/// Bytes of the footer of a write object.
+/// Bytes of the footer of a write object that every version has, at the object's end.
 pub const SEGMENT_FOOTER_BYTES: usize = 32;
+/// Bytes of the object's identity, which lies before the footer from version 2 on.
+pub const SEGMENT_IDENTITY_BYTES: usize = 20;
 /// Most partition ranges in one write object, when writing and when reading.
 pub const MAX_SEGMENT_RANGES: usize = 1 << 18;
 /// How much of an object's end is read at first when its index is wanted; most indexes fit.

@@ -13,23 +13,25 @@
 //! and leaves nothing behind.
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
 use crate::cache::{Block, BlockKey, Cache, Pool};
 use crate::error::{Operation, StoreError};
-use crate::format::batch::{self, BATCH_HEADER_BYTES, BatchError, BatchHeader};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
 use crate::metrics::{CacheOutcome, StorageMetrics};
 use crate::path::ObjectId;
 use crate::store::Store;
+
+mod batches;
+
+pub use batches::ReadBatch;
 
 /// How much memory reading may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,11 +205,11 @@ impl Reader {
         id: ObjectId,
         object_bytes: u64,
         range: Range<u64>,
-    ) -> Result<Vec<(BatchHeader, Bytes)>, StoreError> {
+    ) -> Result<Vec<ReadBatch>, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
         // What this broker wrote was checked when it came, and has not left its memory.
         let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
-        let batches = batches(found.pieces, !trusted).map_err(|(position, error)| {
+        let batches = batches::cut(found.pieces, !trusted).map_err(|(position, error)| {
             self.evict(id);
             let at = range.start + position;
             StoreError::corrupt(&id.key(), format!("no valid record batch at {at}: {error}"))
@@ -319,75 +321,6 @@ async fn fetch(listed: SharedFetch, kind: ReadKind, object_bytes: u64) -> Result
     }
     inner.lock().cache.insert_block(kind.pool(), *key, block.clone());
     Ok(block)
-}
-
-/// Cuts pieces into batches. A batch that lies in one piece shares its buffer, one that spans two is copied together.
-fn batches(pieces: Vec<Bytes>, check_crc: bool) -> Result<Vec<(BatchHeader, Bytes)>, (u64, BatchError)> {
-    let mut rest = Pieces(pieces.into());
-    let mut found = Vec::new();
-    let mut position = 0;
-    while let Some(head) = rest.head(BATCH_HEADER_BYTES) {
-        let header = BatchHeader::parse(&head).map_err(|error| (position, error))?;
-        let needed = header.total_bytes();
-        let Some(bytes) = rest.take(needed) else {
-            return Err((position, BatchError::TooShort { needed, actual: rest.len() }));
-        };
-        if check_crc {
-            batch::verify(&bytes).map_err(|error| (position, error))?;
-        }
-        position += needed as u64;
-        found.push((header, bytes));
-    }
-    Ok(found)
-}
-
-/// Bytes in pieces, none of them empty.
-struct Pieces(VecDeque<Bytes>);
-
-impl Pieces {
-    fn len(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
-    }
-
-    /// The first `wanted` bytes, or as many as there are; `None` at the end. They stay.
-    fn head(&self, wanted: usize) -> Option<Bytes> {
-        let first = self.0.front()?;
-        if first.len() >= wanted {
-            return Some(first.slice(..wanted));
-        }
-        let mut head = BytesMut::with_capacity(wanted);
-        for piece in &self.0 {
-            let missing = wanted - head.len();
-            head.extend_from_slice(piece.get(..missing).unwrap_or(piece));
-        }
-        Some(head.freeze())
-    }
-
-    /// Takes the first `wanted` bytes in one piece; `None`, and nothing taken, if there are fewer.
-    fn take(&mut self, wanted: usize) -> Option<Bytes> {
-        let first = self.0.front_mut()?;
-        if first.len() > wanted {
-            return Some(first.split_to(wanted));
-        }
-        if first.len() == wanted {
-            return self.0.pop_front();
-        }
-        if self.len() < wanted {
-            return None;
-        }
-        let mut joined = BytesMut::with_capacity(wanted);
-        while joined.len() < wanted {
-            let missing = wanted - joined.len();
-            let mut piece = self.0.pop_front()?;
-            if piece.len() > missing {
-                joined.extend_from_slice(&piece.split_to(missing));
-                self.0.push_front(piece);
-            } else {
-                joined.extend_from_slice(&piece);
-            }
-        }
-        Some(joined.freeze())
-    }
 }
 
 #[cfg(test)]

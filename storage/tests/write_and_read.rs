@@ -9,13 +9,15 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use strandline_storage::format::batch::{BATCH_HEADER_BYTES, crc32c, set_log_append_time, verify};
-use strandline_storage::format::segment::{SegmentBuilder, SegmentRange, read_index, verify_range};
+use strandline_storage::format::batch::{BATCH_HEADER_BYTES, VerifiedBatch, crc32c, verify};
+use strandline_storage::format::segment::{
+    Index, Part, SegmentBuilder, SegmentRange, SegmentVersion, read_index,
+};
 use strandline_storage::store::{
     FaultPlan, Faulty, Measured, ObjectStoreBackend, RetryPolicy, Retrying, TimeLimited,
 };
 use strandline_storage::{
-    ObjectId, ReadKind, Reader, ReaderConfig, StorageMetrics, Store, StoreError, SystemClock,
+    ObjectId, ReadBatch, ReadKind, Reader, ReaderConfig, StorageMetrics, Store, StoreError, SystemClock,
 };
 
 fn batch(rng: &mut StdRng) -> Bytes {
@@ -46,12 +48,22 @@ fn reader(store: &Arc<dyn Store>) -> Reader {
     Reader::new(Arc::clone(store), config, StorageMetrics::unregistered())
 }
 
-async fn check(reader: &Reader, id: ObjectId, size: u64, range: &SegmentRange, sent: &[Bytes]) {
+async fn check(
+    reader: &Reader,
+    id: ObjectId,
+    size: u64,
+    index: &Index,
+    range: &SegmentRange,
+    sent: &[Bytes],
+) {
     let place = range.position..range.position + range.length;
     let found = reader.read_batches(ReadKind::Tail, id, size, place.clone()).await.unwrap();
-    assert!(found.iter().map(|(_, bytes)| bytes).eq(sent), "{id}: other batches came back");
+    assert!(
+        found.iter().map(ReadBatch::contiguous).eq(sent.iter().cloned()),
+        "{id}: other batches came back"
+    );
     let pieces = reader.read(id, size, place).await.unwrap();
-    verify_range(range, &pieces).unwrap();
+    index.verify(range, &pieces).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,25 +87,27 @@ async fn what_was_written_is_read_by_its_writer_and_by_others() {
         let (writer, other) = (reader(&store), reader(&store));
         for number in 0..10 {
             let id = ObjectId { incarnation: 5, number, salt: rng.random() };
-            let mut builder = SegmentBuilder::new();
+            let version = if seed % 2 == 0 { SegmentVersion::V1 } else { SegmentVersion::V2 };
+            let mut builder = SegmentBuilder::new(id, version);
             let mut sent = Vec::new();
             for partition in 0..rng.random_range(1..20) {
-                let batches: Vec<Bytes> = (0..rng.random_range(1..5))
-                    .map(|_| match batch(&mut rng) {
-                        batch if rng.random_bool(0.2) => set_log_append_time(batch, 77),
+                let batches: Vec<VerifiedBatch> = (0..rng.random_range(1..5))
+                    .map(|_| match VerifiedBatch::new(batch(&mut rng)).unwrap() {
+                        batch if rng.random_bool(0.2) => batch.with_log_append_time(77),
                         batch => batch,
                     })
                     .collect();
-                builder.push([1; 16], partition, batches.clone());
-                sent.push(batches);
+                builder.push([1; 16], partition, batches.iter().map(Part::from));
+                sent.push(batches.iter().map(|batch| batch.bytes().clone()).collect::<Vec<_>>());
             }
             let segment = builder.finish();
             store.put(&id.key(), segment.payload.clone()).await.unwrap();
-            writer.insert_written(id, segment.payload);
-            assert_eq!(read_index(&*store, &id.key(), segment.size).await.unwrap(), segment.ranges);
+            writer.insert_written(id, segment.payload.into_pieces());
+            let index = read_index(&*store, &id.key(), segment.size).await.unwrap();
+            assert_eq!(index.ranges, segment.ranges);
             for (range, sent) in segment.ranges.iter().zip(&sent) {
-                check(&writer, id, segment.size, range, sent).await;
-                check(&other, id, segment.size, range, sent).await;
+                check(&writer, id, segment.size, &index, range, sent).await;
+                check(&other, id, segment.size, &index, range, sent).await;
             }
         }
     }
@@ -110,7 +124,7 @@ async fn cached_reads_go_on_while_the_store_is_gone() {
     let sent = batch(&mut rng);
     let size = sent.len() as u64;
     for id in ids {
-        store.put(&id.key(), vec![sent.clone()]).await.unwrap();
+        store.put(&id.key(), sent.clone().into()).await.unwrap();
     }
     reader.insert_written(ids[0], vec![sent.clone()]);
     reader.read(ids[1], size, 0..size).await.unwrap();

@@ -14,7 +14,7 @@ use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::{Api, Call, PendingReply, Reply, SUPPORTED};
-use crate::features::{self, FEATURES};
+use crate::features;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
 
@@ -29,17 +29,19 @@ pub(crate) fn handle(call: &Call, request: &ApiVersionsRequest) -> ApiVersionsRe
             call.broker.metrics.client_software(name, version);
         }
     }
-    if call.version >= 3 { with_features(spoken(), call.version) } else { spoken() }
+    if call.version >= 3 { with_features(call, spoken()) } else { spoken() }
 }
 
-fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
-    let supported = FEATURES.iter().filter(|f| version >= 4 || f.least > 0).map(|f| {
+fn with_features(call: &Call, response: ApiVersionsResponse) -> ApiVersionsResponse {
+    let level = call.broker.replica.read(|view| features::log_level(&view.state));
+    let known = features::features(level);
+    let supported = known.iter().filter(|f| call.version >= 4 || f.least > 0).map(|f| {
         SupportedFeatureKey::default()
             .with_name(StrBytes::from_static_str(f.name))
             .with_min_version(f.least)
             .with_max_version(f.most)
     });
-    let finalized = FEATURES.iter().map(|f| {
+    let finalized = known.iter().map(|f| {
         FinalizedFeatureKey::default()
             .with_name(StrBytes::from_static_str(f.name))
             .with_min_version_level(f.level)
@@ -47,7 +49,7 @@ fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResp
     });
     response
         .with_supported_features(supported.collect())
-        .with_finalized_features_epoch(features::EPOCH)
+        .with_finalized_features_epoch(features::epoch(level))
         .with_finalized_features(finalized.collect())
 }
 

@@ -117,11 +117,14 @@ async fn first_in_range(
     let span = range.position..range.position + range.bytes;
     let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, bytes, span).await;
     let mut base_offset = range.base_offset;
-    for (header, batch) in batches.map_err(|e| failed(&e))? {
+    for batch in batches.map_err(|e| failed(&e))? {
+        let header = &batch.header;
         if header.max_timestamp >= timestamp {
             let offset = |time: RecordTime| base_offset + i64::from(time.offset_delta);
             let is_wanted = |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;
-            if let Some(found) = records::find_time(&header, &batch, is_wanted).map_err(|e| failed(&e))? {
+            if let Some(found) =
+                records::find_time(header, &batch.contiguous(), is_wanted).map_err(|e| failed(&e))?
+            {
                 return Ok(Some((offset(found), found.timestamp_ms)));
             }
         }

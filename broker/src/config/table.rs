@@ -74,7 +74,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("s3_allow_http", "false", "true|false", "Whether plain HTTP will do"),
     setting("s3_path_style", "true", "true|false", "Bucket in the path rather than in the host name"),
     setting("s3_ca_file", "", "path", "Certificates (PEM) to trust beside the system's"),
-    setting("s3_checksum", "crc64nvme", "none|crc64nvme|sha256", "Checksum sent with every PUT"),
+    setting("s3_checksum", "crc32c", "none|crc32c|crc64nvme|sha256", "Checksum sent with every PUT"),
     setting(
         "store_request_timeout_ms",
         "10000",

@@ -5,8 +5,8 @@ use futures::StreamExt as _;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::{Range, State};
 use strandline_storage::error::StoreError;
-use strandline_storage::format::batch::{BatchHeader, patched_prefix};
-use strandline_storage::reader::ReadKind;
+use strandline_storage::format::batch::patched_prefix;
+use strandline_storage::reader::{ReadBatch, ReadKind};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -15,9 +15,6 @@ use super::{Fetched, PartitionRead};
 use crate::Broker;
 use crate::limits::{COPIED_BATCH_BYTES, FETCH_READS_FOR, OBJECT_READS_AT_ONCE};
 use crate::tasks::TaskKind;
-
-/// Bytes of the prefix that is patched: base offset, length, leader epoch.
-const PREFIX_BYTES: usize = 16;
 
 /// Record batches, ready to be sent, in pieces.
 #[derive(Clone, Debug, Default)]
@@ -36,16 +33,24 @@ struct Collector {
 }
 
 impl Collector {
-    fn push(&mut self, prefix: [u8; PREFIX_BYTES], batch: &Bytes, count: i32) {
+    fn push(&mut self, batch: &ReadBatch, base_offset: i64) {
         self.records.bytes += batch.len();
-        self.records.count += u64::try_from(count).unwrap_or(0);
+        self.records.count += u64::try_from(batch.header.record_count).unwrap_or(0);
+        let prefix = patched_prefix(&batch.header, base_offset, 0);
         self.scratch.put_slice(&prefix);
-        let rest = batch.slice(PREFIX_BYTES..);
-        if rest.len() <= COPIED_BATCH_BYTES {
-            self.scratch.put_slice(&rest);
-        } else {
-            self.records.pieces.push(self.scratch.split().freeze());
-            self.records.pieces.push(rest);
+        let mut replaced = prefix.len();
+        for piece in batch.pieces() {
+            let before = replaced.min(piece.len());
+            replaced -= before;
+            let kept = piece.slice(before..);
+            if kept.len() <= COPIED_BATCH_BYTES {
+                self.scratch.put_slice(&kept);
+                continue;
+            }
+            if !self.scratch.is_empty() {
+                self.records.pieces.push(self.scratch.split().freeze());
+            }
+            self.records.pieces.push(kept);
         }
     }
 
@@ -156,15 +161,15 @@ async fn read_planned(
             Err(error) => return Err(error),
         };
         let mut base_offset = range.base_offset;
-        for (header, batch) in &batches {
-            let end_offset = base_offset + i64::from(header.record_count);
+        for batch in &batches {
+            let end_offset = base_offset + i64::from(batch.header.record_count);
             // A fetch starts at the batch that contains the offset.
             if end_offset > offset {
                 let bytes = collector.records.bytes;
                 if bytes > 0 && bytes + batch.len() > budget {
                     break 'ranges;
                 }
-                collector.push(patched_prefix(header, base_offset, 0), batch, header.record_count);
+                collector.push(batch, base_offset);
             }
             base_offset = end_offset;
         }
@@ -203,7 +208,7 @@ fn within(planned: &[PlannedRange], budget: usize) -> Vec<PlannedRange> {
 async fn read_range(
     broker: &Broker,
     PlannedRange { range, object_bytes, tail }: PlannedRange,
-) -> (Range, Result<Vec<(BatchHeader, Bytes)>, StoreError>) {
+) -> (Range, Result<Vec<ReadBatch>, StoreError>) {
     let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
     let span = range.position..range.position + range.bytes;
     (range, broker.reader.read_batches(kind, range.object, object_bytes, span).await)

@@ -4,7 +4,7 @@ use crate::limits::FSCK_READ_BYTES;
 use bytes::Bytes;
 use strandline_metadata::state::Range;
 use strandline_storage::format::batch;
-use strandline_storage::format::segment::{self, SegmentRange};
+use strandline_storage::format::segment::{Index, SegmentRange, read_index};
 use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::Store;
 
@@ -35,21 +35,22 @@ pub(super) async fn check(
         if whole.len() as u64 != size {
             return Err(format!("it has {} bytes instead of {size}", whole.len()));
         }
-        let index = segment::parse_index(&whole, size).map_err(|e| e.to_string())?;
+        let index = Index::parse(&whole, size).map_err(|e| e.to_string())?;
+        index.check_identity(&key).map_err(|e| e.to_string())?;
         (Some(whole), index)
     } else {
-        (None, segment::read_index(store, &key, size).await.map_err(|e| e.to_string())?)
+        (None, read_index(store, &key, size).await.map_err(|e| e.to_string())?)
     };
-    for entry in &index {
+    for entry in &index.ranges {
         let bytes = read(store, &key, whole.as_ref(), entry).await?;
-        segment::verify_range(entry, std::slice::from_ref(&bytes)).map_err(|e| e.to_string())?;
+        index.verify(entry, std::slice::from_ref(&bytes)).map_err(|e| e.to_string())?;
         let of_entry = |e: &&Expected| (e.topic_id, e.partition) == (entry.topic_id, entry.partition);
         for one in expected.iter().filter(of_entry) {
             batches(one, entry, &bytes)?;
         }
     }
     let is_there =
-        |e: &Expected| index.iter().any(|i| (i.topic_id, i.partition) == (e.topic_id, e.partition));
+        |e: &Expected| index.ranges.iter().any(|i| (i.topic_id, i.partition) == (e.topic_id, e.partition));
     match expected.iter().find(|e| !is_there(e)) {
         Some(absent) => Err(format!("{} is not in it", describe(absent))),
         None => Ok(()),

@@ -10,6 +10,7 @@ use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::record::{Body, Flush, FlushBatch, FlushPartition, FlushTopic, Trim, TrimPartition};
 use strandline_metadata::snapshot::Maintainer;
 use strandline_metadata::values::{SnapshotValue, Value};
+use strandline_storage::store::Payload;
 
 use super::*;
 use crate::Broker;
@@ -75,7 +76,7 @@ impl Audited {
     }
 
     async fn put(&self, bytes: Vec<u8>) {
-        self.world.store.put(&self.object().key(), vec![Bytes::from(bytes)]).await.unwrap();
+        self.world.store.put(&self.object().key(), Bytes::from(bytes).into()).await.unwrap();
     }
 }
 
@@ -163,7 +164,7 @@ async fn what_nobody_refers_to_is_counted_and_no_finding() {
     let audited = Audited::new().await;
     let put = async |incarnation: i64| {
         let id = ObjectId { incarnation, number: 999, salt: 1 };
-        audited.world.store.put(&id.key(), vec![Bytes::from_static(b"never committed")]).await.unwrap();
+        audited.world.store.put(&id.key(), Bytes::from_static(b"never committed").into()).await.unwrap();
     };
     put(audited.object().incarnation).await;
     put(1_000_000).await;
@@ -225,7 +226,7 @@ impl Overtaken {
 
 #[async_trait::async_trait]
 impl Store for Overtaken {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         self.inner.put(key, payload).await
     }
 

@@ -2,6 +2,7 @@
 
 mod expiry;
 mod gc;
+mod level;
 mod retention;
 mod watermarks;
 
@@ -62,6 +63,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         {
             report(&broker, "snapshot", maintainer.run_once().await.map(|_| ()));
         }
+        report(&broker, "level", level::run_once(&broker).await);
         report(&broker, "retention", retention::run_once(&broker).await);
         report(&broker, "gc", collector.run_once(&broker).await);
         report(&broker, "expiry", expiry.run_once(&broker).await);

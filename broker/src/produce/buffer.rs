@@ -221,7 +221,8 @@ impl ProduceBuffer {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use bytes::{BufMut, BytesMut};
+    use strandline_storage::format::batch::{BATCH_HEADER_BYTES, VerifiedBatch, crc32c};
     use uuid::Uuid;
 
     use super::*;
@@ -237,15 +238,18 @@ mod tests {
         }
     }
 
+    /// A batch of so many bytes, most of which mean nothing.
     fn entry(bytes: usize) -> Entry {
-        Entry {
-            topic_id: Uuid::nil(),
-            partition: 0,
-            batch: Bytes::from(vec![0; bytes]),
-            offsets: 1,
-            max_timestamp_ms: 0,
-            producer: None,
-        }
+        let covered = vec![0; bytes - 21];
+        let mut batch = BytesMut::with_capacity(bytes.max(BATCH_HEADER_BYTES));
+        batch.put_i64(0);
+        batch.put_i32(i32::try_from(bytes - 12).unwrap());
+        batch.put_i32(0);
+        batch.put_i8(2);
+        batch.put_u32(crc32c(&covered));
+        batch.put_slice(&covered);
+        let batch = VerifiedBatch::new(batch.freeze()).unwrap();
+        Entry { topic_id: Uuid::nil(), partition: 0, batch, offsets: 1, max_timestamp_ms: 0, producer: None }
     }
 
     async fn append(buffer: &ProduceBuffer, bytes: usize) {
@@ -270,17 +274,17 @@ mod tests {
         let (buffer, config) = (ProduceBuffer::new(&config()), config());
         let mut budget = Budget::new(4.0, 2.0, Instant::now());
         for _ in 0..2 {
-            append(&buffer, 10).await;
+            append(&buffer, 100).await;
             assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Budget));
             budget.spend(Instant::now());
             assert_eq!(buffer.take(1000).len(), 1);
         }
-        append(&buffer, 10).await;
+        append(&buffer, 100).await;
         let Err(Some(until)) = buffer.due(&config, &mut budget, Instant::now()) else {
             panic!("the budget is spent")
         };
         assert_eq!(until, Instant::now() + Duration::from_millis(250));
-        append(&buffer, 990).await;
+        append(&buffer, 900).await;
         assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Size));
         assert_eq!(buffer.take(1000).len(), 2);
         assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Err(None));
@@ -292,7 +296,7 @@ mod tests {
         let buffer = ProduceBuffer::new(&config);
         let mut budget = Budget::new(0.0, 1.0, Instant::now());
         budget.spend(Instant::now());
-        append(&buffer, 10).await;
+        append(&buffer, 100).await;
         assert!(buffer.due(&config, &mut budget, Instant::now()).is_err());
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Linger));
@@ -308,6 +312,6 @@ mod tests {
         assert!(buffer.reserve(1).await.is_some());
         buffer.close();
         let space = buffer.reserve(1).await.unwrap();
-        assert!(buffer.append(vec![entry(1)], space).is_none(), "a closed buffer takes nothing");
+        assert!(buffer.append(vec![entry(100)], space).is_none(), "a closed buffer takes nothing");
     }
 }

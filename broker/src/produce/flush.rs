@@ -13,10 +13,10 @@ use rand::{RngExt, SeedableRng};
 use strandline_metadata::commit::{CommitError, Committer, FlushOutcome, SessionCell};
 use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
-use strandline_metadata::state::{BatchOutcome, Refusal};
+use strandline_metadata::state::{BatchOutcome, OBJECT_IDENTITY, Refusal};
 use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
-use strandline_storage::format::segment::SegmentBuilder;
+use strandline_storage::format::segment::{Part, SegmentBuilder, SegmentVersion};
 use strandline_storage::path::ObjectId;
 use strandline_storage::reader::Reader;
 use strandline_storage::store::Store;
@@ -175,15 +175,15 @@ impl Flusher {
         }
         order.sort_by_key(|&(topic_id, partition, ..)| (topic_id, partition));
         let time_ms = self.clock.now_ms();
-        let mut builder = SegmentBuilder::new();
+        let mut builder = SegmentBuilder::new(object, self.version());
         let mut flush = Flush { object_number: object.number, object_salt: object.salt, ..Flush::default() };
         for run in order.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let (topic_id, partition, ..) = run[0];
             let entries: Vec<&Entry> =
                 run.iter().map(|&(_, _, request, entry)| &requests[request].entries[entry]).collect();
             let number = i32::try_from(partition).unwrap_or(i32::MAX);
-            let batches = entries.iter().map(|e| e.batch.clone()).collect();
-            let position = builder.push(*topic_id.as_bytes(), number, batches);
+            let parts = entries.iter().map(|entry| Part::from(&entry.batch));
+            let position = builder.push(*topic_id.as_bytes(), number, parts);
             let described = entries.iter().map(|entry| describe(entry, time_ms)).collect();
             let entry = FlushPartition { partition, position, batches: described };
             match flush.topics.last_mut() {
@@ -206,7 +206,7 @@ impl Flusher {
             let outcome = store.put(&object.key(), payload.clone()).await;
             metrics.put_took(started.elapsed());
             if outcome.is_ok() {
-                reader.insert_written(object, payload);
+                reader.insert_written(object, payload.into_pieces());
             }
             // The flusher waits for this unless the broker is being torn down.
             let _ = done.send(outcome);
@@ -271,6 +271,15 @@ impl Flusher {
                 }
             });
         });
+    }
+
+    /// The layout that every broker of the cluster can read.
+    fn version(&self) -> SegmentVersion {
+        if self.committer.feature_level() >= OBJECT_IDENTITY {
+            SegmentVersion::V2
+        } else {
+            SegmentVersion::V1
+        }
     }
 
     fn discarder(&self) -> Discarder {

@@ -8,8 +8,8 @@ mod buffer;
 mod flush;
 mod validate;
 
-use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use strandline_storage::format::batch::VerifiedBatch;
 use uuid::Uuid;
 
 pub(crate) use self::buffer::FlushReason;
@@ -25,7 +25,7 @@ pub struct Entry {
     /// The partition.
     pub partition: u32,
     /// The batch, as it will be stored.
-    pub batch: Bytes,
+    pub batch: VerifiedBatch,
     /// Number of offsets that it takes.
     pub offsets: u32,
     /// Largest timestamp, ms since 1970.

@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use strandline_storage::format::batch::{self, BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression};
+use strandline_storage::format::batch::{
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, VerifiedBatch,
+};
 use uuid::Uuid;
 
 use super::Entry;
@@ -74,23 +76,23 @@ pub(crate) fn validate(
             format!("the batch has {} bytes, the topic takes {}", records.len(), rules.max_message_bytes);
         return Err(invalid(ResponseError::MessageTooLarge, message));
     }
-    batch::verify(records).map_err(|e| describe(&e))?;
+    let batch = VerifiedBatch::new(records.clone()).map_err(|e| describe(&e))?;
     check_header(&header)?;
     let codec = header.compression().map_err(|e| describe(&e))?;
     if codec == Compression::None {
         check_records(&records[BATCH_HEADER_BYTES..], header.record_count)?;
     }
     check_times(&header, rules, now_ms)?;
-    let mut stored = match rules.compression {
+    let mut batch = match rules.compression {
         Some(wanted) if wanted != codec => crate::records::recompress(records, wanted)
             .map_err(|e| invalid(ResponseError::CorruptMessage, e.to_string()))?,
-        _ => records.clone(),
+        _ => batch,
     };
     // Records without a timestamp count as written now: retention must not take them for infinitely old.
     let mut max_timestamp_ms = if header.max_timestamp < 0 { now_ms } else { header.max_timestamp };
     let mut log_append_time_ms = -1;
     if rules.timestamp_type == TimestampType::LogAppendTime {
-        stored = batch::set_log_append_time(stored, now_ms);
+        batch = batch.with_log_append_time(now_ms);
         (max_timestamp_ms, log_append_time_ms) = (now_ms, now_ms);
     }
     let offsets = u32::try_from(header.record_count).map_err(|_| describe_count())?;
@@ -99,7 +101,7 @@ pub(crate) fn validate(
         header.producer_epoch,
         header.base_sequence,
     ));
-    let entry = Entry { topic_id, partition, batch: stored, offsets, max_timestamp_ms, producer };
+    let entry = Entry { topic_id, partition, batch, offsets, max_timestamp_ms, producer };
     Ok(Accepted { entry, log_append_time_ms })
 }
 

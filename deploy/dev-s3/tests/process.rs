@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use strandline_storage::store::{Secret, StoreUrl, open_backend};
-use strandline_storage::{ObjectKey, Store, StoreConfig};
+use strandline_storage::{ObjectKey, Payload, Store, StoreConfig};
 
 const BUCKET: &str = "test-bucket";
 
@@ -110,7 +110,7 @@ async fn what_was_answered_survives_a_kill() {
                 for number in 0.. {
                     let key = ObjectKey::parse(&format!("wal/{round}/{writer}/{number}")).unwrap();
                     let bytes = Bytes::from(vec![u8::try_from(writer).unwrap(); 10_000 + number]);
-                    if store.put(&key, vec![bytes.clone()]).await.is_err() {
+                    if store.put(&key, bytes.clone().into()).await.is_err() {
                         break;
                     }
                     done.push((key, bytes));
@@ -169,9 +169,9 @@ async fn faults_are_controlled_on_the_admin_port() {
     let key = ObjectKey::parse("a").unwrap();
     assert_eq!(process.admin("PUT", "/faults", r#"{"deny": true, "operations": ["put"]}"#).0, "200");
     assert!(process.admin("GET", "/faults", "").1.contains(r#""deny":true"#));
-    assert!(store.put(&key, vec![]).await.is_err());
+    assert!(store.put(&key, Payload::default()).await.is_err());
     assert_eq!(process.admin("DELETE", "/faults", "").0, "200");
-    store.put(&key, vec![]).await.unwrap();
+    store.put(&key, Payload::default()).await.unwrap();
     let (status, what) = process.admin("PUT", "/faults", r#"{"error_rate": 7}"#);
     assert_eq!((status.as_str(), what.contains("error_rate")), ("400", true));
     let (status, what) = process.admin("PUT", "/faults", r#"{"eror_rate": 0.1}"#);

@@ -19,7 +19,10 @@ use axum::http::StatusCode;
 use axum::routing::{get, put};
 use bytes::Bytes;
 use strandline_dev_s3::{Config, FaultPlan, Operation as ServerOperation, Place, Server, Tls};
-use strandline_storage::store::{Checksum, ObjectStoreBackend, Secret, StoreUrl, conformance, open_backend};
+use strandline_storage::format::checksum::Crc32c;
+use strandline_storage::store::{
+    Checksum, ObjectStoreBackend, Payload, Secret, StoreUrl, conformance, open_backend,
+};
 use strandline_storage::{
     Clock, ObjectKey, StorageMetrics, Store, StoreConfig, StoreError, SystemClock, open,
 };
@@ -91,8 +94,8 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::parse(name).unwrap()
 }
 
-fn payload() -> Vec<Bytes> {
-    vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 100_000])]
+fn payload() -> Payload {
+    vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 100_000])].into()
 }
 
 #[tokio::test]
@@ -112,11 +115,24 @@ async fn s3_in_a_folder_conforms() {
 #[tokio::test]
 async fn every_checksum_is_accepted() {
     let server = Running::in_memory().await;
-    for checksum in [Checksum::None, Checksum::Crc64Nvme, Checksum::Sha256] {
+    for checksum in [Checksum::None, Checksum::Crc32c, Checksum::Crc64Nvme, Checksum::Sha256] {
         let store = open_backend(&StoreConfig { checksum, ..server.config() }).unwrap();
         store.put(&key("a"), payload()).await.unwrap();
         assert_eq!(store.get(&key("a"), Some(99_999..100_001)).await.unwrap(), [1, 2][..]);
     }
+}
+
+/// The sum that comes with the bytes is sent along under a signature, and not one of what is sent.
+#[tokio::test]
+async fn bytes_that_have_changed_since_they_were_summed_up_are_refused() {
+    let server = Running::in_memory().await;
+    let config = server.config();
+    assert_eq!(config.checksum, Checksum::Crc32c, "it is the default");
+    let changed = Payload::summed(vec![Bytes::from_static(b"changed")], Crc32c::of(b"sent as"));
+    let refused = open_backend(&config).unwrap().put(&key("a"), changed.clone()).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("crc32c")));
+    let unchecked = StoreConfig { checksum: Checksum::None, ..config };
+    open_backend(&unchecked).unwrap().put(&key("a"), changed).await.unwrap();
 }
 
 #[tokio::test]

@@ -140,6 +140,11 @@ pub fn committer(replica: Replica, sessions: SessionCell) -> (Committer, CommitL
 }
 
 impl Committer {
+    /// What every broker of the cluster is known to understand (see [`crate::state::FEATURE_LEVEL`]).
+    pub fn feature_level(&self) -> u32 {
+        self.replica.read(|view| view.state.feature_level())
+    }
+
     /// Queues a flush whose object is durable; waits only for a place in the queue. Flushes are committed in the
     /// order of these calls.
     pub async fn flush(

@@ -188,7 +188,7 @@ async fn read_back(
 
 async fn put(store: &dyn Store, revision: i64, name: &str, bytes: Bytes) -> Result<String, SnapshotError> {
     let key = ObjectKey::snapshot(revision, name).map_err(|e| damaged(name, &e.to_string()))?;
-    store.put(&key, vec![bytes]).await.map_err(|e| failed(key.as_str(), &e))?;
+    store.put(&key, bytes.into()).await.map_err(|e| failed(key.as_str(), &e))?;
     Ok(key.as_str().to_owned())
 }
 

@@ -28,7 +28,9 @@ use crate::record::{
 };
 
 /// The highest feature level that this build knows.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+/// From this feature level on, write objects say which object they are (version 2 of their format).
+pub const OBJECT_IDENTITY: u32 = 2;
 
 /// How many checkpoints' digests are kept for comparing with snapshots.
 const CHECKPOINTS: usize = 8;

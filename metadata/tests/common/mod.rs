@@ -66,7 +66,9 @@ impl Side {
         tasks.spawn(async move { drop(follow.run().await) });
         tasks.spawn(barrier.run());
         let registration =
-            brokers::register(backend.as_ref(), &keys(), &cluster, &value(node_id), 60).await.unwrap();
+            brokers::register(backend.as_ref(), &keys(), &cluster.cluster_id, &value(node_id), 60)
+                .await
+                .unwrap();
         replica.wait_applied(registration.session.incarnation).await;
         let sessions = SessionCell::default();
         sessions.begin(registration.session);

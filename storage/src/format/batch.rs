@@ -14,6 +14,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::checksum::Crc32c;
+use crate::limits::SUM_AGAIN_BELOW_BYTES;
+
 /// Bytes of a batch header.
 pub const BATCH_HEADER_BYTES: usize = 61;
 /// The bytes before the batch length starts counting: base offset and the length itself.
@@ -26,7 +29,7 @@ const MAGIC_AT: usize = 16;
 /// Where the CRC is.
 const CRC_AT: usize = 17;
 /// Where the bytes begin that the CRC covers.
-const CRC_COVERS_FROM: usize = 21;
+pub(crate) const CRC_COVERS_FROM: usize = 21;
 /// Where the maximum timestamp is.
 const MAX_TIMESTAMP_AT: usize = 35;
 
@@ -224,6 +227,56 @@ pub fn verify(batch: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
+/// One record batch of which [`verify`] has said that it is undamaged.
+#[derive(Clone, Debug)]
+pub struct VerifiedBatch {
+    bytes: Bytes,
+    crc: u32,
+}
+
+impl VerifiedBatch {
+    /// Checks `batch` as [`verify`] does.
+    pub fn new(batch: Bytes) -> Result<Self, BatchError> {
+        let crc = verify(&batch)?.crc;
+        Ok(Self { bytes: batch, crc })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// How many bytes it has, header included. Never 0.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The checksum of all of it, made of the one that is known.
+    pub fn checksum(&self) -> Crc32c {
+        if self.bytes.len() < SUM_AGAIN_BELOW_BYTES {
+            return Crc32c::of(&self.bytes);
+        }
+        let (head, covered) = self.bytes.split_at(CRC_COVERS_FROM);
+        Crc32c::of(head).followed_by(Crc32c::known(self.crc, covered.len() as u64))
+    }
+
+    /// Gives it the time of its append: all its records now have the timestamp `now_ms`. As in Kafka, only the flag and
+    /// the maximum timestamp change; the payload stays compressed.
+    #[must_use]
+    pub fn with_log_append_time(self, now_ms: i64) -> Self {
+        // Without a copy if nobody else holds the buffer.
+        let mut batch = self.bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        if let Some(low_attributes) = batch.get_mut(CRC_COVERS_FROM + 1) {
+            *low_attributes |= LOG_APPEND_TIME;
+        }
+        overwrite(&mut batch, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
+        let crc = crc32c(batch.get(CRC_COVERS_FROM..).unwrap_or_default());
+        overwrite(&mut batch, CRC_AT, &crc.to_be_bytes());
+        Self { bytes: batch.freeze(), crc }
+    }
+}
+
 /// Walks over batches that follow each other. Checks lengths, not CRCs: see [`verify`].
 ///
 /// The walk ends after the first error; a tail that is not a whole batch is an error.
@@ -268,25 +321,6 @@ pub fn patched_prefix(header: &BatchHeader, base_offset: i64, leader_epoch: i32)
     prefix
 }
 
-/// Gives a verified batch the time of its append: all its records now have the timestamp `now_ms`. As in Kafka, only
-/// the flag and the maximum timestamp change; the payload stays compressed.
-///
-/// # Panics
-///
-/// If `batch` is shorter than a header; a verified batch is not.
-pub fn set_log_append_time(batch: Bytes, now_ms: i64) -> Bytes {
-    assert!(batch.len() >= BATCH_HEADER_BYTES, "only verified batches get a timestamp");
-    // Without a copy if nobody else holds the buffer.
-    let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    if let Some(low_attributes) = batch.get_mut(CRC_COVERS_FROM + 1) {
-        *low_attributes |= LOG_APPEND_TIME;
-    }
-    overwrite(&mut batch, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
-    let crc = crc32c(batch.get(CRC_COVERS_FROM..).unwrap_or_default());
-    overwrite(&mut batch, CRC_AT, &crc.to_be_bytes());
-    batch.freeze()
-}
-
 fn overwrite(batch: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = batch.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
@@ -295,7 +329,7 @@ fn overwrite(batch: &mut [u8], at: usize, bytes: &[u8]) {
 
 /// The CRC of record batches (Castagnoli).
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(bytes)
+    Crc32c::of(bytes).value()
 }
 
 #[cfg(test)]
@@ -410,8 +444,10 @@ pub(crate) mod tests {
             let batch = Bytes::copy_from_slice(&GOLDEN);
             let holder = shared.then(|| batch.clone());
             let before = verify(&batch).unwrap();
-            let stamped = set_log_append_time(batch, 42);
-            let after = verify(&stamped).unwrap();
+            let stamped = VerifiedBatch::new(batch).unwrap().with_log_append_time(42);
+            assert_eq!(stamped.checksum(), Crc32c::of(stamped.bytes()));
+            let stamped = stamped.bytes();
+            let after = verify(stamped).unwrap();
             assert!(after.has_log_append_time());
             let expected = BatchHeader {
                 attributes: before.attributes | 0x08,

@@ -4,4 +4,5 @@
 //! `FORMAT.md` specifies the same layouts in prose, for those who read the objects without this code.
 
 pub mod batch;
+pub mod checksum;
 pub mod segment;

@@ -31,7 +31,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 async fn put(store: &dyn Store, name: &str, bytes: &'static [u8]) {
-    store.put(&key(name), vec![Bytes::from_static(bytes)]).await.expect("a put");
+    store.put(&key(name), Bytes::from_static(bytes).into()).await.expect("a put");
 }
 
 async fn names(store: &dyn Store, prefix: &str, start_after: Option<&str>, limit: usize) -> Vec<String> {
@@ -53,7 +53,7 @@ async fn an_empty_store_has_nothing(store: &dyn Store) {
 
 async fn what_was_put_is_there(store: &dyn Store) {
     let wal = ObjectId { incarnation: 7, number: 1, salt: 0xff }.key();
-    store.put(&wal, vec![Bytes::from_static(b"some bytes")]).await.expect("a put");
+    store.put(&wal, Bytes::from_static(b"some bytes").into()).await.expect("a put");
     assert_eq!(store.get(&wal, None).await.expect("a get"), "some bytes");
     let listed = store.list("wal/", None, 10).await.expect("a listing");
     assert_eq!(listed, [ObjectMeta { key: wal.clone(), size: 10 }]);
@@ -99,7 +99,7 @@ async fn a_put_replaces_the_whole_object(store: &dyn Store) {
 async fn pieces_become_one_object(store: &dyn Store) {
     let name = key("pieces/a");
     let pieces = ["a", "", "bc", "def"].map(|piece| Bytes::from_static(piece.as_bytes()));
-    store.put(&name, pieces.to_vec()).await.expect("a put");
+    store.put(&name, pieces.to_vec().into()).await.expect("a put");
     assert_eq!(store.get(&name, None).await.expect("a get"), "abcdef");
     assert_eq!(store.get(&name, Some(2..5)).await.expect("a get"), "cde");
     store.delete(&name).await.expect("a delete");
@@ -110,7 +110,7 @@ async fn large_objects_come_back(store: &dyn Store) {
     let name = key("large/a");
     let pieces: Vec<Bytes> = (0..24_u8).map(|piece| Bytes::from(vec![piece; PIECE])).collect();
     let whole = pieces.concat();
-    store.put(&name, pieces).await.expect("a put");
+    store.put(&name, pieces.into()).await.expect("a put");
     assert!(store.get(&name, None).await.expect("a get") == whole, "other bytes came back");
     let (from, to) = (PIECE - 1, 3 * PIECE + 1);
     let found = store.get(&name, Some(from as u64..to as u64)).await.expect("a get");
@@ -152,7 +152,7 @@ async fn a_page_is_bounded(store: &dyn Store) {
     let total = MAX_LIST_PAGE + 5;
     let expected: Vec<String> = (0..total).map(|number| format!("many/{number:05}")).collect();
     for name in &expected {
-        store.put(&key(name), vec![Bytes::from_static(b"x")]).await.expect("a put");
+        store.put(&key(name), Bytes::from_static(b"x").into()).await.expect("a put");
     }
     let first = names(store, "many/", None, usize::MAX).await;
     assert_eq!(first, expected[..MAX_LIST_PAGE]);

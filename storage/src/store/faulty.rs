@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{ObjectMeta, Store};
+use super::{ObjectMeta, Payload, Store};
 use crate::error::{Operation, StoreError};
 use crate::path::ObjectKey;
 
@@ -234,7 +234,7 @@ impl Faulty {
 
 #[async_trait]
 impl Store for Faulty {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         let fault = self.before(Operation::Put, key.as_str()).await?;
         let result = self.inner.put(key, payload).await;
         Self::after(fault, Operation::Put, key.as_str(), result)
@@ -276,8 +276,8 @@ mod tests {
         (Faulty::new(Arc::new(ObjectStoreBackend::memory()), seed), ObjectKey::parse("wal/a").unwrap())
     }
 
-    fn payload() -> Vec<Bytes> {
-        vec![Bytes::from_static(b"0123456789")]
+    fn payload() -> Payload {
+        Bytes::from_static(b"0123456789").into()
     }
 
     #[tokio::test]

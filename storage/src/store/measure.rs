@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{ObjectMeta, Store};
+use super::{ObjectMeta, Payload, Store};
 use crate::clock::Clock;
 use crate::error::{Operation, StoreError};
 use crate::metrics::{Outcome, StorageMetrics};
@@ -65,8 +65,8 @@ impl Drop for Attempt<'_> {
 
 #[async_trait]
 impl Store for Measured {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
-        let bytes: u64 = payload.iter().map(|piece| piece.len() as u64).sum();
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
+        let bytes = payload.checksum().bytes();
         let attempt = self.start(Operation::Put);
         let result = self.inner.put(key, payload).await;
         attempt.end(&result);

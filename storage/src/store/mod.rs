@@ -28,14 +28,17 @@ mod faulty;
 mod folder;
 mod measure;
 mod object;
+mod payload;
 mod retry;
 mod s3;
+mod s3_checksum;
 mod time_limit;
 
 pub use config::{Checksum, ParseUrlError, Secret, StoreConfig, StoreUrl};
 pub use faulty::{Fault, FaultHandle, FaultPlan, Faulty};
 pub use measure::{Health, Measured};
 pub use object::ObjectStoreBackend;
+pub use payload::Payload;
 pub use retry::{RetryPolicy, Retrying};
 pub use time_limit::TimeLimited;
 
@@ -52,10 +55,10 @@ pub struct ObjectMeta {
 /// was dropped may still happen.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Writes a whole object, given in pieces. Unconditional; repeating it with the same bytes changes nothing. When
+    /// Writes a whole object. Unconditional; repeating it with the same bytes changes nothing. When
     /// it returns `Ok` the object is durable, and visible to all. When it fails, whatever the error, the object may
     /// exist, now or in a moment: whoever gives up on it deletes it, and a later LIST finds what came after that.
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError>;
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError>;
 
     /// Reads a range of an object, or all of it: exactly that, or an error. Never fewer bytes.
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;

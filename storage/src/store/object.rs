@@ -12,12 +12,12 @@ use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutPayload,
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
 };
 
 use super::answer::classify;
 use super::config::{StoreConfig, StoreUrl};
-use super::{ObjectMeta, Store, folder, s3};
+use super::{ObjectMeta, Payload, Store, folder, s3};
 use crate::error::{Operation, StoreError};
 use crate::limits::MAX_LIST_PAGE;
 use crate::path::{KeyError, ObjectKey, check_list_prefix, normalize_prefix};
@@ -76,9 +76,12 @@ impl ObjectStoreBackend {
 
 #[async_trait]
 impl Store for ObjectStoreBackend {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         let location = self.locate(key.as_str())?;
-        match self.inner.put(&location, PutPayload::from_iter(payload)).await {
+        let mut options = PutOptions::default();
+        options.extensions.insert(payload.checksum());
+        let payload = PutPayload::from_iter(payload.into_pieces());
+        match self.inner.put_opts(&location, payload, options).await {
             Ok(_) => Ok(()),
             Err(error) => Err(classify(Operation::Put, key.as_str(), &error)),
         }
@@ -254,7 +257,7 @@ mod tests {
         let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
         let store = ObjectStoreBackend::open(&config).unwrap();
         let key = ObjectKey::parse("wal/a").unwrap();
-        store.put(&key, vec![Bytes::from_static(b"whole")]).await.unwrap();
+        store.put(&key, Bytes::from_static(b"whole").into()).await.unwrap();
         fs::write(folder.0.join("wal/b#1"), "half an obj").unwrap();
         fs::write(folder.0.join("wal/not a key"), "x").unwrap();
         let listed = store.list("wal/", None, 10).await.unwrap();
@@ -268,7 +271,7 @@ mod tests {
             ObjectStoreBackend::open(&StoreConfig::new(StoreUrl::File { path: folder.0.clone() })).unwrap();
         let keys = ["wal/0/1-1", "wal/1/1-2", "wal/1/1-3"].map(|key| ObjectKey::parse(key).unwrap());
         for key in &keys {
-            store.put(key, vec![Bytes::from_static(b"x")]).await.unwrap();
+            store.put(key, Bytes::from_static(b"x").into()).await.unwrap();
         }
         store.delete(&keys[0]).await.unwrap();
         store.delete(&keys[1]).await.unwrap();
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(store.get(&keys[2], None).await.unwrap(), "x");
         store.delete(&keys[2]).await.unwrap();
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
-        store.put(&keys[0], vec![]).await.unwrap();
+        store.put(&keys[0], Payload::default()).await.unwrap();
     }
 
     #[tokio::test]
@@ -284,7 +287,7 @@ mod tests {
         let folder = TempFolder::new("again");
         let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
         let key = ObjectKey::parse("wal/a").unwrap();
-        ObjectStoreBackend::open(&config).unwrap().put(&key, vec![Bytes::from_static(b"x")]).await.unwrap();
+        ObjectStoreBackend::open(&config).unwrap().put(&key, Bytes::from_static(b"x").into()).await.unwrap();
         let found = ObjectStoreBackend::open(&config).unwrap().get(&key, None).await.unwrap();
         assert_eq!(found, "x");
     }
@@ -295,7 +298,7 @@ mod tests {
         let config = StoreConfig::new(StoreUrl::File { path: folder.0.clone() });
         let store = ObjectStoreBackend::open(&config).unwrap();
         let key = ObjectKey::parse("wal/a").unwrap();
-        store.put(&key, vec![Bytes::from_static(b"0123456789")]).await.unwrap();
+        store.put(&key, Bytes::from_static(b"0123456789").into()).await.unwrap();
         fs::write(folder.0.join("wal/a"), "0123").unwrap();
         for range in [2..10, 4..5, 6..10] {
             let error = store.get(&key, Some(range.clone())).await.unwrap_err();
@@ -317,7 +320,7 @@ mod tests {
         let one = ObjectStoreBackend::memory().with_prefix("clusters/one").unwrap();
         let two = one.with_prefix("clusters/two").unwrap();
         let key = ObjectKey::parse("wal/a").unwrap();
-        one.put(&key, vec![Bytes::from_static(b"1")]).await.unwrap();
+        one.put(&key, Bytes::from_static(b"1").into()).await.unwrap();
         assert!(matches!(two.get(&key, None).await, Err(StoreError::NotFound { .. })));
         assert_eq!(two.list("", None, 10).await.unwrap(), []);
         assert_eq!(one.list("", None, 10).await.unwrap().len(), 1);

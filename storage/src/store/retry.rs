@@ -20,7 +20,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{ObjectMeta, Store};
+use super::{ObjectMeta, Payload, Store};
 use crate::error::{Operation, StoreError};
 use crate::limits::{
     DEFAULT_RETRY_BUDGET, RETRY_BASE_BACKOFF, RETRY_MAX_BACKOFF, THROTTLE_BASE, THROTTLE_MAX, TROUBLE_CALM,
@@ -232,7 +232,7 @@ impl Retrying {
 
 #[async_trait]
 impl Store for Retrying {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         self.run(Operation::Put, key.as_str(), || self.inner.put(key, payload.clone())).await
     }
 

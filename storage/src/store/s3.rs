@@ -7,6 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum a
 use object_store::{Certificate, ClientOptions, RetryConfig};
 
 use super::config::{Checksum, StoreConfig};
+use super::s3_checksum::ChecksumConnector;
 use crate::error::StoreError;
 use crate::limits::{CONNECT_TIMEOUT, POOL_IDLE_TIMEOUT};
 
@@ -32,9 +33,10 @@ const ENVIRONMENT_CREDENTIALS: [AmazonS3ConfigKey; 10] = [
 pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, StoreError> {
     // TLS needs a process-wide provider. Somebody may have installed one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let region = config.region.as_deref().unwrap_or(DEFAULT_REGION);
     let mut builder = credentials(AmazonS3Builder::new(), config)?
         .with_bucket_name(bucket)
-        .with_region(config.region.as_deref().unwrap_or(DEFAULT_REGION))
+        .with_region(region)
         .with_allow_http(config.allow_http)
         .with_virtual_hosted_style_request(!config.path_style)
         // The payload is covered by TLS and by the checksum below; signing it would cost more than all else.
@@ -51,12 +53,23 @@ pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, Stor
             bucket_in_host(endpoint, bucket)?
         });
     }
+    let mut connector = None;
     builder = match config.checksum {
         Checksum::None => builder,
+        Checksum::Crc32c => {
+            let connector = connector.insert(ChecksumConnector::new(region.to_owned()));
+            builder.with_http_connector(connector.clone())
+        }
         Checksum::Crc64Nvme => builder.with_checksum_algorithm(ClientChecksum::CRC64NVME),
         Checksum::Sha256 => builder.with_checksum_algorithm(ClientChecksum::SHA256),
     };
-    builder.build().map_err(|error| StoreError::invalid(format!("the S3 client cannot be set up: {error}")))
+    let client = builder
+        .build()
+        .map_err(|error| StoreError::invalid(format!("the S3 client cannot be set up: {error}")))?;
+    if let Some(connector) = connector {
+        connector.sign_with(client.credentials().clone());
+    }
+    Ok(client)
 }
 
 fn credentials(mut builder: AmazonS3Builder, config: &StoreConfig) -> Result<AmazonS3Builder, StoreError> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::{ObjectMeta, Store};
+use super::{ObjectMeta, Payload, Store};
 use crate::error::{Operation, StoreError};
 use crate::path::ObjectKey;
 
@@ -44,7 +44,7 @@ impl TimeLimited {
 
 #[async_trait]
 impl Store for TimeLimited {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         self.run(Operation::Put, key.as_str(), self.inner.put(key, payload)).await
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let store = TimeLimited::new(Arc::new(faulty), Duration::from_secs(3));
         let begin = Instant::now();
         let errors = [
-            store.put(&key, vec![]).await.unwrap_err(),
+            store.put(&key, Payload::default()).await.unwrap_err(),
             store.get(&key, None).await.unwrap_err(),
             store.delete(&key).await.unwrap_err(),
             store.list("wal/", None, 1).await.unwrap_err(),
@@ -102,6 +102,6 @@ mod tests {
             assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
         }
         assert_eq!(begin.elapsed().as_secs(), 12);
-        store.put(&key, vec![]).await.unwrap();
+        store.put(&key, Payload::default()).await.unwrap();
     }
 }

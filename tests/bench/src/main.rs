@@ -100,7 +100,7 @@ async fn raw_put(stack: &Stack, total: u64, round: u64) -> f64 {
     let puts = (0..count).map(|number| {
         let (store, object) = (store.clone(), object.clone());
         let key = ObjectId { incarnation: round as i64, number, salt: number as u32 }.key();
-        tokio::spawn(async move { store.put(&key, vec![object]).await.expect("a PUT") })
+        tokio::spawn(async move { store.put(&key, object.into()).await.expect("a PUT") })
     });
     futures::stream::iter(puts).buffer_unordered(4).for_each(|done| async { done.expect("a task") }).await;
     let rate = (count * object.len() as u64) as f64 / MIB / begun.elapsed().as_secs_f64();
@@ -147,7 +147,7 @@ async fn raw_put_median(stack: &Stack, bytes: usize) -> f64 {
     for number in 0..200 {
         let key = ObjectId { incarnation: 9, number, salt: 0 }.key();
         let begun = Instant::now();
-        store.put(&key, vec![object.clone()]).await.expect("a PUT");
+        store.put(&key, object.clone().into()).await.expect("a PUT");
         samples.push(begun.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -267,7 +267,7 @@ async fn many_objects(stack: &mut Stack, report: &mut Report) {
     let (reader, _) = stack.broker(2, "many", &[]).await;
     let store = stack.raw_store();
     let key = ObjectId { incarnation: 7, number: 0, salt: 0 }.key();
-    store.put(&key, vec![kib_batch(1)]).await.expect("a PUT");
+    store.put(&key, kib_batch(1).into()).await.expect("a PUT");
     stack.s3_latency_ms(LATENCY_MS).await;
     let begun = Instant::now();
     for _ in 0..OBJECTS / 10 {
@@ -308,7 +308,7 @@ async fn raw_get(stack: &Stack, total: u64) -> f64 {
     let object = kib_batch(8192);
     let key = |number: u64| ObjectId { incarnation: 3, number, salt: 0 }.key();
     for number in 0..8 {
-        store.put(&key(number), vec![object.clone()]).await.expect("a PUT");
+        store.put(&key(number), object.clone().into()).await.expect("a PUT");
     }
     let count = total / object.len() as u64;
     let begun = Instant::now();
@@ -352,7 +352,7 @@ async fn end_to_end(writer: &stack::Broker, reader: &stack::Broker, stack: &Stac
     let mut get = Vec::new();
     let store = stack.raw_store();
     let key = ObjectId { incarnation: 4, number: 0, salt: 0 }.key();
-    store.put(&key, vec![one]).await.expect("a PUT");
+    store.put(&key, one.into()).await.expect("a PUT");
     for _ in 0..50 {
         let begun = Instant::now();
         store.get(&key, None).await.expect("a GET");

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{
     PushTelemetryRequest, ResponseHeader,
 };
 use kafka_protocol::protocol::Decodable;
-use strandline_storage::format::batch::{set_log_append_time, split_batches, verify};
+use strandline_storage::format::batch::{VerifiedBatch, split_batches};
 use strandline_tests::client::{fetch_request, produce_request, topic};
 use strandline_tests::records::seal;
 use uuid::Uuid;
@@ -28,14 +28,12 @@ pub(crate) fn run(data: &[u8]) {
     }
     if how & UNSEALED != 0 {
         for batch in split_batches(Bytes::copy_from_slice(rest)).flatten() {
-            let _ = set_log_append_time(batch.1, world::NOW_MS);
+            let _ = VerifiedBatch::new(batch.1).map(|batch| batch.with_log_append_time(world::NOW_MS));
         }
         return;
     }
     let Some(batch) = batch(rest) else { return };
-    if verify(&batch).is_ok() {
-        let _ = set_log_append_time(batch.clone(), world::NOW_MS);
-    }
+    let _ = VerifiedBatch::new(batch.clone()).map(|batch| batch.with_log_append_time(world::NOW_MS));
     world::block_on(async {
         let opened = world::broker().await;
         let mut said = Vec::new();

@@ -51,7 +51,7 @@ pub(crate) fn run(data: &[u8]) {
     world::block_on(async {
         let store = ObjectStoreBackend::memory();
         let key = ObjectKey::snapshot(known.revision.max(1), "manifest").expect("a key");
-        store.put(&key, vec![Bytes::from(bytes.clone())]).await.expect("it is put");
+        store.put(&key, Bytes::from(bytes.clone()).into()).await.expect("it is put");
         let listed = SnapshotRef {
             revision: known.revision,
             object: key.as_str().to_owned(),

@@ -14,7 +14,7 @@ use strandline_metadata::backend::{
 };
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKey;
-use strandline_storage::store::{ObjectMeta, Store};
+use strandline_storage::store::{ObjectMeta, Payload, Store};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -168,7 +168,7 @@ impl RemoteStore {
 
 #[async_trait]
 impl Store for RemoteStore {
-    async fn put(&self, key: &ObjectKey, payload: Vec<Bytes>) -> Result<(), StoreError> {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
         let (inner, key) = (self.inner.clone(), key.clone());
         let again = (self.doubled > 0.0 && self.link.random().chance(self.doubled))
             .then(|| (inner.clone(), key.clone(), payload.clone(), self.link.random().ms(1, 3000)));

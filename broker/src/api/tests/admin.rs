@@ -1,6 +1,8 @@
 //! What administrators ask, over a connection, in every version: sizes, elections, reassignments, features, configs of
 //! groups and of client metrics, producers; and the metrics that clients push.
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
@@ -19,10 +21,15 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::records::{Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use strandline_metadata::backend::faulty::{FaultPlan, FaultyBackend};
+use strandline_metadata::backend::{Backend, KeyRange, Op, Txn};
+use strandline_metadata::keys::{Key, Keyspace};
+use strandline_metadata::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value};
+use strandline_storage::format::segment::{SegmentVersion, read_index};
 use tokio::time::Duration;
 
 use super::*;
 use crate::configs::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
+use crate::leaders;
 
 /// Topic, partition, bytes.
 type Sizes = Vec<(String, i32, i64)>;
@@ -145,10 +152,12 @@ async fn features_are_named_and_stay_in_every_version() {
         let response = client.call(&request, version).await;
         let supported: Vec<_> =
             response.supported_features.iter().map(|f| (&*f.name, f.min_version, f.max_version)).collect();
-        let expected = if version >= 4 { vec![("group.version", 0, 1)] } else { Vec::new() };
+        let log = ("strandline.version", 1, 2);
+        let expected = if version >= 4 { vec![("group.version", 0, 1), log] } else { vec![log] };
         assert_eq!(supported, expected);
         let finalized = &response.finalized_features[0];
         assert_eq!((&*finalized.name, finalized.max_version_level), ("group.version", 1));
+        assert_eq!(&*response.finalized_features[1].name, "strandline.version");
         assert!(response.finalized_features_epoch >= 0);
     }
     for version in update_features::VERSIONS {
@@ -164,6 +173,86 @@ async fn features_are_named_and_stay_in_every_version() {
             assert!(response.error_message.unwrap().contains(&*request.feature_updates[0].feature));
         }
     }
+}
+
+/// The level of the cluster's log, as clients are told.
+async fn log_level(client: &mut TestClient) -> i16 {
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(text("test"))
+        .with_client_software_version(text("1"));
+    let finalized = client.call(&request, 4).await.finalized_features;
+    finalized.iter().find(|feature| &*feature.name == "strandline.version").unwrap().max_version_level
+}
+
+/// The versions of the layout that the write objects in a store have.
+async fn object_versions(world: &World) -> BTreeSet<SegmentVersion> {
+    let mut versions = BTreeSet::new();
+    for object in world.store.list("wal/", None, 1000).await.unwrap() {
+        versions.insert(read_index(&*world.store, &object.key, object.size).await.unwrap().version);
+    }
+    versions
+}
+
+#[tokio::test]
+async fn the_level_of_an_older_cluster_is_raised_when_every_broker_knows_the_next() {
+    let world = World::new();
+    let keys = Keyspace::new("strandline").unwrap();
+    let cluster = ClusterValue {
+        format: VALUE_FORMAT,
+        cluster_id: "founded-long-ago-00000".to_owned(),
+        feature_level: 1,
+    };
+    let put =
+        |key: &Key, value: Vec<u8>| Txn { then: vec![Op::put(keys.encode(key), value)], ..Txn::default() };
+    world.backend.txn(put(&Key::Cluster, cluster.encode())).await.unwrap();
+    let flags = ["--linger-ms", "1", "--put-budget-per-s", "1000", "--job-interval-ms", "10"];
+    let opened = world.broker(1, &flags).await;
+    let mut client = TestClient::connect(&opened.broker);
+    client.create_topic("t", 1, &[]).await;
+    client.produce("t", [batch(Compression::None, 0, 1)]).await;
+    assert_eq!(log_level(&mut client).await, 1);
+    assert_eq!(object_versions(&world).await, BTreeSet::from([SegmentVersion::V1]));
+
+    let old = BrokerValue { node_id: 7, version: "0.1.9".to_owned(), ..leaders::own(&opened.broker) };
+    world.backend.txn(put(&Key::Broker(7), old.encode())).await.unwrap();
+    let raise = |validate_only| {
+        let key = FeatureUpdateKey::default()
+            .with_feature(text("strandline.version"))
+            .with_max_version_level(2)
+            .with_upgrade_type(1);
+        UpdateFeaturesRequest::default().with_feature_updates(vec![key]).with_validate_only(validate_only)
+    };
+    let refused = client.call(&raise(false), 2).await;
+    assert_eq!(refused.error_code, ResponseError::InvalidUpdateVersion.code());
+    assert!(refused.error_message.unwrap().contains("Broker 7 has version 0.1.9"));
+
+    let gone = Op::Delete(KeyRange::Key(keys.encode(&Key::Broker(7))));
+    world.backend.txn(Txn { then: vec![gone], ..Txn::default() }).await.unwrap();
+    assert_eq!(client.call(&raise(true), 2).await.error_code, 0);
+    assert_eq!(log_level(&mut client).await, 1, "it was only asked whether that would do");
+    assert_eq!(client.call(&raise(false), 2).await.error_code, 0);
+    assert_eq!(log_level(&mut client).await, 2);
+    client.produce("t", [batch(Compression::None, 0, 1)]).await;
+    assert_eq!(object_versions(&world).await, BTreeSet::from([SegmentVersion::V1, SegmentVersion::V2]));
+
+    // Whoever comes later finds the new level, also a process that was started before.
+    let other = world.broker(2, &flags).await;
+    let mut client = TestClient::connect(&other.broker);
+    assert_eq!(log_level(&mut client).await, 2);
+    assert_eq!(client.call(&raise(false), 2).await.error_code, 0, "it is as it is asked for");
+}
+
+#[tokio::test]
+async fn a_new_cluster_is_at_the_level_of_its_founder() {
+    let world = World::new();
+    let opened = world.broker(1, &["--job-interval-ms", "10"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let founded = async {
+        while log_level(&mut client).await < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), founded).await.expect("the log is told");
 }
 
 /// Alters one config; gives the code and the message.

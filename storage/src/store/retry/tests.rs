@@ -13,8 +13,8 @@ fn key() -> ObjectKey {
     ObjectKey::parse("wal/a").unwrap()
 }
 
-fn payload() -> Vec<Bytes> {
-    vec![Bytes::from_static(b"bytes")]
+fn payload() -> Payload {
+    Bytes::from_static(b"bytes").into()
 }
 
 #[tokio::test(start_paused = true)]
