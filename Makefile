@@ -19,14 +19,17 @@ build: ## Build the release binaries: the broker and the observer
 	@deploy/scripts/deps.sh build
 	cargo build --release --locked -p strandline-broker -p strandline-mcp --bins
 
+# In a copy of the workspace whose product has deliberate bugs.
+MUTATED := tests/sim/mutations/cargo.sh
+
 .PHONY: test
 test: ## Run the fast tests, on real etcd and an S3 server
-	@deploy/scripts/deps.sh build test
+	@deploy/scripts/deps.sh build test mutations
 	# All targets at once: binaries and tests then share one build of every dependency.
 	cargo build --locked --workspace --all-targets
 	STRANDLINE_REQUIRE_ETCD=1 cargo test --locked --workspace
-	# A build of its own: the product with deliberate bugs.
-	cargo test --locked -p strandline-sim --features mutations --test mutations
+	# The whole workspace here too: its dependencies then have the same features, and are built once.
+	$(MUTATED) test --locked --workspace --features strandline-sim/mutations --test mutations
 	deploy/scripts/one-build.sh
 
 .PHONY: test-clients
@@ -55,8 +58,8 @@ sim: ## Simulate whole clusters with faults: make sim [SEED=n | FROM=n SEEDS=n]
 
 .PHONY: mutations
 mutations: ## Try whether the simulation finds every deliberate bug
-	@deploy/scripts/deps.sh build
-	cargo test --release --locked -p strandline-sim --features mutations --test mutations -- --include-ignored --nocapture
+	@deploy/scripts/deps.sh build mutations
+	$(MUTATED) test --release --locked -p strandline-sim --features mutations --test mutations -- --include-ignored --nocapture
 
 .PHONY: linearizable
 linearizable: ## Have porcupine check what clients of simulated clusters were told: make linearizable [SEEDS=n] (needs Go)
@@ -82,11 +85,11 @@ fuzz: ## Fuzz every decoder of foreign bytes, with a nightly compiler: make fuzz
 
 .PHONY: check
 check: ## Format, clippy, docs, licences and advisories
-	@deploy/scripts/deps.sh build check
+	@deploy/scripts/deps.sh build check mutations
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p strandline-metadata --no-default-features --lib --tests -- -D warnings
-	cargo clippy --locked -p strandline-sim --features mutations --all-targets -- -D warnings
+	$(MUTATED) clippy --locked --workspace --features strandline-sim/mutations --lib --bin strandline-sim --test mutations -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	deploy/scripts/supply-chain.sh
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for: build, test, check, clients, demo. Says what it does; does nothing where all is there.
+# Installs what is missing for: build, test, mutations, check, clients, demo. Says what it does; does nothing where all is there.
 set -euo pipefail
 
 say() { printf 'deps: %s\n' "$*" >&2; }
@@ -24,6 +24,10 @@ for purpose in "$@"; do
 		want etcdctl etcd-client
 		want kcat kcat
 		want curl curl
+		;;
+	mutations)
+		want git git
+		want patch patch
 		;;
 	clients)
 		want python3 python3

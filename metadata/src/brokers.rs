@@ -11,7 +11,6 @@ use rand::{Rng, RngExt};
 use crate::backend::{Backend, BackendError, Compare, KeyRange, Op, OpResponse, RangeRequest, Txn};
 use crate::commit::{Change, CommitError, Committer, Session, Settled, Trace, Verdict, settle};
 use crate::keys::{Key, Keyspace};
-use crate::mutation::{self, Mutation};
 use crate::record::{Body, FeatureLevel};
 use crate::state::FEATURE_LEVEL;
 use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
@@ -167,9 +166,7 @@ pub async fn register(
         return Err(RegisterError::FeatureLevel(cluster.feature_level));
     }
     let key = keys.encode(&Key::Broker(value.node_id));
-    if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await?
-        && !mutation::is(Mutation::RegisterOver)
-    {
+    if let Some((_, incarnation)) = registered(backend, keys, value.node_id).await? {
         let delete = Txn {
             compares: vec![Compare::CreateRevision(key.clone(), incarnation)],
             then: vec![Op::Delete(KeyRange::Key(key.clone()))],
@@ -179,10 +176,6 @@ pub async fn register(
         backend.txn(delete).await?;
     }
     let lease = backend.lease_grant(ttl_s).await?;
-    #[cfg(feature = "mutations")]
-    if mutation::is(Mutation::RegisterOver) {
-        return register_over(backend, key, value, lease).await;
-    }
     let create = Txn {
         compares: vec![
             Compare::CreateRevision(key.clone(), 0),
@@ -203,23 +196,6 @@ pub async fn register(
                 _ => RegisterError::Raced(value.node_id),
             });
         }
-    };
-    Ok(Registration { session: Session { node_id: value.node_id, incarnation }, lease })
-}
-
-#[cfg(feature = "mutations")]
-async fn register_over(
-    backend: &dyn Backend,
-    key: Bytes,
-    value: &BrokerValue,
-    lease: i64,
-) -> Result<Registration, RegisterError> {
-    let put = Op::Put { key: key.clone(), value: value.encode().into(), lease };
-    let response =
-        backend.txn(Txn { then: vec![put, Op::Range(KeyRange::Key(key))], ..Txn::default() }).await?;
-    let incarnation = match &response.responses[..] {
-        [_, OpResponse::Range(kvs)] => kvs.first().map_or(response.revision, |kv| kv.create_revision),
-        _ => response.revision,
     };
     Ok(Registration { session: Session { node_id: value.node_id, incarnation }, lease })
 }

@@ -36,8 +36,6 @@ pub mod invariants;
 #[cfg(feature = "log")]
 pub mod limits;
 #[cfg(feature = "log")]
-pub mod mutation;
-#[cfg(feature = "log")]
 pub mod names;
 #[cfg(feature = "log")]
 pub mod record;

@@ -1,7 +1,6 @@
 //! What a partition has for a fetch: pure, from the state alone.
 
 use kafka_protocol::error::ResponseError;
-use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::state::{Range, State};
 use uuid::Uuid;
 
@@ -99,8 +98,7 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
     };
     if wanted.offset < log_start || wanted.offset > end {
         assessment.error = Some(ResponseError::OffsetOutOfRange);
-        let is_final = mutation::is(Mutation::OutOfRangeWithoutBarrier);
-        assessment.lag_may_explain = wanted.offset > end && !is_final;
+        assessment.lag_may_explain = wanted.offset > end;
         return assessment;
     }
     let ranges = partition.ranges();

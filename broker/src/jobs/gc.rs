@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_metadata::commit::{Change, CommitError};
-use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
 use strandline_metadata::replica::BarrierError;
 use strandline_storage::error::StoreError;
@@ -61,8 +60,7 @@ impl Collector {
         let ripe: BTreeSet<ObjectId> = broker.replica.read(|view| {
             let oldest = view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision);
             // Without a snapshot, a broker that starts replays the whole log, and plans nothing with what died in it.
-            let at_once = mutation::is(Mutation::DeleteDeadAtOnce);
-            let is_ripe = |died: i64| oldest.is_none_or(|oldest| died < oldest) || at_once;
+            let is_ripe = |died: i64| oldest.is_none_or(|oldest| died < oldest);
             let ripe = view.state.dead().iter().filter(|(_, died)| is_ripe(**died));
             ripe.map(|(&object, _)| object).collect()
         });
@@ -70,11 +68,7 @@ impl Collector {
         for object in ripe {
             self.ripe_since.entry(object).or_insert(now);
         }
-        let delay = if mutation::is(Mutation::DeleteDeadAtOnce) {
-            std::time::Duration::ZERO
-        } else {
-            broker.config.delete_delay
-        };
+        let delay = broker.config.delete_delay;
         let due = self.ripe_since.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= delay);
         let due: Vec<ObjectId> = due.map(|(&object, _)| object).take(OBJECTS_DELETED_PER_PASS).collect();
         if due.is_empty() {
@@ -98,21 +92,15 @@ impl Collector {
             broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
-        let unknown = || -> Vec<ObjectId> {
-            broker.replica.read(|view| {
-                let written = page.iter().filter_map(|meta| meta.key.as_wal());
-                let is_known = |id: &ObjectId| {
-                    view.state.objects().contains_key(id) || view.state.dead().contains_key(id)
-                };
-                written.filter(|id| !is_known(id)).collect()
-            })
-        };
-        let early = mutation::is(Mutation::CollectByOldState).then(unknown);
         // Asked after the objects were listed: one that is put later is not on the page. And the state is looked at
         // after that: what they have committed is in it.
         let registered = broker.replica.registered().await?;
-        let mut orphans = early.unwrap_or_else(unknown);
-        orphans.retain(|id| !registered.contains(&id.incarnation));
+        let orphans: Vec<ObjectId> = broker.replica.read(|view| {
+            let written = page.iter().filter_map(|meta| meta.key.as_wal());
+            let is_known =
+                |id: &ObjectId| view.state.objects().contains_key(id) || view.state.dead().contains_key(id);
+            written.filter(|id| !is_known(id) && !registered.contains(&id.incarnation)).collect()
+        });
         for orphan in &orphans {
             debug!(object = %orphan, "deleting an orphan");
             broker.store.delete(&orphan.key()).await?;

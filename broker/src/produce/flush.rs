@@ -11,7 +11,6 @@ use futures::stream::FuturesOrdered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use strandline_metadata::commit::{CommitError, Committer, FlushOutcome, SessionCell};
-use strandline_metadata::mutation::{self, Mutation};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::state::{BatchOutcome, OBJECT_IDENTITY, Refusal};
 use strandline_storage::clock::Clock;
@@ -108,12 +107,6 @@ impl Waiters {
     }
 
     fn fail(self, error: &ProduceError) {
-        if mutation::is(Mutation::ForgetFailedFlush) {
-            return std::mem::forget(self);
-        }
-        if mutation::is(Mutation::AcknowledgeFailedFlush) {
-            return self.answer(|_| Ok(0));
-        }
         self.answer(|_| Err(error.clone()));
     }
 }
@@ -234,14 +227,6 @@ impl Flusher {
             waiters.fail(&ProduceError::Store(why));
             return;
         }
-        #[cfg(feature = "mutations")]
-        let waiters = if mutation::is(Mutation::AcknowledgeBeforeCommit) {
-            let guess = self.committer.guess(object.incarnation, time_ms, &flush);
-            waiters.answer(|batch| entry_result(guess[batch]));
-            Waiters { requests: Vec::new(), places: Vec::new() }
-        } else {
-            waiters
-        };
         let started = Instant::now();
         let ticket = match self.committer.flush(object.incarnation, time_ms, flush).await {
             Ok(ticket) => ticket,

@@ -18,8 +18,6 @@
 //! sequence number is used.
 
 mod gather;
-#[cfg(feature = "mutations")]
-mod mutants;
 mod run;
 mod session;
 mod settle;
@@ -196,16 +194,5 @@ impl Committer {
 
     async fn propose(&self, proposal: Proposal) -> Result<(), CommitError> {
         self.proposals.send(proposal).await.map_err(|_| CommitError::Closed)
-    }
-
-    /// What would become of a flush if it were the next thing in the log.
-    #[cfg(feature = "mutations")]
-    pub fn guess(&self, incarnation: i64, time_ms: i64, flush: &Flush) -> Vec<BatchOutcome> {
-        let mut state = self.replica.state();
-        let (revision, sequence) = (state.revision() + 1, state.head(incarnation) + 1);
-        let body = Body::Flush(flush.clone());
-        let record = Record::new(time_ms, body.clone());
-        let at = crate::state::Position { revision, sequence, incarnation };
-        state.apply(at, &record, &body).map(|effects| effects.outcomes).unwrap_or_default()
     }
 }

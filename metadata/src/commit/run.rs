@@ -11,17 +11,16 @@ use super::transaction::{Contents, Head, HeadTrace};
 use super::{CommitError, Committed, Session, SessionCell};
 use crate::backend::{BackendError, Compare, KeyRange, KeyValue, Op, RangeRequest, Txn, TxnResponse};
 use crate::limits::{PATIENCE, RECORDS_PER_TXN, TXN_RECORD_BYTES};
-use crate::mutation::{self, Mutation};
 use crate::replica::Replica;
 use crate::state::Effects;
 
 /// What became of a transaction: its revision and which parts took place, or why nothing was committed.
-pub(super) type Outcome = Result<(i64, Vec<Result<(), CommitError>>), CommitError>;
+type Outcome = Result<(i64, Vec<Result<(), CommitError>>), CommitError>;
 
 /// Commits what is proposed; run it for as long as the handle is used.
 #[derive(Debug)]
 pub struct CommitLoop {
-    pub(super) replica: Replica,
+    replica: Replica,
     sessions: SessionCell,
     proposals: mpsc::Receiver<Proposal>,
     patient: mpsc::Receiver<Part>,
@@ -32,7 +31,7 @@ pub struct CommitLoop {
     patient_due: Instant,
     /// The session that `head` belongs to.
     session: Option<Session>,
-    pub(super) head: Head,
+    head: Head,
 }
 
 impl CommitLoop {
@@ -230,14 +229,6 @@ impl CommitLoop {
         let Some(session) = self.session else {
             return (Err(CommitError::NotRegistered), Vec::new());
         };
-        #[cfg(feature = "mutations")]
-        if mutation::is(Mutation::RegisterOver) && self.head == Head::default() {
-            self.head = self.stored_head(session).await;
-        }
-        #[cfg(feature = "mutations")]
-        if mutation::is(Mutation::RetryBlindly) || mutation::is(Mutation::RetryWhenTrimmed) {
-            return self.commit_anew(session, contents).await;
-        }
         let after = contents.head_after(self.head);
         let receivers = (self.head.sequence + 1..=after.sequence)
             .map(|sequence| self.replica.expect(session.incarnation, sequence))
@@ -251,7 +242,7 @@ impl CommitLoop {
     }
 
     /// What a settled transaction means for those who wait, and for this loop.
-    pub(super) async fn conclude(
+    async fn conclude(
         &mut self,
         session: Session,
         contents: &Contents<'_>,
@@ -266,9 +257,7 @@ impl CommitLoop {
             }
             Settled::Traced(revision) => {
                 self.replica.note_committed(revision);
-                if !mutation::is(Mutation::ReuseSequence) {
-                    self.head = after;
-                }
+                self.head = after;
                 Ok((revision, self.parts_traced(contents.parts, revision).await))
             }
             Settled::Conflict => Err(CommitError::Conflict),

@@ -12,7 +12,6 @@ use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, BackendError, KeyRange, Op, OpResponse, Txn, TxnResponse};
 use crate::limits::BACKEND_TIMEOUT;
-use crate::mutation::{self, Mutation};
 
 /// Pause before an unanswered question is asked again: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -86,7 +85,7 @@ pub(crate) async fn settle(backend: &dyn Backend, txn: &Txn, trace: &dyn Trace) 
                 sent = true;
             }
             // It may have been executed, but it is not under way any more.
-            Err(BackendError::NoSpace) if !sent && !mutation::is(Mutation::BelieveNoSpace) => {
+            Err(BackendError::NoSpace) if !sent => {
                 info!("the metadata store is out of space; looking up whether the commit was executed");
                 refusal = Some(BackendError::NoSpace);
             }
@@ -99,7 +98,7 @@ pub(crate) async fn settle(backend: &dyn Backend, txn: &Txn, trace: &dyn Trace) 
             match (look_up(backend, trace).await, refusal) {
                 (Verdict::Executed(revision), _) => return Settled::Traced(revision),
                 (Verdict::Impossible, _) => return Settled::Impossible,
-                (Verdict::Gone, _) => return untold(),
+                (Verdict::Gone, _) => return Settled::Unknown,
                 (Verdict::Foreign, _) => return foreign(),
                 (Verdict::Pending, Some(refusal)) => return Settled::Refused(refusal),
                 (Verdict::Pending, None) => {}
@@ -119,17 +118,13 @@ fn explain(trace: &dyn Trace, response: &TxnResponse, sent: bool) -> Settled {
         // An earlier send of this very transaction was executed after all.
         Some(Verdict::Executed(revision)) if sent => Settled::Traced(revision),
         Some(Verdict::Pending) => Settled::Conflict,
-        Some(Verdict::Gone) if sent => untold(),
+        Some(Verdict::Gone) if sent => Settled::Unknown,
         Some(Verdict::Impossible | Verdict::Gone) => Settled::Impossible,
         Some(Verdict::Executed(_) | Verdict::Foreign) => foreign(),
         None => {
             Settled::Refused(BackendError::Broken("a compare failed and its ranges are missing".to_owned()))
         }
     }
-}
-
-fn untold() -> Settled {
-    if mutation::is(Mutation::BelieveRefusal) { Settled::Impossible } else { Settled::Unknown }
 }
 
 /// Two processes that share an incarnation, or a commit that was executed against all that the store had said.
@@ -139,7 +134,7 @@ fn foreign() -> Settled {
 }
 
 /// Reads the trace at one revision. Asks until it gets an answer.
-pub(super) async fn look_up(backend: &dyn Backend, trace: &dyn Trace) -> Verdict {
+async fn look_up(backend: &dyn Backend, trace: &dyn Trace) -> Verdict {
     let read = Txn { then: trace.keys().into_iter().map(Op::Range).collect(), ..Txn::default() };
     let mut backoff = BACKOFF.0;
     loop {

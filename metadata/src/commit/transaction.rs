@@ -18,7 +18,6 @@ use super::session::Session;
 use super::settle::{Trace, Verdict};
 use crate::backend::{Compare, KeyRange, Op, OpResponse, Txn};
 use crate::keys::{Key, Keyspace};
-use crate::mutation::{self, Mutation};
 
 /// How far an incarnation has come. A new one starts with zeros, and has no key yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +33,7 @@ impl Head {
         format!("{} {}", self.sequence, self.transactions).into()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let (sequence, transactions) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
         Some(Self { sequence: sequence.parse().ok()?, transactions: transactions.parse().ok()? })
     }
@@ -62,16 +61,12 @@ impl Contents<'_> {
     /// The transaction that commits this under `session` whose head is `before`.
     pub(super) fn transaction(&self, keys: &Keyspace, session: Session, before: Head) -> Txn {
         let [registration, head] = trace_keys(keys, session);
-        let mut compares = Vec::with_capacity(self.compares.len() + 2);
-        if !mutation::is(Mutation::SkipIncarnationCompare) {
-            compares.push(Compare::CreateRevision(registration.clone(), session.incarnation));
-        }
-        if !mutation::is(Mutation::ReuseSequence) {
-            compares.push(match before.transactions {
-                0 => Compare::CreateRevision(head.clone(), 0),
-                _ => Compare::Value(head.clone(), before.encode()),
-            });
-        }
+        let is_registered = Compare::CreateRevision(registration.clone(), session.incarnation);
+        let is_next = match before.transactions {
+            0 => Compare::CreateRevision(head.clone(), 0),
+            _ => Compare::Value(head.clone(), before.encode()),
+        };
+        let mut compares = vec![is_registered, is_next];
         compares.extend_from_slice(self.compares);
         let mut then = self.ops.to_vec();
         then.extend(self.parts.iter().cloned().map(Op::Txn));

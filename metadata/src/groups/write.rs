@@ -9,7 +9,6 @@ use crate::backend::{BackendError, Compare, KeyRange, Op, Txn};
 use crate::commit::{CommitError, Committer, Session};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{BACKEND_REQUEST_BYTES, BACKEND_TIMEOUT, GROUP_WRITE_KEYS};
-use crate::mutation::{self, Mutation};
 use crate::values::Value;
 
 /// Writes groups. Cheap to clone.
@@ -74,11 +73,7 @@ impl From<CommitError> for GroupWriteError {
 fn transaction(keys: &Keyspace, write: &GroupWrite) -> (Txn, usize) {
     assert!(write.offsets.len() <= GROUP_WRITE_KEYS, "a write of too many keys would not fit beside others");
     let own = keys.encode(&Key::Group(write.group.clone()));
-    let is_blind = mutation::is(Mutation::MergeOffsetsBlindly);
-    let compares = match &write.put {
-        GroupPut::Keep if is_blind => Vec::new(),
-        _ => vec![Compare::ModRevision(own.clone(), write.revision)],
-    };
+    let compares = vec![Compare::ModRevision(own.clone(), write.revision)];
     let mut txn = Txn { compares, ..Txn::default() };
     let mut change = |key: Bytes, value: Option<Vec<u8>>| {
         txn.then.push(match value {
@@ -101,7 +96,7 @@ fn transaction(keys: &Keyspace, write: &GroupWrite) -> (Txn, usize) {
         let key = keys.encode(&Key::Offsets { group: write.group.clone(), topic, part });
         change(key, put.value.as_ref().map(Value::encode));
     }
-    for put in write.offsets.iter().filter(|_| !is_blind) {
+    for put in &write.offsets {
         let (topic, part) = put.key.clone();
         let key = keys.encode(&Key::Offsets { group: write.group.clone(), topic, part });
         txn.compares.push(Compare::ModRevision(key, put.revision));

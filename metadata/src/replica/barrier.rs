@@ -10,7 +10,6 @@ use super::{Commits, Replica};
 use crate::backend::{BackendError, KeyRange, Op, OpResponse, Txn};
 use crate::keys::Key;
 use crate::limits::BACKEND_TIMEOUT;
-use crate::mutation::{self, Mutation};
 use crate::values::{SnapshotValue, Value};
 
 /// Why it cannot be said that the state is current.
@@ -50,11 +49,6 @@ impl BarrierLoop {
                 Ok(outcome) => outcome,
                 Err(_) => Err(BarrierError::Behind),
             };
-            if mutation::is(Mutation::ShareSentBarrier) {
-                while let Ok(late) = self.queue.try_recv() {
-                    waiting.push(late);
-                }
-            }
             for reply in waiting.drain(..) {
                 // A waiter that went away needs no answer.
                 let _ = reply.send(outcome.clone());

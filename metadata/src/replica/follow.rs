@@ -13,7 +13,6 @@ use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::commit::decode_count;
 use crate::keys::Key;
 use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT};
-use crate::mutation::{self, Mutation};
 use crate::record::Record;
 use crate::state::{ApplyError, Effects, Position};
 use crate::values::{SnapshotValue, Value, ValueError};
@@ -185,9 +184,7 @@ impl ReplicaLoop {
             }
         }
         // The watch gives the events of one revision in no order that means anything.
-        if !mutation::is(Mutation::ApplyAsItComes) {
-            records.sort_unstable_by_key(|(at, ..)| *at);
-        }
+        records.sort_unstable_by_key(|(at, ..)| *at);
         commits.sort_unstable_by_key(|(commit, _)| commit.revision);
         let commits = complete(self.view.commits, &commits, records.iter().map(|(at, ..)| at.revision))?;
         let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
@@ -323,9 +320,6 @@ fn complete(
     commits: &[(Commits, Option<usize>)],
     records: impl Iterator<Item = i64>,
 ) -> Result<Commits, Interrupted> {
-    if mutation::is(Mutation::ApplyBehindGap) {
-        return Ok(commits.last().map_or(known, |(commit, _)| *commit));
-    }
     let mut records = records.peekable();
     let mut last = known;
     for &(commit, count) in commits {

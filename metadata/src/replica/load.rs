@@ -11,7 +11,6 @@ use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
-use crate::mutation::{self, Mutation};
 use crate::record::{Record, RecordError};
 use crate::snapshot::{self, SnapshotError};
 use crate::state::{ApplyError, Position, State};
@@ -162,34 +161,9 @@ async fn load_once(
     if trimmed_to > view.state.revision() {
         return Err(LoadError::LogTooShort { trimmed_to, snapshot: view.state.revision() });
     }
-    #[cfg(feature = "mutations")]
-    let log = without_topics_that_are_gone(backend, keys, log).await?;
     replay(&mut view.state, keys, &log)?;
     view.state.advance(revision);
     Ok(view)
-}
-
-#[cfg(feature = "mutations")]
-async fn without_topics_that_are_gone(
-    backend: &dyn Backend,
-    keys: &Keyspace,
-    mut log: Vec<KeyValue>,
-) -> Result<Vec<KeyValue>, LoadError> {
-    if mutation::is(Mutation::ReadTopicsAtLatest) {
-        let range = RangeRequest { keys: keys.topics(), revision: None, limit: 0, keys_only: false };
-        let topics = backend.range(range).await?.kvs;
-        let ids: Vec<uuid::Uuid> = topics
-            .iter()
-            .filter_map(|kv| Some(crate::values::TopicValue::decode(&kv.value).ok()?.topic_id))
-            .collect();
-        log.retain(|kv| match Record::from_bytes(&kv.value) {
-            Ok((_, crate::record::Body::TopicCreated(created))) => {
-                ids.iter().any(|id| id.as_bytes()[..] == created.topic_id[..])
-            }
-            _ => true,
-        });
-    }
-    Ok(log)
 }
 
 /// Applies the records of `log` that come after the state's revision, in the order of their revisions and, within
@@ -205,9 +179,7 @@ fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), Lo
             _ => None,
         })
         .collect();
-    if !mutation::is(Mutation::ApplyAsItComes) {
-        records.sort_unstable_by_key(|(at, _)| *at);
-    }
+    records.sort_unstable_by_key(|(at, _)| *at);
     for (at, kv) in records {
         let (record, body) = Record::from_bytes(&kv.value)?;
         state.apply(at, &record, &body)?;

@@ -16,7 +16,6 @@ use crate::backend::{BackendError, Compare, KeyRange, Op, RangeRequest};
 use crate::commit::{Change, CommitError, Committer, SessionCell};
 use crate::keys::Key;
 use crate::limits::{HISTORY_REVISIONS, SNAPSHOTS, TRIM_KEYS};
-use crate::mutation::{self, Mutation};
 use crate::record::{Body, Checkpoint, IncarnationRetired};
 use crate::replica::{BarrierError, Replica, View};
 use crate::values::{SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
@@ -92,19 +91,11 @@ impl Maintainer {
         let previous = pointer.as_ref().and_then(|p| p.snapshots.first());
         // The view may be far beyond the state that was captured. A snapshot of an older state must not push out newer
         // ones: the log that it needs may be trimmed.
-        if previous.is_some_and(|newest| newest.revision >= state.revision())
-            && !mutation::is(Mutation::ListOlderSnapshot)
-        {
+        if previous.is_some_and(|newest| newest.revision >= state.revision()) {
             return Err(MaintainError::Overtaken);
         }
         let written = self.writer.write(self.store.as_ref(), &state, previous).await?;
         let revision = written.revision;
-        if mutation::is(Mutation::TrimBeforePointer)
-            && let Some(second) = previous
-        {
-            let heads = self.heads_at(second).await?;
-            self.trim_log(&heads).await?;
-        }
         let moved = self.move_pointer(pointer, pointer_revision, written).await?;
         let mut done = Maintained { revision, ..Maintained::default() };
         // Only now, with the pointer moved, may anything go that the snapshots cover.
@@ -140,13 +131,11 @@ impl Maintainer {
         let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(trimmed_to);
         let moved = SnapshotValue { format: VALUE_FORMAT, snapshots, trimmed_to };
         assert!(
-            moved.snapshots.is_sorted_by(|newer, older| newer.revision > older.revision)
-                || mutation::is(Mutation::ListOlderSnapshot),
+            moved.snapshots.is_sorted_by(|newer, older| newer.revision > older.revision),
             "a snapshot goes in front of older ones"
         );
         assert!(
-            moved.snapshots.get(1).is_none_or(|second| moved.trimmed_to <= second.revision)
-                || mutation::is(Mutation::ListOlderSnapshot),
+            moved.snapshots.get(1).is_none_or(|second| moved.trimmed_to <= second.revision),
             "the log since the second-newest snapshot is kept"
         );
         let key = self.replica.keys().encode(&Key::Snapshot);
@@ -167,7 +156,6 @@ impl Maintainer {
     async fn trim_log(&mut self, heads: &BTreeMap<i64, u64>) -> Result<u64, MaintainError> {
         let mut trims = 0;
         for (&incarnation, &head) in heads {
-            let head = head + u64::from(mutation::is(Mutation::TrimOneTooMany));
             let mut first = match self.trimmed.get(&incarnation) {
                 Some(&first) => first,
                 None => self.first_key(incarnation, head).await?,

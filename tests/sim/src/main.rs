@@ -5,7 +5,7 @@
 //! strandline-sim SEED            one seed, with all that happened
 //! strandline-sim FROM COUNT      so many seeds from there on
 //! strandline-sim history SEED    what clients did and were told, a line of JSON each, for tests/porcupine
-//! strandline-sim mutations [LIMIT [NAME]]   which seed finds each deliberate bug; needs the feature `mutations`
+//! strandline-sim mutations [LIMIT [NAME]]   which seed finds each deliberate bug; see mutations/cargo.sh
 //! ```
 
 use std::process::ExitCode;

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs cargo on the product with the deliberate bugs, for example:
+#
+#   tests/sim/mutations/cargo.sh run --release -p strandline-sim --features mutations -- mutations
+#
+# The product's own code has nothing of them: the patches beside this script put them into a copy of
+# the workspace, which stays below the target folder. A file of the copy is written only when its
+# content changes, so that cargo compiles only what is new; and the crates of others, which both are
+# built from, are compiled once.
+set -euo pipefail
+. "$(dirname "$0")/tree.sh"
+
+next=$target/mutants/next
+tree=$target/mutants/tree
+
+copy_workspace "$next"
+for crate in "${crates[@]}"; do
+	if ! patch --directory="$next" --strip=1 --quiet --no-backup-if-mismatch --reject-file=- <"$here/$crate.patch" >&2; then
+		say "$crate.patch does not apply to the product any more: run tests/sim/mutations/refresh.sh"
+		exit 1
+	fi
+done
+
+mkdir -p "$tree"
+(cd "$next" && find . -type f -print0) | while IFS= read -r -d '' file; do
+	if ! cmp -s "$next/$file" "$tree/$file"; then
+		mkdir -p "$(dirname "$tree/$file")"
+		cp "$next/$file" "$tree/$file"
+	fi
+done
+(cd "$tree" && find . -type f -print0) | while IFS= read -r -d '' file; do
+	[ -e "$next/$file" ] || rm "$tree/$file"
+done
+rm -rf "$next"
+
+cd "$tree"
+# Programs with bugs must not take the place of those without.
+export CARGO_BUILD_BUILD_DIR=$target CARGO_TARGET_DIR=$target/mutants/target
+exec cargo "$@"
