@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
-use crate::state::{Partition, REMEMBERED_BATCHES, State};
+use crate::limits::REMEMBERED_BATCHES;
+use crate::state::{Partition, State};
 use crate::turns::Turns;
 
 /// What a state must not be.

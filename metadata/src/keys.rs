@@ -46,7 +46,7 @@ pub enum Key {
     /// `leaders/<job>`: the broker that runs a background job; leased.
     Leader(String),
     /// `watermarks/<topic id>`, and `watermarks/<topic id>/<n>` for the partitions after the first
-    /// [`WATERMARKS_PER_KEY`](crate::values::watermarks::WATERMARKS_PER_KEY): how far each partition is.
+    /// [`WATERMARKS_PER_KEY`](crate::limits::WATERMARKS_PER_KEY): how far each partition is.
     Watermarks {
         /// The topic's id.
         topic_id: Uuid,
@@ -56,7 +56,7 @@ pub enum Key {
     /// `groups/<group>`: a consumer group. Ids of groups are free text, so they are escaped.
     Group(String),
     /// `offsets/<group>/<topic>`, and `offsets/<group>/<topic>/<n>` for the partitions after the first
-    /// [`OFFSETS_PER_KEY`](crate::values::group::OFFSETS_PER_KEY): committed offsets.
+    /// [`OFFSETS_PER_KEY`](crate::limits::OFFSETS_PER_KEY): committed offsets.
     Offsets {
         /// The group.
         group: String,

@@ -1,12 +1,11 @@
 //! Writing `watermarks/…`: the state's offsets as plain keys, for the observer, who never reads the log.
 //!
-//! One broker writes them, at most every [`INTERVAL`], what changed, within a budget of bytes: each write goes through every
+//! One broker writes them, at most every [`WATERMARK_INTERVAL`], what changed, within a budget of bytes: each write goes through every
 //! broker's watch. When more has changed than the budget allows, the rest has its turn in the next pass, so the interval
 //! stretches for all topics alike. Each write compares the key as it was read and never replaces what is of a later
 //! revision, so two brokers that both write do no harm.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -14,21 +13,14 @@ use uuid::Uuid;
 use crate::backend::{BackendError, Compare, KeyRange, Op};
 use crate::commit::{CommitError, Committer, Session};
 use crate::keys::{Key, Keyspace};
-use crate::limits::{BACKEND_REQUEST_BYTES, GROUP_WRITE_KEYS};
+use crate::limits::{
+    BACKEND_REQUEST_BYTES, GROUP_WRITE_KEYS, WATERMARK_BYTES_PER_PASS, WATERMARK_PAGE_KEYS,
+    WATERMARKS_PER_KEY,
+};
 use crate::replica::{Replica, pages};
 use crate::state::{Partition, State, Topic};
-use crate::values::watermarks::WATERMARKS_PER_KEY;
 use crate::values::watermarks::{Watermarks, WatermarksValue};
 use crate::values::{VALUE_FORMAT, Value};
-
-/// How often a pass is worth its while.
-pub const INTERVAL: Duration = Duration::from_secs(2);
-
-/// Bytes that one pass may write.
-const BYTES_PER_PASS: usize = 256 * 1024;
-
-/// Keys per page when what is stored is read.
-const PAGE_KEYS: usize = 100;
 
 /// Topic, and which run of its partitions.
 type Part = (Uuid, u32);
@@ -139,7 +131,7 @@ fn plan(state: &State, stored: &Stored, last: &mut Option<Part>) -> (Vec<Change>
         let value = WatermarksValue { format: VALUE_FORMAT, revision: state.revision(), partitions };
         let encoded = Bytes::from(value.encode());
         let size = encoded.len();
-        if bytes > 0 && bytes + size > BYTES_PER_PASS {
+        if bytes > 0 && bytes + size > WATERMARK_BYTES_PER_PASS {
             pass.waiting += 1;
             continue;
         }
@@ -169,7 +161,7 @@ async fn read(replica: &Replica) -> Result<Stored, BackendError> {
     let (backend, keys) = (replica.backend().as_ref(), replica.keys());
     let newest = replica.newest_revision().await?;
     let mut stored = BTreeMap::new();
-    for kv in pages(backend, keys.watermarks(), newest, PAGE_KEYS, false).await? {
+    for kv in pages(backend, keys.watermarks(), newest, WATERMARK_PAGE_KEYS, false).await? {
         if let Some(Key::Watermarks { topic_id, part }) = keys.parse(&kv.key) {
             let value =
                 WatermarksValue::decode(&kv.value).map_err(|e| BackendError::Broken(e.to_string()))?;

@@ -93,3 +93,6 @@ const _: () = assert!(THROTTLE_MAX.as_millis() < DEFAULT_RETRY_BUDGET.as_millis(
 
 /// Ranges of one fetched block that are remembered as checked; beyond that they are checked anew.
 pub const MAX_CHECKED_RANGES: usize = 4096;
+
+/// A PUT that has not come to its end after this long never will: other brokers may be writing at this moment.
+pub(crate) const ABANDONED_AFTER: Duration = Duration::from_hours(1);

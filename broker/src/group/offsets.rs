@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use strandline_metadata::groups::{OffsetsKey, OffsetsPut, StoredOffsets};
+use strandline_metadata::limits::OFFSETS_PER_KEY;
 use strandline_metadata::values::VALUE_FORMAT;
-use strandline_metadata::values::group::{CommittedOffset, OFFSETS_PER_KEY, OffsetsValue};
+use strandline_metadata::values::group::{CommittedOffset, OffsetsValue};
 use uuid::Uuid;
 
 use super::Topics;

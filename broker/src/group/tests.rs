@@ -20,7 +20,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan, FaultyBackend};
-use strandline_metadata::values::group::OFFSETS_PER_KEY;
+use strandline_metadata::limits::OFFSETS_PER_KEY;
 
 use super::command::Command;
 use super::coordinator;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use strandline_metadata::limits::BACKEND_TIMEOUT;
-use strandline_metadata::watermarks::{INTERVAL, WatermarkWriter};
+use strandline_metadata::limits::WATERMARK_INTERVAL;
+use strandline_metadata::watermarks::WatermarkWriter;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -14,7 +15,7 @@ use crate::Broker;
 pub(super) async fn run(broker: Arc<Broker>, leads: Arc<AtomicBool>) {
     let mut writer = WatermarkWriter::new(broker.replica.clone(), broker.committer.clone());
     loop {
-        sleep(INTERVAL).await;
+        sleep(WATERMARK_INTERVAL).await;
         let session = broker.sessions.current().filter(|_| leads.load(Ordering::Relaxed));
         let Some(session) = session else {
             // What others write meanwhile is not known.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use strandline_metadata::backend::KeyValue;
 use strandline_metadata::keys::Key;
+use strandline_metadata::limits::{OFFSETS_PER_KEY, WATERMARKS_PER_KEY};
 use strandline_metadata::placement::{self, Candidate};
-use strandline_metadata::values::group::{CommittedOffset, GroupValue, OFFSETS_PER_KEY, OffsetsValue};
-use strandline_metadata::values::watermarks::{WATERMARKS_PER_KEY, Watermarks, WatermarksValue};
+use strandline_metadata::values::group::{CommittedOffset, GroupValue, OffsetsValue};
+use strandline_metadata::values::watermarks::{Watermarks, WatermarksValue};
 use strandline_metadata::values::{
     BrokerValue, ClusterValue, ConfigsValue, LeaderValue, SnapshotValue, TopicValue, Value,
 };

@@ -3,18 +3,13 @@
 //! etcd itself checks all of this; here are its rules, so that the embedded backend refuses exactly what etcd
 //! would, and so that a caller can tell beforehand.
 
+use crate::limits::{BACKEND_TXN_OPS, ETCD_REQUEST_BYTES};
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 use super::request::{check_key, check_range};
 use super::{BackendError, Compare, KeyRange, Op, Txn};
-
-/// etcd's default `--max-txn-ops`: the most compares, and the most steps per branch, of one transaction.
-pub const MAX_TXN_OPS: usize = 128;
-
-/// etcd's default `--max-request-bytes`: 1.5 MiB.
-pub const MAX_REQUEST_BYTES: usize = 1536 * 1024;
 
 /// What a compare or a step costs on the wire beside its key and value: tags, lengths, a number, an enum.
 const STEP_OVERHEAD_BYTES: usize = 32;
@@ -38,10 +33,12 @@ pub(super) fn check_txn_shape(txn: &Txn) -> Result<(), BackendError> {
 
 /// The limits that etcd's own settings decide, at their defaults.
 pub(super) fn check_txn_limits(txn: &Txn) -> Result<(), BackendError> {
-    check_operations(txn, MAX_TXN_OPS)?;
+    check_operations(txn, BACKEND_TXN_OPS)?;
     let size = txn_bytes(txn);
-    if size > MAX_REQUEST_BYTES {
-        return Err(BackendError::TooLarge(format!("{size} bytes, at most {MAX_REQUEST_BYTES} are allowed")));
+    if size > ETCD_REQUEST_BYTES {
+        return Err(BackendError::TooLarge(format!(
+            "{size} bytes, at most {ETCD_REQUEST_BYTES} are allowed"
+        )));
     }
     changed_keys(&txn.then)?;
     changed_keys(&txn.otherwise)?;

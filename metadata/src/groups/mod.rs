@@ -13,15 +13,10 @@ use std::collections::BTreeMap;
 pub use self::write::{GroupWriter, GroupWritten};
 use crate::backend::{BackendError, KeyRange, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
+use crate::limits::{GROUP_NAMES_PAGE_KEYS, OFFSETS_PAGE_KEYS};
 use crate::replica::pages;
 use crate::values::group::{GroupValue, OffsetsValue};
 use crate::values::{Value, ValueError};
-
-/// Keys of offsets per page when a group is read: a value may have a megabyte, and an answer has a limit.
-const OFFSETS_PAGE_KEYS: usize = 32;
-
-/// Names per page.
-const NAMES_PAGE_KEYS: usize = 5_000;
 
 /// Which offsets a key has: of this topic, the run of partitions with this number.
 pub type OffsetsKey = (String, u32);
@@ -131,7 +126,7 @@ pub async fn read_offsets(
     let names = RangeRequest {
         keys: keys.offsets_of(group),
         revision: None,
-        limit: NAMES_PAGE_KEYS,
+        limit: GROUP_NAMES_PAGE_KEYS,
         keys_only: true,
     };
     let names = backend.range(names).await?;

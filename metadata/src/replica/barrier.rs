@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{Commits, Replica};
 use crate::backend::{BackendError, KeyRange, Op, OpResponse, Txn};
 use crate::keys::Key;
-use crate::limits::BACKEND_TIMEOUT;
+use crate::limits::{BACKEND_TIMEOUT, BARRIER_QUEUE};
 use crate::values::{SnapshotValue, Value};
 
 /// Why it cannot be said that the state is current.
@@ -44,7 +44,7 @@ impl BarrierLoop {
     pub async fn run(mut self) {
         let mut waiting = Vec::new();
         // Whoever is in the queue now arrived before the read below is sent.
-        while self.queue.recv_many(&mut waiting, super::BARRIER_QUEUE).await > 0 {
+        while self.queue.recv_many(&mut waiting, BARRIER_QUEUE).await > 0 {
             let outcome = match timeout(BACKEND_TIMEOUT, self.pass()).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(BarrierError::Behind),

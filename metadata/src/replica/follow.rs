@@ -12,13 +12,11 @@ use super::{Commits, Replica, View};
 use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::commit::decode_count;
 use crate::keys::Key;
-use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT};
+use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT, WATCH_SILENCE};
 use crate::record::Record;
 use crate::state::{ApplyError, Effects, Position};
 use crate::values::{SnapshotValue, Value, ValueError};
 
-/// A watch that says nothing at all for this long, not even that there is nothing, is opened again.
-const SILENCE: Duration = Duration::from_secs(15);
 /// Pause before a failed watch or load is tried again: doubles from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -112,7 +110,7 @@ impl ReplicaLoop {
         // When a commit that this broker knows of must have come through the watch.
         let mut due: Option<(i64, Instant)> = None;
         loop {
-            let deadline = due.map_or(heard + SILENCE, |(_, at)| at.min(heard + SILENCE));
+            let deadline = due.map_or(heard + WATCH_SILENCE, |(_, at)| at.min(heard + WATCH_SILENCE));
             // What has arrived comes before the deadline for it: a process that was stopped for a while finds both.
             tokio::select! {
                 biased;
@@ -157,7 +155,7 @@ impl ReplicaLoop {
                 }
                 _ => {}
             }
-            if now >= heard + SILENCE {
+            if now >= heard + WATCH_SILENCE {
                 return Err(Interrupted::Rewatch("it fell silent".into()));
             }
         }

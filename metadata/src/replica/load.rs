@@ -10,15 +10,12 @@ use tracing::warn;
 use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
 use crate::keys::{Key, Keyspace};
-use crate::limits::{LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
+use crate::limits::{LOAD_PATIENCE, LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
 use crate::record::{Record, RecordError};
 use crate::snapshot::{self, SnapshotError};
 use crate::state::{ApplyError, Position, State};
 use crate::values::{SnapshotRef, SnapshotValue, Value, ValueError};
 
-/// For how long a load starts over: because the log was trimmed under it, or because no snapshot could be read. A store that is
-/// ill may deny an object that it has, or send something else, and give it a moment later.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause before it starts over: doubles from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -104,7 +101,7 @@ pub(super) async fn load(
     store: &dyn Store,
     known_revision: i64,
 ) -> Result<View, LoadError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LOAD_PATIENCE;
     let mut pause = PAUSE.0;
     loop {
         match load_once(backend, keys, store, known_revision).await {

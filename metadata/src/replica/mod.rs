@@ -27,6 +27,7 @@ pub use self::waiters::Subscription;
 use self::waiters::Waiters;
 use crate::backend::{Backend, BackendError, KeyValue, RangeRequest};
 use crate::keys::{Key, Keyspace};
+use crate::limits::BARRIER_QUEUE;
 use crate::names::Names;
 use crate::state::{Effects, Position, State};
 use crate::values::SnapshotValue;
@@ -133,9 +134,6 @@ pub struct NoObserver;
 impl ApplyObserver for NoObserver {
     fn applied(&self, _: Position, _: i64, _: &Effects) {}
 }
-
-/// Barriers that may wait for their turn.
-const BARRIER_QUEUE: usize = 1_024;
 
 impl Replica {
     /// Reads snapshot, log and plain keys at one revision. The loops must then be run for as long as the replica is used.

@@ -12,6 +12,7 @@ use prost::Message;
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
+use crate::limits::{SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
 use crate::record::{ObjectRef, topic_id};
 use crate::state::{
     CheckpointDigest, Incarnation, Object, Partition, PartitionParts, Producer, Range, SeenBatch, State,
@@ -21,18 +22,6 @@ use crate::turns::Turns;
 
 /// The format that this build writes.
 pub const SNAPSHOT_FORMAT: u32 = 1;
-
-/// Ranges that one chunk should hold, about 64 KiB.
-const RANGES_PER_CHUNK: u64 = 4_096;
-
-/// The most chunks of a snapshot: the values of the byte that picks one.
-const MAX_CHUNKS: u64 = 256;
-
-/// A single chunk up to this size lies in the manifest itself.
-pub(super) const INLINE_BYTES: u64 = 256 * 1024;
-
-/// Objects that are encoded at a time.
-const OBJECTS_PER_SLICE: usize = 4_096;
 
 /// Why a snapshot cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -233,22 +222,22 @@ pub(super) async fn encode_manifest(
     let mut objects =
         state.objects().iter().map(|(id, o)| ObjectEntry { object: Some(object_ref(id)), bytes: o.bytes });
     loop {
-        let objects: Vec<ObjectEntry> = objects.by_ref().take(OBJECTS_PER_SLICE).collect();
+        let objects: Vec<ObjectEntry> = objects.by_ref().take(SNAPSHOT_OBJECTS_PER_SLICE).collect();
         if objects.is_empty() {
             break;
         }
         append(&mut bytes, &Manifest { objects, ..Manifest::default() })?;
-        turns.spend(OBJECTS_PER_SLICE).await;
+        turns.spend(SNAPSHOT_OBJECTS_PER_SLICE).await;
     }
     let mut dead =
         state.dead().iter().map(|(id, &revision)| DeadEntry { object: Some(object_ref(id)), revision });
     loop {
-        let dead: Vec<DeadEntry> = dead.by_ref().take(OBJECTS_PER_SLICE).collect();
+        let dead: Vec<DeadEntry> = dead.by_ref().take(SNAPSHOT_OBJECTS_PER_SLICE).collect();
         if dead.is_empty() {
             break;
         }
         append(&mut bytes, &Manifest { dead, ..Manifest::default() })?;
-        turns.spend(OBJECTS_PER_SLICE).await;
+        turns.spend(SNAPSHOT_OBJECTS_PER_SLICE).await;
     }
     let checkpoints = state.checkpoints().iter();
     let checkpoints =
@@ -272,7 +261,7 @@ pub(super) type TopicsOfChunk<'a> = Vec<(&'a Uuid, &'a Topic)>;
 
 /// Into how many chunks a state is cut.
 pub(super) fn chunk_count(state: &State) -> u64 {
-    (state.range_count() / RANGES_PER_CHUNK).next_power_of_two().clamp(1, MAX_CHUNKS)
+    (state.range_count() / SNAPSHOT_CHUNK_RANGES).next_power_of_two().clamp(1, SNAPSHOT_CHUNKS)
 }
 
 /// The topics of a state, by the chunk that holds them.
@@ -280,7 +269,7 @@ pub(super) fn chunked(state: &State) -> BTreeMap<u64, TopicsOfChunk<'_>> {
     let count = chunk_count(state);
     let mut chunks: BTreeMap<u64, TopicsOfChunk<'_>> = BTreeMap::new();
     for (id, topic) in state.topics() {
-        let chunk = u64::from(id.as_bytes()[0]) * count / MAX_CHUNKS;
+        let chunk = u64::from(id.as_bytes()[0]) * count / SNAPSHOT_CHUNKS;
         chunks.entry(chunk).or_default().push((id, topic));
     }
     chunks

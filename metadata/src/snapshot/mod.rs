@@ -18,11 +18,9 @@ use self::format::{Manifest, assemble, checksum, damaged, parse_manifest};
 pub use self::format::{SNAPSHOT_FORMAT, SnapshotError};
 pub use self::maintain::{MaintainError, Maintained, Maintainer};
 pub use self::write::SnapshotWriter;
+use crate::limits::SNAPSHOT_LIST_PAGE;
 use crate::state::State;
 use crate::values::SnapshotRef;
-
-/// Objects per page when the snapshots in the store are listed.
-const LIST_PAGE: usize = 1_000;
 
 /// Reads a snapshot and verifies it.
 pub async fn read(store: &dyn Store, snapshot: &SnapshotRef) -> Result<State, SnapshotError> {
@@ -71,10 +69,10 @@ async fn list(store: &dyn Store) -> Result<Vec<ObjectKey>, SnapshotError> {
     let mut keys: Vec<ObjectKey> = Vec::new();
     loop {
         let page = store
-            .list(ObjectKey::SNAPSHOT_PREFIX, keys.last(), LIST_PAGE)
+            .list(ObjectKey::SNAPSHOT_PREFIX, keys.last(), SNAPSHOT_LIST_PAGE)
             .await
             .map_err(|e| failed(ObjectKey::SNAPSHOT_PREFIX, &e))?;
-        let full = page.len() == LIST_PAGE;
+        let full = page.len() == SNAPSHOT_LIST_PAGE;
         keys.extend(page.into_iter().map(|meta| meta.key));
         if !full {
             return Ok(keys);

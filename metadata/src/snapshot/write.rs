@@ -15,6 +15,7 @@ use strandline_storage::store::Store;
 use super::format::{self, ChunkRef, SnapshotError, TopicsOfChunk, checksum, damaged};
 use super::{by_checksum, failed, get, read_manifest};
 use crate::invariants;
+use crate::limits::SNAPSHOT_INLINE_BYTES;
 use crate::state::State;
 use crate::turns::Turns;
 use crate::values::SnapshotRef;
@@ -59,7 +60,7 @@ impl SnapshotWriter {
         // What is not listed any more may have been deleted.
         let last = self.last.as_ref().filter(|last| previous.is_some_and(|p| p.object == last.manifest));
         let chunks = encode(last, state, &topics, &mut turns).await?;
-        let refs = if chunks.values().map(Chunk::bytes).sum::<u64>() <= format::INLINE_BYTES {
+        let refs = if chunks.values().map(Chunk::bytes).sum::<u64>() <= SNAPSHOT_INLINE_BYTES {
             inline(&topics, &mut turns).await?
         } else {
             // Where this writer has not written the one before, what is the same is told by checksums.

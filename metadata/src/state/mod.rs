@@ -20,9 +20,10 @@ use uuid::Uuid;
 
 pub(crate) use self::partition::PartitionParts;
 pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
-pub use self::producers::{Producer, REMEMBERED_BATCHES, SeenBatch, Sequence};
+pub use self::producers::{Producer, SeenBatch, Sequence};
 pub use self::ranges::Ranges;
 use crate::invariants;
+use crate::limits::CHECKPOINTS;
 use crate::record::{
     self, Body, Flush, FlushBatch, ObjectRef, ObjectsDeleted, ProducersExpired, Record, RecordError, Trim,
 };
@@ -31,9 +32,6 @@ use crate::record::{
 pub const FEATURE_LEVEL: u32 = 2;
 /// From this feature level on, write objects say which object they are (version 2 of their format).
 pub const OBJECT_IDENTITY: u32 = 2;
-
-/// How many checkpoints' digests are kept for comparing with snapshots.
-const CHECKPOINTS: usize = 8;
 
 /// A topic's partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

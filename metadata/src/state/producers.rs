@@ -1,7 +1,6 @@
 //! Idempotent producers (KIP-98, KIP-360): which batch is new, which was seen, which does not follow.
 
-/// How many batches of a producer are remembered in a partition, as in Kafka: a client may have so many in flight.
-pub const REMEMBERED_BATCHES: usize = 5;
+use crate::limits::REMEMBERED_BATCHES;
 
 /// Who wrote a batch, and which of its batches it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

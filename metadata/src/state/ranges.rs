@@ -1,16 +1,14 @@
 //! The ranges of a partition, in chunks that states share.
 //!
 //! A chunk that is full never changes again: a copy of a state shares it, and so does the next state. What a copy of
-//! the state costs a partition that changes afterwards is its newest ranges, fewer than [`CHUNK`] of them.
+//! the state costs a partition that changes afterwards is its newest ranges, fewer than [`RANGES_PER_CHUNK`] of them.
 
+use crate::limits::RANGES_PER_CHUNK;
 use std::sync::Arc;
 
 use imbl::Vector;
 
 use super::partition::Range;
-
-/// Ranges of a full chunk: 32 of 72 bytes. A partition that changes copies at most one chunk, about a microsecond.
-const CHUNK: usize = 32;
 
 /// A run of ranges that never changes.
 #[derive(Debug)]
@@ -50,7 +48,7 @@ impl Ranges {
     /// How many there are.
     pub fn len(&self) -> usize {
         // Only the first full chunk may be trimmed, and all are of the same length.
-        self.full.len() * CHUNK - self.trimmed + self.newest.len()
+        self.full.len() * RANGES_PER_CHUNK - self.trimmed + self.newest.len()
     }
 
     /// Whether there are none.
@@ -74,9 +72,9 @@ impl Ranges {
     /// The range at this place, counted from the first.
     pub fn get(&self, place: usize) -> Option<&Range> {
         let place = place + self.trimmed;
-        match self.full.get(place / CHUNK) {
-            Some(chunk) => chunk.ranges.get(place % CHUNK),
-            None => self.newest.get(place - self.full.len() * CHUNK),
+        match self.full.get(place / RANGES_PER_CHUNK) {
+            Some(chunk) => chunk.ranges.get(place % RANGES_PER_CHUNK),
+            None => self.newest.get(place - self.full.len() * RANGES_PER_CHUNK),
         }
     }
 
@@ -116,7 +114,7 @@ impl Ranges {
     }
 
     pub(super) fn push(&mut self, range: Range) {
-        if self.newest.len() == CHUNK {
+        if self.newest.len() == RANGES_PER_CHUNK {
             let ranges = std::mem::take(&mut self.newest).into_boxed_slice();
             let max_timestamp_ms = newest_of(&ranges).unwrap_or(i64::MIN);
             self.full.push_back(Arc::new(Chunk { ranges, max_timestamp_ms }));

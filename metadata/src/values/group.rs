@@ -3,6 +3,7 @@
 //! What is not here dies with the coordinator and is made anew by the next one: session and rebalance timers, members
 //! that were told their id and have not joined with it, requests that wait.
 
+use crate::limits::STORED_PARTITION;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
@@ -214,9 +215,6 @@ impl Serialize for PartitionSet {
     }
 }
 
-/// No topic has more: a range in a damaged value must not take all memory.
-const MAX_PARTITION: u32 = 1_000_000;
-
 impl<'de> Deserialize<'de> for PartitionSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -226,7 +224,7 @@ impl<'de> Deserialize<'de> for PartitionSet {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let first: u32 = first.parse().map_err(|_| wrong())?;
             let last: u32 = last.parse().map_err(|_| wrong())?;
-            if last > MAX_PARTITION {
+            if last > STORED_PARTITION {
                 return Err(wrong());
             }
             partitions.extend(first..=last);
@@ -251,10 +249,6 @@ impl<'de> Deserialize<'de> for Blob {
         STANDARD.decode(&text).map(|bytes| Self(bytes.into())).map_err(D::Error::custom)
     }
 }
-
-/// Partitions whose offsets share one key. A topic with more has further keys, so that no value outgrows etcd's
-/// limit and no commit rewrites much that it does not change.
-pub const OFFSETS_PER_KEY: u32 = 256;
 
 /// The value of `offsets/<group>/<topic>`, and of `offsets/<group>/<topic>/<n>` for the partitions from n times
 /// [`OFFSETS_PER_KEY`] on.

@@ -4,9 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Value;
 
-/// Partitions that share one key.
-pub const WATERMARKS_PER_KEY: usize = 4_096;
-
 /// The value of `watermarks/<topic id>`, and of `watermarks/<topic id>/<n>` for the partitions from n times
 /// [`WATERMARKS_PER_KEY`] on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

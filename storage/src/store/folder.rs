@@ -12,9 +12,8 @@ use std::time::{Duration, SystemTime};
 use object_store::local::LocalFileSystem;
 
 use crate::error::StoreError;
+use crate::limits::ABANDONED_AFTER;
 
-/// A PUT that has not come to its end after this long never will: other brokers may be writing at this moment.
-const ABANDONED_AFTER: Duration = Duration::from_hours(1);
 /// A file that shows that the folder can be written, and what time it is there.
 const PROBE: &str = ".strandline-probe";
 

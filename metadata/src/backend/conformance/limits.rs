@@ -1,8 +1,8 @@
 //! What is too much, or makes no sense; none of it may be executed even in part.
 
 use super::Subject;
-use crate::backend::txn_rules::{MAX_REQUEST_BYTES, MAX_TXN_OPS};
 use crate::backend::{BackendError, Compare, KeyRange, Op, Txn};
+use crate::limits::{BACKEND_TXN_OPS, ETCD_REQUEST_BYTES};
 
 fn puts(subject: &Subject, count: usize) -> Vec<Op> {
     (0..count).map(|n| subject.put_op(&n.to_string(), "v")).collect()
@@ -42,15 +42,15 @@ pub(super) async fn operations_are_limited(subject: Subject) {
         (0..count).map(|n| Compare::CreateRevision(subject.key(&format!("none{n}")), 0)).collect::<Vec<_>>()
     };
     let full = Txn {
-        compares: compares(MAX_TXN_OPS),
-        then: puts(&subject, MAX_TXN_OPS),
-        otherwise: puts(&subject, MAX_TXN_OPS),
+        compares: compares(BACKEND_TXN_OPS),
+        then: puts(&subject, BACKEND_TXN_OPS),
+        otherwise: puts(&subject, BACKEND_TXN_OPS),
     };
     assert!(subject.txn(full).await.succeeded);
     let over = [
-        Txn { then: puts(&subject, MAX_TXN_OPS + 1), ..Txn::default() },
-        Txn { otherwise: puts(&subject, MAX_TXN_OPS + 1), ..Txn::default() },
-        Txn { compares: compares(MAX_TXN_OPS + 1), ..Txn::default() },
+        Txn { then: puts(&subject, BACKEND_TXN_OPS + 1), ..Txn::default() },
+        Txn { otherwise: puts(&subject, BACKEND_TXN_OPS + 1), ..Txn::default() },
+        Txn { compares: compares(BACKEND_TXN_OPS + 1), ..Txn::default() },
     ];
     for txn in over {
         let error = refused(&subject, txn).await;
@@ -63,16 +63,16 @@ pub(super) async fn nested_operations_are_limited(subject: Subject) {
         let inner = Txn { then: puts(&subject, count), ..Txn::default() };
         Txn { then: vec![Op::Txn(inner)], ..Txn::default() }
     };
-    subject.txn(nested(MAX_TXN_OPS - 1)).await;
-    let error = refused(&subject, nested(MAX_TXN_OPS)).await;
+    subject.txn(nested(BACKEND_TXN_OPS - 1)).await;
+    let error = refused(&subject, nested(BACKEND_TXN_OPS)).await;
     assert!(matches!(error, BackendError::TooLarge(_)), "{error:?}");
 }
 
 pub(super) async fn the_size_of_a_request_is_limited(subject: Subject) {
     let sized = |bytes| Txn { then: vec![subject.put_op("a", vec![b'x'; bytes])], ..Txn::default() };
-    subject.txn(sized(MAX_REQUEST_BYTES - 1024)).await;
-    assert_eq!(subject.value("a").await.map(|value| value.len()), Some(MAX_REQUEST_BYTES - 1024));
-    for bytes in [MAX_REQUEST_BYTES + 1, 2 * MAX_REQUEST_BYTES] {
+    subject.txn(sized(ETCD_REQUEST_BYTES - 1024)).await;
+    assert_eq!(subject.value("a").await.map(|value| value.len()), Some(ETCD_REQUEST_BYTES - 1024));
+    for bytes in [ETCD_REQUEST_BYTES + 1, 2 * ETCD_REQUEST_BYTES] {
         let error = refused(&subject, sized(bytes)).await;
         assert!(matches!(error, BackendError::TooLarge(_)), "{bytes}: {error:?}");
     }

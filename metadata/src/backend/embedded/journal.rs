@@ -20,6 +20,7 @@
 //! **One process at a time**: `<name>.lock` is locked for as long as the store lives. A file of its own, because
 //! the journal is replaced.
 
+use crate::limits::{JOURNAL_FRAME_BYTES, JOURNAL_LOCK_PATIENCE, JOURNAL_LOCK_POLL, JOURNAL_REWRITE_BYTES};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -35,19 +36,6 @@ const MAGIC: [u8; 8] = *b"SLJOURN\x01";
 
 /// Length, checksum of the payload, checksum of these two.
 const HEADER_BYTES: usize = 12;
-
-/// A smaller journal is never rewritten.
-const REWRITE_MIN_BYTES: u64 = 4 * 1024 * 1024;
-
-/// A snapshot is written in frames of about this size.
-const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
-
-/// How long opening waits for the lock: a process that was killed, or a store that was dropped, may be about to
-/// give it up.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often it looks.
-const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +146,7 @@ impl Journal {
 
     /// Whether so much of it is history that it should be rewritten.
     pub(super) fn is_worth_rewriting(&self) -> bool {
-        self.bytes >= REWRITE_MIN_BYTES && self.bytes / 2 >= self.rewritten_bytes
+        self.bytes >= JOURNAL_REWRITE_BYTES && self.bytes / 2 >= self.rewritten_bytes
     }
 
     /// Writes a journal that tells nothing but a snapshot, beside this one, which stays as it is.
@@ -170,7 +158,7 @@ impl Journal {
         let mut payload = Vec::new();
         for (index, record) in snapshot.iter().enumerate() {
             record.encode(&mut payload);
-            if payload.len() >= SNAPSHOT_FRAME_BYTES || index + 1 == snapshot.len() {
+            if payload.len() >= JOURNAL_FRAME_BYTES || index + 1 == snapshot.len() {
                 let frame = frame(&payload)?;
                 file.write_all(&frame)?;
                 bytes += to_u64(frame.len());
@@ -297,12 +285,12 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
-            Err(TryLockError::WouldBlock) if waited >= LOCK_PATIENCE => {
+            Err(TryLockError::WouldBlock) if waited >= JOURNAL_LOCK_PATIENCE => {
                 return Err(OpenError::Locked { path: path.to_owned() });
             }
             Err(TryLockError::WouldBlock) => {
-                std::thread::sleep(LOCK_POLL);
-                waited += LOCK_POLL;
+                std::thread::sleep(JOURNAL_LOCK_POLL);
+                waited += JOURNAL_LOCK_POLL;
             }
         }
     }

@@ -40,6 +40,7 @@ mod shared;
 mod tests;
 mod watch;
 
+use crate::limits::LEASE_TTL_S;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,9 +59,6 @@ use super::{
     Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
     ReadBackend, Txn, TxnResponse, Watch,
 };
-
-/// The longest lease that etcd grants, in seconds.
-const MAX_LEASE_TTL_S: i64 = 9_000_000_000;
 
 /// A store in this process. Clones are handles of the same store.
 #[derive(Clone)]
@@ -155,7 +153,7 @@ impl Backend for Embedded {
     }
 
     async fn lease_grant(&self, ttl_s: i64) -> Result<i64, BackendError> {
-        if ttl_s > MAX_LEASE_TTL_S {
+        if ttl_s > LEASE_TTL_S {
             return Err(BackendError::Broken(format!("a lease of {ttl_s} seconds is too long")));
         }
         self.write(|state, now| {

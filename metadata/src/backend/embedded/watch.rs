@@ -1,7 +1,6 @@
 //! A watch on the embedded store: a position in its history, and nothing that could grow.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -9,15 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::shared::Shared;
 use crate::backend::{BackendError, KeyRange, Watch, WatchBatch};
-
-/// How long a watch is silent at most.
-pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Revisions with events that one batch holds at most, as in etcd.
-const MAX_BATCH_REVISIONS: usize = 1000;
-
-/// A batch ends with the revision that takes it beyond this many bytes of keys and values.
-const MAX_BATCH_BYTES: usize = 1024 * 1024;
+use crate::limits::{PROGRESS_INTERVAL, WATCH_BATCH_BYTES, WATCH_BATCH_REVISIONS};
 
 #[derive(Debug)]
 pub(super) struct EmbeddedWatch {
@@ -47,7 +38,7 @@ impl EmbeddedWatch {
         let (next, keys) = (self.next, &self.keys);
         let ((found, visible, lease_deadline), _) = self.shared.with_state(|state, _| {
             let visible = state.visible();
-            let found = state.mvcc.events(keys, next, visible, MAX_BATCH_REVISIONS, MAX_BATCH_BYTES);
+            let found = state.mvcc.events(keys, next, visible, WATCH_BATCH_REVISIONS, WATCH_BATCH_BYTES);
             (found, visible, state.deadlines.next())
         });
         let found = found?;

@@ -1,17 +1,11 @@
 //! How to reach etcd, and what of that is refused before anything is tried.
 
+use crate::limits::{PING_INTERVAL, PING_TIMEOUT};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
-
-/// How often a connection with requests on it is pinged. etcd closes connections that ping more often than
-/// every 5 s, or that ping without a request (its `--grpc-keepalive-min-time`).
-const PING_INTERVAL: Duration = Duration::from_secs(6);
-
-/// How long a ping may take before the connection counts as dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Where etcd is and how to log in.
 #[derive(Clone, Debug)]

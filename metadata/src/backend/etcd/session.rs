@@ -1,5 +1,6 @@
 //! One client's way to etcd: logs in, sends a call once, waits for it so long, and says what came of it.
 
+use crate::limits::BACKEND_ANSWER_BYTES;
 use std::future::Future;
 use std::time::Duration;
 
@@ -12,9 +13,6 @@ use tracing::{debug, warn};
 use super::config::{EtcdConfig, EtcdConfigError, Password};
 use super::failure::Failure;
 use super::lanes::{Choice, Lanes, Purpose};
-
-/// The largest answer that is accepted. A full page of the largest log records has room.
-const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// What all calls of one client share.
 pub(super) struct Session {
@@ -48,11 +46,11 @@ impl Session {
     }
 
     pub(super) fn kv(&self) -> KvClient {
-        self.client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+        self.client.kv_client().max_decoding_message_size(BACKEND_ANSWER_BYTES)
     }
 
     pub(super) fn watches(&self) -> WatchClient {
-        self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+        self.client.watch_client().max_decoding_message_size(BACKEND_ANSWER_BYTES)
     }
 
     #[cfg(feature = "log")]

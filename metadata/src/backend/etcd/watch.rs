@@ -16,7 +16,6 @@
 //! yet caught up unless an event follows (etcd-io/etcd#17507); by then a watch without events has caught up.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::proto::PbWatchResponse;
@@ -29,9 +28,7 @@ use super::failure::{Failure, is_about_token, of_status};
 use super::lanes::{Choice, Purpose};
 use super::session::Session;
 use crate::backend::{BackendError, Event, KeyRange, Watch, WatchBatch};
-
-/// How often progress is asked for.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+use crate::limits::PROGRESS_INTERVAL;
 
 pub(super) struct EtcdWatch {
     session: Arc<Session>,

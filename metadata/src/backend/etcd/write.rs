@@ -19,9 +19,7 @@ use crate::backend::{
     Backend, BackendError, ChangedRequest, ChangedResponse, Compare, KeyRange, Op, OpResponse, RangeRequest,
     RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
 };
-
-/// Keep-alive streams that stay open between calls. A broker has one or two leases.
-const MAX_KEEPERS: usize = 16;
+use crate::limits::KEEP_ALIVE_STREAMS;
 
 /// etcd as a broker uses it. Clones share connections.
 #[derive(Clone, Debug)]
@@ -158,7 +156,7 @@ impl Keepers {
 
     fn put(&self, lease: i64, keeper: (LeaseKeeper, LeaseKeepAliveStream)) {
         let mut keepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keepers.len() < MAX_KEEPERS {
+        if keepers.len() < KEEP_ALIVE_STREAMS {
             keepers.insert(lease, keeper);
         }
     }

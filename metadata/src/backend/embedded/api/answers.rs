@@ -1,6 +1,7 @@
 //! How many answers are in memory at a time: one that its client does not take holds its place until it does, or until
 //! the connection is given up.
 
+use crate::limits::API_PIECE_BYTES;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -74,9 +75,6 @@ where
     }
 }
 
-/// What of an answer is handed over at a time: the rest stays here, with its place, until the client has taken so much.
-const PIECE_BYTES: usize = 64 * 1024;
-
 /// An answer that has a place.
 struct PlacedResponse {
     body: Body,
@@ -95,7 +93,7 @@ impl http_body::Body for PlacedResponse {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             if !self.rest.is_empty() {
-                let piece = self.rest.len().min(PIECE_BYTES);
+                let piece = self.rest.len().min(API_PIECE_BYTES);
                 return Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))));
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {

@@ -1,10 +1,10 @@
 //! Accepting connections, no more than so many at a time.
 
+use crate::limits::API_ACCEPT_PAUSE;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::unfold;
@@ -14,9 +14,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tonic::transport::server::Connected;
 use tracing::warn;
-
-/// Pause after accepting failed, for example because file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection, and its place among those that are served.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ pub(super) fn connections(
             Ok((io, _)) => io.set_nodelay(true).map(|()| Connection { io, _place: place }),
             Err(error) => {
                 warn!(%error, "accepting a connection to the embedded metadata failed");
-                sleep(ACCEPT_PAUSE).await;
+                sleep(API_ACCEPT_PAUSE).await;
                 Err(error)
             }
         };

@@ -1,5 +1,6 @@
 //! Range, in all its forms but the streamed one. Puts, deletions, transactions and compactions are refused.
 
+use crate::limits::API_ANSWER_BYTES;
 use async_trait::async_trait;
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
@@ -9,7 +10,7 @@ use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::super::mvcc::inspect::{Order, OrderBy, Select, SelectError};
-use super::{ANSWER_BYTES, Api, compacted, denied, header, key_range, key_value, unanswered};
+use super::{Api, compacted, denied, header, key_range, key_value, unanswered};
 
 #[async_trait]
 impl PbKvService for Api {
@@ -24,7 +25,7 @@ impl PbKvService for Api {
                 Status::out_of_range("etcdserver: mvcc: required revision is a future revision")
             }
             SelectError::TooLarge => Status::resource_exhausted(format!(
-                "the answer is larger than max ({ANSWER_BYTES} bytes): ask for fewer keys with a limit, or for keys only"
+                "the answer is larger than max ({API_ANSWER_BYTES} bytes): ask for fewer keys with a limit, or for keys only"
             )),
         })?;
         Ok(Response::new(PbRangeResponse {
@@ -76,7 +77,7 @@ fn select(request: PbRangeRequest) -> Result<Select, Status> {
         order: order(request.sort_order, request.sort_target)?,
         mod_revisions: (request.min_mod_revision, request.max_mod_revision),
         create_revisions: (request.min_create_revision, request.max_create_revision),
-        max_bytes: ANSWER_BYTES,
+        max_bytes: API_ANSWER_BYTES,
     })
 }
 

@@ -2,7 +2,7 @@
 //! crate see what a single-process broker keeps as if it were in an etcd.
 //!
 //! ```text
-//!   TcpListener ─▶ Connection (at most CONNECTIONS) ─▶ tonic ─▶ Api ─▶ Shared: one lock, as every handle has
+//!   TcpListener ─▶ Connection (at most API_CONNECTIONS) ─▶ tonic ─▶ Api ─▶ Shared: one lock, as every handle has
 //!                                                               ├ kv.rs      Range
 //!                                                               ├ watch.rs   Watch
 //!                                                               └ about.rs   leases, members, status, alarms
@@ -41,21 +41,7 @@ use self::connection::connections;
 use super::Embedded;
 use super::shared::{Shared, State};
 use crate::backend::{BackendError, KeyRange, KeyValue};
-
-/// Connections that are served at a time; others wait to be accepted.
-const CONNECTIONS: usize = 8;
-
-/// Requests and watch streams that are open on one connection; others wait at the client.
-const STREAMS_PER_CONNECTION: u32 = 32;
-
-/// Answers to ranges that are in memory at a time, over all connections.
-const ANSWERS: usize = 8;
-
-/// Bytes of a request: what etcd takes, so that a large put is refused for what it is.
-const REQUEST_BYTES: usize = 1_572_864;
-
-/// Bytes of keys and values in one answer: clients in Rust take 4 MiB of a message.
-const ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+use crate::limits::{API_ANSWERS, API_CONNECTIONS, API_REQUEST_BYTES, API_STREAMS_PER_CONNECTION};
 
 /// How often a silent connection is asked whether it is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
@@ -90,16 +76,16 @@ pub async fn serve(store: Embedded, listener: TcpListener) -> Result<(), ServeEr
     let address = listener.local_addr()?;
     let api = Api { shared: store.shared, client_url: format!("http://{address}").into() };
     Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_concurrent_streams(API_STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING.0))
         .http2_keepalive_timeout(Some(PING.1))
-        .layer(Answers::new(ANSWERS))
-        .add_service(PbKvServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(PbWatchServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(PbLeaseServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(PbClusterServer::new(api.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(PbMaintenanceServer::new(api).max_decoding_message_size(REQUEST_BYTES))
-        .serve_with_incoming(connections(listener, CONNECTIONS))
+        .layer(Answers::new(API_ANSWERS))
+        .add_service(PbKvServer::new(api.clone()).max_decoding_message_size(API_REQUEST_BYTES))
+        .add_service(PbWatchServer::new(api.clone()).max_decoding_message_size(API_REQUEST_BYTES))
+        .add_service(PbLeaseServer::new(api.clone()).max_decoding_message_size(API_REQUEST_BYTES))
+        .add_service(PbClusterServer::new(api.clone()).max_decoding_message_size(API_REQUEST_BYTES))
+        .add_service(PbMaintenanceServer::new(api).max_decoding_message_size(API_REQUEST_BYTES))
+        .serve_with_incoming(connections(listener, API_CONNECTIONS))
         .await?;
     Ok(())
 }

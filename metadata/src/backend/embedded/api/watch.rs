@@ -26,12 +26,10 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::super::watch::{EmbeddedWatch, PROGRESS_INTERVAL};
+use super::super::watch::EmbeddedWatch;
 use super::{Api, header, key_range, key_value, status_of};
 use crate::backend::{BackendError, Event, KeyRange, WatchBatch};
-
-/// Watches of one stream.
-const WATCHES_PER_STREAM: usize = 64;
+use crate::limits::{API_WATCHES_PER_STREAM, PROGRESS_INTERVAL};
 
 /// The id of no watch.
 const NO_WATCH: i64 = -1;
@@ -194,8 +192,8 @@ impl Watches {
 
     /// The id of a new watch: the one that is asked for, or the next free one.
     fn new_id(&mut self, wanted: i64) -> Result<i64, String> {
-        if self.open.len() >= WATCHES_PER_STREAM {
-            return Err(format!("a stream has at most {WATCHES_PER_STREAM} watches"));
+        if self.open.len() >= API_WATCHES_PER_STREAM {
+            return Err(format!("a stream has at most {API_WATCHES_PER_STREAM} watches"));
         }
         if wanted != 0 {
             if self.open.contains_key(&wanted) {
