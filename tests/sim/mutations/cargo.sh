@@ -21,6 +21,11 @@ for crate in "${crates[@]}"; do
 	fi
 done
 
+# Cargo tells packages of two workspaces apart by their names and versions alone: under the product's
+# version it would take what is built here for the product.
+sed -i -E 's/^(version = "[^"]*)"$/\1-mutated"/' "$next/Cargo.toml"
+sed -i -E '/^name = "strandline-/{n;s/^(version = "[^"]*)"$/\1-mutated"/}' "$next/Cargo.lock"
+
 mkdir -p "$tree"
 (cd "$next" && find . -type f -print0) | while IFS= read -r -d '' file; do
 	if ! cmp -s "$next/$file" "$tree/$file"; then
