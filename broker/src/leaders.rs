@@ -32,6 +32,11 @@ impl Leaders {
         Self::among(brokers, zone_of(client_id))
     }
 
+    /// The brokers that are registered: none while this one is alone and its registration is lost.
+    pub(crate) fn registered(names: &Names) -> Self {
+        Self::among(names.brokers().values().cloned().collect(), None)
+    }
+
     fn among(brokers: Vec<Arc<BrokerInfo>>, zone: Option<&str>) -> Self {
         let known: Vec<Candidate<'_>> = brokers.iter().map(|b| candidate(b)).collect();
         let candidates = placement::candidates(&known, zone);

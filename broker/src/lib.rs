@@ -25,6 +25,7 @@ mod fetch;
 pub mod fsck;
 mod group;
 mod group_config;
+mod ids;
 mod jobs;
 mod leaders;
 mod limits;
@@ -44,10 +45,9 @@ mod testing;
 mod topic_config;
 mod topics;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::rngs::StdRng;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::commit::{Committer, SessionCell};
 use strandline_metadata::replica::Replica;
@@ -61,6 +61,7 @@ use uuid::Uuid;
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
+use crate::ids::Ids;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
 use crate::metrics::{ClockSkew, Metrics};
@@ -88,7 +89,7 @@ pub struct Broker {
     pub(crate) reader: Reader,
     pub(crate) buffer: ProduceBuffer,
     pub(crate) fetch_sessions: FetchSessions,
-    pub(crate) groups: Groups,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) telemetry: Telemetry,
     pub(crate) metrics: Metrics,
@@ -96,7 +97,7 @@ pub struct Broker {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
     pub(crate) tasks: TaskSet,
-    rng: Mutex<StdRng>,
+    pub(crate) ids: Ids,
     draining: AtomicBool,
     turning_away: AtomicBool,
     closing: watch::Sender<bool>,
@@ -111,11 +112,6 @@ impl Broker {
     /// Bytes of producers that are buffered or being written.
     pub fn produce_bytes_in_use(&self) -> usize {
         self.buffer.bytes_in_use()
-    }
-
-    /// Randomness for ids.
-    pub(crate) fn with_rng<R>(&self, draw: impl FnOnce(&mut StdRng) -> R) -> R {
-        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether this broker is leaving.

@@ -1,11 +1,11 @@
 //! A broker's life: open, serve, drain.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::brokers::{self, RegisterError};
 use strandline_metadata::commit::{self, SessionCell};
@@ -25,6 +25,8 @@ use tracing::{info, warn};
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
+use crate::group::environment::Environment;
+use crate::ids::Ids;
 use crate::limits::{ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT};
 use crate::metrics::{ClockSkew, Metrics};
 use crate::produce::{Flusher, ProduceBuffer};
@@ -32,7 +34,7 @@ use crate::producer_ids::ProducerIds;
 use crate::server::memory::ReplyMemory;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
-use crate::{Broker, MembershipEnd, group, jobs, membership};
+use crate::{Broker, MembershipEnd, jobs, membership};
 
 /// Opens the object store of a cluster.
 pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -134,12 +136,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
     let buffer = ProduceBuffer::new(&config.produce);
     let tasks = parts.tasks;
-    let lease_tasks = match parts.leases.runtime {
-        Some(runtime) => tasks.on(runtime),
-        None => tasks.clone(),
-    };
-    let mut process_id = [0; 16];
-    rng.fill_bytes(&mut process_id);
+    let lease_tasks = parts.leases.runtime.map_or_else(|| tasks.clone(), |runtime| tasks.on(runtime));
     let flusher = Flusher {
         buffer: buffer.clone(),
         config: config.produce,
@@ -152,21 +149,36 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         tasks: tasks.clone(),
         seed: rng.random(),
     };
+    let fetch_sessions = FetchSessions::new(config.fetch_sessions, rng.random());
+    let ids = Ids::new(rng);
+    let groups = Groups::new(Environment {
+        node_id: config.node_id,
+        config: config.groups.clone(),
+        replica: replica.clone(),
+        sessions: sessions.clone(),
+        writer: GroupWriter::new(committer.clone()),
+        writes: AtomicU64::new(1),
+        clock: parts.clock.clone(),
+        clock_skew: clock_skew.clone(),
+        metrics: parts.metrics.clone(),
+        tasks: tasks.clone(),
+        ids: ids.clone(),
+    });
     let broker = Arc::new(Broker {
         cluster,
-        process_id: uuid::Builder::from_random_bytes(process_id).into_uuid(),
+        process_id: ids.next(),
         advertised: parts.advertised,
         metrics_url: parts.metrics_url,
         replica,
-        committer: committer.clone(),
+        committer,
         sessions,
         lease_backend: parts.leases.backend,
         registration: watch::Sender::new(None),
         store,
         reader,
         buffer,
-        fetch_sessions: FetchSessions::new(config.fetch_sessions, rng.random()),
-        groups: Groups::new(GroupWriter::new(committer)),
+        fetch_sessions,
+        groups,
         producer_ids: ProducerIds::default(),
         telemetry: Telemetry::default(),
         metrics: parts.metrics,
@@ -174,7 +186,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock,
         clock_skew,
         tasks: tasks.clone(),
-        rng: Mutex::new(rng),
+        ids,
         draining: false.into(),
         turning_away: false.into(),
         closing: watch::Sender::new(false),
@@ -205,7 +217,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         let _ = fatal_sender.send(Fatal::Task(death)).await;
     });
     tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
-    tasks.start(TaskKind::Critical, "groups", group::coordinator::run(broker.clone()));
+    tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
     }

@@ -1,14 +1,12 @@
 //! What handlers ask about topics: rules for names, learning of topics, creating them.
 
 use kafka_protocol::error::ResponseError;
-use rand::Rng;
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::names::Names;
 use strandline_metadata::replica::View;
 use strandline_metadata::state::Effects;
 use strandline_metadata::topics;
 use strandline_metadata::values::TopicValue;
-use uuid::Uuid;
 
 use crate::Broker;
 use crate::limits::{TOPIC_NAME_BYTES, TOPICS_CREATED_BY_NAMING};
@@ -72,13 +70,6 @@ pub(crate) fn collision<'a>(names: &'a Names, name: &str) -> Option<&'a str> {
     names.topics().keys().find(|other| *other != name && plain(other) == wanted).map(String::as_str)
 }
 
-/// A new random topic id.
-pub(crate) fn new_id(broker: &Broker) -> Uuid {
-    let mut bytes = [0; 16];
-    broker.with_rng(|rng| rng.fill_bytes(&mut bytes));
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
-}
-
 /// Commits a change and waits for it.
 pub(crate) async fn commit(broker: &Broker, change: Change) -> Result<Effects, CommitError> {
     broker.committer.change(broker.clock.now_ms(), change).await
@@ -131,7 +122,7 @@ async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
     }
     let partitions = default_partitions(broker);
     let no_configs = std::collections::BTreeMap::new();
-    let topic = topics::new_topic(new_id(broker), partitions, no_configs, broker.clock.now_ms());
+    let topic = topics::new_topic(broker.ids.next(), partitions, no_configs, broker.clock.now_ms());
     match create(broker, name, &topic).await {
         Err(error) if error.code != ResponseError::TopicAlreadyExists => Err(error),
         Err(_) => Ok(()),

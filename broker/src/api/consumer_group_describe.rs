@@ -11,7 +11,6 @@ use kafka_protocol::messages::{ConsumerGroupDescribeRequest, ConsumerGroupDescri
 use super::describe_groups::ALL_OPERATIONS;
 use super::{Call, text};
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=1;
 
@@ -28,11 +27,11 @@ pub(super) async fn handle(
 }
 
 async fn describe(call: &Call, id: &GroupId) -> DescribedGroup {
-    let answer = ask(&call.broker, id, |reply| Command::ConsumerDescribe(call.version, reply)).await;
+    let answer = call.broker.groups.ask(id, |reply| Command::ConsumerDescribe(call.version, reply)).await;
     answer.unwrap_or_else(|error| {
         DescribedGroup::default()
-            .with_error_code(error.code.code())
-            .with_error_message(Some(text(error.message)))
+            .with_error_code(error.code().code())
+            .with_error_message(Some(text(error.to_string())))
             .with_group_epoch(-1)
             .with_assignment_epoch(-1)
     })

@@ -10,7 +10,6 @@ use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeart
 
 use super::{Call, text};
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=1;
 
@@ -22,9 +21,9 @@ pub(super) async fn handle(
     let (version, sender) = (call.version, call.sender());
     let request = Box::new(request);
     let command = |reply| Command::ConsumerHeartbeat { request, version, sender, reply };
-    ask(&call.broker, &group, command).await.unwrap_or_else(|error| {
+    call.broker.groups.ask(&group, command).await.unwrap_or_else(|error| {
         ConsumerGroupHeartbeatResponse::default()
-            .with_error_code(error.code.code())
-            .with_error_message(Some(text(error.message)))
+            .with_error_code(error.code().code())
+            .with_error_message(Some(text(error.to_string())))
     })
 }

@@ -68,7 +68,7 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
             .map_err(|why| TopicError::new(ResponseError::InvalidConfig, why))?;
         set.insert(config.name.to_string(), value.to_string());
     }
-    let value = new_topic(topics::new_id(broker), partitions, set, broker.clock.now_ms());
+    let value = new_topic(broker.ids.next(), partitions, set, broker.clock.now_ms());
     if !validate_only {
         topics::create(broker, name, &value).await?;
     }

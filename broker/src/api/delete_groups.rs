@@ -9,7 +9,6 @@ use kafka_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse, GroupI
 
 use super::Call;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
 
@@ -19,7 +18,7 @@ pub(super) async fn handle(call: &Call, request: DeleteGroupsRequest) -> DeleteG
 }
 
 async fn delete(call: &Call, group: GroupId) -> DeletableGroupResult {
-    let answer = ask(&call.broker, &group, Command::Delete).await;
-    let code = answer.err().map_or(0, |e| e.code.code());
+    let answer = call.broker.groups.ask(&group, Command::Delete).await;
+    let code = answer.err().map_or(0, |e| e.code().code());
     DeletableGroupResult::default().with_group_id(group).with_error_code(code)
 }

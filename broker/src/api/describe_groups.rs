@@ -10,10 +10,8 @@ use kafka_protocol::messages::describe_groups_response::{DescribedGroup, Describ
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
 use super::{Call, text};
-use crate::group::GroupError;
 use crate::group::classic::Described;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
@@ -27,22 +25,21 @@ pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> Descr
 }
 
 async fn describe(call: &Call, id: GroupId, operations: bool) -> DescribedGroup {
-    let answer = ask(&call.broker, &id, Command::Describe).await;
+    let answer = call.broker.groups.ask(&id, Command::Describe).await;
     let operations = if operations && call.version >= 3 { ALL_OPERATIONS } else { i32::MIN };
     let answered = DescribedGroup::default().with_group_id(id).with_authorized_operations(operations);
     match answer {
         Ok(described) => filled(answered, described),
-        Err(GroupError { code: ResponseError::GroupIdNotFound, message }) => {
-            let dead = answered.with_group_state(text("Dead"));
-            if call.version < 6 {
-                return dead;
-            }
-            dead.with_error_code(ResponseError::GroupIdNotFound.code())
-                .with_error_message(Some(text(message)))
-        }
         Err(error) => {
-            let answered = answered.with_error_code(error.code.code());
-            if call.version < 6 { answered } else { answered.with_error_message(Some(text(error.message))) }
+            let is_dead = error.code() == ResponseError::GroupIdNotFound;
+            let answered = if is_dead { answered.with_group_state(text("Dead")) } else { answered };
+            match call.version {
+                ..6 if is_dead => answered,
+                ..6 => answered.with_error_code(error.code().code()),
+                _ => answered
+                    .with_error_code(error.code().code())
+                    .with_error_message(Some(text(error.to_string()))),
+            }
         }
     }
 }

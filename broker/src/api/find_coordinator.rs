@@ -12,7 +12,6 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, text};
-use crate::group::GroupError;
 use crate::group_config::check_group_id;
 use crate::leaders::Leaders;
 
@@ -49,30 +48,32 @@ fn coordinator(call: &Call, key_type: i8, key: StrBytes) -> Coordinator {
             .with_host(text(host))
             .with_port(i32::from(port))
             .with_error_message(Some(text(""))),
-        Err(error) => answer
-            .with_key(key)
-            .with_error_code(error.code.code())
-            .with_error_message(Some(text(error.message))),
+        Err((code, why)) => {
+            answer.with_key(key).with_error_code(code.code()).with_error_message(Some(text(why)))
+        }
     }
 }
 
-fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), GroupError> {
+/// Node id, host and port; or Kafka's code, and a sentence for people.
+fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), (ResponseError, String)> {
     match key_type {
-        GROUP => check_group_id(key, true)?,
+        GROUP => {
+            check_group_id(key, true).map_err(|why| (ResponseError::InvalidGroupId, why.to_string()))?;
+        }
         TRANSACTION | SHARE => {
             let why = "transactions and share groups are not supported yet";
-            return Err(GroupError::new(ResponseError::CoordinatorNotAvailable, why));
+            return Err((ResponseError::CoordinatorNotAvailable, why.to_owned()));
         }
         _ => {
             let why = format!("there is no kind {key_type} of coordinator");
-            return Err(GroupError::new(ResponseError::InvalidRequest, why));
+            return Err((ResponseError::InvalidRequest, why));
         }
     }
     call.broker.replica.read(|view| {
         let leaders = Leaders::of(&call.broker, &view.names, "");
         let node_id = leaders.of_group(key);
         let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
-        let none = || GroupError::new(ResponseError::CoordinatorNotAvailable, "no broker is registered");
+        let none = || (ResponseError::CoordinatorNotAvailable, "no broker is registered".to_owned());
         found.map(|b| (node_id, b.value.host.clone(), b.value.port)).ok_or_else(none)
     })
 }

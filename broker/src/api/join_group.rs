@@ -10,19 +10,25 @@ use std::ops::RangeInclusive;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 
 use super::{Call, text};
-use crate::group::classic::join::join_error;
+use crate::group::classic::join::Join;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
+use crate::group::error::{GroupError, JoinError};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=9;
 
 pub(super) async fn handle(call: &Call, request: JoinGroupRequest) -> JoinGroupResponse {
-    let (group, member_id) = (request.group_id.to_string(), request.member_id.to_string());
-    let (version, sender) = (call.version, call.sender());
-    let request = Box::new(request);
-    let command = |reply| Command::Join { request, version, sender, reply };
-    let mut response =
-        ask(&call.broker, &group, command).await.unwrap_or_else(|error| join_error(&member_id, error.code));
+    let join = Box::new(Join::from_request(&request, call.version, call.sender()));
+    let answer = call.broker.groups.ask(&request.group_id, |reply| Command::Join(join, reply)).await;
+    let mut response = answer.unwrap_or_else(|error| {
+        let answer = JoinGroupResponse::default()
+            .with_error_code(error.code().code())
+            .with_generation_id(-1)
+            .with_protocol_name(None);
+        match error {
+            GroupError::Join(JoinError::MemberIdRequired(id)) => answer.with_member_id(text(id)),
+            _ => answer.with_member_id(request.member_id),
+        }
+    });
     if call.version < 7 {
         response.protocol_name.get_or_insert_with(|| text(""));
     }

@@ -6,11 +6,11 @@
 use std::ops::RangeInclusive;
 
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
 
 use super::Call;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
 
@@ -22,13 +22,24 @@ pub(super) async fn handle(call: &Call, request: LeaveGroupRequest) -> LeaveGrou
     } else {
         request.members
     };
-    let answer = ask(&call.broker, &group, |reply| Command::Leave { members, reply }).await;
-    match answer {
-        Err(error) => LeaveGroupResponse::default().with_error_code(error.code.code()),
-        Ok(members) if is_one => {
-            let code = members.first().map_or(0, |m| m.error_code);
-            LeaveGroupResponse::default().with_error_code(code)
-        }
-        Ok(members) => LeaveGroupResponse::default().with_members(members),
+    let asked = members.clone();
+    let left = match call.broker.groups.ask(&group, |reply| Command::Leave(members, reply)).await {
+        Ok(left) => left,
+        Err(error) => return LeaveGroupResponse::default().with_error_code(error.code().code()),
+    };
+    let members: Vec<MemberResponse> = asked
+        .into_iter()
+        .zip(left)
+        .map(|(member, left)| {
+            MemberResponse::default()
+                .with_member_id(member.member_id)
+                .with_group_instance_id(member.group_instance_id)
+                .with_error_code(left.err().map_or(0, |e| e.code().code()))
+        })
+        .collect();
+    if is_one {
+        let code = members.first().map_or(0, |m| m.error_code);
+        return LeaveGroupResponse::default().with_error_code(code);
     }
+    LeaveGroupResponse::default().with_members(members)
 }

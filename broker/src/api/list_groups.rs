@@ -11,7 +11,6 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
 
 use super::{Call, text};
-use crate::group::coordinator::list;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
 
@@ -23,9 +22,9 @@ pub(super) async fn handle(call: &Call, request: ListGroupsRequest) -> ListGroup
     let wanted = |filter: &[kafka_protocol::protocol::StrBytes], value: &str| {
         filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value))
     };
-    let groups = match list(&call.broker).await {
+    let groups = match call.broker.groups.list().await {
         Ok(groups) => groups.into_iter(),
-        Err(error) => return ListGroupsResponse::default().with_error_code(error.code.code()),
+        Err(error) => return ListGroupsResponse::default().with_error_code(error.code().code()),
     };
     let groups = groups.filter(|group| {
         wanted(&request.states_filter, group.state) && wanted(&request.types_filter, group.kind)

@@ -19,10 +19,9 @@ use strandline_metadata::values::group::CommittedOffset;
 use uuid::Uuid;
 
 use super::Call;
-use crate::group::GroupError;
 use crate::group::classic::session::Identity;
 use crate::group::command::{Command, CommitOffsets, RefusedPartitions};
-use crate::group::coordinator::ask;
+use crate::group::error::GroupError;
 use crate::group::offsets::Commit;
 use crate::topics;
 
@@ -68,7 +67,7 @@ pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetC
         version: call.version,
         commits,
     };
-    let answer = ask(&call.broker, &group, |reply| Command::Commit(commit, reply)).await;
+    let answer = call.broker.groups.ask(&group, |reply| Command::Commit(commit, reply)).await;
     answer_taken(&mut topics, &answer);
     OffsetCommitResponse::default().with_topics(topics)
 }
@@ -112,7 +111,7 @@ fn answer_taken(topics: &mut [OffsetCommitResponseTopic], answer: &Result<Refuse
     for topic in topics {
         for partition in topic.partitions.iter_mut().filter(|p| p.error_code == 0) {
             partition.error_code = match answer {
-                Err(error) => error.code.code(),
+                Err(error) => error.code().code(),
                 Ok(too_large) => {
                     let place =
                         (topic.name.to_string(), u32::try_from(partition.partition_index).unwrap_or(0));

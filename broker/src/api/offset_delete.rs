@@ -13,7 +13,6 @@ use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::Call;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
 
@@ -27,10 +26,10 @@ pub(super) async fn handle(call: &Call, request: OffsetDeleteRequest) -> OffsetD
     };
     let asked = request.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (&t.name, p.partition_index)));
     let partitions = asked.filter_map(|(topic, p)| Some((topic.to_string(), exists(topic, p)?))).collect();
-    let answer = ask(&call.broker, &group, |reply| Command::DeleteOffsets { partitions, reply }).await;
+    let answer = call.broker.groups.ask(&group, |reply| Command::DeleteOffsets(partitions, reply)).await;
     let kept = match answer {
         Ok(kept) => kept,
-        Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code.code()),
+        Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code().code()),
     };
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|p| {

@@ -18,9 +18,8 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
 
 use super::{Call, text};
-use crate::group::GroupError;
 use crate::group::command::{Command, FetchOffsets, FetchedOffset, OffsetSelection};
-use crate::group::coordinator::ask;
+use crate::group::error::GroupError;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
 
@@ -62,8 +61,8 @@ async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchRespon
     match fetch(call, &id, &asked).await {
         Ok(found) => answer.with_topics(topics(asked.topics, found)),
         Err(error) => {
-            let answer = answer.with_error_code(error.code.code());
-            let failed = |p: i32| nothing(p).with_error_code(error.code.code());
+            let answer = answer.with_error_code(error.code().code());
+            let failed = |p: i32| nothing(p).with_error_code(error.code().code());
             let topics = asked.topics.unwrap_or_default().into_iter().map(|topic| {
                 let partitions = topic.partition_indexes.into_iter().map(failed).collect();
                 OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
@@ -91,7 +90,7 @@ async fn fetch(
     let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
     let member = member.map(|id| (id.to_string(), asked.member_epoch));
     let fetch = FetchOffsets { member, wanted };
-    ask(&call.broker, id, |reply| Command::FetchOffsets(fetch, reply)).await
+    call.broker.groups.ask(id, |reply| Command::FetchOffsets(fetch, reply)).await
 }
 
 /// The answer by topic, in the order of the question; without a question, of all that was found.

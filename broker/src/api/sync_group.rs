@@ -8,13 +8,13 @@ use std::ops::RangeInclusive;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 
 use super::Call;
+use crate::group::classic::session::Sync;
 use crate::group::command::Command;
-use crate::group::coordinator::ask;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
 
 pub(super) async fn handle(call: &Call, request: SyncGroupRequest) -> SyncGroupResponse {
-    let group = request.group_id.to_string();
-    let answer = ask(&call.broker, &group, |reply| Command::Sync(Box::new(request), reply)).await;
-    answer.unwrap_or_else(|error| SyncGroupResponse::default().with_error_code(error.code.code()))
+    let sync = Box::new(Sync::from_request(&request));
+    let answer = call.broker.groups.ask(&request.group_id, |reply| Command::Sync(sync, reply)).await;
+    answer.unwrap_or_else(|error| SyncGroupResponse::default().with_error_code(error.code().code()))
 }

@@ -1,23 +1,20 @@
-//! What a group can be asked, and where the answer goes.
+//! What a group can be asked.
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::messages::consumer_group_describe_response;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest, JoinGroupRequest,
-    JoinGroupResponse, SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse,
 };
-use tokio::sync::oneshot;
 
+use super::Sender;
 use super::classic::Described;
-use super::classic::session::Identity;
+use super::classic::join::Join;
+use super::classic::session::{Identity, Sync};
+use super::error::{CoordinatorError, GroupError};
 use super::offsets::Commit;
-use super::{GroupError, Sender};
-
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, GroupError>>;
+use super::reply::Reply;
 
 /// A commit of offsets, by a member or by somebody outside of the group.
 #[derive(Debug)]
@@ -56,24 +53,21 @@ pub(crate) struct FetchedOffset {
     pub(crate) metadata: String,
 }
 
-/// What became of each partition of a commit: whether it was taken.
+/// Partitions, by topic, for which a group did not do what was asked.
 pub(crate) type RefusedPartitions = BTreeSet<(String, u32)>;
 
 /// What a group can be asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Join {
-        request: Box<JoinGroupRequest>,
-        version: i16,
-        sender: Sender,
-        reply: Reply<JoinGroupResponse>,
+    Join(Box<Join>, Reply<JoinGroupResponse>),
+    Sync(Box<Sync>, Reply<SyncGroupResponse>),
+    Heartbeat {
+        identity: Identity,
+        generation: i32,
+        reply: Reply<()>,
     },
-    Sync(Box<SyncGroupRequest>, Reply<SyncGroupResponse>),
-    Heartbeat(Box<HeartbeatRequest>, Reply<()>),
-    Leave {
-        members: Vec<MemberIdentity>,
-        reply: Reply<Vec<MemberResponse>>,
-    },
+    /// Answers for each member whether it is gone.
+    Leave(Vec<MemberIdentity>, Reply<Vec<Result<(), GroupError>>>),
     ConsumerHeartbeat {
         request: Box<ConsumerGroupHeartbeatRequest>,
         version: i16,
@@ -84,12 +78,9 @@ pub(crate) enum Command {
     Commit(CommitOffsets, Reply<RefusedPartitions>),
     FetchOffsets(FetchOffsets, Reply<Vec<FetchedOffset>>),
     /// Answers with the partitions that the group reads now, whose offsets stay.
-    DeleteOffsets {
-        partitions: Vec<(String, u32)>,
-        reply: Reply<RefusedPartitions>,
-    },
+    DeleteOffsets(Vec<(String, u32)>, Reply<RefusedPartitions>),
     Describe(Reply<Described>),
-    ConsumerDescribe(i16, Reply<consumer_group_describe_response::DescribedGroup>),
+    ConsumerDescribe(i16, Reply<DescribedGroup>),
     Delete(Reply<()>),
     /// Look whether this broker still coordinates the group, and what is due.
     Sweep,
@@ -101,32 +92,31 @@ impl Command {
         match self {
             Self::Commit(..)
             | Self::FetchOffsets(..)
-            | Self::DeleteOffsets { .. }
+            | Self::DeleteOffsets(..)
             | Self::Describe(_)
             | Self::Delete(_)
             | Self::Sweep => true,
-            Self::Join { .. }
+            Self::Join(..)
             | Self::Sync(..)
-            | Self::Heartbeat(..)
-            | Self::Leave { .. }
+            | Self::Heartbeat { .. }
+            | Self::Leave(..)
             | Self::ConsumerHeartbeat { .. }
             | Self::ConsumerDescribe(..) => false,
         }
     }
 
     /// Answers with an error.
-    pub(crate) fn refuse(self, error: GroupError) {
-        // Whoever stopped waiting does not need the answer.
+    pub(super) fn refuse(self, error: CoordinatorError) {
         match self {
-            Self::Join { reply, .. } => drop(reply.send(Err(error))),
-            Self::Sync(_, reply) => drop(reply.send(Err(error))),
-            Self::Heartbeat(_, reply) | Self::Delete(reply) => drop(reply.send(Err(error))),
-            Self::Leave { reply, .. } => drop(reply.send(Err(error))),
-            Self::ConsumerHeartbeat { reply, .. } => drop(reply.send(Err(error))),
-            Self::Commit(_, reply) | Self::DeleteOffsets { reply, .. } => drop(reply.send(Err(error))),
-            Self::FetchOffsets(_, reply) => drop(reply.send(Err(error))),
-            Self::Describe(reply) => drop(reply.send(Err(error))),
-            Self::ConsumerDescribe(_, reply) => drop(reply.send(Err(error))),
+            Self::Join(_, reply) => reply.refuse(error),
+            Self::Sync(_, reply) => reply.refuse(error),
+            Self::Heartbeat { reply, .. } | Self::Delete(reply) => reply.refuse(error),
+            Self::Leave(_, reply) => reply.refuse(error),
+            Self::ConsumerHeartbeat { reply, .. } => reply.refuse(error),
+            Self::Commit(_, reply) | Self::DeleteOffsets(_, reply) => reply.refuse(error),
+            Self::FetchOffsets(_, reply) => reply.refuse(error),
+            Self::Describe(reply) => reply.refuse(error),
+            Self::ConsumerDescribe(_, reply) => reply.refuse(error),
             Self::Sweep => {}
         }
     }

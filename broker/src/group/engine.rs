@@ -1,13 +1,17 @@
-//! The protocol that a group speaks, whichever it is.
+//! The engine of a group, whichever protocol it speaks: takes requests in, changes from one protocol to the other, and
+//! says what came of it. Pure: nothing is stored or sent here.
 
-use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
+use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 use strandline_metadata::values::group::GroupState;
 use tokio::time::Instant;
 
-use super::classic::session::Identity;
-use super::classic::{self, ClassicGroup, Described};
-use super::consumer::ConsumerGroup;
-use super::{Context, GroupError};
+use super::classic::join::Join;
+use super::classic::session::{Identity, Sync};
+use super::classic::{self, Answer, ClassicGroup, Described};
+use super::consumer::{ConsumerGroup, ExpiredBy};
+use super::error::{CommitError, ConsumerHeartbeatError, DescribeError, HeartbeatError, MemberError};
+use super::{Context, Sender, Ticket, Topics};
 
 /// From this version of OffsetCommit on, a client knows that a group may be missing.
 const NOT_FOUND_VERSION: i16 = 9;
@@ -15,146 +19,398 @@ const NOT_FOUND_VERSION: i16 = 9;
 /// Whether a topic is read.
 pub(super) type Reads<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
-/// A group by its protocol.
+/// A group by its protocol, and what its steps have brought about since that was last taken.
 #[derive(Debug)]
-pub(super) enum Engine {
+pub(super) struct Engine {
+    protocol: Protocol,
+    effects: Effects,
+}
+
+#[derive(Debug)]
+enum Protocol {
     /// Nobody was ever in it: at most, offsets were committed for it.
     None,
     Classic(ClassicGroup),
     Consumer(ConsumerGroup),
 }
 
+/// What steps have brought about.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct Effects {
+    /// Whether something changed that must be stored before anybody is told.
+    pub(super) changed: bool,
+    /// Answers to requests that were given tickets.
+    pub(super) answers: Vec<(Ticket, Answer)>,
+    pub(super) events: Vec<Event>,
+}
+
+/// What is logged and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A rebalance began, for this reason.
+    Rebalance(&'static str),
+    /// So many members were given up.
+    Expired(usize),
+    /// The group changed to the new protocol with its members.
+    Upgraded,
+    /// The group changed to the classic protocol with its members.
+    Downgraded,
+}
+
 impl Engine {
     /// A group as another coordinator left it.
     pub(super) fn from_stored(stored: Option<&GroupState>, ctx: &Context<'_>) -> Self {
-        match stored {
-            None => Self::None,
+        let protocol = match stored {
+            None => Protocol::None,
             Some(GroupState::Classic(value)) => {
                 let mut group = ClassicGroup::from_value(value, ctx.now);
                 // Nobody leads a group that has just come back from the new protocol and must agree anew.
                 if value.leader.is_none() && !value.members.is_empty() {
                     group.rebalance_after_downgrade(ctx);
                 }
-                Self::Classic(group)
+                Protocol::Classic(group)
             }
             Some(GroupState::Consumer(value)) => {
-                Self::Consumer(ConsumerGroup::from_value(value.clone(), ctx))
+                Protocol::Consumer(ConsumerGroup::from_value(value.clone(), ctx))
             }
-        }
+        };
+        let mut engine = Self { protocol, effects: Effects::default() };
+        engine.collect();
+        engine
     }
 
     /// What is to be stored.
     pub(super) fn to_stored(&self) -> Option<GroupState> {
-        match self {
-            Self::None => None,
-            Self::Classic(group) => Some(GroupState::Classic(group.value())),
-            Self::Consumer(group) => Some(GroupState::Consumer(group.value().clone())),
+        match &self.protocol {
+            Protocol::None => None,
+            Protocol::Classic(group) => Some(GroupState::Classic(group.value())),
+            Protocol::Consumer(group) => Some(GroupState::Consumer(group.value().clone())),
         }
     }
 
-    pub(super) fn take_changed(&mut self) -> bool {
-        match self {
-            Self::None => false,
-            Self::Classic(group) => group.take_changed(),
-            Self::Consumer(group) => group.take_changed(),
+    /// What the steps since the last call have brought about.
+    pub(super) fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Lets the group do something, then does what follows from it. `act` also says what a rebalance of a group of the
+    /// new protocol is due to.
+    fn step<R>(
+        &mut self,
+        ctx: &Context<'_>,
+        act: impl FnOnce(&mut Protocol, &mut Effects) -> (&'static str, R),
+    ) -> R {
+        let before = self.epoch();
+        let (reason, outcome) = act(&mut self.protocol, &mut self.effects);
+        self.downgrade(ctx);
+        if self.epoch() > before {
+            self.effects.events.push(Event::Rebalance(reason));
+        }
+        self.collect();
+        outcome
+    }
+
+    /// Group epoch of a group of the new protocol; 0 for others.
+    fn epoch(&self) -> i32 {
+        match &self.protocol {
+            Protocol::Consumer(group) => group.value().epoch,
+            Protocol::None | Protocol::Classic(_) => 0,
         }
     }
 
+    fn collect(&mut self) {
+        let Effects { changed, answers, events } = &mut self.effects;
+        match &mut self.protocol {
+            Protocol::None => {}
+            Protocol::Classic(group) => {
+                *changed |= group.take_changed();
+                answers.append(&mut group.take_answers());
+                events.extend(group.take_rebalances().into_iter().map(Event::Rebalance));
+            }
+            Protocol::Consumer(group) => *changed |= group.take_changed(),
+        }
+    }
+
+    /// Makes a group of the new protocol a classic one when nobody is left who speaks the new one.
+    fn downgrade(&mut self, ctx: &Context<'_>) {
+        let Protocol::Consumer(group) = &self.protocol else { return };
+        let Some(downgraded) = group.to_classic(ctx) else { return };
+        let mut group = ClassicGroup::from_value(&downgraded.group, ctx.now);
+        if downgraded.rebalance {
+            group.rebalance_after_downgrade(ctx);
+        }
+        self.protocol = Protocol::Classic(group);
+        self.effects.changed = true;
+        self.effects.events.push(Event::Downgraded);
+    }
+
+    /// Takes a JoinGroup in. It is answered through its ticket.
+    pub(super) fn join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
+        self.step(ctx, |protocol, effects| {
+            match protocol {
+                Protocol::Classic(group) => group.join(ticket, join, ctx),
+                Protocol::Consumer(group) if !group.is_empty() => {
+                    effects.answers.push((ticket, Answer::Join(group.join(join, ctx))));
+                }
+                // Nobody is there, so nobody speaks another protocol. The group is what it was if the member is refused.
+                Protocol::None | Protocol::Consumer(_) => {
+                    let mut group = ClassicGroup::new();
+                    group.join(ticket, join, ctx);
+                    if group.is_empty() {
+                        effects.answers.append(&mut group.take_answers());
+                    } else {
+                        *protocol = Protocol::Classic(group);
+                    }
+                }
+            }
+            ("member_joined", ())
+        });
+    }
+
+    /// Takes a SyncGroup in. It is answered through its ticket.
+    pub(super) fn sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) {
+        self.step(ctx, |protocol, effects| {
+            let answer = match protocol {
+                Protocol::Classic(group) => return ("", group.sync(ticket, sync, ctx)),
+                Protocol::Consumer(group) => group.sync(sync, ctx),
+                Protocol::None => Err(unknown(&sync.identity).into()),
+            };
+            effects.answers.push((ticket, Answer::Sync(answer)));
+            ("", ())
+        });
+    }
+
+    /// A sign of life of a member of the classic protocol.
+    pub(super) fn heartbeat(
+        &mut self,
+        identity: &Identity,
+        generation: i32,
+        ctx: &Context<'_>,
+    ) -> Result<(), HeartbeatError> {
+        match &mut self.protocol {
+            Protocol::None => Err(unknown(identity).into()),
+            Protocol::Classic(group) => group.heartbeat(identity, generation, ctx.now),
+            Protocol::Consumer(group) => group.classic_heartbeat(identity, generation, ctx),
+        }
+    }
+
+    /// Takes members out, and says for each whether it is gone.
+    pub(super) fn leave(&mut self, members: &[Identity], ctx: &Context<'_>) -> Vec<Result<(), MemberError>> {
+        self.step(ctx, |protocol, _| {
+            let left = match protocol {
+                Protocol::None => members.iter().map(|member| Err(unknown(member))).collect(),
+                Protocol::Classic(group) => members.iter().map(|member| group.leave(member, ctx)).collect(),
+                Protocol::Consumer(group) => group.leave(members, ctx),
+            };
+            ("member_left", left)
+        })
+    }
+
+    /// A heartbeat of a member of the new protocol, which may have a classic group converted (KIP-848, online
+    /// migration).
+    pub(super) fn consumer_heartbeat(
+        &mut self,
+        request: &ConsumerGroupHeartbeatRequest,
+        version: i16,
+        sender: &Sender,
+        ctx: &Context<'_>,
+    ) -> Result<ConsumerGroupHeartbeatResponse, ConsumerHeartbeatError> {
+        let reason = match request.member_epoch {
+            0 => "member_joined",
+            ..0 => "member_left",
+            _ => "subscription_changed",
+        };
+        self.step(ctx, |protocol, effects| {
+            let answer = match protocol {
+                Protocol::Consumer(group) => group.heartbeat(request, version, sender, ctx),
+                Protocol::None if request.member_epoch != 0 => Err(ConsumerHeartbeatError::NotFound),
+                Protocol::Classic(_) if request.member_epoch != 0 => Err(ConsumerHeartbeatError::Classic),
+                Protocol::None | Protocol::Classic(_) => {
+                    upgrade(protocol, effects, ctx, |group| group.heartbeat(request, version, sender, ctx))
+                }
+            };
+            (reason, answer)
+        })
+    }
+
+    /// Topics were created, deleted, or given more partitions.
+    pub(super) fn topics_changed(&mut self, ctx: &Context<'_>) {
+        self.step(ctx, |protocol, _| {
+            if let Protocol::Consumer(group) = protocol {
+                group.topics_changed(ctx);
+            }
+            ("topics_changed", ())
+        });
+    }
+
+    /// When [`Self::expire`] is to be called.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        match self {
-            Self::None => None,
-            Self::Classic(group) => group.next_deadline(),
-            Self::Consumer(group) => group.next_deadline(),
+        match &self.protocol {
+            Protocol::None => None,
+            Protocol::Classic(group) => group.next_deadline(),
+            Protocol::Consumer(group) => group.next_deadline(),
         }
+    }
+
+    /// Does what is due.
+    pub(super) fn expire(&mut self, ctx: &Context<'_>) {
+        self.step(ctx, |protocol, effects| {
+            let (reason, expired) = match protocol {
+                Protocol::None => ("", 0),
+                Protocol::Classic(group) => ("", group.expire(ctx)),
+                Protocol::Consumer(group) => {
+                    let expired = group.expire(ctx);
+                    let slow = expired.iter().any(|e| e.by == ExpiredBy::RebalanceTimeout);
+                    (if slow { "rebalance_timeout" } else { "session_expired" }, expired.len())
+                }
+            };
+            if expired > 0 {
+                effects.events.push(Event::Expired(expired));
+            }
+            (reason, ())
+        });
+    }
+
+    /// Forgets the group.
+    pub(super) fn clear(&mut self) {
+        self.protocol = Protocol::None;
+        self.effects.changed = true;
     }
 
     /// Whether it has no members.
     pub(super) fn is_empty(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Classic(group) => group.is_empty(),
-            Self::Consumer(group) => group.is_empty(),
+        match &self.protocol {
+            Protocol::None => true,
+            Protocol::Classic(group) => group.is_empty(),
+            Protocol::Consumer(group) => group.is_empty(),
         }
     }
 
     pub(super) fn member_count(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Classic(group) => group.member_count(),
-            Self::Consumer(group) => group.value().members.len(),
+        match &self.protocol {
+            Protocol::None => 0,
+            Protocol::Classic(group) => group.member_count(),
+            Protocol::Consumer(group) => group.value().members.len(),
         }
     }
 
     /// Kafka's name for the state.
     pub(super) fn state(&self) -> &'static str {
-        match self {
-            Self::None => "Empty",
-            Self::Classic(group) => group.state(),
-            Self::Consumer(group) => group.state().name(),
+        match &self.protocol {
+            Protocol::None => "Empty",
+            Protocol::Classic(group) => group.state(),
+            Protocol::Consumer(group) => group.state().name(),
         }
     }
 
     /// Kafka's name for the type.
     pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::None | Self::Classic(_) => "classic",
-            Self::Consumer(_) => "consumer",
+        match &self.protocol {
+            Protocol::None | Protocol::Classic(_) => "classic",
+            Protocol::Consumer(_) => "consumer",
         }
     }
 
     pub(super) fn protocol_type(&self) -> &str {
-        match self {
-            Self::None => "",
-            Self::Classic(group) => group.protocol_type(),
-            Self::Consumer(_) => classic::CONSUMER,
+        match &self.protocol {
+            Protocol::None => "",
+            Protocol::Classic(group) => group.protocol_type(),
+            Protocol::Consumer(_) => classic::CONSUMER,
         }
     }
 
     /// Which topics the members read; `None` if that is not known.
     pub(super) fn reads(&self) -> Option<Reads<'_>> {
-        match self {
-            Self::None => Some(Box::new(|_| false)),
-            Self::Classic(group) => {
+        match &self.protocol {
+            Protocol::None => Some(Box::new(|_| false)),
+            Protocol::Classic(group) if group.is_empty() => Some(Box::new(|_| false)),
+            Protocol::Classic(group) => {
                 let topics = group.subscribed_topics()?;
                 Some(Box::new(move |topic| topics.contains(topic)))
             }
-            Self::Consumer(group) => Some(Box::new(|topic| group.is_subscribed_to(topic))),
+            Protocol::Consumer(group) => Some(Box::new(|topic| group.is_subscribed_to(topic))),
         }
     }
 
-    /// Whether an offset may be committed in this member's name.
-    pub(super) fn check_commit(
-        &self,
+    /// Whether offsets may be committed in this member's name. If so, it is a sign of life.
+    pub(super) fn commit(
+        &mut self,
         identity: &Identity,
         generation: i32,
         version: i16,
-    ) -> Result<(), GroupError> {
-        let instance_id = identity.instance_id.as_deref();
-        match self {
-            Self::None if generation < 0 => Ok(()),
-            Self::None if version >= NOT_FOUND_VERSION => {
-                Err(GroupError::new(ResponseError::GroupIdNotFound, "there is no such group"))
+        now: Instant,
+    ) -> Result<(), CommitError> {
+        match &mut self.protocol {
+            Protocol::None if generation < 0 => Ok(()),
+            Protocol::None if version >= NOT_FOUND_VERSION => Err(CommitError::NotFound),
+            Protocol::None => Err(CommitError::NoGeneration),
+            Protocol::Classic(group) => {
+                group.check_commit(identity, generation)?;
+                group.committed(&identity.member_id, now);
+                Ok(())
             }
-            Self::None => {
-                let why = "the group has no members, so it has no generation";
-                Err(GroupError::new(ResponseError::IllegalGeneration, why))
-            }
-            Self::Classic(group) => group.check_commit(&identity.member_id, instance_id, generation),
-            Self::Consumer(group) => {
+            Protocol::Consumer(group) => {
                 group.validate_offset_commit(&identity.member_id, generation, Some(version))
             }
         }
     }
 
-    /// A group of the classic protocol, as DescribeGroups shows it.
-    pub(super) fn describe(&self) -> Result<Described, GroupError> {
-        match self {
-            Self::None => Ok(Described { state: "Empty", ..Described::default() }),
-            Self::Classic(group) => Ok(group.describe()),
-            Self::Consumer(_) => {
-                let why = "the group is of another type; ask with ConsumerGroupDescribe";
-                Err(GroupError::new(ResponseError::GroupIdNotFound, why))
-            }
+    /// Whether a member may read offsets.
+    pub(super) fn check_fetch(&self, member: Option<&(String, i32)>) -> Result<(), MemberError> {
+        match (&self.protocol, member) {
+            (Protocol::Consumer(group), Some((id, epoch))) => group.validate_offset_fetch(Some(id), *epoch),
+            (Protocol::None | Protocol::Classic(_), _) | (Protocol::Consumer(_), None) => Ok(()),
         }
     }
+
+    /// A group of the classic protocol, as DescribeGroups shows it.
+    pub(super) fn describe(&self) -> Result<Described, DescribeError> {
+        match &self.protocol {
+            Protocol::None => Ok(Described { state: "Empty", ..Described::default() }),
+            Protocol::Classic(group) => Ok(group.describe()),
+            Protocol::Consumer(_) => Err(DescribeError::OtherType),
+        }
+    }
+
+    /// A group of the new protocol, as ConsumerGroupDescribe shows it.
+    pub(super) fn describe_consumer(
+        &self,
+        version: i16,
+        topics: &dyn Topics,
+    ) -> Result<DescribedGroup, DescribeError> {
+        match &self.protocol {
+            Protocol::None | Protocol::Classic(_) => Err(DescribeError::NotFound),
+            Protocol::Consumer(group) => Ok(group.describe(version, topics)),
+        }
+    }
+}
+
+/// Makes the group one of the new protocol, with the members that it has, if that takes the request. Who waits in the
+/// old one asks again.
+fn upgrade<R>(
+    protocol: &mut Protocol,
+    effects: &mut Effects,
+    ctx: &Context<'_>,
+    join: impl FnOnce(&mut ConsumerGroup) -> Result<R, ConsumerHeartbeatError>,
+) -> Result<R, ConsumerHeartbeatError> {
+    let mut group = match protocol {
+        Protocol::Classic(classic) => ConsumerGroup::from_classic(&classic.value(), ctx)?,
+        Protocol::None | Protocol::Consumer(_) => ConsumerGroup::new(),
+    };
+    let answer = join(&mut group)?;
+    if let Protocol::Classic(classic) = protocol
+        && !classic.is_empty()
+    {
+        classic.refuse_waiting();
+        effects.answers.append(&mut classic.take_answers());
+        effects.events.push(Event::Upgraded);
+    }
+    *protocol = Protocol::Consumer(group);
+    effects.changed = true;
+    Ok(answer)
+}
+
+fn unknown(identity: &Identity) -> MemberError {
+    MemberError::Unknown(identity.member_id.clone())
 }

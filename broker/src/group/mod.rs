@@ -6,13 +6,12 @@
 //! The protocols are decided purely: an engine takes a request and the time and answers, and knows when it next wants to
 //! be asked. Timers, sockets and etcd are outside of it.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use kafka_protocol::error::ResponseError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::group_config::{GroupIdError, GroupSettings};
+use crate::group_config::GroupSettings;
 
 pub(crate) mod assign;
 pub(crate) mod classic;
@@ -20,33 +19,18 @@ pub(crate) mod command;
 pub(crate) mod consumer;
 pub(crate) mod coordinator;
 mod engine;
+pub(crate) mod environment;
+pub(crate) mod error;
 pub(crate) mod offsets;
+mod reply;
+pub(crate) mod status;
 mod step;
+mod store;
 mod task;
-mod topics;
+mod write;
 
 #[cfg(test)]
 mod tests;
-
-/// A refusal: Kafka's code, and a sentence for people.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct GroupError {
-    pub(crate) code: ResponseError,
-    pub(crate) message: String,
-}
-
-impl GroupError {
-    pub(crate) fn new(code: ResponseError, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
-impl From<GroupIdError> for GroupError {
-    fn from(error: GroupIdError) -> Self {
-        Self::new(ResponseError::InvalidGroupId, error.to_string())
-    }
-}
 
 /// Who sends a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,22 +51,6 @@ pub(crate) trait Topics {
     fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32));
 }
 
-impl Topics for BTreeMap<String, (Uuid, u32)> {
-    fn by_name(&self, name: &str) -> Option<(Uuid, u32)> {
-        self.get(name).copied()
-    }
-
-    fn name(&self, id: Uuid) -> Option<String> {
-        self.iter().find(|(_, (own, _))| *own == id).map(|(name, _)| name.clone())
-    }
-
-    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32)) {
-        for (name, (id, partitions)) in self {
-            each(name, *id, *partitions);
-        }
-    }
-}
-
 /// What an engine is told of the world when it decides.
 pub(crate) struct Context<'a> {
     /// Now, on the clock that timers run by.
@@ -97,3 +65,7 @@ pub(crate) struct Context<'a> {
 
 /// Names a request that waits for its answer, within one coordinator's time with a group.
 pub(crate) type Ticket = u64;
+
+fn millis(ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}

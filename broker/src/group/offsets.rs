@@ -1,4 +1,4 @@
-//! RefusedPartitions offsets: putting commits into what is stored, finding them, letting them expire. Pure.
+//! Committed offsets: putting commits into what is stored, finding them, letting them expire. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use strandline_metadata::values::group::{CommittedOffset, OffsetsValue};
 use uuid::Uuid;
 
 use super::Topics;
+use super::command::{FetchedOffset, OffsetSelection};
 use crate::limits::OFFSETS_KEY_METADATA_BYTES;
 
 /// One partition's commit.
@@ -34,12 +35,19 @@ pub(crate) struct Offsets {
     stored: StoredOffsets,
     saving: Unsaved,
     unsaved: Unsaved,
+    /// `stored` may be out of date: a write had an unknown outcome.
+    is_stale: bool,
 }
 
 impl Offsets {
     /// Offsets as they were read.
     pub(crate) fn new(stored: StoredOffsets) -> Self {
-        Self { stored, saving: Unsaved::new(), unsaved: Unsaved::new() }
+        Self { stored, ..Self::default() }
+    }
+
+    /// Whether it is known what is stored. There may be more to delete than is known, and nothing may be written.
+    pub(crate) fn are_known(&self) -> bool {
+        !self.is_stale
     }
 
     /// What is stored, as far as is known.
@@ -156,8 +164,8 @@ impl Offsets {
         puts.collect()
     }
 
-    /// These keys are written, at these revisions.
-    pub(crate) fn saved(&mut self, written: &[(OffsetsKey, i64)]) {
+    /// The write is over: these keys are written, at these revisions. What it did not store is forgotten.
+    pub(crate) fn end_save(&mut self, written: &[(OffsetsKey, i64)]) {
         for (key, revision) in written {
             match self.saving.remove(key) {
                 Some(Some(value)) => {
@@ -169,14 +177,13 @@ impl Offsets {
                 None => {}
             }
         }
+        self.saving.clear();
     }
 
-    /// The write is over; what it did not store is forgotten, and with `forget_unsaved` also what came after it.
-    pub(crate) fn end_save(&mut self, forget_unsaved: bool) {
-        self.saving.clear();
-        if forget_unsaved {
-            self.unsaved.clear();
-        }
+    /// The last write may have stored more than is known, so what came after it is forgotten, too.
+    pub(crate) fn forget_unsaved(&mut self) {
+        self.unsaved.clear();
+        self.is_stale = true;
     }
 
     /// Takes over what was read anew. Says whether what waits may still be written: a key has the offsets of many
@@ -186,6 +193,7 @@ impl Offsets {
         let revision_in = |offsets: &StoredOffsets, key| offsets.get(key).map(|(revision, _)| *revision);
         let is_same = self.unsaved.keys().all(|k| revision_in(&self.stored, k) == revision_in(&stored, k));
         self.stored = stored;
+        self.is_stale = false;
         is_same
     }
 }
@@ -220,6 +228,37 @@ pub(crate) fn find<'a>(
     value.partitions.get(&partition)
 }
 
+/// What of the wanted offsets is stored, of topics that exist.
+pub(super) fn find_all(
+    stored: &StoredOffsets,
+    wanted: &OffsetSelection,
+    topics: &dyn Topics,
+) -> Vec<FetchedOffset> {
+    let topic_id = |topic: &str| topics.by_name(topic).map(|(id, _)| id);
+    let found = |topic: &str, partition: u32, committed: &CommittedOffset| FetchedOffset {
+        topic: topic.to_owned(),
+        partition,
+        offset: committed.offset,
+        leader_epoch: committed.leader_epoch,
+        metadata: committed.metadata.clone(),
+    };
+    match wanted {
+        OffsetSelection::These(wanted) => wanted
+            .iter()
+            .filter_map(|(topic, partitions)| Some((topic, topic_id(topic)?, partitions)))
+            .flat_map(|(topic, id, partitions)| {
+                let found = move |p: &u32| Some(found(topic, *p, find(stored, topic, id, *p)?));
+                partitions.iter().filter_map(found)
+            })
+            .collect(),
+        OffsetSelection::All => stored
+            .iter()
+            .filter(|((topic, _), (_, value))| topic_id(topic) == Some(value.topic_id))
+            .flat_map(|((topic, _), (_, value))| value.partitions.iter().map(|(p, c)| found(topic, *p, c)))
+            .collect(),
+    }
+}
+
 /// What decides whether offsets have expired.
 pub(crate) struct Expiry<'a> {
     pub(crate) now_ms: i64,
@@ -249,8 +288,7 @@ mod tests {
     fn save(offsets: &mut Offsets, revision: i64) -> usize {
         let puts = offsets.begin_save(1, 1);
         let written: Vec<_> = puts.iter().map(|p| (p.key.clone(), revision)).collect();
-        offsets.saved(&written);
-        offsets.end_save(false);
+        offsets.end_save(&written);
         puts.len()
     }
 
@@ -288,8 +326,7 @@ mod tests {
         let puts = offsets.begin_save(1, 1);
         offsets.commit(of("t", 1, 1, 6));
         assert_eq!(at(&offsets, 1, 0), None, "what is not stored is not shown");
-        offsets.saved(&[(puts[0].key.clone(), 9)]);
-        offsets.end_save(false);
+        offsets.end_save(&[(puts[0].key.clone(), 9)]);
         let puts = offsets.begin_save(1, 2);
         let value = puts[0].value.as_ref().unwrap();
         assert_eq!((puts[0].revision, value.partitions.len(), value.write), (9, 2, 2));
@@ -343,8 +380,7 @@ mod tests {
         let puts = offsets.begin_save(1, 2);
         offsets.commit(fresh(1));
         assert_eq!(offsets.expire(&topics, &expiry), 0);
-        offsets.saved(&[(puts[0].key.clone(), 2)]);
-        offsets.end_save(false);
+        offsets.end_save(&[(puts[0].key.clone(), 2)]);
         save(&mut offsets, 3);
         assert_eq!((at(&offsets, 1, 0), at(&offsets, 1, 1)), (Some(6), Some(6)));
     }

@@ -1,6 +1,7 @@
 //! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics show how far behind
 //! they are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,15 +22,41 @@ use kafka_protocol::messages::{
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan, FaultyBackend};
 use strandline_metadata::limits::OFFSETS_PER_KEY;
+use uuid::Uuid;
 
+use super::Topics;
 use super::command::Command;
-use super::coordinator;
-use super::task::{self, End, GroupTask};
+use super::error::GroupError;
+use super::reply::Reply;
+use super::status::SharedStatus;
+use super::store::End;
+use super::task::GroupTask;
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
 use crate::tasks::TaskKind;
 use crate::testing::{NOW_MS, TestClient, World};
+
+/// Kafka's code of a refusal of any operation.
+pub(super) fn code_of(error: impl Into<GroupError>) -> ResponseError {
+    error.into().code()
+}
+
+impl Topics for BTreeMap<String, (Uuid, u32)> {
+    fn by_name(&self, name: &str) -> Option<(Uuid, u32)> {
+        self.get(name).copied()
+    }
+
+    fn name(&self, id: Uuid) -> Option<String> {
+        self.iter().find(|(_, (own, _))| *own == id).map(|(name, _)| name.clone())
+    }
+
+    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32)) {
+        for (name, (id, partitions)) in self {
+            each(name, *id, *partitions);
+        }
+    }
+}
 
 const QUICK: &[&str] = &[
     "--offsets-retention-check-interval-ms",
@@ -148,7 +175,7 @@ async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
     let mut client = TestClient::connect(&current.broker);
     client.create_topic("new", 1, &[]).await;
     let is_seconds = |id: &String| {
-        current.broker.replica.read(|view| coordinator::is_own(&current.broker, &view.names, id))
+        current.broker.replica.read(|view| current.broker.groups.env.coordinates(&view.names, id))
     };
     let id = (0..1_000).map(|i| format!("g{i}")).find(is_seconds).unwrap();
     commit(&mut client, &id, "new", 0, 5).await;
@@ -172,8 +199,8 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     first.drain().await;
     let second = world.broker(2, QUICK).await;
     // Somebody asks for it, which begins to read it, and is not waited for.
-    let asked = coordinator::ask(&second.broker, "g", Command::Describe);
-    let (asked, listed) = futures::join!(asked, coordinator::list(&second.broker));
+    let asked = second.broker.groups.ask("g", Command::Describe);
+    let (asked, listed) = futures::join!(asked, second.broker.groups.list());
     assert_eq!(asked.unwrap().state, "Empty");
     assert_eq!(listed.unwrap().into_iter().map(|g| g.id).collect::<Vec<_>>(), ["g"]);
 }
@@ -357,13 +384,16 @@ async fn who_asks_for_a_group_that_has_just_been_given_up_is_answered_by_its_nex
     let opened = world.broker(1, QUICK).await;
     let session = opened.broker.sessions.current().unwrap();
     let (commands, receiver) = tokio::sync::mpsc::channel(8);
-    let (broker, status) = (opened.broker.clone(), Arc::default());
-    let task = GroupTask::open(broker, "g".to_owned(), session, receiver, status).await.unwrap();
-    let (reply, described) = task::reply();
+    let groups = &opened.broker.groups;
+    let (env, status) = (groups.env.clone(), SharedStatus::default());
+    let task = GroupTask::open(env, "g".to_owned(), session, receiver, status).await.unwrap();
+    let (reply, described) = Reply::channel();
     // It comes when the task has decided to end, and has not ended yet.
     commands.send(Command::Describe(reply)).await.unwrap();
     commands.send(Command::Sweep).await.unwrap();
-    task.finish(End::Idle).await;
+    for command in task.finish(End::Idle).await {
+        groups.hand_on("g", command);
+    }
     let answer = described.await.expect("it is answered");
-    assert_eq!(answer.unwrap_err().code, ResponseError::GroupIdNotFound);
+    assert_eq!(answer.unwrap_err().code(), ResponseError::GroupIdNotFound);
 }

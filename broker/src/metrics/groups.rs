@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
 use super::Registrar;
 use crate::Broker;
-use crate::group::coordinator::GroupStatus;
+use crate::group::status::GroupStatus;
 use crate::limits::GROUP_LAG_SERIES;
 
 /// The label of what is summed up.

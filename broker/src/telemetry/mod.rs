@@ -186,5 +186,5 @@ fn read(push: &Push<'_>, wanted: &ClientSubscription) -> Result<Vec<otlp::Point>
 
 /// A new id for a client.
 pub(crate) fn new_instance_id(broker: &Broker) -> Uuid {
-    crate::topics::new_id(broker)
+    broker.ids.next()
 }

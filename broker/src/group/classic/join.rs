@@ -1,15 +1,14 @@
 //! JoinGroup: becoming a member, or taking part in a rebalance.
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::{Blob, ProtocolValue};
 use tokio::time::Instant;
 
 use super::{Answer, ClassicGroup, Member, Phase, in_base64, millis, protocols_bytes};
-use crate::api::text;
-use crate::group::{Context, GroupError, Sender, Ticket};
+use crate::group::error::{GroupFull, JoinError, MemberError, SyncError};
+use crate::group::{Context, Sender, Ticket};
 use crate::limits::{GROUP_MEMBERS_BYTES, MEMBER_METADATA_BYTES, NEW_MEMBER_JOIN};
 
 /// Why a rebalance begins, as metrics name it.
@@ -27,6 +26,8 @@ pub(crate) struct Join {
     pub(crate) protocols: Vec<ProtocolValue>,
     pub(crate) session_timeout_ms: i32,
     pub(crate) rebalance_timeout_ms: i32,
+    /// Why it joins, if it says so (KIP-800, from version 8).
+    pub(crate) reason: Option<String>,
     pub(crate) sender: Sender,
     /// Whether the client can be told to come back with the id that it is given (KIP-394, from version 4).
     pub(crate) knows_member_id_required: bool,
@@ -49,92 +50,88 @@ impl Join {
             protocol_type: request.protocol_type.to_string(),
             protocols: protocols.collect(),
             session_timeout_ms,
-            // Version 0 knows only one time-out.
-            rebalance_timeout_ms: if version == 0 {
-                session_timeout_ms
-            } else {
-                request.rebalance_timeout_ms
+            rebalance_timeout_ms: match request.rebalance_timeout_ms {
+                // Version 0 knows only one time-out.
+                ..0 => session_timeout_ms,
+                timeout_ms => timeout_ms,
             },
+            reason: request.reason.as_ref().map(ToString::to_string),
             sender,
             knows_member_id_required: version >= 4,
             knows_skip_assignment: version >= 9,
         }
+    }
+
+    pub(crate) fn check_session_timeout(&self, ctx: &Context<'_>) -> Result<(), JoinError> {
+        let (least, most) = (ctx.settings.min_session_timeout_ms, ctx.settings.max_session_timeout_ms);
+        if (least..=most).contains(&self.session_timeout_ms) {
+            return Ok(());
+        }
+        Err(JoinError::SessionTimeout { least, most })
     }
 }
 
 impl ClassicGroup {
     /// Takes a join in. It is answered through its ticket.
     pub(crate) fn join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
-        let asked_for = join.member_id.clone();
         if let Err(error) = self.try_join(ticket, join, ctx) {
-            self.answer_join_error(ticket, &asked_for, &error);
+            self.answers.push((ticket, Answer::Join(Err(error))));
         }
     }
 
-    fn try_join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), GroupError> {
-        let settings = ctx.settings;
-        let allowed = settings.min_session_timeout_ms..=settings.max_session_timeout_ms;
-        if !allowed.contains(&join.session_timeout_ms) {
-            let why = format!("a session time-out is between {} and {} ms", allowed.start(), allowed.end());
-            return Err(GroupError::new(ResponseError::InvalidSessionTimeout, why));
-        }
+    fn try_join(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), JoinError> {
+        join.check_session_timeout(ctx)?;
         self.check_protocols(&join)?;
         let is_member = self.members.contains_key(&join.member_id);
         let is_known = is_member || self.pending.contains_key(&join.member_id);
-        if !is_known && self.members.len() + self.pending.len() >= settings.max_size {
+        if !is_known && self.members.len() + self.pending.len() >= ctx.settings.max_size {
             let replaces = join.instance_id.as_ref().is_some_and(|i| self.statics.contains_key(i));
             if !replaces {
-                let why = format!("the group has {} members, as many as it may", settings.max_size);
-                return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+                return Err(GroupFull(ctx.settings.max_size).into());
             }
         }
         match (&join.instance_id, join.member_id.is_empty()) {
             (Some(_), true) => self.join_static(ticket, join, ctx),
-            (None, true) => self.join_dynamic(ticket, join, ctx),
+            (None, true) => self.join_dynamic(ticket, join, ctx)?,
             (_, false) => self.join_again(ticket, join, ctx)?,
         }
         Ok(())
     }
 
-    fn check_protocols(&self, join: &Join) -> Result<(), GroupError> {
+    fn check_protocols(&self, join: &Join) -> Result<(), JoinError> {
         let bytes = protocols_bytes(&join.protocols);
         if bytes > MEMBER_METADATA_BYTES {
-            let why =
-                format!("a member's metadata may have {MEMBER_METADATA_BYTES} bytes, these are {bytes}");
-            return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+            return Err(JoinError::MetadataTooLarge { bytes, most: MEMBER_METADATA_BYTES });
         }
         let replaced = join.instance_id.as_ref().and_then(|i| self.statics.get(i)).unwrap_or(&join.member_id);
         if self.members_bytes(replaced) + in_base64(bytes) > GROUP_MEMBERS_BYTES {
-            let why = "the members' metadata would not fit into what is stored of a group";
-            return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+            return Err(JoinError::GroupTooLarge);
         }
-        let inconsistent = |why: &str| Err(GroupError::new(ResponseError::InconsistentGroupProtocol, why));
         if join.protocol_type.is_empty() || join.protocols.is_empty() {
-            return inconsistent("a member must name a protocol type and a protocol");
+            return Err(JoinError::NoProtocol);
         }
         if self.members.is_empty() {
             return Ok(());
         }
         if join.protocol_type != self.protocol_type {
-            return inconsistent("the group has another protocol type");
+            return Err(JoinError::OtherProtocolType);
         }
         let common = |p: &ProtocolValue| self.members.values().all(|m| m.metadata(&p.name).is_some());
         if !join.protocols.iter().any(common) {
-            return inconsistent("no protocol is common to all members");
+            return Err(JoinError::NoCommonProtocol);
         }
         Ok(())
     }
 
-    fn join_dynamic(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
+    fn join_dynamic(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), JoinError> {
         let id = format!("{}-{}", join.sender.client_id, ctx.fresh_id);
         if join.knows_member_id_required {
             // Whoever does not come back with it leaves nothing behind.
             self.pending.insert(id.clone(), ctx.now + millis(join.session_timeout_ms));
-            let error = GroupError::new(ResponseError::MemberIdRequired, "join again with this member id");
-            self.answer_join_error(ticket, &id, &error);
-            return;
+            return Err(JoinError::MemberIdRequired(id));
         }
         self.add(ticket, id, join, ctx);
+        Ok(())
     }
 
     fn join_static(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) {
@@ -146,12 +143,11 @@ impl ClassicGroup {
         }
     }
 
-    fn join_again(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), GroupError> {
+    fn join_again(&mut self, ticket: Ticket, join: Join, ctx: &Context<'_>) -> Result<(), JoinError> {
         let id = join.member_id.clone();
         if self.pending.contains_key(&id) {
             if join.instance_id.is_some() {
-                let why = "static members are given no id to come back with";
-                return Err(GroupError::new(ResponseError::UnknownMemberId, why));
+                return Err(JoinError::PendingStatic);
             }
             self.add(ticket, id, join, ctx);
             return Ok(());
@@ -160,9 +156,7 @@ impl ClassicGroup {
         let is_leader = self.leader.as_ref() == Some(&id);
         let is_same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
         match self.phase {
-            Phase::Empty => {
-                return Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members"));
-            }
+            Phase::Empty => return Err(MemberError::Unknown(id).into()),
             Phase::Preparing { .. } => {
                 self.update(ticket, &id, join, ctx.now);
                 self.try_complete_join(ctx);
@@ -222,8 +216,7 @@ impl ClassicGroup {
         member.client_host = join.sender.host;
         member.session_until = now + member.session_timeout;
         if let Some(before) = member.joining.replace(ticket) {
-            let error = GroupError::new(ResponseError::RebalanceInProgress, "the member has joined again");
-            self.answer_join_error(before, id, &error);
+            self.answers.push((before, Answer::Join(Err(JoinError::JoinedAgain))));
         }
     }
 
@@ -231,16 +224,9 @@ impl ClassicGroup {
     /// about the group changes by it, nobody else notices.
     fn replace_static(&mut self, ticket: Ticket, before: &str, id: &str, join: Join, ctx: &Context<'_>) {
         let Some(mut member) = self.members.remove(before) else { return };
-        let fenced = || {
-            let why = "another process has joined with this instance id";
-            GroupError::new(ResponseError::FencedInstanceId, why)
-        };
-        if let Some(joining) = member.joining.take() {
-            self.answer_join_error(joining, before, &fenced());
-        }
-        if let Some(syncing) = member.syncing.take() {
-            self.answer_sync_error(syncing, &fenced());
-        }
+        let fenced = MemberError::fenced(join.instance_id.as_deref().unwrap_or_default(), id, before);
+        self.answers
+            .extend(member.take_waiting(&JoinError::Member(fenced.clone()), &SyncError::Member(fenced)));
         let was_leader = self.leader.as_deref() == Some(before);
         if was_leader {
             self.leader = Some(id.to_owned());
@@ -297,55 +283,39 @@ impl ClassicGroup {
             Some(leader) => leader,
             None => "",
         };
-        let response = JoinGroupResponse::default()
-            .with_generation_id(self.generation)
-            .with_protocol_type(Some(text(self.protocol_type.clone())))
-            .with_protocol_name(self.protocol.clone().map(text))
-            .with_leader(text(leader))
-            .with_member_id(text(id))
-            .with_skip_assignment(skips)
-            .with_members(if skips { self.join_members() } else { Vec::new() });
-        self.answers.push((ticket, Answer::Join(response)));
+        let response = self.joined(id, leader, skips).with_skip_assignment(skips);
+        self.answers.push((ticket, Answer::Join(Ok(response))));
     }
 
     /// Tells a member which generation it is in; the leader also gets everybody's metadata.
     pub(super) fn answer_join(&mut self, ticket: Ticket, id: &str, now: Instant) {
         let is_leader = self.leader.as_deref() == Some(id);
-        let response = JoinGroupResponse::default()
-            .with_generation_id(self.generation)
-            .with_protocol_type(Some(text(self.protocol_type.clone())))
-            .with_protocol_name(self.protocol.clone().map(text))
-            .with_leader(text(self.leader.clone().unwrap_or_default()))
-            .with_member_id(text(id))
-            .with_members(if is_leader { self.join_members() } else { Vec::new() });
-        self.answers.push((ticket, Answer::Join(response)));
+        let response = self.joined(id, self.leader.as_deref().unwrap_or_default(), is_leader);
+        self.answers.push((ticket, Answer::Join(Ok(response))));
         if let Some(member) = self.members.get_mut(id) {
             member.session_until = now + member.session_timeout;
         }
+    }
+
+    /// The generation as one of its members is told of it.
+    fn joined(&self, id: &str, leader: &str, with_members: bool) -> JoinGroupResponse {
+        JoinGroupResponse::default()
+            .with_generation_id(self.generation)
+            .with_protocol_type(Some(self.protocol_type.clone().into()))
+            .with_protocol_name(self.protocol.clone().map(Into::into))
+            .with_leader(leader.to_owned().into())
+            .with_member_id(id.to_owned().into())
+            .with_members(if with_members { self.join_members() } else { Vec::new() })
     }
 
     fn join_members(&self) -> Vec<JoinGroupResponseMember> {
         let agreed = self.protocol.as_deref().unwrap_or_default();
         let members = self.members.iter().map(|(id, m)| {
             JoinGroupResponseMember::default()
-                .with_member_id(text(id.clone()))
-                .with_group_instance_id(m.instance_id.clone().map(text))
+                .with_member_id(id.clone().into())
+                .with_group_instance_id(m.instance_id.clone().map(Into::into))
                 .with_metadata(m.metadata(agreed).cloned().unwrap_or_default())
         });
         members.collect()
     }
-
-    pub(super) fn answer_join_error(&mut self, ticket: Ticket, member_id: &str, error: &GroupError) {
-        let response = join_error(member_id, error.code);
-        self.answers.push((ticket, Answer::Join(response)));
-    }
-}
-
-/// The answer to a join that failed.
-pub(crate) fn join_error(member_id: &str, code: ResponseError) -> JoinGroupResponse {
-    JoinGroupResponse::default()
-        .with_error_code(code.code())
-        .with_generation_id(-1)
-        .with_protocol_name(None)
-        .with_member_id(text(member_id))
 }

@@ -16,6 +16,7 @@
 //! taken with [`ClassicGroup::take_answers`], once what the step changed is stored.
 
 pub(crate) mod join;
+pub(crate) mod protocol;
 mod rebalance;
 pub(crate) mod session;
 
@@ -23,15 +24,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use strandline_metadata::values::group::{
     Blob, ClassicGroupValue, ClassicMemberValue, ClassicStateValue, ProtocolValue,
 };
 use tokio::time::Instant;
 
-use super::{GroupError, Ticket};
-use crate::group::consumer::protocol;
+use self::session::Identity;
+use super::error::{CommitError, JoinError, MemberError, SyncError};
+use super::{Ticket, millis};
 use crate::limits::{GROUP_VALUE_BYTES, MEMBER_OVERHEAD_BYTES};
 
 /// The kind of group that consumers form: its metadata are subscriptions.
@@ -40,8 +41,8 @@ pub(crate) const CONSUMER: &str = "consumer";
 /// The answer to a request that waited.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
-    Join(JoinGroupResponse),
-    Sync(SyncGroupResponse),
+    Join(Result<JoinGroupResponse, JoinError>),
+    Sync(Result<SyncGroupResponse, SyncError>),
 }
 
 /// A group of the classic protocol.
@@ -231,9 +232,12 @@ impl ClassicGroup {
         std::mem::take(&mut self.rebalances)
     }
 
-    /// Tickets of every request that still waits.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Ticket> + '_ {
-        self.members.values().flat_map(|m| m.joining.into_iter().chain(m.syncing))
+    /// Refuses every request that still waits, since the group changes its protocol.
+    pub(crate) fn refuse_waiting(&mut self) {
+        for member in self.members.values_mut() {
+            let waiting = member.take_waiting(&JoinError::ProtocolChange, &SyncError::ProtocolChange);
+            self.answers.extend(waiting);
+        }
     }
 
     /// Whether it has no members, nor any that are about to join.
@@ -296,24 +300,16 @@ impl ClassicGroup {
     }
 
     /// Whether an offset may be committed in the name of this member and generation.
-    pub(crate) fn check_commit(
-        &self,
-        member_id: &str,
-        instance_id: Option<&str>,
-        generation: i32,
-    ) -> Result<(), GroupError> {
+    pub(crate) fn check_commit(&self, identity: &Identity, generation: i32) -> Result<(), CommitError> {
         if generation < 0 && self.phase == Phase::Empty {
             return Ok(());
         }
-        if generation < 0 && member_id.is_empty() && instance_id.is_none() {
-            let why = "the group has members, so only they commit";
-            return Err(GroupError::new(ResponseError::UnknownMemberId, why));
+        if generation < 0 && *identity == Identity::default() {
+            return Err(CommitError::OnlyMembers);
         }
-        self.check_member(member_id, instance_id)?;
-        self.check_generation(generation)?;
+        self.check_generation(identity, generation)?;
         if self.phase == Phase::Completing {
-            let why = "the generation has no assignment yet";
-            return Err(GroupError::new(ResponseError::RebalanceInProgress, why));
+            return Err(CommitError::NotAssigned);
         }
         Ok(())
     }
@@ -325,33 +321,25 @@ impl ClassicGroup {
         }
     }
 
-    fn check_generation(&self, generation: i32) -> Result<(), GroupError> {
+    /// That there is such a member, in this generation.
+    fn check_generation(&self, identity: &Identity, generation: i32) -> Result<(), MemberError> {
+        self.check_member(&identity.member_id, identity.instance_id.as_deref())?;
         if generation == self.generation {
             return Ok(());
         }
-        let why = format!("generation {generation} was asked for, this is {}", self.generation);
-        Err(GroupError::new(ResponseError::IllegalGeneration, why))
+        Err(MemberError::Generation { named: generation, current: self.generation })
     }
 
     /// That there is such a member, and that a static one is not fenced by another process with its instance id.
-    fn check_member(&self, member_id: &str, instance_id: Option<&str>) -> Result<(), GroupError> {
+    fn check_member(&self, id: &str, instance_id: Option<&str>) -> Result<(), MemberError> {
         if let Some(instance_id) = instance_id {
-            match self.statics.get(instance_id) {
-                None => {
-                    let why = "there is no member with this instance id";
-                    return Err(GroupError::new(ResponseError::UnknownMemberId, why));
-                }
-                Some(known) if known != member_id => {
-                    let why = "another member has joined with this instance id";
-                    return Err(GroupError::new(ResponseError::FencedInstanceId, why));
-                }
-                Some(_) => {}
+            let owner = self.statics.get(instance_id);
+            let owner = owner.ok_or_else(|| MemberError::UnknownInstance(instance_id.to_owned()))?;
+            if owner != id {
+                return Err(MemberError::fenced(instance_id, owner, id));
             }
         }
-        if self.members.contains_key(member_id) {
-            return Ok(());
-        }
-        Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no such member"))
+        if self.members.contains_key(id) { Ok(()) } else { Err(MemberError::Unknown(id.to_owned())) }
     }
 
     /// About how many bytes the members but this one take when they are stored, without their assignments.
@@ -374,6 +362,34 @@ impl Member {
     fn waits(&self) -> bool {
         self.joining.is_some() || self.syncing.is_some()
     }
+
+    /// Takes what it waits for, with refusals for it.
+    fn take_waiting(
+        &mut self,
+        join: &JoinError,
+        sync: &SyncError,
+    ) -> impl Iterator<Item = (Ticket, Answer)> + use<> {
+        let joining = self.joining.take().map(|ticket| (ticket, Answer::Join(Err(join.clone()))));
+        let syncing = self.syncing.take().map(|ticket| (ticket, Answer::Sync(Err(sync.clone()))));
+        joining.into_iter().chain(syncing)
+    }
+}
+
+/// The protocol that most members like best, of those that all know. `members` are the protocols of each, the best
+/// first.
+pub(crate) fn elect_protocol<'a>(
+    members: impl Iterator<Item = &'a [ProtocolValue]> + Clone,
+) -> Option<&'a str> {
+    let all = members.clone();
+    let is_common = |name: &str| all.clone().all(|m| m.iter().any(|p| p.name == name));
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    for member in members {
+        if let Some(choice) = member.iter().find(|p| is_common(&p.name)) {
+            *votes.entry(&choice.name).or_default() += 1;
+        }
+    }
+    let most = votes.values().copied().max()?;
+    votes.into_iter().find(|(_, count)| *count == most).map(|(name, _)| name)
 }
 
 fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {
@@ -382,10 +398,6 @@ fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {
 
 fn in_base64(bytes: usize) -> usize {
     bytes / 3 * 4 + 4
-}
-
-fn millis(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn in_millis(duration: Duration) -> i32 {

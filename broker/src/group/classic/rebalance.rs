@@ -1,13 +1,11 @@
 //! Rebalancing: gathering the members, beginning a generation, and giving up who does not take part.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use tokio::time::Instant;
 
-use super::{ClassicGroup, FirstRebalance, Phase, millis};
-use crate::group::{Context, GroupError};
+use super::{Answer, ClassicGroup, FirstRebalance, Phase, elect_protocol, millis};
+use crate::group::Context;
+use crate::group::error::{JoinError, MemberError, SyncError};
 
 const EXPIRED: &str = "session_expired";
 const NOT_SYNCED: &str = "sync_missing";
@@ -19,17 +17,12 @@ impl ClassicGroup {
         debug_assert!(!matches!(self.phase, Phase::Preparing { .. }), "it is under way already");
         self.rebalances.push(reason);
         if self.phase == Phase::Completing {
-            let mut waiting = Vec::new();
             for member in self.members.values_mut() {
                 if let Some(ticket) = member.syncing.take() {
                     // While it waited nobody looked at its session, which may be over: it gets the time to come back.
                     member.session_until = ctx.now + member.session_timeout;
-                    waiting.push(ticket);
+                    self.answers.push((ticket, Answer::Sync(Err(SyncError::Rebalance))));
                 }
-            }
-            for ticket in waiting {
-                let error = GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances");
-                self.answer_sync_error(ticket, &error);
             }
         }
         self.unsynced.clear();
@@ -124,17 +117,9 @@ impl ClassicGroup {
         }
     }
 
-    /// The protocol that most members like best, of those that all know.
+    /// The protocol that the members agree on.
     pub(super) fn select_protocol(&self) -> Option<String> {
-        let is_common = |name: &str| self.members.values().all(|m| m.metadata(name).is_some());
-        let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
-        for member in self.members.values() {
-            if let Some(choice) = member.protocols.iter().find(|p| is_common(&p.name)) {
-                *votes.entry(&choice.name).or_default() += 1;
-            }
-        }
-        let most = votes.values().copied().max()?;
-        votes.into_iter().find(|(_, count)| *count == most).map(|(name, _)| name.to_owned())
+        elect_protocol(self.members.values().map(|m| m.protocols.as_slice())).map(str::to_owned)
     }
 
     /// Takes a member out of the group, which may be a reason to rebalance.
@@ -150,14 +135,9 @@ impl ClassicGroup {
     /// Strikes a member off, and answers what it waits for.
     fn forget(&mut self, id: &str) {
         let Some(mut member) = self.members.remove(id) else { return };
-        let error =
-            GroupError::new(ResponseError::UnknownMemberId, "the member is not in the group any more");
-        if let Some(ticket) = member.joining.take() {
-            self.answer_join_error(ticket, id, &error);
-        }
-        if let Some(ticket) = member.syncing.take() {
-            self.answer_sync_error(ticket, &error);
-        }
+        let unknown = MemberError::Unknown(id.to_owned());
+        self.answers
+            .extend(member.take_waiting(&JoinError::Member(unknown.clone()), &SyncError::Member(unknown)));
         if let Some(instance_id) = &member.instance_id
             && self.statics.get(instance_id).is_some_and(|known| known == id)
         {

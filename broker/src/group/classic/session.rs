@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 
 use super::{Answer, ClassicGroup, GROUP_VALUE_BYTES, Phase, in_base64};
-use crate::api::text;
-use crate::group::{Context, GroupError, Ticket};
+use crate::group::error::{HeartbeatError, MemberError, SyncError};
+use crate::group::{Context, Ticket};
 
 const LEFT: &str = "member_left";
 
@@ -57,39 +56,31 @@ impl ClassicGroup {
     /// Takes a sync in. It is answered through its ticket.
     pub(crate) fn sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) {
         if let Err(error) = self.try_sync(ticket, sync, ctx) {
-            self.answer_sync_error(ticket, &error);
+            self.answers.push((ticket, Answer::Sync(Err(error))));
         }
     }
 
-    fn try_sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) -> Result<(), GroupError> {
-        let Identity { member_id: id, instance_id } = sync.identity;
-        self.check_member(&id, instance_id.as_deref())?;
-        self.check_generation(sync.generation)?;
+    fn try_sync(&mut self, ticket: Ticket, sync: Sync, ctx: &Context<'_>) -> Result<(), SyncError> {
+        self.check_generation(&sync.identity, sync.generation)?;
+        let id = sync.identity.member_id;
         let differs = |asked: &Option<String>, own: &str| asked.as_deref().is_some_and(|a| a != own);
         if differs(&sync.protocol_type, &self.protocol_type)
             || differs(&sync.protocol, self.protocol.as_deref().unwrap_or_default())
         {
-            let why = "the group has agreed on another protocol";
-            return Err(GroupError::new(ResponseError::InconsistentGroupProtocol, why));
+            return Err(SyncError::OtherProtocol);
         }
         match self.phase {
-            Phase::Empty => {
-                return Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members"));
-            }
-            Phase::Preparing { .. } => {
-                return Err(GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances"));
-            }
+            Phase::Empty => return Err(MemberError::Unknown(id).into()),
+            Phase::Preparing { .. } => return Err(SyncError::Rebalance),
             Phase::Completing => {
                 let assigned: usize = sync.assignments.values().map(|a| in_base64(a.len())).sum();
                 if self.members_bytes("") + assigned > GROUP_VALUE_BYTES {
-                    let why = "the assignment would not fit into what is stored of a group";
-                    return Err(GroupError::new(ResponseError::GroupMaxSizeReached, why));
+                    return Err(SyncError::AssignmentTooLarge);
                 }
                 self.unsynced.remove(&id);
                 let before = self.members.get_mut(&id).and_then(|m| m.syncing.replace(ticket));
                 if let Some(before) = before {
-                    let why = "the member has asked again";
-                    self.answer_sync_error(before, &GroupError::new(ResponseError::RebalanceInProgress, why));
+                    self.answers.push((before, Answer::Sync(Err(SyncError::AskedAgain))));
                 }
                 if self.leader.as_ref() == Some(&id) {
                     self.assign(sync.assignments, ctx.now);
@@ -128,15 +119,10 @@ impl ClassicGroup {
         let Some(member) = self.members.get_mut(id) else { return };
         member.session_until = now + member.session_timeout;
         let response = SyncGroupResponse::default()
-            .with_protocol_type(Some(text(self.protocol_type.clone())))
-            .with_protocol_name(self.protocol.clone().map(text))
+            .with_protocol_type(Some(self.protocol_type.clone().into()))
+            .with_protocol_name(self.protocol.clone().map(Into::into))
             .with_assignment(member.assignment.clone());
-        self.answers.push((ticket, Answer::Sync(response)));
-    }
-
-    pub(super) fn answer_sync_error(&mut self, ticket: Ticket, error: &GroupError) {
-        let response = SyncGroupResponse::default().with_error_code(error.code.code());
-        self.answers.push((ticket, Answer::Sync(response)));
+        self.answers.push((ticket, Answer::Sync(Ok(response))));
     }
 
     /// A member's sign of life. REBALANCE_IN_PROGRESS tells it to join again.
@@ -145,32 +131,28 @@ impl ClassicGroup {
         identity: &Identity,
         generation: i32,
         now: Instant,
-    ) -> Result<(), GroupError> {
-        self.check_member(&identity.member_id, identity.instance_id.as_deref())?;
-        self.check_generation(generation)?;
+    ) -> Result<(), HeartbeatError> {
+        self.check_generation(identity, generation)?;
         if let Some(member) = self.members.get_mut(&identity.member_id) {
             member.session_until = now + member.session_timeout;
         }
         match self.phase {
-            Phase::Empty => Err(GroupError::new(ResponseError::UnknownMemberId, "the group has no members")),
-            Phase::Preparing { .. } => {
-                Err(GroupError::new(ResponseError::RebalanceInProgress, "the group rebalances"))
-            }
+            Phase::Empty => Err(MemberError::Unknown(identity.member_id.clone()).into()),
+            Phase::Preparing { .. } => Err(HeartbeatError::Rebalance),
             Phase::Completing | Phase::Stable => Ok(()),
         }
     }
 
     /// A member leaves, or an operator removes a static one by its instance id alone.
-    pub(crate) fn leave(&mut self, identity: &Identity, ctx: &Context<'_>) -> Result<(), GroupError> {
+    pub(crate) fn leave(&mut self, identity: &Identity, ctx: &Context<'_>) -> Result<(), MemberError> {
         if self.pending.remove(&identity.member_id).is_some() {
             self.try_complete_join(ctx);
             return Ok(());
         }
         let id = match &identity.instance_id {
             Some(instance_id) if identity.member_id.is_empty() => {
-                let why = "there is no member with this instance id";
                 let known = self.statics.get(instance_id).cloned();
-                known.ok_or_else(|| GroupError::new(ResponseError::UnknownMemberId, why))?
+                known.ok_or_else(|| MemberError::UnknownInstance(instance_id.clone()))?
             }
             instance_id => {
                 self.check_member(&identity.member_id, instance_id.as_deref())?;

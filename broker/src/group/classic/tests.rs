@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::join::Join;
 use super::session::{Identity, Sync};
 use super::*;
+use crate::group::tests::code_of;
 use crate::group::{Context, Sender};
 use crate::group_config::GroupSettings;
 use crate::limits::MEMBER_METADATA_BYTES;
@@ -79,14 +80,23 @@ impl World {
 
     fn joined(&mut self, ticket: Ticket) -> Option<JoinGroupResponse> {
         match self.answers.remove(&ticket)? {
-            Answer::Join(response) => Some(response),
+            Answer::Join(answer) => Some(answer.unwrap_or_else(|error| {
+                let id =
+                    if let JoinError::MemberIdRequired(id) = &error { id.clone() } else { String::new() };
+                let refused = JoinGroupResponse::default().with_error_code(code_of(error).code());
+                refused.with_member_id(id.into())
+            })),
             Answer::Sync(_) => panic!("a join was answered as a sync"),
         }
     }
 
     fn synced(&mut self, ticket: Ticket) -> Option<SyncGroupResponse> {
         match self.answers.remove(&ticket)? {
-            Answer::Sync(response) => Some(response),
+            Answer::Sync(answer) => {
+                Some(answer.unwrap_or_else(|error| {
+                    SyncGroupResponse::default().with_error_code(code_of(error).code())
+                }))
+            }
             Answer::Join(_) => panic!("a sync was answered as a join"),
         }
     }
@@ -94,11 +104,11 @@ impl World {
     fn heartbeat(&mut self, member: &str, generation: i32) -> i16 {
         let identity = who(member);
         let answer = self.with(|group, ctx| group.heartbeat(&identity, generation, ctx.now));
-        answer.err().map_or(0, |e| e.code.code())
+        answer.err().map_or(0, |e| code_of(e).code())
     }
 
     fn leave(&mut self, identity: &Identity) -> i16 {
-        self.with(|group, ctx| group.leave(identity, ctx)).err().map_or(0, |e| e.code.code())
+        self.with(|group, ctx| group.leave(identity, ctx)).err().map_or(0, |e| code_of(e).code())
     }
 
     /// A group of one generation with these members, the first of which leads. Gives their ids.
@@ -349,9 +359,9 @@ fn a_static_member_that_comes_back_gets_its_place_without_a_rebalance() {
 
     let before = Identity { member_id: ids[1].clone(), instance_id: Some("two".to_owned()) };
     let fenced = world.with(|group, ctx| group.heartbeat(&before, 1, ctx.now)).unwrap_err();
-    assert_eq!(fenced.code, ResponseError::FencedInstanceId);
-    let commit = world.group.check_commit(&ids[1], Some("two"), 1).unwrap_err();
-    assert_eq!(commit.code, ResponseError::FencedInstanceId);
+    assert_eq!(code_of(fenced), ResponseError::FencedInstanceId);
+    let commit = world.group.check_commit(&before, 1).unwrap_err();
+    assert_eq!(code_of(commit), ResponseError::FencedInstanceId);
 }
 
 #[test]
@@ -468,9 +478,9 @@ fn syncs_that_cannot_be_are_refused_with_kafkas_codes() {
 #[test]
 fn commits_are_checked_against_the_generation() {
     let mut world = World::new();
-    assert!(world.group.check_commit("", None, -1).is_ok(), "outside of a group anybody commits");
+    assert!(world.group.check_commit(&who(""), -1).is_ok(), "outside of a group anybody commits");
     let refused = |world: &World, id: &str, generation: i32| {
-        world.group.check_commit(id, None, generation).unwrap_err().code
+        code_of(world.group.check_commit(&who(id), generation).unwrap_err())
     };
     assert_eq!(refused(&world, "m", 1), ResponseError::UnknownMemberId);
     let tickets = [world.send_join(new("a"))];
@@ -478,13 +488,13 @@ fn commits_are_checked_against_the_generation() {
     let id = world.joined(tickets[0]).unwrap().member_id.to_string();
     assert_eq!(refused(&world, &id, 1), ResponseError::RebalanceInProgress, "it has no assignment yet");
     world.assign(std::slice::from_ref(&id));
-    assert!(world.group.check_commit(&id, None, 1).is_ok());
+    assert!(world.group.check_commit(&who(&id), 1).is_ok());
     assert_eq!(refused(&world, &id, 0), ResponseError::IllegalGeneration);
     assert_eq!(refused(&world, "", -1), ResponseError::UnknownMemberId, "only members commit now");
     assert_eq!(refused(&world, "other", 1), ResponseError::UnknownMemberId);
     world.send_join(new("b"));
     assert!(
-        world.group.check_commit(&id, None, 1).is_ok(),
+        world.group.check_commit(&who(&id), 1).is_ok(),
         "before it gives up, it commits what it has read"
     );
 }

@@ -1,6 +1,5 @@
 //! ConsumerGroupHeartbeat: how a member of the new protocol joins, stays, says what it reads, and leaves.
 
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::consumer_group_heartbeat_response::{
     Assignment as AssignmentResponse, TopicPartitions as AssignedPartitions,
 };
@@ -9,9 +8,10 @@ use kafka_protocol::protocol::StrBytes;
 use strandline_metadata::values::group::{Assignment, ConsumerMemberValue, MemberStateValue};
 
 use super::reconcile::{Reported, Surroundings, reconcile};
-use super::{AWAY, ConsumerGroup, Context, GroupError, JOINING, LEAVING, is_reconciled};
+use super::{AWAY, ConsumerGroup, Context, JOINING, LEAVING, is_reconciled};
 use crate::group::Sender;
 use crate::group::assign::Assignor;
+use crate::group::error::{ConsumerHeartbeatError, MemberError};
 
 /// From this version on, members choose their id themselves.
 const MEMBER_ID_REQUIRED: i16 = 1;
@@ -35,10 +35,10 @@ impl ConsumerGroup {
         version: i16,
         sender: &Sender,
         ctx: &Context<'_>,
-    ) -> Result<ConsumerGroupHeartbeatResponse, GroupError> {
+    ) -> Result<ConsumerGroupHeartbeatResponse, ConsumerHeartbeatError> {
         validate(request, version)?;
         if request.member_epoch < JOINING {
-            return self.leave_by_heartbeat(request, ctx);
+            return Ok(self.leave_by_heartbeat(request, ctx)?);
         }
         self.check_room(&request.member_id, ctx)?;
         let id = if request.member_id.is_empty() {
@@ -75,7 +75,11 @@ impl ConsumerGroup {
     }
 
     /// Who a heartbeat comes from, unless it comes from nobody that may send it.
-    fn origin(&self, id: &str, request: &ConsumerGroupHeartbeatRequest) -> Result<Origin, GroupError> {
+    fn origin(
+        &self,
+        id: &str,
+        request: &ConsumerGroupHeartbeatRequest,
+    ) -> Result<Origin, ConsumerHeartbeatError> {
         let joining = request.member_epoch == JOINING;
         let instance = request.instance_id.as_deref();
         if !joining {
@@ -92,9 +96,8 @@ impl ConsumerGroup {
         }
         let former = self.member(owner)?;
         if former.classic.is_none() && former.epoch != AWAY {
-            let message =
-                format!("The instance id of {id:?} still belongs to {owner:?}, which must leave first.");
-            return Err(GroupError::new(ResponseError::UnreleasedInstanceId, message));
+            let (member, owner) = (id.to_owned(), owner.clone());
+            return Err(ConsumerHeartbeatError::UnreleasedInstance { member, owner });
         }
         Ok(Origin::Replaces(owner.clone()))
     }
@@ -176,7 +179,7 @@ impl ConsumerGroup {
         &mut self,
         request: &ConsumerGroupHeartbeatRequest,
         ctx: &Context<'_>,
-    ) -> Result<ConsumerGroupHeartbeatResponse, GroupError> {
+    ) -> Result<ConsumerGroupHeartbeatResponse, MemberError> {
         let id = request.member_id.as_str();
         let mut member = self.named_member(id, request.instance_id.as_deref())?.clone();
         if request.member_epoch == AWAY {
@@ -195,46 +198,42 @@ impl ConsumerGroup {
 }
 
 /// What no request may look like, whatever the group.
-fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(), GroupError> {
-    let invalid = |message: &str| Err(GroupError::new(ResponseError::InvalidRequest, message));
+fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(), ConsumerHeartbeatError> {
     let is_empty = |text: &Option<StrBytes>| text.as_ref().is_some_and(|t| t.is_empty());
     let epoch = request.member_epoch;
     if (version >= MEMBER_ID_REQUIRED || epoch > JOINING || epoch == LEAVING) && request.member_id.is_empty()
     {
-        return invalid("MemberId can't be empty.");
+        return Err(ConsumerHeartbeatError::Empty("MemberId"));
     }
     if request.group_id.is_empty() {
-        return invalid("GroupId can't be empty.");
+        return Err(ConsumerHeartbeatError::Empty("GroupId"));
     }
     if is_empty(&request.instance_id) {
-        return invalid("InstanceId can't be empty.");
+        return Err(ConsumerHeartbeatError::Empty("InstanceId"));
     }
     if is_empty(&request.rack_id) {
-        return invalid("RackId can't be empty.");
+        return Err(ConsumerHeartbeatError::Empty("RackId"));
     }
     match epoch {
         JOINING => {
             if request.rebalance_timeout_ms == -1 {
-                return invalid("RebalanceTimeoutMs must be provided in first request.");
+                return Err(ConsumerHeartbeatError::NoRebalanceTimeout);
             }
             if request.topic_partitions.as_ref().is_none_or(|t| !t.is_empty()) {
-                return invalid("TopicPartitions must be empty when (re-)joining.");
+                return Err(ConsumerHeartbeatError::JoinsWithPartitions);
             }
             if request.subscribed_topic_names.is_none() && request.subscribed_topic_regex.is_none() {
-                return invalid(
-                    "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.",
-                );
+                return Err(ConsumerHeartbeatError::NoSubscription);
             }
         }
-        AWAY if request.instance_id.is_none() => return invalid("InstanceId can't be null."),
-        ..AWAY => return invalid("MemberEpoch is invalid."),
+        AWAY if request.instance_id.is_none() => return Err(ConsumerHeartbeatError::NoInstanceId),
+        ..AWAY => return Err(ConsumerHeartbeatError::InvalidEpoch),
         _ => {}
     }
     match request.server_assignor.as_deref() {
         Some(name) if Assignor::by_name(name).is_none() => {
             let known = Assignor::ALL.map(Assignor::name).join(", ");
-            let message = format!("ServerAssignor {name} is not supported. Supported assignors: {known}.");
-            Err(GroupError::new(ResponseError::UnsupportedAssignor, message))
+            Err(ConsumerHeartbeatError::UnsupportedAssignor { name: name.to_owned(), known })
         }
         _ => Ok(()),
     }
@@ -247,17 +246,14 @@ fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(),
 fn check_epoch(
     member: &ConsumerMemberValue,
     request: &ConsumerGroupHeartbeatRequest,
-) -> Result<(), GroupError> {
+) -> Result<(), ConsumerHeartbeatError> {
     let (said, known) = (request.member_epoch, member.epoch);
     let reported = Reported(request.topic_partitions.as_deref());
     if said == known || said < known && said == member.previous_epoch && reported.is_within(&member.assigned)
     {
         return Ok(());
     }
-    let message = format!(
-        "The member is at epoch {said} and ought to be at {known}. It must abandon all its partitions and rejoin."
-    );
-    Err(GroupError::new(ResponseError::FencedMemberEpoch, message))
+    Err(ConsumerHeartbeatError::FencedEpoch { named: said, current: known })
 }
 
 /// The member with what a request says of it. What the request leaves out stays.

@@ -7,18 +7,18 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use strandline_metadata::values::group::{
     Assignment, Blob, ClassicGroupValue, ClassicInConsumerValue, ClassicMemberValue, ClassicStateValue,
     ConsumerGroupValue, ConsumerMemberValue, MemberStateValue, PartitionSet,
 };
 use uuid::Uuid;
 
-use super::classic::CONSUMER;
 use super::describe::numbers;
-use super::protocol::{self, TopicPartitions};
-use super::{ConsumerGroup, Context, GroupError, Owners, is_reconciled};
+use super::{ConsumerGroup, Context, Owners, is_reconciled};
 use crate::group::Topics;
+use crate::group::classic::protocol::{self, TopicPartitions};
+use crate::group::classic::{CONSUMER, elect_protocol};
+use crate::group::error::UpgradeError;
 
 /// What is left of a group of KIP-848 once all its members speak the classic protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,22 +33,18 @@ pub(crate) struct Downgraded {
 impl ConsumerGroup {
     /// The classic group as one of KIP-848, for a member of the new protocol to join. If that is then refused, the
     /// classic group must stay.
-    pub(crate) fn from_classic(classic: &ClassicGroupValue, ctx: &Context<'_>) -> Result<Self, GroupError> {
-        let refused = |why: &str| {
-            let message = format!("The classic group can't become a consumer group: {why}.");
-            GroupError::new(ResponseError::GroupIdNotFound, message)
-        };
+    pub(crate) fn from_classic(classic: &ClassicGroupValue, ctx: &Context<'_>) -> Result<Self, UpgradeError> {
         if classic.members.is_empty() {
             return Ok(Self::new());
         }
         if !ctx.settings.may_upgrade {
-            return Err(refused("online upgrade is disabled"));
+            return Err(UpgradeError::Disabled);
         }
         if classic.protocol_type != CONSUMER {
-            return Err(refused("its members are no consumers"));
+            return Err(UpgradeError::NotConsumers);
         }
         if classic.members.len() > ctx.settings.max_size {
-            return Err(refused("it has more members than a consumer group may have"));
+            return Err(UpgradeError::TooManyMembers);
         }
         let mut value = ConsumerGroupValue {
             epoch: classic.generation,
@@ -57,7 +53,7 @@ impl ConsumerGroup {
         };
         let mut taken = Owners::default();
         for (id, member) in &classic.members {
-            let member = from_classic_member(member, classic, &mut taken, ctx).map_err(refused)?;
+            let member = from_classic_member(member, classic, &mut taken, ctx)?;
             value.topics.extend(member.subscribed_topics.iter().filter_map(|name| ctx.topics.by_name(name)));
             value.members.insert(id.clone(), member);
         }
@@ -95,7 +91,8 @@ impl ConsumerGroup {
             leader: None,
             members,
         };
-        group.protocol = Some(elected_protocol(&group)?);
+        let elected = elect_protocol(group.members.values().map(|m| m.protocols.as_slice()))?.to_owned();
+        group.protocol = Some(elected);
         if !rebalance {
             group.leader = group.members.keys().next().cloned();
         }
@@ -109,12 +106,12 @@ fn from_classic_member(
     group: &ClassicGroupValue,
     taken: &mut Owners,
     ctx: &Context<'_>,
-) -> Result<ConsumerMemberValue, &'static str> {
+) -> Result<ConsumerMemberValue, UpgradeError> {
     let chosen = member.protocols.iter().find(|p| Some(&p.name) == group.protocol.as_ref());
     let subscription = chosen
         .or(member.protocols.first())
         .and_then(|p| protocol::subscription(&p.metadata.0))
-        .ok_or("a subscription can't be read")?;
+        .ok_or(UpgradeError::UnreadableSubscription)?;
     let assigned = from_classic_assignment(&member.assignment, taken, ctx)?;
     Ok(ConsumerMemberValue {
         instance_id: member.instance_id.clone(),
@@ -142,14 +139,14 @@ fn from_classic_assignment(
     blob: &Blob,
     taken: &mut Owners,
     ctx: &Context<'_>,
-) -> Result<Assignment, &'static str> {
+) -> Result<Assignment, UpgradeError> {
     let mut assigned = Assignment::new();
     if blob.0.is_empty() {
         return Ok(assigned);
     }
-    let assignment = protocol::assignment(&blob.0).ok_or("an assignment can't be read")?;
+    let assignment = protocol::assignment(&blob.0).ok_or(UpgradeError::UnreadableAssignment)?;
     if assignment.user_data.is_some_and(|data| !data.is_empty()) {
-        return Err("an assignor is in use that stores data of its own with the assignments");
+        return Err(UpgradeError::CustomAssignor);
     }
     for topic in assignment.partitions {
         let Some((id, count)) = ctx.topics.by_name(&topic.topic) else { continue };
@@ -199,21 +196,4 @@ pub(super) fn to_classic_assignment(
     };
     let partitions: Vec<TopicPartitions> = assigned.iter().filter_map(of_topic).collect();
     protocol::encode_assignment(version, &partitions)
-}
-
-/// The protocol that most members like best of those that all of them know.
-fn elected_protocol(group: &ClassicGroupValue) -> Option<String> {
-    let knows = |m: &ClassicMemberValue, name: &str| m.protocols.iter().any(|p| p.name == name);
-    let known_to_all = |name: &str| group.members.values().all(|m| knows(m, name));
-    let favourite =
-        |m: &ClassicMemberValue| m.protocols.iter().map(|p| &p.name).find(|name| known_to_all(name)).cloned();
-    let mut votes: Vec<String> = group.members.values().filter_map(favourite).collect();
-    votes.sort();
-    let mut elected: Option<&[String]> = None;
-    for alike in votes.chunk_by(|a, b| a == b) {
-        if elected.is_none_or(|most| alike.len() > most.len()) {
-            elected = Some(alike);
-        }
-    }
-    elected?.first().cloned()
 }

@@ -27,7 +27,6 @@ mod describe;
 mod heartbeat;
 mod migrate;
 mod offsets;
-pub(crate) mod protocol;
 mod reconcile;
 mod subscribe;
 mod timers;
@@ -37,7 +36,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::error::ResponseError;
 use strandline_metadata::values::group::{
     Assignment, ConsumerGroupValue, ConsumerMemberValue, MemberStateValue,
 };
@@ -46,7 +44,8 @@ use uuid::Uuid;
 use self::subscribe::Patterns;
 pub(crate) use self::timers::ExpiredBy;
 use self::timers::Timers;
-use super::{Context, GroupError};
+use super::Context;
+use super::error::{GroupFull, MemberError};
 
 /// Member epoch of a request to join or to join again.
 const JOINING: i32 = 0;
@@ -156,43 +155,28 @@ impl ConsumerGroup {
     }
 
     /// The member with this id.
-    fn member(&self, id: &str) -> Result<&ConsumerMemberValue, GroupError> {
-        self.value.members.get(id).ok_or_else(|| {
-            GroupError::new(ResponseError::UnknownMemberId, format!("{id:?} is no member of the group."))
-        })
-    }
-
-    /// The static member with this instance id, which must go by this member id.
-    fn static_member(&self, instance: &str, id: &str) -> Result<&ConsumerMemberValue, GroupError> {
-        let owner = self.instances.get(instance).ok_or_else(|| {
-            GroupError::new(
-                ResponseError::UnknownMemberId,
-                format!("The instance id {instance:?} is not known."),
-            )
-        })?;
-        if owner != id {
-            let message =
-                format!("The instance id {instance:?} belongs to {owner:?} now, no longer to {id:?}.");
-            return Err(GroupError::new(ResponseError::FencedInstanceId, message));
-        }
-        self.member(owner)
+    fn member(&self, id: &str) -> Result<&ConsumerMemberValue, MemberError> {
+        self.value.members.get(id).ok_or_else(|| MemberError::Unknown(id.to_owned()))
     }
 
     /// The member that a request means by a member id and, if it is a static one, an instance id.
-    fn named_member(&self, id: &str, instance: Option<&str>) -> Result<&ConsumerMemberValue, GroupError> {
-        match instance {
-            Some(instance) => self.static_member(instance, id),
-            None => self.member(id),
+    fn named_member(&self, id: &str, instance: Option<&str>) -> Result<&ConsumerMemberValue, MemberError> {
+        if let Some(instance) = instance {
+            let owner = self.instances.get(instance);
+            let owner = owner.ok_or_else(|| MemberError::UnknownInstance(instance.to_owned()))?;
+            if owner != id {
+                return Err(MemberError::fenced(instance, owner, id));
+            }
         }
+        self.member(id)
     }
 
     /// Refuses a new member of a group that is full.
-    fn check_room(&self, id: &str, ctx: &Context<'_>) -> Result<(), GroupError> {
+    fn check_room(&self, id: &str, ctx: &Context<'_>) -> Result<(), GroupFull> {
         if self.value.members.len() < ctx.settings.max_size || self.value.members.contains_key(id) {
             return Ok(());
         }
-        let message = format!("The group has {} members and may not have more.", self.value.members.len());
-        Err(GroupError::new(ResponseError::GroupMaxSizeReached, message))
+        Err(GroupFull(self.value.members.len()))
     }
 
     /// Writes a member, new or known, and what is derived from it.

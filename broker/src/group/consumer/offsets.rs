@@ -1,8 +1,7 @@
 //! Who may commit and read the offsets of a group.
 
-use kafka_protocol::error::ResponseError;
-
-use super::{ConsumerGroup, GroupError};
+use super::ConsumerGroup;
+use crate::group::error::{CommitError, MemberError};
 
 /// From this version of OffsetCommit on, a client knows what to do when its member epoch is stale.
 const MEMBER_EPOCH_VERSION: i16 = 9;
@@ -16,19 +15,16 @@ impl ConsumerGroup {
         member_id: &str,
         member_epoch: i32,
         version: Option<i16>,
-    ) -> Result<(), GroupError> {
+    ) -> Result<(), CommitError> {
         // Who names no epoch does not take part in the group, so nobody else may either.
         if member_epoch < 0 && self.is_empty() {
             return Ok(());
         }
         let is_classic = self.member(member_id)?.classic.is_some();
         if !is_classic && version.is_some_and(|version| version < MEMBER_EPOCH_VERSION) {
-            let message = format!(
-                "OffsetCommit version {MEMBER_EPOCH_VERSION} or above must be used by members using the modern group protocol"
-            );
-            return Err(GroupError::new(ResponseError::UnsupportedVersion, message));
+            return Err(CommitError::OldVersion(MEMBER_EPOCH_VERSION));
         }
-        self.validate_epoch(member_id, member_epoch)
+        Ok(self.validate_epoch(member_id, member_epoch)?)
     }
 
     /// Whether offsets may be read by who names this member and epoch. Who names none may.
@@ -36,24 +32,22 @@ impl ConsumerGroup {
         &self,
         member_id: Option<&str>,
         member_epoch: i32,
-    ) -> Result<(), GroupError> {
+    ) -> Result<(), MemberError> {
         match member_id {
             None if member_epoch < 0 => Ok(()),
             _ => self.validate_epoch(member_id.unwrap_or_default(), member_epoch),
         }
     }
 
-    fn validate_epoch(&self, member_id: &str, member_epoch: i32) -> Result<(), GroupError> {
+    fn validate_epoch(&self, member_id: &str, member_epoch: i32) -> Result<(), MemberError> {
         let member = self.member(member_id)?;
         if member.epoch == member_epoch {
             return Ok(());
         }
-        let code = if member.classic.is_some() {
-            ResponseError::IllegalGeneration
-        } else {
-            ResponseError::StaleMemberEpoch
-        };
-        let message = format!("The member is at epoch {member_epoch} and ought to be at {}.", member.epoch);
-        Err(GroupError::new(code, message))
+        let (named, current) = (member_epoch, member.epoch);
+        Err(match &member.classic {
+            Some(_) => MemberError::Generation { named, current },
+            None => MemberError::StaleEpoch { named, current },
+        })
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use kafka_protocol::error::ResponseError;
 use regex::bytes::Regex;
 use strandline_metadata::values::group::ConsumerMemberValue;
 use uuid::Uuid;
 
-use super::{ConsumerGroup, Context, GroupError};
+use super::{ConsumerGroup, Context};
 use crate::group::Topics;
 use crate::group::assign::{self, Assignor};
+use crate::group::error::ConsumerHeartbeatError;
 use crate::patterns;
 
 /// The patterns that members subscribe to, and the topics that they match.
@@ -49,7 +49,7 @@ impl Pattern {
 
 impl Patterns {
     /// Learns a pattern, or refuses it.
-    pub(super) fn learn(&mut self, pattern: &str, topics: &dyn Topics) -> Result<(), GroupError> {
+    pub(super) fn learn(&mut self, pattern: &str, topics: &dyn Topics) -> Result<(), ConsumerHeartbeatError> {
         if !self.0.contains_key(pattern) {
             let regex = compile(pattern)?;
             self.0.insert(pattern.to_owned(), Pattern::new(Some(regex), topics));
@@ -84,8 +84,8 @@ impl Patterns {
 }
 
 /// Compiles a pattern that must match the whole name of a topic.
-fn compile(pattern: &str) -> Result<Regex, GroupError> {
-    patterns::whole(pattern).map_err(|why| GroupError::new(ResponseError::InvalidRegularExpression, why))
+fn compile(pattern: &str) -> Result<Regex, ConsumerHeartbeatError> {
+    patterns::whole(pattern).map_err(ConsumerHeartbeatError::InvalidPattern)
 }
 
 impl ConsumerGroup {
@@ -109,7 +109,11 @@ impl ConsumerGroup {
     }
 
     /// Learns a member's pattern, or refuses it.
-    pub(super) fn learn_pattern(&mut self, pattern: &str, ctx: &Context<'_>) -> Result<(), GroupError> {
+    pub(super) fn learn_pattern(
+        &mut self,
+        pattern: &str,
+        ctx: &Context<'_>,
+    ) -> Result<(), ConsumerHeartbeatError> {
         self.patterns.learn(pattern, ctx.topics)
     }
 

@@ -1,12 +1,12 @@
 //! When members are given up on. Timers live and die with the coordinator: they are not persisted.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use strandline_metadata::values::group::{ConsumerGroupValue, ConsumerMemberValue, MemberStateValue};
 use tokio::time::Instant;
 
 use super::{AWAY, ConsumerGroup, Context};
+use crate::group::millis;
 
 /// A member that was given up on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +135,4 @@ impl ConsumerGroup {
 /// How long a member may be silent.
 pub(super) fn session_timeout_ms(member: &ConsumerMemberValue, ctx: &Context<'_>) -> i32 {
     member.classic.as_ref().map_or(ctx.settings.consumer_session_timeout_ms, |c| c.session_timeout_ms)
-}
-
-fn millis(timeout_ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0))
 }

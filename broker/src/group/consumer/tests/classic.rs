@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
-use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, SyncGroupRequest,
-};
+use kafka_protocol::messages::{GroupId, JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::MemberStateValue;
 
 use super::{World, beat, going_away, joining, sender, text, with_instance};
-use crate::group::GroupError;
+use crate::group::classic::join::Join;
+use crate::group::classic::protocol::{self, assignment};
+use crate::group::classic::session::{Identity, Sync};
 use crate::group::consumer::ExpiredBy::{RebalanceTimeout, SessionTimeout};
-use crate::group::consumer::protocol::assignment;
+use crate::group::error::JoinError;
+use crate::group::tests::code_of;
 
 /// A subscription, version 1.
 pub(super) fn subscription(topics: &[&str], owned: &[&str]) -> Bytes {
@@ -59,13 +59,21 @@ pub(super) fn join_group(id: &str, topics: &[&str], owned: &[&str]) -> JoinGroup
         .with_protocols(vec![protocol])
 }
 
+pub(super) fn who(id: &str) -> Identity {
+    Identity { member_id: id.to_owned(), instance_id: None }
+}
+
+fn sync(id: &str, generation: i32) -> Sync {
+    Sync { identity: who(id), generation, ..Sync::default() }
+}
+
 impl World {
     pub(super) fn join_classic(
         &mut self,
         request: &JoinGroupRequest,
-    ) -> Result<JoinGroupResponse, GroupError> {
+    ) -> Result<JoinGroupResponse, JoinError> {
         let before = self.group.value().clone();
-        let answer = self.with(|group, ctx| group.join(request, 9, &sender(), ctx));
+        let answer = self.with(|group, ctx| group.join(Join::from_request(request, 9, sender()), ctx));
         assert!(answer.is_ok() || before == *self.group.value(), "a refused request changed the group");
         answer
     }
@@ -79,14 +87,14 @@ impl World {
     }
 
     pub(super) fn sync(&mut self, id: &str, generation: i32) -> Result<Vec<String>, ResponseError> {
-        let request = SyncGroupRequest::default()
-            .with_member_id(text(id))
-            .with_generation_id(generation)
-            .with_protocol_type(Some(text("consumer")))
-            .with_protocol_name(Some(text("cooperative-sticky")));
-        let answer = self.with(|group, ctx| group.sync(&request, ctx)).map_err(|e| e.code)?;
+        let sync = Sync {
+            protocol_type: Some("consumer".to_owned()),
+            protocol: Some("cooperative-sticky".to_owned()),
+            ..sync(id, generation)
+        };
+        let answer = self.with(|group, ctx| group.sync(sync, ctx)).map_err(code_of)?;
         let assignment = assignment(&answer.assignment).unwrap().partitions;
-        let of_topic = |t: &crate::group::consumer::protocol::TopicPartitions| -> Vec<String> {
+        let of_topic = |t: &protocol::TopicPartitions| -> Vec<String> {
             t.partitions.iter().map(|p| format!("{}{p}", t.topic)).collect()
         };
         let mut reads: Vec<String> = assignment.iter().flat_map(of_topic).collect();
@@ -95,16 +103,17 @@ impl World {
     }
 
     pub(super) fn beat_classic(&mut self, id: &str, generation: i32) -> Result<(), ResponseError> {
-        let request = HeartbeatRequest::default().with_member_id(text(id)).with_generation_id(generation);
-        self.with(|group, ctx| group.classic_heartbeat(&request, ctx)).map_err(|e| e.code)
+        self.with(|group, ctx| group.classic_heartbeat(&who(id), generation, ctx)).map_err(code_of)
     }
 
     fn leave(&mut self, members: &[(&str, Option<&str>)]) -> Vec<i16> {
-        let identity = |(id, instance): &(&str, Option<&str>)| {
-            MemberIdentity::default().with_member_id(text(id)).with_group_instance_id(instance.map(text))
+        let identity = |(id, instance): &(&str, Option<&str>)| Identity {
+            instance_id: instance.map(str::to_owned),
+            ..who(id)
         };
-        let members: Vec<MemberIdentity> = members.iter().map(identity).collect();
-        self.with(|group, ctx| group.leave(&members, ctx)).iter().map(|r| r.error_code).collect()
+        let members: Vec<Identity> = members.iter().map(identity).collect();
+        let left = self.with(|group, ctx| group.leave(&members, ctx));
+        left.into_iter().map(|left| left.err().map_or(0, |e| code_of(e).code())).collect()
     }
 }
 
@@ -112,9 +121,8 @@ impl World {
 fn a_classic_member_shares_with_one_of_the_new_protocol() {
     let mut world = World::new(&[("t", 6)]);
     world.join("a", &["t"]);
-    let asked = world.join_classic(&join_group("", &["t"], &[])).unwrap();
-    assert_eq!(asked.error_code, ResponseError::MemberIdRequired.code());
-    let c = asked.member_id.to_string();
+    let asked = world.join_classic(&join_group("", &["t"], &[]));
+    let Err(JoinError::MemberIdRequired(c)) = asked else { panic!("{asked:?}") };
     assert_eq!(world.group.value().members.len(), 1);
 
     assert_eq!(world.rejoin(&c, &["t"], &[]), (2, vec![]));
@@ -147,7 +155,7 @@ fn requests_that_do_not_fit_are_refused() {
     let mut world = World::new(&[("t", 4)]);
     world.join("a", &["t"]);
     world.rejoin("c", &["t"], &[]);
-    let code = |r: Result<JoinGroupResponse, GroupError>| r.err().map(|e| e.code);
+    let code = |r: Result<JoinGroupResponse, JoinError>| r.err().map(code_of);
     let inconsistent = Some(ResponseError::InconsistentGroupProtocol);
     let other_type = join_group("d", &["t"], &[]).with_protocol_type(text("connect"));
     assert_eq!(code(world.join_classic(&other_type)), inconsistent);
@@ -175,16 +183,15 @@ fn requests_that_do_not_fit_are_refused() {
     assert_eq!(world.sync("c", 1), Err(ResponseError::IllegalGeneration));
     assert_eq!(world.beat_classic("a", 1), Err(ResponseError::UnknownMemberId));
     assert_eq!(world.beat_classic("c", 3), Err(ResponseError::IllegalGeneration));
-    let request = SyncGroupRequest::default().with_member_id(text("c")).with_generation_id(2);
-    for request in [
-        request.clone().with_protocol_type(Some(text("connect"))),
-        request.with_protocol_name(Some(text("range"))),
+    for sync in [
+        Sync { protocol_type: Some("connect".to_owned()), ..sync("c", 2) },
+        Sync { protocol: Some("range".to_owned()), ..sync("c", 2) },
     ] {
-        let refused = world.with(|group, ctx| group.sync(&request, ctx)).unwrap_err();
-        assert_eq!(refused.code, ResponseError::InconsistentGroupProtocol);
+        let refused = world.with(|group, ctx| group.sync(sync, ctx)).unwrap_err();
+        assert_eq!(code_of(refused), ResponseError::InconsistentGroupProtocol);
     }
     let commit = world.group.validate_offset_commit("c", 1, Some(8)).unwrap_err();
-    assert_eq!(commit.code, ResponseError::IllegalGeneration);
+    assert_eq!(code_of(commit), ResponseError::IllegalGeneration);
     assert_eq!(world.group.validate_offset_commit("c", 2, Some(8)), Ok(()));
 }
 
@@ -286,7 +293,7 @@ fn static_members_change_their_protocol_both_ways_and_keep_what_they_read() {
     // A classic member has no way to say that it goes away, so whoever comes has its place.
     let answer = world.send(&with_instance(joining("b", &["t"]), "i")).unwrap();
     assert_eq!(world.told(&answer), (2, vec!["t1".into()]));
-    let fenced = world.join_classic(&rejoin).unwrap_err().code;
+    let fenced = code_of(world.join_classic(&rejoin).unwrap_err());
     assert_eq!(fenced, ResponseError::FencedInstanceId);
     let second = world.join_classic(&join).unwrap();
     assert_eq!((second.generation_id, world.assigned(&second.member_id)), (2, vec!["t1".to_owned()]));

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use strandline_metadata::values::group::{
     Blob, ClassicGroupValue, ClassicMemberValue, ClassicStateValue, ProtocolValue,
 };
 
-use super::classic::{join_group, subscription};
+use super::classic::{join_group, subscription, who};
 use super::{World, joining, leaving, text, with_instance};
+use crate::group::classic::protocol::{TopicPartitions, assignment, encode_assignment};
 use crate::group::consumer::migrate::Downgraded;
-use crate::group::consumer::protocol::{TopicPartitions, assignment, encode_assignment};
 use crate::group::consumer::{ConsumerGroup, ConsumerGroupState};
+use crate::group::error::ConsumerHeartbeatError;
+use crate::group::tests::code_of;
 
 fn assigned(topic: &str, partitions: &[i32]) -> Blob {
     let topic = TopicPartitions { topic: topic.to_owned(), partitions: partitions.to_vec() };
@@ -46,7 +47,9 @@ fn classic_group(members: &[(&str, Blob)]) -> ClassicGroupValue {
 
 impl World {
     fn upgrade(&mut self, classic: &ClassicGroupValue) -> Result<(), ResponseError> {
-        self.group = self.with(|_, ctx| ConsumerGroup::from_classic(classic, ctx)).map_err(|e| e.code)?;
+        self.group = self
+            .with(|_, ctx| ConsumerGroup::from_classic(classic, ctx))
+            .map_err(|e| code_of(ConsumerHeartbeatError::from(e)))?;
         super::assert_sound(&self.group);
         Ok(())
     }
@@ -129,8 +132,8 @@ fn the_last_member_of_the_new_protocol_leaves_a_classic_group() {
     let ways: [fn(&mut World); 3] = [
         |world| drop(world.send(&leaving("n")).unwrap()),
         |world| {
-            let n = MemberIdentity::default().with_member_id(text("n"));
-            world.with(|group, ctx| group.leave(&[n], ctx));
+            let left = world.with(|group, ctx| group.leave(&[who("n")], ctx));
+            assert_eq!(left, [Ok(())]);
         },
         |world| {
             for _ in 0..6 {
@@ -183,10 +186,8 @@ fn a_group_stays_what_it_is_if_it_must() {
     assert_eq!(world.downgrade(), None, "it is not allowed");
     assert_eq!(world.group.value().epoch, epoch + 1, "so the group goes on by itself");
     world.settings.may_downgrade = true;
-    world.with(|group, ctx| {
-        let leaving = ["c", "d"].map(|id| MemberIdentity::default().with_member_id(text(id)));
-        group.leave(&leaving, ctx);
-    });
+    let left = world.with(|group, ctx| group.leave(&["c", "d"].map(who), ctx));
+    assert_eq!(left, [Ok(()), Ok(())]);
     assert_eq!(world.downgrade(), None, "nobody is left");
 }
 

@@ -4,7 +4,6 @@ mod classic;
 mod heartbeat;
 mod migrate;
 mod outside;
-mod protocol;
 mod simulate;
 mod statics;
 mod subscribe;
@@ -24,7 +23,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{AWAY, ConsumerGroup, LEAVING};
-use crate::group::{Context, GroupError, Sender};
+use crate::group::error::ConsumerHeartbeatError;
+use crate::group::tests::code_of;
+use crate::group::{Context, Sender};
 use crate::group_config::GroupSettings;
 
 const REBALANCE_TIMEOUT_MS: i32 = 60_000;
@@ -80,7 +81,7 @@ impl World {
     fn send(
         &mut self,
         request: &ConsumerGroupHeartbeatRequest,
-    ) -> Result<ConsumerGroupHeartbeatResponse, GroupError> {
+    ) -> Result<ConsumerGroupHeartbeatResponse, ConsumerHeartbeatError> {
         self.send_as(request, 1)
     }
 
@@ -88,7 +89,7 @@ impl World {
         &mut self,
         request: &ConsumerGroupHeartbeatRequest,
         version: i16,
-    ) -> Result<ConsumerGroupHeartbeatResponse, GroupError> {
+    ) -> Result<ConsumerGroupHeartbeatResponse, ConsumerHeartbeatError> {
         let before = self.group.value().clone();
         let answer = self.with(|group, ctx| group.heartbeat(request, version, &sender(), ctx));
         assert!(answer.is_ok() || before == *self.group.value(), "a refused request changed the group");
@@ -97,7 +98,7 @@ impl World {
 
     /// Sends what must be refused.
     fn refused(&mut self, request: &ConsumerGroupHeartbeatRequest) -> ResponseError {
-        self.send(request).expect_err("this must be refused").code
+        code_of(self.send(request).expect_err("this must be refused"))
     }
 
     /// A member joins by name of its topics, and is told its epoch and what it reads.

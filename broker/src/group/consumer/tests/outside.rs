@@ -3,6 +3,8 @@
 use kafka_protocol::error::ResponseError;
 
 use super::{World, joining, text, with_instance};
+use crate::group::error::GroupError;
+use crate::group::tests::code_of;
 
 #[test]
 fn a_group_is_described_with_names() {
@@ -37,12 +39,15 @@ fn a_group_is_described_with_names() {
     assert_eq!((group.members[0].member_type, group.members[0].assignment.topic_partitions.len()), (-1, 0));
 }
 
+fn code(result: Result<(), impl Into<GroupError>>) -> Option<ResponseError> {
+    result.err().map(code_of)
+}
+
 #[test]
 fn offsets_are_for_members_at_their_epoch() {
     let mut world = World::new(&[("t", 2)]);
     let stale = Some(ResponseError::StaleMemberEpoch);
     let unknown = Some(ResponseError::UnknownMemberId);
-    let code = |result: Result<(), crate::group::GroupError>| result.err().map(|e| e.code);
     assert_eq!(code(world.group.validate_offset_commit("", -1, Some(9))), None, "an empty group is open");
     assert_eq!(code(world.group.validate_offset_commit("", 0, Some(9))), unknown);
     world.join("a", &["t"]);

@@ -11,6 +11,7 @@ use strandline_metadata::values::group::ClassicGroupValue;
 use super::classic::join_group;
 use super::{World, beat, going_away, joining, leaving, names, text, with_instance};
 use crate::group::consumer::{ConsumerGroup, ConsumerGroupState};
+use crate::group::tests::code_of;
 
 type Reads = BTreeSet<String>;
 
@@ -236,7 +237,7 @@ impl Simulation {
             let request = self.request(id, consumer);
             answer = self.world.send(&request);
         }
-        let told = answer.as_ref().map(|a| self.world.told(a)).map_err(|e| e.code);
+        let told = answer.as_ref().map(|a| self.world.told(a)).map_err(|e| code_of(e.clone()));
         self.log.push(format!("{id} at {} reads {:?}: {told:?}", consumer.epoch, consumer.reads));
         match answer {
             _ if self.loses() => consumer.says_all = true,
@@ -291,7 +292,7 @@ impl Simulation {
         let before = consumer.clone();
         let outcome = match consumer.next {
             Next::Join => {
-                let joined = self.world.join_classic(&join_group(id, &topics, &reads)).map_err(|e| e.code);
+                let joined = self.world.join_classic(&join_group(id, &topics, &reads)).map_err(code_of);
                 joined.map(|joined| (consumer.epoch, consumer.next) = (joined.generation_id, Next::Sync))
             }
             Next::Sync => self.world.sync(id, consumer.epoch).map(|told| {

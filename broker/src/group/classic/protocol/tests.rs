@@ -3,9 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::group::consumer::protocol::{
-    ClassicAssignment, Subscription, TopicPartitions, assignment, encode_assignment, subscription,
-};
+use super::{ClassicAssignment, Subscription, TopicPartitions, assignment, encode_assignment, subscription};
 
 const TOPICS: &[u8] = b"\0\0\0\x02\0\x01a\0\x02bc";
 const OWNED: &[u8] = b"\0\0\0\x01\0\x01a\0\0\0\x02\0\0\0\0\0\0\0\x03";
