@@ -6,12 +6,12 @@
 use std::ops::RangeInclusive;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
 use super::{Call, text};
-use crate::group::classic::Described;
 use crate::group::command::Command;
+use crate::group::error::GroupError;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
@@ -27,36 +27,16 @@ pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> Descr
 async fn describe(call: &Call, id: GroupId, operations: bool) -> DescribedGroup {
     let answer = call.broker.groups.ask(&id, Command::Describe).await;
     let operations = if operations && call.version >= 3 { ALL_OPERATIONS } else { i32::MIN };
-    let answered = DescribedGroup::default().with_group_id(id).with_authorized_operations(operations);
-    match answer {
-        Ok(described) => filled(answered, described),
-        Err(error) => {
-            let is_dead = error.code() == ResponseError::GroupIdNotFound;
-            let answered = if is_dead { answered.with_group_state(text("Dead")) } else { answered };
-            match call.version {
-                ..6 if is_dead => answered,
-                ..6 => answered.with_error_code(error.code().code()),
-                _ => answered
-                    .with_error_code(error.code().code())
-                    .with_error_message(Some(text(error.to_string()))),
-            }
-        }
-    }
+    let described = answer.unwrap_or_else(|error| refused(call.version, &error));
+    described.with_group_id(id).with_authorized_operations(operations)
 }
 
-fn filled(answer: DescribedGroup, described: Described) -> DescribedGroup {
-    let members = described.members.into_iter().map(|m| {
-        DescribedGroupMember::default()
-            .with_member_id(text(m.member_id))
-            .with_group_instance_id(m.instance_id.map(text))
-            .with_client_id(text(m.client_id))
-            .with_client_host(text(m.client_host))
-            .with_member_metadata(m.metadata)
-            .with_member_assignment(m.assignment)
-    });
-    answer
-        .with_group_state(text(described.state))
-        .with_protocol_type(text(described.protocol_type))
-        .with_protocol_data(text(described.protocol))
-        .with_members(members.collect())
+fn refused(version: i16, error: &GroupError) -> DescribedGroup {
+    let is_dead = error.code() == ResponseError::GroupIdNotFound;
+    let answer = DescribedGroup::default().with_group_state(text(if is_dead { "Dead" } else { "" }));
+    match version {
+        ..6 if is_dead => answer,
+        ..6 => answer.with_error_code(error.code().code()),
+        _ => answer.with_error_code(error.code().code()).with_error_message(Some(text(error.to_string()))),
+    }
 }

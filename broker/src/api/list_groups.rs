@@ -22,19 +22,19 @@ pub(super) async fn handle(call: &Call, request: ListGroupsRequest) -> ListGroup
     let wanted = |filter: &[kafka_protocol::protocol::StrBytes], value: &str| {
         filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value))
     };
-    let groups = match call.broker.groups.list().await {
-        Ok(groups) => groups.into_iter(),
-        Err(error) => return ListGroupsResponse::default().with_error_code(error.code().code()),
-    };
-    let groups = groups.filter(|group| {
-        wanted(&request.states_filter, group.state) && wanted(&request.types_filter, group.kind)
-    });
-    let groups = groups.map(|group| {
+    if let Err(error) = call.broker.groups.load_all().await {
+        return ListGroupsResponse::default().with_error_code(error.code().code());
+    }
+    let mut groups = Vec::new();
+    call.broker.groups.each(|id, group| {
+        if !wanted(&request.states_filter, group.state) || !wanted(&request.types_filter, group.kind) {
+            return;
+        }
         let listed = ListedGroup::default()
-            .with_group_id(GroupId(text(group.id)))
-            .with_protocol_type(text(group.protocol_type));
+            .with_group_id(GroupId(text(id)))
+            .with_protocol_type(text(&*group.protocol_type));
         let listed = if call.version >= 4 { listed.with_group_state(text(group.state)) } else { listed };
-        if call.version >= 5 { listed.with_group_type(text(group.kind)) } else { listed }
+        groups.push(if call.version >= 5 { listed.with_group_type(text(group.kind)) } else { listed });
     });
-    ListGroupsResponse::default().with_groups(groups.collect())
+    ListGroupsResponse::default().with_groups(groups)
 }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::Call;
 use crate::group::classic::session::Identity;
-use crate::group::command::{Command, CommitOffsets, RefusedPartitions};
+use crate::group::command::{Command, RefusedPartitions};
 use crate::group::error::GroupError;
 use crate::group::offsets::Commit;
 use crate::topics;
@@ -61,13 +61,9 @@ pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetC
         );
     }
     let identity = Identity::new(&request.member_id, request.group_instance_id.as_ref());
-    let commit = CommitOffsets {
-        identity,
-        generation: request.generation_id_or_member_epoch,
-        version: call.version,
-        commits,
-    };
-    let answer = call.broker.groups.ask(&group, |reply| Command::Commit(commit, reply)).await;
+    let (generation, version) = (request.generation_id_or_member_epoch, call.version);
+    let command = |reply| Command::Commit { identity, generation, version, commits, reply };
+    let answer = call.broker.groups.ask(&group, command).await;
     answer_taken(&mut topics, &answer);
     OffsetCommitResponse::default().with_topics(topics)
 }

@@ -16,10 +16,12 @@ use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
+use strandline_metadata::values::group::CommittedOffset;
 
 use super::{Call, text};
-use crate::group::command::{Command, FetchOffsets, FetchedOffset, OffsetSelection};
+use crate::group::command::{Command, FetchOffsets};
 use crate::group::error::GroupError;
+use crate::group::offsets::FoundOffsets;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
 
@@ -59,7 +61,7 @@ async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchRespon
     let id = asked.group_id.to_string();
     let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id.clone());
     match fetch(call, &id, &asked).await {
-        Ok(found) => answer.with_topics(topics(asked.topics, found)),
+        Ok(found) => answer.with_topics(topics(asked.topics, &found)),
         Err(error) => {
             let answer = answer.with_error_code(error.code().code());
             let failed = |p: i32| nothing(p).with_error_code(error.code().code());
@@ -72,21 +74,14 @@ async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchRespon
     }
 }
 
-async fn fetch(
-    call: &Call,
-    id: &str,
-    asked: &OffsetFetchRequestGroup,
-) -> Result<Vec<FetchedOffset>, GroupError> {
-    let wanted = match &asked.topics {
-        None => OffsetSelection::All,
-        Some(topics) => {
-            let partitions = |t: &OffsetFetchRequestTopics| {
-                let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
-                (t.name.to_string(), indexes.collect())
-            };
-            OffsetSelection::These(topics.iter().map(partitions).collect())
-        }
-    };
+async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result<FoundOffsets, GroupError> {
+    let wanted = asked.topics.as_ref().map(|topics| {
+        let partitions = |t: &OffsetFetchRequestTopics| {
+            let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
+            (t.name.to_string(), indexes.collect())
+        };
+        topics.iter().map(partitions).collect()
+    });
     let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
     let member = member.map(|id| (id.to_string(), asked.member_epoch));
     let fetch = FetchOffsets { member, wanted };
@@ -96,32 +91,28 @@ async fn fetch(
 /// The answer by topic, in the order of the question; without a question, of all that was found.
 fn topics(
     asked: Option<Vec<OffsetFetchRequestTopics>>,
-    found: Vec<FetchedOffset>,
+    found: &FoundOffsets,
 ) -> Vec<OffsetFetchResponseTopics> {
-    let mut by_topic: BTreeMap<String, BTreeMap<i32, FetchedOffset>> = BTreeMap::new();
-    for one in found {
-        if let Ok(partition) = i32::try_from(one.partition) {
-            by_topic.entry(one.topic.clone()).or_default().insert(partition, one);
-        }
-    }
     let asked = asked.unwrap_or_else(|| {
-        let topic = |(name, found): (&String, &BTreeMap<i32, FetchedOffset>)| {
+        let topic = |(name, found): (&String, &BTreeMap<u32, CommittedOffset>)| {
             OffsetFetchRequestTopics::default()
                 .with_name(TopicName(text(name.clone())))
-                .with_partition_indexes(found.keys().copied().collect())
+                .with_partition_indexes(found.keys().filter_map(|p| i32::try_from(*p).ok()).collect())
         };
-        by_topic.iter().map(topic).collect()
+        found.iter().map(topic).collect()
     });
     let none = BTreeMap::new();
     let answers = asked.into_iter().map(|topic| {
-        let found = by_topic.get(topic.name.as_str()).unwrap_or(&none);
-        let partitions = topic.partition_indexes.iter().map(|p| match found.get(p) {
-            None => nothing(*p),
-            Some(found) => OffsetFetchResponsePartitions::default()
-                .with_partition_index(*p)
-                .with_committed_offset(found.offset)
-                .with_committed_leader_epoch(found.leader_epoch)
-                .with_metadata(Some(text(found.metadata.clone()))),
+        let found = found.get(topic.name.as_str()).unwrap_or(&none);
+        let partitions = topic.partition_indexes.iter().map(|p| {
+            match u32::try_from(*p).ok().and_then(|p| found.get(&p)) {
+                None => nothing(*p),
+                Some(found) => OffsetFetchResponsePartitions::default()
+                    .with_partition_index(*p)
+                    .with_committed_offset(found.offset)
+                    .with_committed_leader_epoch(found.leader_epoch)
+                    .with_metadata(Some(text(found.metadata.clone()))),
+            }
         });
         let partitions = partitions.collect();
         OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)

@@ -13,21 +13,11 @@ use super::environment::Environment;
 use super::error::{CoordinatorError, GroupError};
 use super::reply::Reply;
 use super::status::{GroupStatus, SharedStatus};
-use super::task;
+use super::store::GroupKeys;
+use super::task::GroupTask;
 use crate::group_config::check_group_id;
 use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP};
 use crate::tasks::TaskKind;
-
-/// A group as ListGroups shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) id: String,
-    /// Kafka's name for the state.
-    pub(crate) state: &'static str,
-    /// `classic` or `consumer`.
-    pub(crate) kind: &'static str,
-    pub(crate) protocol_type: String,
-}
 
 #[derive(Debug)]
 struct Handle {
@@ -69,9 +59,9 @@ impl Groups {
         open.map(|(id, h)| (id.clone(), h.status.clone())).collect()
     }
 
-    /// Every group that this broker coordinates, in the order of their ids. Loads those that it has not looked at yet;
-    /// fails if one of them cannot be loaded now, since a group that is not in the list would seem to be gone.
-    pub(crate) async fn list(self: &Arc<Self>) -> Result<Vec<Listed>, GroupError> {
+    /// Loads every group that this broker coordinates and has not looked at yet. Fails if one of
+    /// them cannot be loaded now: it would seem to be gone.
+    pub(crate) async fn load_all(self: &Arc<Self>) -> Result<(), GroupError> {
         let open = self.open().into_iter();
         let read: BTreeSet<String> = open.filter(|(_, s)| s.lock().is_read).map(|(id, _)| id).collect();
         let missing = self.env.own_groups().into_iter().filter(|g| !read.contains(g));
@@ -82,13 +72,7 @@ impl Groups {
                 _ => Ok(()),
             }
         };
-        futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(GROUP_LOADS_PER_SWEEP, load).await?;
-        let mut listed = Vec::new();
-        self.each(|id, group| {
-            let (state, kind, protocol_type) = (group.state, group.kind, group.protocol_type.clone());
-            listed.push(Listed { id: id.to_owned(), state, kind, protocol_type });
-        });
-        Ok(listed)
+        futures::stream::iter(missing.map(Ok)).try_for_each_concurrent(GROUP_LOADS_PER_SWEEP, load).await
     }
 
     /// Asks a group, on its coordinator, and waits for the answer.
@@ -100,33 +84,25 @@ impl Groups {
         let (reply, answer) = Reply::channel();
         let command = command(reply);
         check_group_id(group, command.may_be_nameless()).map_err(CoordinatorError::from)?;
-        self.send(group, command).await?;
+        self.send(group, command).await;
         answer.await.unwrap_or_else(|_| Err(CoordinatorError::Unanswered.into()))
     }
 
-    async fn send(self: &Arc<Self>, group: &str, command: Command) -> Result<(), CoordinatorError> {
-        match self.handle(group)?.send(command).await {
-            Ok(()) => Ok(()),
-            // The task ended between being found and being asked: the next one starts from what is stored.
-            Err(mpsc::error::SendError(command)) => {
-                self.handle(group)?.send(command).await.map_err(|_| CoordinatorError::Moving)
+    /// Sends a command to a group's task, or refuses it.
+    pub(super) async fn send(self: &Arc<Self>, group: &str, mut command: Command) {
+        // A task may end between being found and being asked: the next one starts from what is
+        // stored.
+        for _ in 0..2 {
+            let commands = match self.handle(group) {
+                Ok(commands) => commands,
+                Err(error) => return command.refuse(error),
+            };
+            match commands.send(command).await {
+                Ok(()) => return,
+                Err(mpsc::error::SendError(unsent)) => command = unsent,
             }
         }
-    }
-
-    /// Hands on what came to a group's task when it had decided to end: the next task answers.
-    pub(super) fn hand_on(self: &Arc<Self>, group: &str, command: Command) {
-        if matches!(command, Command::Sweep) {
-            return;
-        }
-        match self.handle(group) {
-            Err(error) => command.refuse(error),
-            Ok(commands) => {
-                if let Err(unsent) = commands.try_send(command) {
-                    unsent.into_inner().refuse(CoordinatorError::Moving);
-                }
-            }
-        }
+        command.refuse(CoordinatorError::Moving);
     }
 
     /// The way to a group's task, which is started if there is none.
@@ -150,19 +126,20 @@ impl Groups {
         }
         let (sender, receiver) = mpsc::channel(GROUP_COMMANDS);
         let status = SharedStatus::default();
-        let serve = task::run(env.clone(), group.to_owned(), session, receiver, status.clone());
+        let keys = GroupKeys { env: env.clone(), group: group.to_owned(), session };
+        let serve = GroupTask::run(keys, receiver, status.clone());
         let (groups, id) = (self.clone(), group.to_owned());
         env.tasks.start(TaskKind::Background, "group", async move {
             for command in serve.await {
-                groups.hand_on(&id, command);
+                groups.send(&id, command).await;
             }
         });
         loaded.insert(group.to_owned(), Handle { commands: sender.clone(), status });
         Ok(sender)
     }
 
-    /// Looks at every group now and then: those that moved here are loaded, so that their offsets expire and their lag
-    /// is known also when nobody asks; those that moved away end.
+    /// Looks at every group now and then: those that moved here are loaded, so that their offsets
+    /// expire and their lag is known also when nobody asks; those that moved away end.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             sleep(GROUP_SWEEP).await;

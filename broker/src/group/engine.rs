@@ -1,16 +1,18 @@
-//! The engine of a group, whichever protocol it speaks: takes requests in, changes from one protocol to the other, and
-//! says what came of it. Pure: nothing is stored or sent here.
+//! The engine of a group, whichever protocol it speaks: takes requests in, changes from one
+//! protocol to the other, and says what came of it. Pure: nothing is stored or sent here.
 
-use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
 use strandline_metadata::values::group::GroupState;
 use tokio::time::Instant;
 
 use super::classic::join::Join;
 use super::classic::session::{Identity, Sync};
-use super::classic::{self, Answer, ClassicGroup, Described};
+use super::classic::{self, Answer, ClassicGroup};
 use super::consumer::{ConsumerGroup, ExpiredBy};
 use super::error::{CommitError, ConsumerHeartbeatError, DescribeError, HeartbeatError, MemberError};
+use super::status::GroupStatus;
 use super::{Context, Sender, Ticket, Topics};
 
 /// From this version of OffsetCommit on, a client knows that a group may be missing.
@@ -28,8 +30,7 @@ pub(super) struct Engine {
 
 #[derive(Debug)]
 enum Protocol {
-    /// Nobody was ever in it: at most, offsets were committed for it.
-    None,
+    /// Also a group that nobody was ever in: at most, offsets were committed for it.
     Classic(ClassicGroup),
     Consumer(ConsumerGroup),
 }
@@ -62,7 +63,7 @@ impl Engine {
     /// A group as another coordinator left it.
     pub(super) fn from_stored(stored: Option<&GroupState>, ctx: &Context<'_>) -> Self {
         let protocol = match stored {
-            None => Protocol::None,
+            None => Protocol::Classic(ClassicGroup::new()),
             Some(GroupState::Classic(value)) => {
                 let mut group = ClassicGroup::from_value(value, ctx.now);
                 // Nobody leads a group that has just come back from the new protocol and must agree anew.
@@ -83,7 +84,7 @@ impl Engine {
     /// What is to be stored.
     pub(super) fn to_stored(&self) -> Option<GroupState> {
         match &self.protocol {
-            Protocol::None => None,
+            Protocol::Classic(group) if group.is_unborn() => None,
             Protocol::Classic(group) => Some(GroupState::Classic(group.value())),
             Protocol::Consumer(group) => Some(GroupState::Consumer(group.value().clone())),
         }
@@ -94,8 +95,8 @@ impl Engine {
         std::mem::take(&mut self.effects)
     }
 
-    /// Lets the group do something, then does what follows from it. `act` also says what a rebalance of a group of the
-    /// new protocol is due to.
+    /// Lets the group do something, then does what follows from it. `act` also says what a
+    /// rebalance of a group of the new protocol is due to.
     fn step<R>(
         &mut self,
         ctx: &Context<'_>,
@@ -115,14 +116,13 @@ impl Engine {
     fn epoch(&self) -> i32 {
         match &self.protocol {
             Protocol::Consumer(group) => group.value().epoch,
-            Protocol::None | Protocol::Classic(_) => 0,
+            Protocol::Classic(_) => 0,
         }
     }
 
     fn collect(&mut self) {
         let Effects { changed, answers, events } = &mut self.effects;
         match &mut self.protocol {
-            Protocol::None => {}
             Protocol::Classic(group) => {
                 *changed |= group.take_changed();
                 answers.append(&mut group.take_answers());
@@ -153,8 +153,9 @@ impl Engine {
                 Protocol::Consumer(group) if !group.is_empty() => {
                     effects.answers.push((ticket, Answer::Join(group.join(join, ctx))));
                 }
-                // Nobody is there, so nobody speaks another protocol. The group is what it was if the member is refused.
-                Protocol::None | Protocol::Consumer(_) => {
+                // Nobody is there, so nobody speaks the new protocol. The group is what it was if
+                // the member is refused.
+                Protocol::Consumer(_) => {
                     let mut group = ClassicGroup::new();
                     group.join(ticket, join, ctx);
                     if group.is_empty() {
@@ -174,7 +175,6 @@ impl Engine {
             let answer = match protocol {
                 Protocol::Classic(group) => return ("", group.sync(ticket, sync, ctx)),
                 Protocol::Consumer(group) => group.sync(sync, ctx),
-                Protocol::None => Err(unknown(&sync.identity).into()),
             };
             effects.answers.push((ticket, Answer::Sync(answer)));
             ("", ())
@@ -189,7 +189,6 @@ impl Engine {
         ctx: &Context<'_>,
     ) -> Result<(), HeartbeatError> {
         match &mut self.protocol {
-            Protocol::None => Err(unknown(identity).into()),
             Protocol::Classic(group) => group.heartbeat(identity, generation, ctx.now),
             Protocol::Consumer(group) => group.classic_heartbeat(identity, generation, ctx),
         }
@@ -199,7 +198,6 @@ impl Engine {
     pub(super) fn leave(&mut self, members: &[Identity], ctx: &Context<'_>) -> Vec<Result<(), MemberError>> {
         self.step(ctx, |protocol, _| {
             let left = match protocol {
-                Protocol::None => members.iter().map(|member| Err(unknown(member))).collect(),
                 Protocol::Classic(group) => members.iter().map(|member| group.leave(member, ctx)).collect(),
                 Protocol::Consumer(group) => group.leave(members, ctx),
             };
@@ -207,8 +205,8 @@ impl Engine {
         })
     }
 
-    /// A heartbeat of a member of the new protocol, which may have a classic group converted (KIP-848, online
-    /// migration).
+    /// A heartbeat of a member of the new protocol, which may have a classic group converted
+    /// (KIP-848, online migration).
     pub(super) fn consumer_heartbeat(
         &mut self,
         request: &ConsumerGroupHeartbeatRequest,
@@ -224,11 +222,11 @@ impl Engine {
         self.step(ctx, |protocol, effects| {
             let answer = match protocol {
                 Protocol::Consumer(group) => group.heartbeat(request, version, sender, ctx),
-                Protocol::None if request.member_epoch != 0 => Err(ConsumerHeartbeatError::NotFound),
-                Protocol::Classic(_) if request.member_epoch != 0 => Err(ConsumerHeartbeatError::Classic),
-                Protocol::None | Protocol::Classic(_) => {
+                Protocol::Classic(_) if request.member_epoch == 0 => {
                     upgrade(protocol, effects, ctx, |group| group.heartbeat(request, version, sender, ctx))
                 }
+                Protocol::Classic(group) if group.is_unborn() => Err(ConsumerHeartbeatError::NotFound),
+                Protocol::Classic(_) => Err(ConsumerHeartbeatError::Classic),
             };
             (reason, answer)
         })
@@ -247,7 +245,6 @@ impl Engine {
     /// When [`Self::expire`] is to be called.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match &self.protocol {
-            Protocol::None => None,
             Protocol::Classic(group) => group.next_deadline(),
             Protocol::Consumer(group) => group.next_deadline(),
         }
@@ -257,11 +254,10 @@ impl Engine {
     pub(super) fn expire(&mut self, ctx: &Context<'_>) {
         self.step(ctx, |protocol, effects| {
             let (reason, expired) = match protocol {
-                Protocol::None => ("", 0),
                 Protocol::Classic(group) => ("", group.expire(ctx)),
                 Protocol::Consumer(group) => {
                     let expired = group.expire(ctx);
-                    let slow = expired.iter().any(|e| e.by == ExpiredBy::RebalanceTimeout);
+                    let slow = expired.iter().any(|(_, by)| *by == ExpiredBy::RebalanceTimeout);
                     (if slow { "rebalance_timeout" } else { "session_expired" }, expired.len())
                 }
             };
@@ -274,56 +270,39 @@ impl Engine {
 
     /// Forgets the group.
     pub(super) fn clear(&mut self) {
-        self.protocol = Protocol::None;
+        self.protocol = Protocol::Classic(ClassicGroup::new());
         self.effects.changed = true;
     }
 
     /// Whether it has no members.
     pub(super) fn is_empty(&self) -> bool {
         match &self.protocol {
-            Protocol::None => true,
             Protocol::Classic(group) => group.is_empty(),
             Protocol::Consumer(group) => group.is_empty(),
-        }
-    }
-
-    pub(super) fn member_count(&self) -> usize {
-        match &self.protocol {
-            Protocol::None => 0,
-            Protocol::Classic(group) => group.member_count(),
-            Protocol::Consumer(group) => group.value().members.len(),
         }
     }
 
     /// Kafka's name for the state.
     pub(super) fn state(&self) -> &'static str {
         match &self.protocol {
-            Protocol::None => "Empty",
             Protocol::Classic(group) => group.state(),
-            Protocol::Consumer(group) => group.state().name(),
+            Protocol::Consumer(group) => group.state(),
         }
     }
 
-    /// Kafka's name for the type.
-    pub(super) fn kind(&self) -> &'static str {
-        match &self.protocol {
-            Protocol::None | Protocol::Classic(_) => "classic",
-            Protocol::Consumer(_) => "consumer",
-        }
-    }
-
-    pub(super) fn protocol_type(&self) -> &str {
-        match &self.protocol {
-            Protocol::None => "",
-            Protocol::Classic(group) => group.protocol_type(),
-            Protocol::Consumer(_) => classic::CONSUMER,
-        }
+    /// Shows what the group is.
+    pub(super) fn show(&self, status: &mut GroupStatus) {
+        let (kind, protocol_type, members) = match &self.protocol {
+            Protocol::Classic(group) => ("classic", group.protocol_type(), group.member_count()),
+            Protocol::Consumer(group) => ("consumer", classic::CONSUMER, group.value().members.len()),
+        };
+        (status.state, status.kind, status.members) = (self.state(), kind, members);
+        protocol_type.clone_into(&mut status.protocol_type);
     }
 
     /// Which topics the members read; `None` if that is not known.
     pub(super) fn reads(&self) -> Option<Reads<'_>> {
         match &self.protocol {
-            Protocol::None => Some(Box::new(|_| false)),
             Protocol::Classic(group) if group.is_empty() => Some(Box::new(|_| false)),
             Protocol::Classic(group) => {
                 let topics = group.subscribed_topics()?;
@@ -342,9 +321,10 @@ impl Engine {
         now: Instant,
     ) -> Result<(), CommitError> {
         match &mut self.protocol {
-            Protocol::None if generation < 0 => Ok(()),
-            Protocol::None if version >= NOT_FOUND_VERSION => Err(CommitError::NotFound),
-            Protocol::None => Err(CommitError::NoGeneration),
+            Protocol::Classic(group) if generation >= 0 && group.is_unborn() => match version {
+                NOT_FOUND_VERSION.. => Err(CommitError::NotFound),
+                _ => Err(CommitError::NoGeneration),
+            },
             Protocol::Classic(group) => {
                 group.check_commit(identity, generation)?;
                 group.committed(&identity.member_id, now);
@@ -356,18 +336,17 @@ impl Engine {
         }
     }
 
-    /// Whether a member may read offsets.
+    /// Whether a member may read offsets. Whoever names none may.
     pub(super) fn check_fetch(&self, member: Option<&(String, i32)>) -> Result<(), MemberError> {
         match (&self.protocol, member) {
-            (Protocol::Consumer(group), Some((id, epoch))) => group.validate_offset_fetch(Some(id), *epoch),
-            (Protocol::None | Protocol::Classic(_), _) | (Protocol::Consumer(_), None) => Ok(()),
+            (Protocol::Consumer(group), Some((id, epoch))) => group.validate_epoch(id, *epoch),
+            (Protocol::Classic(_), _) | (_, None) => Ok(()),
         }
     }
 
     /// A group of the classic protocol, as DescribeGroups shows it.
-    pub(super) fn describe(&self) -> Result<Described, DescribeError> {
+    pub(super) fn describe(&self) -> Result<DescribedGroup, DescribeError> {
         match &self.protocol {
-            Protocol::None => Ok(Described { state: "Empty", ..Described::default() }),
             Protocol::Classic(group) => Ok(group.describe()),
             Protocol::Consumer(_) => Err(DescribeError::OtherType),
         }
@@ -378,16 +357,16 @@ impl Engine {
         &self,
         version: i16,
         topics: &dyn Topics,
-    ) -> Result<DescribedGroup, DescribeError> {
+    ) -> Result<DescribedConsumerGroup, DescribeError> {
         match &self.protocol {
-            Protocol::None | Protocol::Classic(_) => Err(DescribeError::NotFound),
+            Protocol::Classic(_) => Err(DescribeError::NotFound),
             Protocol::Consumer(group) => Ok(group.describe(version, topics)),
         }
     }
 }
 
-/// Makes the group one of the new protocol, with the members that it has, if that takes the request. Who waits in the
-/// old one asks again.
+/// Makes the group one of the new protocol, with the members that it has, if that takes the
+/// request. Who waits in the old one asks again.
 fn upgrade<R>(
     protocol: &mut Protocol,
     effects: &mut Effects,
@@ -396,7 +375,7 @@ fn upgrade<R>(
 ) -> Result<R, ConsumerHeartbeatError> {
     let mut group = match protocol {
         Protocol::Classic(classic) => ConsumerGroup::from_classic(&classic.value(), ctx)?,
-        Protocol::None | Protocol::Consumer(_) => ConsumerGroup::new(),
+        Protocol::Consumer(_) => ConsumerGroup::new(),
     };
     let answer = join(&mut group)?;
     if let Protocol::Classic(classic) = protocol
@@ -409,8 +388,4 @@ fn upgrade<R>(
     *protocol = Protocol::Consumer(group);
     effects.changed = true;
     Ok(answer)
-}
-
-fn unknown(identity: &Identity) -> MemberError {
-    MemberError::Unknown(identity.member_id.clone())
 }

@@ -73,8 +73,8 @@ impl Environment {
         Context { now: Instant::now(), topics: &self.replica, settings, fresh_id: self.ids.next() }
     }
 
-    /// Waits until this broker knows the cluster as it was at `revision`: committed offsets belong to topics, which
-    /// must not seem to be missing, or to be their predecessors of the same name.
+    /// Waits until this broker knows the cluster as it was at `revision`: committed offsets belong
+    /// to topics, which must not seem to be missing, or to be their predecessors of the same name.
     pub(super) async fn caught_up(&self, revision: i64) -> Result<(), BackendError> {
         let seen = timeout(APPLY_TIMEOUT, self.replica.wait_applied(revision)).await;
         seen.map_err(|_| BackendError::Unavailable("this broker is behind".to_owned()))

@@ -1,4 +1,5 @@
-//! Why groups refuse: one enum for each operation, and the one place that gives every refusal its Kafka code.
+//! Why groups refuse: one enum for each operation, and the one place that gives every refusal its
+//! Kafka code.
 
 use kafka_protocol::error::ResponseError as Code;
 use strandline_metadata::backend::BackendError;
@@ -6,7 +7,8 @@ use strandline_metadata::groups::GroupWriteError;
 
 use crate::group_config::GroupIdError;
 
-/// A refusal of any operation. OffsetFetch and LeaveGroup are refused for what concerns the member alone.
+/// A refusal of any operation. OffsetFetch and LeaveGroup are refused for what concerns the member
+/// alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum GroupError {
     #[error(transparent)]
@@ -248,7 +250,8 @@ pub(crate) enum DescribeError {
 }
 
 impl GroupError {
-    /// Kafka's code. Grouped by code; there is no catch-all arm, so that a new refusal must be given one.
+    /// Kafka's code. Grouped by code; there is no catch-all arm, so that a new refusal must be
+    /// given one.
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Member(error)

@@ -6,11 +6,13 @@
 //! The protocols are decided purely: an engine takes a request and the time and answers, and knows when it next wants to
 //! be asked. Timers, sockets and etcd are outside of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::error::MemberError;
 use crate::group_config::GroupSettings;
 
 pub(crate) mod assign;
@@ -68,4 +70,22 @@ pub(crate) type Ticket = u64;
 
 fn millis(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+/// The member with this id. If an instance id is named, a static member must have it, and not go by
+/// another id since.
+fn find_member<'a, M>(
+    members: &'a BTreeMap<String, M>,
+    instances: &BTreeMap<String, String>,
+    id: &str,
+    instance: Option<&str>,
+) -> Result<&'a M, MemberError> {
+    if let Some(instance) = instance {
+        let owner = instances.get(instance);
+        let owner = owner.ok_or_else(|| MemberError::UnknownInstance(instance.to_owned()))?;
+        if owner != id {
+            return Err(MemberError::fenced(instance, owner, id));
+        }
+    }
+    members.get(id).ok_or_else(|| MemberError::Unknown(id.to_owned()))
 }

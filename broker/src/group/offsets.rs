@@ -9,7 +9,6 @@ use strandline_metadata::values::group::{CommittedOffset, OffsetsValue};
 use uuid::Uuid;
 
 use super::Topics;
-use super::command::{FetchedOffset, OffsetSelection};
 use crate::limits::OFFSETS_KEY_METADATA_BYTES;
 
 /// One partition's commit.
@@ -20,6 +19,9 @@ pub(crate) struct Commit {
     pub(crate) partition: u32,
     pub(crate) committed: CommittedOffset,
 }
+
+/// Committed offsets by topic and partition.
+pub(crate) type FoundOffsets = BTreeMap<String, BTreeMap<u32, CommittedOffset>>;
 
 /// New values of keys of offsets that are not stored yet; `None` for a key that is to be deleted.
 pub(crate) type Unsaved = BTreeMap<OffsetsKey, Option<OffsetsValue>>;
@@ -45,7 +47,8 @@ impl Offsets {
         Self { stored, ..Self::default() }
     }
 
-    /// Whether it is known what is stored. There may be more to delete than is known, and nothing may be written.
+    /// Whether it is known what is stored. There may be more to delete than is known, and nothing
+    /// may be written.
     pub(crate) fn are_known(&self) -> bool {
         !self.is_stale
     }
@@ -164,7 +167,8 @@ impl Offsets {
         puts.collect()
     }
 
-    /// The write is over: these keys are written, at these revisions. What it did not store is forgotten.
+    /// The write is over: these keys are written, at these revisions. What it did not store is
+    /// forgotten.
     pub(crate) fn end_save(&mut self, written: &[(OffsetsKey, i64)]) {
         for (key, revision) in written {
             match self.saving.remove(key) {
@@ -228,35 +232,28 @@ pub(crate) fn find<'a>(
     value.partitions.get(&partition)
 }
 
-/// What of the wanted offsets is stored, of topics that exist.
+/// What is committed by topic and partition, of topics that exist. `wanted` are partitions by
+/// topic; `None` for all.
 pub(super) fn find_all(
     stored: &StoredOffsets,
-    wanted: &OffsetSelection,
+    wanted: Option<&[(String, Vec<u32>)]>,
     topics: &dyn Topics,
-) -> Vec<FetchedOffset> {
+) -> FoundOffsets {
     let topic_id = |topic: &str| topics.by_name(topic).map(|(id, _)| id);
-    let found = |topic: &str, partition: u32, committed: &CommittedOffset| FetchedOffset {
-        topic: topic.to_owned(),
-        partition,
-        offset: committed.offset,
-        leader_epoch: committed.leader_epoch,
-        metadata: committed.metadata.clone(),
-    };
-    match wanted {
-        OffsetSelection::These(wanted) => wanted
-            .iter()
-            .filter_map(|(topic, partitions)| Some((topic, topic_id(topic)?, partitions)))
-            .flat_map(|(topic, id, partitions)| {
-                let found = move |p: &u32| Some(found(topic, *p, find(stored, topic, id, *p)?));
-                partitions.iter().filter_map(found)
-            })
-            .collect(),
-        OffsetSelection::All => stored
-            .iter()
-            .filter(|((topic, _), (_, value))| topic_id(topic) == Some(value.topic_id))
-            .flat_map(|((topic, _), (_, value))| value.partitions.iter().map(|(p, c)| found(topic, *p, c)))
-            .collect(),
+    let mut found = FoundOffsets::new();
+    for (topic, partitions) in wanted.unwrap_or_default() {
+        let Some(id) = topic_id(topic) else { continue };
+        let committed = |p: &u32| Some((*p, find(stored, topic, id, *p)?.clone()));
+        found.entry(topic.clone()).or_default().extend(partitions.iter().filter_map(committed));
     }
+    if wanted.is_none() {
+        for ((topic, _), (_, value)) in stored {
+            if topic_id(topic) == Some(value.topic_id) {
+                found.entry(topic.clone()).or_default().extend(value.partitions.clone());
+            }
+        }
+    }
+    found
 }
 
 /// What decides whether offsets have expired.

@@ -7,7 +7,8 @@ use strandline_metadata::groups::{OffsetsKey, StoredOffsets};
 use strandline_metadata::values::group::OffsetsValue;
 use uuid::Uuid;
 
-/// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked at where it is.
+/// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked
+/// at where it is.
 #[derive(Debug, Default)]
 pub(crate) struct GroupStatus {
     /// Whether there is anything: a group that is only asked for does not exist by that.

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::classic::session::Identity;
-use super::command::{Command, CommitOffsets, RefusedPartitions};
-use super::error::{CommitError, CoordinatorError, DeleteError, DescribeError, GroupError};
-use super::offsets::Expiry;
+use super::command::{Command, RefusedPartitions};
+use super::error::{CoordinatorError, DeleteError, DescribeError, GroupError};
+use super::offsets::{Commit, Expiry};
 use super::reply::Response;
 use super::task::{GroupTask, TicketReply};
 use crate::limits::{MAX_LOGGED_CHARS, MAX_SKEW_MS};
@@ -51,10 +51,13 @@ impl GroupTask {
             Command::ConsumerHeartbeat { request, version, sender, reply } => Some(reply.with(
                 self.engine.consumer_heartbeat(&request, version, &sender, &self.env.context(&self.settings)),
             )),
-            Command::Commit(commit, reply) => Some(match self.commit(commit) {
-                Ok(refused) => reply.with_offsets(Ok::<_, GroupError>(refused)),
-                Err(error) => reply.with(Err(error)),
-            }),
+            Command::Commit { identity, generation, version, commits, reply } => {
+                let now = Instant::now();
+                Some(match self.engine.commit(&identity, generation, version, now) {
+                    Ok(()) => reply.with_offsets(Ok::<_, GroupError>(self.commit(commits))),
+                    Err(error) => reply.with(Err(error)),
+                })
+            }
             Command::FetchOffsets(fetch, reply) => match self.engine.check_fetch(fetch.member.as_ref()) {
                 Ok(()) => {
                     self.store.fetch(fetch, reply);
@@ -82,9 +85,8 @@ impl GroupTask {
             }
         }
     }
-    fn commit(&mut self, commit: CommitOffsets) -> Result<RefusedPartitions, CommitError> {
-        let CommitOffsets { identity, generation, version, commits } = commit;
-        self.engine.commit(&identity, generation, version, Instant::now())?;
+    /// Takes commits up, and gives the partitions whose metadata do not fit.
+    fn commit(&mut self, commits: Vec<Commit>) -> RefusedPartitions {
         let mut too_large = RefusedPartitions::new();
         let count = commits.len();
         for one in commits {
@@ -94,11 +96,11 @@ impl GroupTask {
             }
         }
         self.env.metrics.offsets_committed(count - too_large.len());
-        Ok(too_large)
+        too_large
     }
 
-    /// Refuses to delete what is not there, and anything for as long as it is not known what is stored: there may be
-    /// more to delete than is known.
+    /// Refuses to delete what is not there, and anything for as long as it is not known what is
+    /// stored: there may be more to delete than is known.
     fn check_deletable(&self) -> Result<(), GroupError> {
         if !self.store.offsets.are_known() {
             return Err(CoordinatorError::UnknownOutcome.into());

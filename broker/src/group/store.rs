@@ -1,9 +1,9 @@
-//! What is stored of a group: reads it, writes what changes, and holds answers back until what they tell is stored.
-//! Knows nothing of the protocols.
+//! What is stored of a group: reads it, writes what changes, and holds answers back until what they
+//! tell is stored. Knows nothing of the protocols.
 //!
-//! One operation is in flight at a time. While a write of the group itself is under way no request is taken: its answer
-//! could tell what is not stored. While offsets are written or read, heartbeats and the like go on. Whatever waits
-//! meanwhile shares the next write.
+//! One operation is in flight at a time. While a write of the group itself is under way no request
+//! is taken: its answer could tell what is not stored. While offsets are written or read,
+//! heartbeats and the like go on. Whatever waits meanwhile shares the next write.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use strandline_metadata::groups::{
 use strandline_metadata::limits::BACKEND_TIMEOUT;
 use strandline_metadata::values::VALUE_FORMAT;
 use strandline_metadata::values::group::{GroupState, GroupValue};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::command::{FetchOffsets, FetchedOffset};
+use super::command::FetchOffsets;
 use super::environment::Environment;
 use super::error::{CoordinatorError, GroupError};
-use super::offsets::{self, Offsets};
+use super::offsets::{self, FoundOffsets, Offsets};
 use super::reply::{Reply, Response, Subject};
 use super::write::{self, Written};
 use crate::limits::{GROUP_PUT_BYTES_PER_S, GROUP_WAITING};
@@ -73,11 +74,12 @@ pub(super) struct GroupStore {
     /// Questions for the next read.
     fetches: Vec<Fetch>,
     in_flight: Option<InFlight>,
-    /// Reads and writes take turns: a group that commits all the time still finds out what is committed.
+    /// Reads and writes take turns: a group that commits all the time still finds out what is
+    /// committed.
     is_turn_of_reads: bool,
 }
 
-type Fetch = (FetchOffsets, Reply<Vec<FetchedOffset>>);
+type Fetch = (FetchOffsets, Reply<FoundOffsets>);
 
 struct InFlight {
     operation: BoxFuture<'static, Done>,
@@ -97,7 +99,8 @@ enum Done {
 pub(super) struct Completed {
     /// Keys of offsets that are others now; `None` for all.
     pub(super) changed: Option<Vec<OffsetsKey>>,
-    /// To be delivered once the change is shown, or whoever is answered would not find what it was told.
+    /// To be delivered once the change is shown, or whoever is answered would not find what it was
+    /// told.
     pub(super) responses: Vec<Response>,
     /// What is delivered with them.
     pub(super) stored: Result<(), CoordinatorError>,
@@ -111,23 +114,23 @@ impl GroupStore {
         let (env, group) = (&keys.env, &keys.group);
         let read = async {
             let stored = groups::read(env.replica.backend().as_ref(), env.replica.keys(), group).await?;
-            // What this broker has heard of the group decides whether it goes on. If its watch left something out,
-            // that would seem to be another broker's work for ever; the barrier finds it.
+            // What this broker has heard of the group decides whether it goes on. If its watch left
+            // something out, that would seem to be another broker's work for ever; the barrier
+            // finds it.
             env.replica.barrier().await.map_err(|e| BackendError::Unavailable(e.to_string()))?;
             env.caught_up(newest(&stored.offsets).max(stored.revision)).await?;
             Ok(stored)
         };
-        let stored = match timeout(BACKEND_TIMEOUT, read).await {
-            Ok(Ok(stored)) => stored,
-            Ok(Err(GroupReadError::Value(error))) => {
+        let stored = match timeout(BACKEND_TIMEOUT, read).await.unwrap_or_else(late) {
+            Ok(stored) => stored,
+            Err(GroupReadError::Value(error)) => {
                 warn!(group, %error, "a group cannot be read");
                 return Err(CoordinatorError::Unreadable);
             }
-            Ok(Err(GroupReadError::Backend(error))) => {
+            Err(GroupReadError::Backend(error)) => {
                 debug!(group, %error, "a group cannot be read now");
                 return Err(CoordinatorError::NoAnswer);
             }
-            Err(_) => return Err(CoordinatorError::NoAnswer),
         };
         let store = Self {
             keys,
@@ -162,10 +165,11 @@ impl GroupStore {
         self.in_flight.as_ref().is_some_and(|f| f.writes_group)
     }
 
-    /// Whether a request may be taken. Not when as many wait as may (invariant 9): others wait in the queue, and then
-    /// at their sockets.
+    /// Whether a request may be taken. Not when as many wait as may (invariant 9): others wait in
+    /// the queue, and then at their sockets.
     pub(super) fn takes_requests(&self) -> bool {
-        // As many may have been deferred to the write that is on its way, and as many may have joined them since.
+        // As many may have been deferred to the write that is on its way, and as many may have
+        // joined them since.
         let joined = self.in_flight.as_ref().map_or(0, |f| f.waiting.len());
         let is_full = self.waiting.len() + self.fetches.len() >= GROUP_WAITING || joined >= 2 * GROUP_WAITING;
         !self.is_blocked() && !is_full
@@ -176,7 +180,8 @@ impl GroupStore {
         (self.is_changed && self.in_flight.is_none()).then_some(self.next_put)
     }
 
-    /// Whether this broker coordinates the group as far as it knows, and nobody else has written it.
+    /// Whether this broker coordinates the group as far as it knows, and nobody else has written
+    /// it.
     pub(super) fn is_coordinator(&self) -> bool {
         let GroupKeys { env, group, session } = &self.keys;
         env.sessions.current() == Some(*session)
@@ -203,21 +208,21 @@ impl GroupStore {
             return;
         }
         match &mut self.in_flight {
-            // A write that is on its way need not be the one of who asks: a deletion that is asked for twice finds
-            // nothing to delete the second time.
+            // A write that is on its way need not be the one of who asks: a deletion that is asked
+            // for twice finds nothing to delete the second time.
             Some(write) if is_of_offsets && self.offsets.is_saving() => write.waiting.push(response),
             _ => response.deliver(Ok(())),
         }
     }
 
-    /// Takes a question for what is committed. Another broker may have coordinated the group for a while, so it is
-    /// answered with what the next read finds.
-    pub(super) fn fetch(&mut self, fetch: FetchOffsets, reply: Reply<Vec<FetchedOffset>>) {
+    /// Takes a question for what is committed. Another broker may have coordinated the group for a
+    /// while, so it is answered with what the next read finds.
+    pub(super) fn fetch(&mut self, fetch: FetchOffsets, reply: Reply<FoundOffsets>) {
         self.fetches.push((fetch, reply));
     }
 
-    /// Starts the next operation, if there is something to do and none is in flight. `group` is what is to be stored,
-    /// and since when it is in its state.
+    /// Starts the next operation, if there is something to do and none is in flight. `group` is
+    /// what is to be stored, and since when it is in its state.
     pub(super) fn start(&mut self, group: impl FnOnce() -> (Option<GroupState>, i64)) {
         if self.in_flight.is_some() {
             return;
@@ -225,7 +230,8 @@ impl GroupStore {
         let writes =
             if self.is_changed { Instant::now() >= self.next_put } else { self.offsets.has_unsaved() };
         let reads = !self.fetches.is_empty() && (self.is_turn_of_reads || !writes);
-        // While it is not known what is stored nothing is written: every answer that waits means the offsets, too.
+        // While it is not known what is stored nothing is written: every answer that waits means
+        // the offsets, too.
         if reads || !self.offsets.are_known() {
             self.start_read();
         } else if writes {
@@ -269,7 +275,6 @@ impl GroupStore {
                 env.caught_up(newest(&stored)).await?;
                 Ok(stored)
             };
-            let late = |_| Err(BackendError::Unavailable("no answer in time".to_owned()).into());
             Done::Read(timeout(BACKEND_TIMEOUT, read).await.unwrap_or_else(late))
         };
         self.is_turn_of_reads = false;
@@ -281,7 +286,8 @@ impl GroupStore {
         });
     }
 
-    /// Waits for the operation in flight; for ever if there is none. Cancellation-safe: the operation stays where it is.
+    /// Waits for the operation in flight; for ever if there is none. Cancellation-safe: the
+    /// operation stays where it is.
     pub(super) async fn completed(&mut self) -> Completed {
         let Some(in_flight) = &mut self.in_flight else { return std::future::pending().await };
         let done = (&mut in_flight.operation).await;
@@ -342,7 +348,7 @@ impl GroupStore {
                 completed.end = (!is_untouched).then_some(End::Replaced);
                 let (stored, topics) = (self.offsets.stored(), &self.keys.env.replica);
                 let found = |(fetch, reply): Fetch| {
-                    let found = offsets::find_all(stored, &fetch.wanted, topics);
+                    let found = offsets::find_all(stored, fetch.wanted.as_deref(), topics);
                     reply.with_offsets(Ok::<_, GroupError>(found))
                 };
                 completed.responses.extend(fetches.into_iter().map(found));
@@ -353,15 +359,16 @@ impl GroupStore {
                     reply.refuse(CoordinatorError::NoAnswer);
                 }
                 completed.changed = Some(Vec::new());
-                // Whoever waits for a write is not left waiting for a read that fails again and again.
+                // Whoever waits for a write is not left waiting for a read that fails again and
+                // again.
                 completed.end = (!self.offsets.are_known()).then_some(End::Lost);
             }
         }
         completed
     }
 
-    /// Answers everybody who waits with an error. A write in flight goes on: what it stores is right whoever
-    /// coordinates.
+    /// Answers everybody who waits with an error. A write in flight goes on: what it stores is
+    /// right whoever coordinates.
     pub(super) fn refuse_all(self, error: &CoordinatorError) {
         let in_flight = self.in_flight.map(|f| (f.waiting, f.fetches)).unwrap_or_default();
         for response in in_flight.0.into_iter().chain(self.waiting) {
@@ -371,6 +378,10 @@ impl GroupStore {
             reply.refuse(error.clone());
         }
     }
+}
+
+fn late<T>(_: Elapsed) -> Result<T, GroupReadError> {
+    Err(BackendError::Unavailable("no answer in time".to_owned()).into())
 }
 
 /// The revision of the latest commit.

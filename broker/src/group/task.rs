@@ -1,12 +1,12 @@
 //! The owner of one group on its coordinator: takes requests in, asks the engine, stores, answers.
 //!
 //! ```text
-//!   commands ──▶ step (engine, pure) ──▶ settle ──▶ store ──▶ nothing to store ────────▶ answer
-//!                                                        └──▶ changed, or a commit ──▶ write ──▶ answer
+//!   commands ──▶ step (engine, pure) ──▶ settle ──▶ store ──▶ nothing to store ──▶ answer
+//!                                                        └──▶ write ──▶ answer
 //! ```
 //!
-//! Every step, whoever asked for it, gives an answer or none, and ends in [`GroupTask::settle`]. There the store takes
-//! the answers, and delivers each when what it tells is stored.
+//! Every step, whoever asked for it, gives an answer or none, and ends in [`GroupTask::settle`].
+//! There the store takes the answers, and delivers each when what it tells is stored.
 //!
 //! The task ends when another broker coordinates the group, or when a write loses against one: everybody who waits is
 //! told to look for the coordinator. Members notice nothing else: their generation is stored, and goes on elsewhere.
@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
-use strandline_metadata::commit::Session;
 use strandline_metadata::groups::OffsetsKey;
 use strandline_metadata::names::TopicMap;
 use tokio::sync::mpsc;
@@ -48,7 +47,8 @@ pub(super) struct GroupTask {
     pub(super) next: Chores,
 }
 
-/// The group's state, as Kafka calls it, and when the group became or ceased to be empty, ms since 1970.
+/// The group's state, as Kafka calls it, and when the group became or ceased to be empty, ms since
+/// 1970.
 pub(super) struct StateSince {
     name: &'static str,
     pub(super) ms: i64,
@@ -104,32 +104,26 @@ impl Tickets {
     }
 }
 
-/// Reads the group and serves it until somebody else does. `commands` are answered in any case; those that this task
-/// decided nothing about are given back for the next one.
-pub(super) async fn run(
-    env: Arc<Environment>,
-    group: String,
-    session: Session,
-    commands: mpsc::Receiver<Command>,
-    status: SharedStatus,
-) -> Vec<Command> {
-    let Some(mut task) = GroupTask::open(env, group, session, commands, status).await else {
-        return Vec::new();
-    };
-    let end = task.serve().await;
-    task.finish(end).await
-}
-
 impl GroupTask {
+    /// Reads the group and serves it until somebody else does. `commands` are answered in any case;
+    /// those that this task decided nothing about are given back for the next one.
+    pub(super) async fn run(
+        keys: GroupKeys,
+        commands: mpsc::Receiver<Command>,
+        status: SharedStatus,
+    ) -> Vec<Command> {
+        let Some(mut task) = Self::open(keys, commands, status).await else { return Vec::new() };
+        let end = task.serve().await;
+        task.finish(end).await
+    }
+
     /// Reads the group. If it cannot be read, whoever asks is told so.
     pub(super) async fn open(
-        env: Arc<Environment>,
-        group: String,
-        session: Session,
+        keys: GroupKeys,
         mut commands: mpsc::Receiver<Command>,
         status: SharedStatus,
     ) -> Option<Self> {
-        let keys = GroupKeys { env: env.clone(), group: group.clone(), session };
+        let GroupKeys { env, group, .. } = keys.clone();
         let (store, value) = match GroupStore::open(keys).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -268,20 +262,18 @@ impl GroupTask {
     fn show(&self) {
         let mut status = self.status.lock();
         status.exists = self.exists();
-        status.state = self.engine.state();
-        status.kind = self.engine.kind();
-        self.engine.protocol_type().clone_into(&mut status.protocol_type);
-        status.members = self.engine.member_count();
+        self.engine.show(&mut status);
         status.is_read = true;
     }
 
-    /// Shows what is committed under keys that have changed; under all of them if `changed` is `None`.
+    /// Shows what is committed under keys that have changed; under all of them if `changed` is
+    /// `None`.
     fn show_offsets(&self, changed: Option<&[OffsetsKey]>) {
         self.status.lock().show_offsets(self.store.offsets.stored(), changed);
     }
 
-    /// Answers everybody who waits. Nobody does when a group that is not used ends, but somebody may have come since:
-    /// those are given back.
+    /// Answers everybody who waits. Nobody does when a group that is not used ends, but somebody
+    /// may have come since: those are given back.
     pub(super) async fn finish(mut self, end: End) -> Vec<Command> {
         let error = end.error();
         debug!(group = self.group, ?end, "this broker stops coordinating a group");
@@ -291,6 +283,8 @@ impl GroupTask {
         let mut undecided = Vec::new();
         while let Some(command) = self.commands.recv().await {
             match end {
+                // The group would be loaded again to be looked at.
+                End::Idle if matches!(command, Command::Sweep) => {}
                 End::Idle => undecided.push(command),
                 End::Replaced | End::Lost => command.refuse(error.clone()),
             }

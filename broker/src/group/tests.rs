@@ -29,7 +29,7 @@ use super::command::Command;
 use super::error::GroupError;
 use super::reply::Reply;
 use super::status::SharedStatus;
-use super::store::End;
+use super::store::{End, GroupKeys};
 use super::task::GroupTask;
 use crate::api::text;
 use crate::records::tests::batch;
@@ -200,9 +200,12 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     let second = world.broker(2, QUICK).await;
     // Somebody asks for it, which begins to read it, and is not waited for.
     let asked = second.broker.groups.ask("g", Command::Describe);
-    let (asked, listed) = futures::join!(asked, second.broker.groups.list());
-    assert_eq!(asked.unwrap().state, "Empty");
-    assert_eq!(listed.unwrap().into_iter().map(|g| g.id).collect::<Vec<_>>(), ["g"]);
+    let (asked, loaded) = futures::join!(asked, second.broker.groups.load_all());
+    assert_eq!(asked.unwrap().group_state.as_str(), "Empty");
+    assert_eq!(loaded, Ok(()));
+    let mut listed = Vec::new();
+    second.broker.groups.each(|id, _| listed.push(id.to_owned()));
+    assert_eq!(listed, ["g"]);
 }
 
 #[tokio::test]
@@ -385,14 +388,14 @@ async fn who_asks_for_a_group_that_has_just_been_given_up_is_answered_by_its_nex
     let session = opened.broker.sessions.current().unwrap();
     let (commands, receiver) = tokio::sync::mpsc::channel(8);
     let groups = &opened.broker.groups;
-    let (env, status) = (groups.env.clone(), SharedStatus::default());
-    let task = GroupTask::open(env, "g".to_owned(), session, receiver, status).await.unwrap();
+    let keys = GroupKeys { env: groups.env.clone(), group: "g".to_owned(), session };
+    let task = GroupTask::open(keys, receiver, SharedStatus::default()).await.unwrap();
     let (reply, described) = Reply::channel();
     // It comes when the task has decided to end, and has not ended yet.
     commands.send(Command::Describe(reply)).await.unwrap();
     commands.send(Command::Sweep).await.unwrap();
     for command in task.finish(End::Idle).await {
-        groups.hand_on("g", command);
+        groups.send("g", command).await;
     }
     let answer = described.await.expect("it is answered");
     assert_eq!(answer.unwrap_err().code(), ResponseError::GroupIdNotFound);

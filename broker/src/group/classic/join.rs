@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
-use strandline_metadata::values::group::{Blob, ProtocolValue};
+use strandline_metadata::values::group::{Blob, ClassicMemberValue, ProtocolValue};
 use tokio::time::Instant;
 
 use super::{Answer, ClassicGroup, Member, Phase, in_base64, millis, protocols_bytes};
@@ -59,6 +59,19 @@ impl Join {
             sender,
             knows_member_id_required: version >= 4,
             knows_skip_assignment: version >= 9,
+        }
+    }
+
+    /// What is to be stored of the member.
+    fn into_member(self) -> ClassicMemberValue {
+        ClassicMemberValue {
+            instance_id: self.instance_id,
+            client_id: self.sender.client_id,
+            client_host: self.sender.host,
+            session_timeout_ms: self.session_timeout_ms,
+            rebalance_timeout_ms: self.rebalance_timeout_ms,
+            protocols: self.protocols,
+            assignment: Blob::default(),
         }
     }
 
@@ -154,7 +167,7 @@ impl ClassicGroup {
         }
         self.check_member(&id, join.instance_id.as_deref())?;
         let is_leader = self.leader.as_ref() == Some(&id);
-        let is_same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
+        let is_same = self.members.get(&id).is_some_and(|m| m.value.protocols == join.protocols);
         match self.phase {
             Phase::Empty => return Err(MemberError::Unknown(id).into()),
             Phase::Preparing { .. } => {
@@ -184,13 +197,7 @@ impl ClassicGroup {
         }
         self.leader.get_or_insert_with(|| id.clone());
         let member = Member {
-            instance_id: join.instance_id,
-            client_id: join.sender.client_id,
-            client_host: join.sender.host,
-            session_timeout: millis(join.session_timeout_ms),
-            rebalance_timeout: millis(join.rebalance_timeout_ms),
-            protocols: join.protocols,
-            assignment: Bytes::new(),
+            value: join.into_member(),
             joining: Some(ticket),
             syncing: None,
             is_new: true,
@@ -209,12 +216,10 @@ impl ClassicGroup {
     /// What a member says about itself now, and that it waits for the others.
     fn update(&mut self, ticket: Ticket, id: &str, join: Join, now: Instant) {
         let Some(member) = self.members.get_mut(id) else { return };
-        member.protocols = join.protocols;
-        member.session_timeout = millis(join.session_timeout_ms);
-        member.rebalance_timeout = millis(join.rebalance_timeout_ms);
-        member.client_id = join.sender.client_id;
-        member.client_host = join.sender.host;
-        member.session_until = now + member.session_timeout;
+        let instance_id = member.value.instance_id.take();
+        let assignment = std::mem::take(&mut member.value.assignment);
+        member.value = ClassicMemberValue { instance_id, assignment, ..join.into_member() };
+        member.heard_of(now);
         if let Some(before) = member.joining.replace(ticket) {
             self.answers.push((before, Answer::Join(Err(JoinError::JoinedAgain))));
         }
@@ -237,73 +242,47 @@ impl ClassicGroup {
         if let Some(instance_id) = &join.instance_id {
             self.statics.insert(instance_id.clone(), id.to_owned());
         }
-        let knows_skip_assignment = join.knows_skip_assignment;
-        member.session_until = ctx.now + millis(join.session_timeout_ms);
+        let skips = was_leader && join.knows_skip_assignment;
         self.members.insert(id.to_owned(), member);
-        let agreed = self.protocol.clone();
+        self.update(ticket, id, join, ctx.now);
         match self.phase {
-            Phase::Stable => {
-                self.update(ticket, id, join, ctx.now);
+            Phase::Stable if self.select_protocol() == self.protocol => {
                 // The new id must survive the coordinator, with or without a rebalance.
                 self.changed = true;
-                if self.select_protocol() != agreed {
-                    self.prepare_rebalance(REPLACED, ctx);
-                    return;
-                }
                 if let Some(member) = self.members.get_mut(id) {
                     member.joining = None;
                 }
-                self.answer_replaced(ticket, id, before, was_leader, knows_skip_assignment);
+                // A leader whose client cannot be told to leave the assignment alone hears that the
+                // one that is gone leads.
+                let leader = if was_leader && !skips { Some(before) } else { self.leader.as_deref() };
+                let response = self.joined(id, leader, skips).with_skip_assignment(skips);
+                self.answers.push((ticket, Answer::Join(Ok(response))));
             }
-            Phase::Completing => {
+            Phase::Stable | Phase::Completing => {
                 self.changed = true;
-                self.update(ticket, id, join, ctx.now);
                 self.prepare_rebalance(REPLACED, ctx);
             }
-            Phase::Preparing { .. } | Phase::Empty => {
-                self.update(ticket, id, join, ctx.now);
-                self.try_complete_join(ctx);
-            }
+            Phase::Preparing { .. } | Phase::Empty => self.try_complete_join(ctx),
         }
-    }
-
-    /// Tells a static member that came back which generation it is in. If it leads and its client cannot be told to
-    /// leave the assignment alone, the one that is gone is named as the leader.
-    fn answer_replaced(
-        &mut self,
-        ticket: Ticket,
-        id: &str,
-        before: &str,
-        was_leader: bool,
-        knows_skip_assignment: bool,
-    ) {
-        let skips = was_leader && knows_skip_assignment;
-        let leader = match &self.leader {
-            Some(_) if was_leader && !knows_skip_assignment => before,
-            Some(leader) => leader,
-            None => "",
-        };
-        let response = self.joined(id, leader, skips).with_skip_assignment(skips);
-        self.answers.push((ticket, Answer::Join(Ok(response))));
     }
 
     /// Tells a member which generation it is in; the leader also gets everybody's metadata.
     pub(super) fn answer_join(&mut self, ticket: Ticket, id: &str, now: Instant) {
         let is_leader = self.leader.as_deref() == Some(id);
-        let response = self.joined(id, self.leader.as_deref().unwrap_or_default(), is_leader);
+        let response = self.joined(id, self.leader.as_deref(), is_leader);
         self.answers.push((ticket, Answer::Join(Ok(response))));
         if let Some(member) = self.members.get_mut(id) {
-            member.session_until = now + member.session_timeout;
+            member.heard_of(now);
         }
     }
 
     /// The generation as one of its members is told of it.
-    fn joined(&self, id: &str, leader: &str, with_members: bool) -> JoinGroupResponse {
+    fn joined(&self, id: &str, leader: Option<&str>, with_members: bool) -> JoinGroupResponse {
         JoinGroupResponse::default()
             .with_generation_id(self.generation)
             .with_protocol_type(Some(self.protocol_type.clone().into()))
             .with_protocol_name(self.protocol.clone().map(Into::into))
-            .with_leader(leader.to_owned().into())
+            .with_leader(leader.unwrap_or_default().to_owned().into())
             .with_member_id(id.to_owned().into())
             .with_members(if with_members { self.join_members() } else { Vec::new() })
     }
@@ -313,7 +292,7 @@ impl ClassicGroup {
         let members = self.members.iter().map(|(id, m)| {
             JoinGroupResponseMember::default()
                 .with_member_id(id.clone().into())
-                .with_group_instance_id(m.instance_id.clone().map(Into::into))
+                .with_group_instance_id(m.value.instance_id.clone().map(Into::into))
                 .with_metadata(m.metadata(agreed).cloned().unwrap_or_default())
         });
         members.collect()

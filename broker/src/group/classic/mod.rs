@@ -24,15 +24,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use strandline_metadata::values::group::{
-    Blob, ClassicGroupValue, ClassicMemberValue, ClassicStateValue, ProtocolValue,
+    ClassicGroupValue, ClassicMemberValue, ClassicStateValue, ProtocolValue,
 };
 use tokio::time::Instant;
 
 use self::session::Identity;
 use super::error::{CommitError, JoinError, MemberError, SyncError};
-use super::{Ticket, millis};
+use super::{Ticket, find_member, millis};
 use crate::limits::{GROUP_VALUE_BYTES, MEMBER_OVERHEAD_BYTES};
 
 /// The kind of group that consumers form: its metadata are subscriptions.
@@ -69,13 +70,8 @@ pub(crate) struct ClassicGroup {
 
 #[derive(Debug)]
 struct Member {
-    instance_id: Option<String>,
-    client_id: String,
-    client_host: String,
-    session_timeout: Duration,
-    rebalance_timeout: Duration,
-    protocols: Vec<ProtocolValue>,
-    assignment: Bytes,
+    /// What is stored of it.
+    value: ClassicMemberValue,
     /// Its join that waits for the others.
     joining: Option<Ticket>,
     /// Its sync that waits for the leader.
@@ -104,26 +100,6 @@ struct FirstRebalance {
     remaining: Duration,
     /// Somebody came since the wait began.
     newcomer: bool,
-}
-
-/// A group as DescribeGroups shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Described {
-    pub(crate) state: &'static str,
-    pub(crate) protocol_type: String,
-    pub(crate) protocol: String,
-    pub(crate) members: Vec<DescribedMember>,
-}
-
-/// A member as DescribeGroups shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DescribedMember {
-    pub(crate) member_id: String,
-    pub(crate) instance_id: Option<String>,
-    pub(crate) client_id: String,
-    pub(crate) client_host: String,
-    pub(crate) metadata: Bytes,
-    pub(crate) assignment: Bytes,
 }
 
 impl ClassicGroup {
@@ -157,20 +133,14 @@ impl ClassicGroup {
             if let Some(instance) = &stored.instance_id {
                 group.statics.insert(instance.clone(), id.clone());
             }
-            let session_timeout = millis(stored.session_timeout_ms);
-            let member = Member {
-                instance_id: stored.instance_id.clone(),
-                client_id: stored.client_id.clone(),
-                client_host: stored.client_host.clone(),
-                session_timeout,
-                rebalance_timeout: millis(stored.rebalance_timeout_ms),
-                protocols: stored.protocols.clone(),
-                assignment: stored.assignment.0.clone(),
+            let mut member = Member {
+                value: stored.clone(),
                 joining: None,
                 syncing: None,
                 is_new: false,
-                session_until: now + session_timeout,
+                session_until: now,
             };
+            member.heard_of(now);
             group.members.insert(id.clone(), member);
         }
         group.phase = match value.state {
@@ -189,19 +159,7 @@ impl ClassicGroup {
     pub(crate) fn value(&self) -> ClassicGroupValue {
         // A generation that was interrupted before its leader assigned anything is no stable one: its members would take
         // the assignments that they do not have for empty ones.
-        let is_assigned = self.members.values().any(|m| !m.assignment.is_empty());
-        let members = self.members.iter().map(|(id, m)| {
-            let value = ClassicMemberValue {
-                instance_id: m.instance_id.clone(),
-                client_id: m.client_id.clone(),
-                client_host: m.client_host.clone(),
-                session_timeout_ms: in_millis(m.session_timeout),
-                rebalance_timeout_ms: in_millis(m.rebalance_timeout),
-                protocols: m.protocols.clone(),
-                assignment: Blob(m.assignment.clone()),
-            };
-            (id.clone(), value)
-        });
+        let is_assigned = self.members.values().any(|m| !m.value.assignment.0.is_empty());
         ClassicGroupValue {
             state: match self.phase {
                 Phase::Empty => ClassicStateValue::Empty,
@@ -213,7 +171,7 @@ impl ClassicGroup {
             generation: self.generation,
             protocol: self.protocol.clone(),
             leader: self.leader.clone(),
-            members: members.collect(),
+            members: self.members.iter().map(|(id, m)| (id.clone(), m.value.clone())).collect(),
         }
     }
 
@@ -245,6 +203,11 @@ impl ClassicGroup {
         self.phase == Phase::Empty && self.pending.is_empty()
     }
 
+    /// Whether nobody has ever been in it.
+    pub(crate) fn is_unborn(&self) -> bool {
+        self.generation == 0 && self.is_empty()
+    }
+
     pub(crate) fn member_count(&self) -> usize {
         self.members.len()
     }
@@ -263,26 +226,26 @@ impl ClassicGroup {
         }
     }
 
-    /// Metadata and assignments are shown only while they belong together.
-    pub(crate) fn describe(&self) -> Described {
-        let is_stable = self.phase == Phase::Stable;
+    /// The group as it is described, but for its id and what the client may do with it. Metadata
+    /// and assignments are shown only while they belong together.
+    pub(crate) fn describe(&self) -> DescribedGroup {
+        let agreed = self.protocol.clone().filter(|_| self.phase == Phase::Stable);
         let members = self.members.iter().map(|(id, m)| {
-            let metadata = self.protocol.as_deref().and_then(|p| m.metadata(p)).filter(|_| is_stable);
-            DescribedMember {
-                member_id: id.clone(),
-                instance_id: m.instance_id.clone(),
-                client_id: m.client_id.clone(),
-                client_host: m.client_host.clone(),
-                metadata: metadata.cloned().unwrap_or_default(),
-                assignment: if is_stable { m.assignment.clone() } else { Bytes::new() },
-            }
+            let described = DescribedGroupMember::default()
+                .with_member_id(id.clone().into())
+                .with_group_instance_id(m.value.instance_id.clone().map(Into::into))
+                .with_client_id(m.value.client_id.clone().into())
+                .with_client_host(m.value.client_host.clone().into());
+            let Some(agreed) = &agreed else { return described };
+            described
+                .with_member_metadata(m.metadata(agreed).cloned().unwrap_or_default())
+                .with_member_assignment(m.value.assignment.0.clone())
         });
-        Described {
-            state: self.state(),
-            protocol_type: self.protocol_type.clone(),
-            protocol: self.protocol.clone().filter(|_| is_stable).unwrap_or_default(),
-            members: members.collect(),
-        }
+        DescribedGroup::default()
+            .with_group_state(self.state().into())
+            .with_protocol_type(self.protocol_type.clone().into())
+            .with_members(members.collect())
+            .with_protocol_data(agreed.clone().unwrap_or_default().into())
     }
 
     /// The topics that consumers of this group subscribe to; `None` if that is not known: it is another kind of
@@ -293,7 +256,7 @@ impl ClassicGroup {
         }
         let mut topics = BTreeSet::new();
         for member in self.members.values() {
-            let metadata = member.protocols.first()?;
+            let metadata = member.value.protocols.first()?;
             topics.extend(protocol::subscription(&metadata.metadata.0)?.topics);
         }
         Some(topics)
@@ -317,7 +280,7 @@ impl ClassicGroup {
     /// A commit is a sign of life.
     pub(crate) fn committed(&mut self, member_id: &str, now: Instant) {
         if let Some(member) = self.members.get_mut(member_id) {
-            member.session_until = now + member.session_timeout;
+            member.heard_of(now);
         }
     }
 
@@ -332,31 +295,29 @@ impl ClassicGroup {
 
     /// That there is such a member, and that a static one is not fenced by another process with its instance id.
     fn check_member(&self, id: &str, instance_id: Option<&str>) -> Result<(), MemberError> {
-        if let Some(instance_id) = instance_id {
-            let owner = self.statics.get(instance_id);
-            let owner = owner.ok_or_else(|| MemberError::UnknownInstance(instance_id.to_owned()))?;
-            if owner != id {
-                return Err(MemberError::fenced(instance_id, owner, id));
-            }
-        }
-        if self.members.contains_key(id) { Ok(()) } else { Err(MemberError::Unknown(id.to_owned())) }
+        find_member(&self.members, &self.statics, id, instance_id).map(|_| ())
     }
 
     /// About how many bytes the members but this one take when they are stored, without their assignments.
     fn members_bytes(&self, but: &str) -> usize {
         let others = self.members.iter().filter(|(id, _)| *id != but);
-        others.map(|(_, m)| MEMBER_OVERHEAD_BYTES + in_base64(protocols_bytes(&m.protocols))).sum()
+        others.map(|(_, m)| MEMBER_OVERHEAD_BYTES + in_base64(protocols_bytes(&m.value.protocols))).sum()
     }
 
     /// The longest that a rebalance waits for anybody.
     fn rebalance_timeout(&self) -> Duration {
-        self.members.values().map(|m| m.rebalance_timeout).max().unwrap_or_default()
+        millis(self.members.values().map(|m| m.value.rebalance_timeout_ms).max().unwrap_or(0))
     }
 }
 
 impl Member {
     fn metadata(&self, protocol: &str) -> Option<&Bytes> {
-        self.protocols.iter().find(|p| p.name == protocol).map(|p| &p.metadata.0)
+        self.value.protocols.iter().find(|p| p.name == protocol).map(|p| &p.metadata.0)
+    }
+
+    /// Its session begins anew.
+    fn heard_of(&mut self, now: Instant) {
+        self.session_until = now + millis(self.value.session_timeout_ms);
     }
 
     fn waits(&self) -> bool {
@@ -375,8 +336,8 @@ impl Member {
     }
 }
 
-/// The protocol that most members like best, of those that all know. `members` are the protocols of each, the best
-/// first.
+/// The protocol that most members like best, of those that all know. `members` are the protocols of
+/// each, the best first.
 pub(crate) fn elect_protocol<'a>(
     members: impl Iterator<Item = &'a [ProtocolValue]> + Clone,
 ) -> Option<&'a str> {
@@ -398,10 +359,6 @@ fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {
 
 fn in_base64(bytes: usize) -> usize {
     bytes / 3 * 4 + 4
-}
-
-fn in_millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

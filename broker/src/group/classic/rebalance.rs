@@ -1,6 +1,6 @@
 //! Rebalancing: gathering the members, beginning a generation, and giving up who does not take part.
 
-use bytes::Bytes;
+use strandline_metadata::values::group::Blob;
 use tokio::time::Instant;
 
 use super::{Answer, ClassicGroup, FirstRebalance, Phase, elect_protocol, millis};
@@ -20,7 +20,7 @@ impl ClassicGroup {
             for member in self.members.values_mut() {
                 if let Some(ticket) = member.syncing.take() {
                     // While it waited nobody looked at its session, which may be over: it gets the time to come back.
-                    member.session_until = ctx.now + member.session_timeout;
+                    member.heard_of(ctx.now);
                     self.answers.push((ticket, Answer::Sync(Err(SyncError::Rebalance))));
                 }
             }
@@ -73,7 +73,7 @@ impl ClassicGroup {
         let absent: Vec<String> = self
             .members
             .iter()
-            .filter(|(_, m)| m.joining.is_none() && m.instance_id.is_none())
+            .filter(|(_, m)| m.joining.is_none() && m.value.instance_id.is_none())
             .map(|(id, _)| id.clone())
             .collect();
         for id in absent {
@@ -106,7 +106,7 @@ impl ClassicGroup {
         self.changed = true;
         let mut joined = Vec::new();
         for (id, member) in &mut self.members {
-            member.assignment = Bytes::new();
+            member.value.assignment = Blob::default();
             if let Some(ticket) = member.joining.take() {
                 member.is_new = false;
                 joined.push((ticket, id.clone()));
@@ -119,7 +119,7 @@ impl ClassicGroup {
 
     /// The protocol that the members agree on.
     pub(super) fn select_protocol(&self) -> Option<String> {
-        elect_protocol(self.members.values().map(|m| m.protocols.as_slice())).map(str::to_owned)
+        elect_protocol(self.members.values().map(|m| m.value.protocols.as_slice())).map(str::to_owned)
     }
 
     /// Takes a member out of the group, which may be a reason to rebalance.
@@ -138,7 +138,7 @@ impl ClassicGroup {
         let unknown = MemberError::Unknown(id.to_owned());
         self.answers
             .extend(member.take_waiting(&JoinError::Member(unknown.clone()), &SyncError::Member(unknown)));
-        if let Some(instance_id) = &member.instance_id
+        if let Some(instance_id) = &member.value.instance_id
             && self.statics.get(instance_id).is_some_and(|known| known == id)
         {
             self.statics.remove(instance_id);

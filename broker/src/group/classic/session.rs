@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use kafka_protocol::protocol::StrBytes;
+use strandline_metadata::values::group::Blob;
 use tokio::time::Instant;
 
 use super::{Answer, ClassicGroup, GROUP_VALUE_BYTES, Phase, in_base64};
@@ -102,8 +103,8 @@ impl ClassicGroup {
         let mut waiting = Vec::new();
         for (id, member) in &mut self.members {
             // A copy: what the request brought is not to be kept whole.
-            member.assignment =
-                assignments.remove(id).map(|a| Bytes::copy_from_slice(&a)).unwrap_or_default();
+            let assignment = assignments.remove(id).map(|a| Bytes::copy_from_slice(&a));
+            member.value.assignment = Blob(assignment.unwrap_or_default());
             if let Some(ticket) = member.syncing.take() {
                 waiting.push((ticket, id.clone()));
             }
@@ -117,11 +118,11 @@ impl ClassicGroup {
 
     fn answer_sync(&mut self, ticket: Ticket, id: &str, now: Instant) {
         let Some(member) = self.members.get_mut(id) else { return };
-        member.session_until = now + member.session_timeout;
+        member.heard_of(now);
         let response = SyncGroupResponse::default()
             .with_protocol_type(Some(self.protocol_type.clone().into()))
             .with_protocol_name(self.protocol.clone().map(Into::into))
-            .with_assignment(member.assignment.clone());
+            .with_assignment(member.value.assignment.0.clone());
         self.answers.push((ticket, Answer::Sync(Ok(response))));
     }
 
@@ -134,7 +135,7 @@ impl ClassicGroup {
     ) -> Result<(), HeartbeatError> {
         self.check_generation(identity, generation)?;
         if let Some(member) = self.members.get_mut(&identity.member_id) {
-            member.session_until = now + member.session_timeout;
+            member.heard_of(now);
         }
         match self.phase {
             Phase::Empty => Err(MemberError::Unknown(identity.member_id.clone()).into()),

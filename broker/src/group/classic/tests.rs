@@ -578,16 +578,16 @@ fn the_assignor_that_most_members_like_best_wins_of_those_that_all_know() {
 #[test]
 fn a_group_is_described_with_metadata_only_while_they_belong_together() {
     let mut world = World::new();
-    assert_eq!(world.group.describe().state, "Empty");
+    assert_eq!(world.group.describe().group_state.as_str(), "Empty");
     let ids = world.stable(&[new("a")]);
     let described = world.group.describe();
-    assert_eq!((described.state, &*described.protocol), ("Stable", "range"));
-    assert_eq!(&described.members[0].metadata[..], b"metadata of range");
-    assert_eq!(&described.members[0].assignment[..], format!("for {}", ids[0]).as_bytes());
+    assert_eq!((described.group_state.as_str(), &*described.protocol_data), ("Stable", "range"));
+    assert_eq!(&described.members[0].member_metadata[..], b"metadata of range");
+    assert_eq!(&described.members[0].member_assignment[..], format!("for {}", ids[0]).as_bytes());
     world.send_join(new("b"));
     let described = world.group.describe();
-    assert_eq!((described.state, described.members.len()), ("PreparingRebalance", 2));
-    assert!(described.members.iter().all(|m| m.metadata.is_empty()));
+    assert_eq!((described.group_state.as_str(), described.members.len()), ("PreparingRebalance", 2));
+    assert!(described.members.iter().all(|m| m.member_metadata.is_empty()));
 }
 
 #[test]

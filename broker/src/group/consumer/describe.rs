@@ -46,7 +46,7 @@ impl ConsumerGroup {
         let members =
             self.value.members.iter().map(|(id, m)| describe_member(id, m, version, &mut names)).collect();
         DescribedGroup::default()
-            .with_group_state(StrBytes::from_static_str(self.state().name()))
+            .with_group_state(StrBytes::from_static_str(self.state()))
             .with_group_epoch(self.value.epoch)
             .with_assignment_epoch(self.value.assignment_epoch)
             .with_assignor_name(StrBytes::from_static_str(self.assignor().name()))

@@ -52,7 +52,7 @@ impl ConsumerGroup {
         if let Some(pattern) = &member.subscribed_regex
             && member.subscribed_regex != before.subscribed_regex
         {
-            self.learn_pattern(pattern, ctx)?;
+            self.patterns.learn(pattern, ctx.topics)?;
         }
 
         // Nothing is refused from here on.
@@ -199,20 +199,17 @@ impl ConsumerGroup {
 
 /// What no request may look like, whatever the group.
 fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(), ConsumerHeartbeatError> {
-    let is_empty = |text: &Option<StrBytes>| text.as_ref().is_some_and(|t| t.is_empty());
     let epoch = request.member_epoch;
-    if (version >= MEMBER_ID_REQUIRED || epoch > JOINING || epoch == LEAVING) && request.member_id.is_empty()
-    {
-        return Err(ConsumerHeartbeatError::Empty("MemberId"));
-    }
-    if request.group_id.is_empty() {
-        return Err(ConsumerHeartbeatError::Empty("GroupId"));
-    }
-    if is_empty(&request.instance_id) {
-        return Err(ConsumerHeartbeatError::Empty("InstanceId"));
-    }
-    if is_empty(&request.rack_id) {
-        return Err(ConsumerHeartbeatError::Empty("RackId"));
+    let needs_member_id = version >= MEMBER_ID_REQUIRED || epoch > JOINING || epoch == LEAVING;
+    let is_empty = |text: &Option<StrBytes>| text.as_ref().is_some_and(|t| t.is_empty());
+    let empty = [
+        ("MemberId", needs_member_id && request.member_id.is_empty()),
+        ("GroupId", request.group_id.is_empty()),
+        ("InstanceId", is_empty(&request.instance_id)),
+        ("RackId", is_empty(&request.rack_id)),
+    ];
+    if let Some((field, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
+        return Err(ConsumerHeartbeatError::Empty(field));
     }
     match epoch {
         JOINING => {

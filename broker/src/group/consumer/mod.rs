@@ -44,8 +44,8 @@ use uuid::Uuid;
 use self::subscribe::Patterns;
 pub(crate) use self::timers::ExpiredBy;
 use self::timers::Timers;
-use super::Context;
 use super::error::{GroupFull, MemberError};
+use super::{Context, find_member};
 
 /// Member epoch of a request to join or to join again.
 const JOINING: i32 = 0;
@@ -69,31 +69,6 @@ pub(crate) struct ConsumerGroup {
     changed: bool,
     /// Whether a member has gone in a way that leaves a group for the classic protocol. See [`Self::to_classic`].
     left_to_classic: bool,
-}
-
-/// Where a group stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConsumerGroupState {
-    /// It has no members.
-    Empty,
-    /// Something changed that the target assignment does not know yet.
-    Assigning,
-    /// Members are on their way to their target.
-    Reconciling,
-    /// Every member has all that it is to have.
-    Stable,
-}
-
-impl ConsumerGroupState {
-    /// Kafka's name for it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Empty => "Empty",
-            Self::Assigning => "Assigning",
-            Self::Reconciling => "Reconciling",
-            Self::Stable => "Stable",
-        }
-    }
 }
 
 impl ConsumerGroup {
@@ -136,16 +111,17 @@ impl ConsumerGroup {
         std::mem::take(&mut self.changed)
     }
 
-    /// Where the group stands.
-    pub(crate) fn state(&self) -> ConsumerGroupState {
-        if self.value.members.is_empty() {
-            ConsumerGroupState::Empty
+    /// Kafka's name for where the group stands.
+    pub(crate) fn state(&self) -> &'static str {
+        let is_reconciled = |m: &ConsumerMemberValue| is_reconciled(m, self.value.assignment_epoch);
+        if self.is_empty() {
+            "Empty"
         } else if self.value.epoch > self.value.assignment_epoch {
-            ConsumerGroupState::Assigning
-        } else if self.value.members.values().all(|m| is_reconciled(m, self.value.assignment_epoch)) {
-            ConsumerGroupState::Stable
+            "Assigning"
+        } else if self.value.members.values().all(is_reconciled) {
+            "Stable"
         } else {
-            ConsumerGroupState::Reconciling
+            "Reconciling"
         }
     }
 
@@ -161,14 +137,7 @@ impl ConsumerGroup {
 
     /// The member that a request means by a member id and, if it is a static one, an instance id.
     fn named_member(&self, id: &str, instance: Option<&str>) -> Result<&ConsumerMemberValue, MemberError> {
-        if let Some(instance) = instance {
-            let owner = self.instances.get(instance);
-            let owner = owner.ok_or_else(|| MemberError::UnknownInstance(instance.to_owned()))?;
-            if owner != id {
-                return Err(MemberError::fenced(instance, owner, id));
-            }
-        }
-        self.member(id)
+        find_member(&self.value.members, &self.instances, id, instance)
     }
 
     /// Refuses a new member of a group that is full.

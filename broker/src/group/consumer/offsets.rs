@@ -27,19 +27,8 @@ impl ConsumerGroup {
         Ok(self.validate_epoch(member_id, member_epoch)?)
     }
 
-    /// Whether offsets may be read by who names this member and epoch. Who names none may.
-    pub(crate) fn validate_offset_fetch(
-        &self,
-        member_id: Option<&str>,
-        member_epoch: i32,
-    ) -> Result<(), MemberError> {
-        match member_id {
-            None if member_epoch < 0 => Ok(()),
-            _ => self.validate_epoch(member_id.unwrap_or_default(), member_epoch),
-        }
-    }
-
-    fn validate_epoch(&self, member_id: &str, member_epoch: i32) -> Result<(), MemberError> {
+    /// Whether there is such a member, at this epoch.
+    pub(crate) fn validate_epoch(&self, member_id: &str, member_epoch: i32) -> Result<(), MemberError> {
         let member = self.member(member_id)?;
         if member.epoch == member_epoch {
             return Ok(());

@@ -108,15 +108,6 @@ impl ConsumerGroup {
         })
     }
 
-    /// Learns a member's pattern, or refuses it.
-    pub(super) fn learn_pattern(
-        &mut self,
-        pattern: &str,
-        ctx: &Context<'_>,
-    ) -> Result<(), ConsumerHeartbeatError> {
-        self.patterns.learn(pattern, ctx.topics)
-    }
-
     /// Moves the group epoch, with the topics as they are now. The target assignment follows at the next heartbeat.
     pub(super) fn bump_epoch(&mut self, ctx: &Context<'_>) {
         self.value.topics = self.subscribed_topics(ctx);

@@ -8,15 +8,6 @@ use tokio::time::Instant;
 use super::{AWAY, ConsumerGroup, Context};
 use crate::group::millis;
 
-/// A member that was given up on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Expired {
-    /// Its id.
-    pub(crate) member_id: String,
-    /// Why.
-    pub(crate) by: ExpiredBy,
-}
-
 /// Why a member was given up on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExpiredBy {
@@ -118,14 +109,14 @@ impl ConsumerGroup {
         self.timers.0.values().filter_map(|deadlines| deadlines.next()).map(|(at, _)| at).min()
     }
 
-    /// Fences the members that let a deadline pass.
-    pub(crate) fn expire(&mut self, ctx: &Context<'_>) -> Vec<Expired> {
+    /// Fences the members that let a deadline pass. Gives their ids, and why.
+    pub(crate) fn expire(&mut self, ctx: &Context<'_>) -> Vec<(String, ExpiredBy)> {
         let due = |(id, deadlines): (&String, &Deadlines)| {
             let (at, by) = deadlines.next()?;
-            (at <= ctx.now).then(|| Expired { member_id: id.clone(), by })
+            (at <= ctx.now).then(|| (id.clone(), by))
         };
-        let expired: Vec<Expired> = self.timers.0.iter().filter_map(due).collect();
-        let ids: Vec<String> = expired.iter().map(|e| e.member_id.clone()).collect();
+        let expired: Vec<(String, ExpiredBy)> = self.timers.0.iter().filter_map(due).collect();
+        let ids: Vec<String> = expired.iter().map(|(id, _)| id.clone()).collect();
         debug_assert!(ids.iter().all(|id| self.value.members.contains_key(id)), "only members have timers");
         self.remove_members(&ids, ctx);
         expired

@@ -174,7 +174,7 @@ impl World {
             self.now = at;
             let due = self.with(ConsumerGroup::expire);
             assert!(!due.is_empty(), "a deadline at which nothing happens would come again and again");
-            expired.extend(due.into_iter().map(|e| (e.member_id, e.by)));
+            expired.extend(due);
         }
         self.now = end;
         expired

@@ -63,9 +63,8 @@ fn offsets_are_for_members_at_their_epoch() {
         None,
         "a transaction is no matter of versions"
     );
-    assert_eq!(code(group.validate_offset_fetch(None, -1)), None);
-    assert_eq!(code(group.validate_offset_fetch(None, 1)), unknown);
-    assert_eq!(code(group.validate_offset_fetch(Some("b"), -1)), unknown);
-    assert_eq!(code(group.validate_offset_fetch(Some("a"), 2)), stale);
-    assert_eq!(code(group.validate_offset_fetch(Some("a"), 1)), None);
+    assert_eq!(code(group.validate_epoch("", 1)), unknown);
+    assert_eq!(code(group.validate_epoch("b", -1)), unknown);
+    assert_eq!(code(group.validate_epoch("a", 2)), stale);
+    assert_eq!(code(group.validate_epoch("a", 1)), None);
 }

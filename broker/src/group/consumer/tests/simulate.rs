@@ -10,7 +10,7 @@ use strandline_metadata::values::group::ClassicGroupValue;
 
 use super::classic::join_group;
 use super::{World, beat, going_away, joining, leaving, names, text, with_instance};
-use crate::group::consumer::{ConsumerGroup, ConsumerGroupState};
+use crate::group::consumer::ConsumerGroup;
 use crate::group::tests::code_of;
 
 type Reads = BTreeSet<String>;
@@ -358,7 +358,7 @@ impl Simulation {
         }
         let log = || self.story();
         let state = self.world.group.state();
-        let expected = if ids.is_empty() { ConsumerGroupState::Empty } else { ConsumerGroupState::Stable };
+        let expected = if ids.is_empty() { "Empty" } else { "Stable" };
         assert_eq!(state, expected, "{:#?}\n{}", self.world.group.value(), log());
         for (id, consumer) in &self.consumers {
             let target = self.world.reads(&self.world.member(id).target);

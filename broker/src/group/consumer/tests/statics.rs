@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kafka_protocol::error::ResponseError;
 
 use super::{World, beat, going_away, joining, leaving, with_instance};
-use crate::group::consumer::{AWAY, ConsumerGroupState};
+use crate::group::consumer::AWAY;
 
 #[test]
 fn a_static_member_comes_back_to_what_it_had() {
@@ -25,7 +25,7 @@ fn a_static_member_comes_back_to_what_it_had() {
     let answer = world.send(&with_instance(joining("a2", &["t"]), "i")).unwrap();
     assert_eq!(world.told(&answer), (2, vec!["t0".into(), "t1".into()]));
     assert_eq!(world.group.value().epoch, epoch, "nobody else notices");
-    assert_eq!(world.group.state(), ConsumerGroupState::Stable);
+    assert_eq!(world.group.state(), "Stable");
     assert_eq!(world.refused(&with_instance(beat("a", 1), "i")), ResponseError::FencedInstanceId);
     assert_eq!(world.refused(&beat("a", 1)), ResponseError::UnknownMemberId);
     world.send(&with_instance(beat("a2", 2), "i")).unwrap();
