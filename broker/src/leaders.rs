@@ -7,10 +7,8 @@ use std::sync::Arc;
 
 use strandline_metadata::names::{BrokerInfo, Names};
 use strandline_metadata::placement::{self, Candidate};
-use strandline_metadata::values::{BrokerValue, VALUE_FORMAT};
+use strandline_metadata::values::BrokerValue;
 use uuid::Uuid;
-
-use crate::Broker;
 
 /// The brokers that clients may be led to, as of one view.
 #[derive(Clone, Debug)]
@@ -22,12 +20,12 @@ pub(crate) struct Leaders {
 }
 
 impl Leaders {
-    /// The brokers for a client with this id.
-    pub(crate) fn of(broker: &Broker, names: &Names, client_id: &str) -> Self {
+    /// The brokers for a client with this id. `own` is this broker as it would register.
+    pub(crate) fn of(names: &Names, client_id: &str, own: impl FnOnce() -> BrokerValue) -> Self {
         let mut brokers: Vec<Arc<BrokerInfo>> = names.brokers().values().cloned().collect();
         if brokers.is_empty() {
             // Between losing a registration and getting another, this broker still serves what is known.
-            brokers.push(Arc::new(BrokerInfo { value: own(broker), incarnation: 0 }));
+            brokers.push(Arc::new(BrokerInfo { value: own(), incarnation: 0 }));
         }
         Self::among(brokers, zone_of(client_id))
     }
@@ -64,22 +62,6 @@ fn candidate(broker: &BrokerInfo) -> Candidate<'_> {
     Candidate { node_id: *node_id, draining: *draining, zone }
 }
 
-/// This broker as it would register.
-pub(crate) fn own(broker: &Broker) -> BrokerValue {
-    BrokerValue {
-        format: VALUE_FORMAT,
-        node_id: broker.config.node_id,
-        process_id: broker.process_id,
-        host: broker.advertised.host.clone(),
-        port: broker.advertised.port,
-        zone: broker.config.zone.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        metrics_url: broker.metrics_url.clone(),
-        registered_at_ms: broker.clock.now_ms(),
-        draining: broker.is_draining(),
-    }
-}
-
 /// The zone that a client names in its client id as `zone=<name>`, up to a comma, semicolon or space.
 fn zone_of(client_id: &str) -> Option<&str> {
     let after = client_id.split_once("zone=")?.1;
@@ -89,6 +71,8 @@ fn zone_of(client_id: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use strandline_metadata::values::VALUE_FORMAT;
+
     use super::*;
 
     fn brokers(zones: &[&str]) -> Vec<Arc<BrokerInfo>> {

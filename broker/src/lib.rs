@@ -18,6 +18,7 @@
 //! three are handed in, so that a whole cluster can run in one deterministic process.
 
 mod api;
+mod clock_skew;
 pub mod config;
 mod configs;
 mod features;
@@ -50,21 +51,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use strandline_metadata::backend::Backend;
 use strandline_metadata::commit::{Committer, SessionCell};
+use strandline_metadata::names::Names;
 use strandline_metadata::replica::Replica;
-use strandline_metadata::values::ClusterValue;
+use strandline_metadata::values::{BrokerValue, ClusterValue, VALUE_FORMAT};
 use strandline_storage::clock::Clock;
 use strandline_storage::reader::Reader;
 use strandline_storage::store::Store;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::clock_skew::ClockSkew;
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::ids::Ids;
+use crate::leaders::Leaders;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
-use crate::metrics::{ClockSkew, Metrics};
+use crate::metrics::Metrics;
 use crate::produce::ProduceBuffer;
 use crate::producer_ids::ProducerIds;
 use crate::server::memory::ReplyMemory;
@@ -112,6 +116,27 @@ impl Broker {
     /// Bytes of producers that are buffered or being written.
     pub fn produce_bytes_in_use(&self) -> usize {
         self.buffer.bytes_in_use()
+    }
+
+    /// This broker as it would register.
+    pub(crate) fn as_registered(&self) -> BrokerValue {
+        BrokerValue {
+            format: VALUE_FORMAT,
+            node_id: self.config.node_id,
+            process_id: self.process_id,
+            host: self.advertised.host.clone(),
+            port: self.advertised.port,
+            zone: self.config.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            metrics_url: self.metrics_url.clone(),
+            registered_at_ms: self.clock.now_ms(),
+            draining: self.is_draining(),
+        }
+    }
+
+    /// The brokers that a client with this id may be led to.
+    pub(crate) fn leaders(&self, names: &Names, client_id: &str) -> Leaders {
+        Leaders::of(names, client_id, || self.as_registered())
     }
 
     /// Whether this broker is leaving.

@@ -14,7 +14,6 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::Broker;
-use crate::leaders;
 use crate::limits::{KEEP_ALIVES_PER_TTL, REGISTER_BACKOFF};
 
 /// Why a broker must end.
@@ -92,7 +91,7 @@ async fn try_register(broker: &Broker, was_registered: bool) -> Result<Option<Re
     {
         return Ok(None);
     }
-    let value = leaders::own(broker);
+    let value = broker.as_registered();
     let registering =
         brokers::register(backend, keys, &broker.cluster.cluster_id, &value, broker.config.lease_ttl_s);
     match timeout(strandline_metadata::limits::BACKEND_TIMEOUT, registering).await {
@@ -140,7 +139,7 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
 pub(crate) async fn announce_draining(broker: &Broker) {
     let registration = *broker.registration.borrow();
     let Some(registration) = registration else { return };
-    let value = leaders::own(broker);
+    let value = broker.as_registered();
     let update = brokers::update(&broker.committer, broker.replica.keys(), &registration, &value);
     match timeout(strandline_metadata::limits::BACKEND_TIMEOUT, update).await {
         Ok(Ok(())) => info!("the cluster knows that this broker is leaving"),

@@ -1,7 +1,8 @@
 //! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A call site says what
 //! happened, not which label.
 
-mod groups;
+pub(crate) mod groups;
+mod registrar;
 mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,16 +11,15 @@ use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry,
+    TextEncoder,
 };
-use strandline_metadata::replica::{ApplyObserver, ReplicaCounters};
-use strandline_metadata::state::{Effects, Position};
+use strandline_metadata::replica::ReplicaCounters;
 use strandline_storage::metrics::StorageMetrics;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::groups::GroupMetrics;
+use self::registrar::Registrar;
 use self::telemetry::TelemetryMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
@@ -99,41 +99,6 @@ struct Shared {
     software: Mutex<BTreeSet<(String, String)>>,
     groups: GroupMetrics,
     telemetry: TelemetryMetrics,
-}
-
-/// Registers one metric after the other.
-struct Registrar<'a>(&'a Registry);
-
-impl Registrar<'_> {
-    fn with<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<C>,
-    ) -> prometheus::Result<C> {
-        let metric = made?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.with(IntCounter::new(format!("strandline_{name}"), help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.with(IntCounterVec::new(Opts::new(format!("strandline_{name}"), help), labels))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.with(IntGaugeVec::new(Opts::new(format!("strandline_{name}"), help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.with(IntGauge::new(format!("strandline_{name}"), help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-        let options = HistogramOpts::new(format!("strandline_{name}"), help).buckets(buckets.to_vec());
-        self.with(Histogram::with_opts(options))
-    }
 }
 
 impl Metrics {
@@ -330,24 +295,9 @@ impl Metrics {
         self.shared.jobs.with_label_values(&[job, outcome]).inc();
     }
 
-    pub(crate) fn group_rebalanced(&self, reason: &str) {
-        self.shared.groups.rebalanced(reason);
-    }
-
-    pub(crate) fn group_members_expired(&self, count: usize) {
-        self.shared.groups.members_expired(count);
-    }
-
-    pub(crate) fn offsets_committed(&self, count: usize) {
-        self.shared.groups.committed(count);
-    }
-
-    pub(crate) fn offsets_expired(&self, count: usize) {
-        self.shared.groups.offsets_expired(count);
-    }
-
-    pub(crate) fn group_written(&self, offset_keys: usize) {
-        self.shared.groups.written(offset_keys);
+    /// What is counted of groups.
+    pub(crate) fn groups(&self) -> &GroupMetrics {
+        &self.shared.groups
     }
 
     pub(crate) fn telemetry_pushed(&self, is_taken: bool) {
@@ -386,56 +336,12 @@ impl Metrics {
         s.watch_lag.set(broker.replica.lag_revisions());
         s.buffer_bytes.set(number(broker.buffer.bytes_in_use()));
         s.fetch_sessions.set(number(broker.fetch_sessions.len()));
-        s.groups.look(broker);
+        s.groups.look(&broker.replica, |visit| broker.groups.each(visit));
         s.telemetry.look(broker);
         let mut text = Vec::new();
         let mut families = s.registry.gather();
         families.extend(telemetry::families(broker)?);
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
-    }
-}
-
-/// How far other brokers' clocks are from this one's, as their records show: retention by time is safe only while they agree.
-#[derive(Clone, Debug)]
-pub struct ClockSkew {
-    clock: Arc<dyn strandline_storage::clock::Clock>,
-    own: strandline_metadata::commit::SessionCell,
-    latest: Arc<Mutex<BTreeMap<i64, (i64, Instant)>>>,
-}
-
-impl ClockSkew {
-    /// Others' records older than this say nothing about clocks now.
-    const FRESH: Duration = Duration::from_mins(10);
-
-    /// No knowledge yet.
-    pub fn new(
-        clock: Arc<dyn strandline_storage::clock::Clock>,
-        own: strandline_metadata::commit::SessionCell,
-    ) -> Self {
-        Self { clock, own, latest: Arc::default() }
-    }
-
-    /// By how much this broker's clock is ahead of the median of the others', in ms; `None` without others.
-    pub fn ahead_ms(&self) -> Option<i64> {
-        let now = Instant::now();
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.retain(|_, (_, at)| now.saturating_duration_since(*at) < Self::FRESH);
-        let mut skews: Vec<i64> = latest.values().map(|(skew, _)| *skew).collect();
-        skews.sort_unstable();
-        skews.get(skews.len() / 2).copied()
-    }
-}
-
-impl ApplyObserver for ClockSkew {
-    fn applied(&self, at: Position, time_ms: i64, _: &Effects) {
-        if self.own.current().is_some_and(|s| s.incarnation == at.incarnation) {
-            return;
-        }
-        let skew = self.clock.now_ms().saturating_sub(time_ms);
-        self.latest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(at.incarnation, (skew, Instant::now()));
     }
 }

@@ -22,13 +22,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::clock_skew::ClockSkew;
 use crate::config::{Advertised, Config};
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::group::environment::Environment;
 use crate::ids::Ids;
 use crate::limits::{ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT};
-use crate::metrics::{ClockSkew, Metrics};
+use crate::metrics::Metrics;
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::server::memory::ReplyMemory;
@@ -160,7 +161,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         writes: AtomicU64::new(1),
         clock: parts.clock.clone(),
         clock_skew: clock_skew.clone(),
-        metrics: parts.metrics.clone(),
+        metrics: parts.metrics.groups().clone(),
         tasks: tasks.clone(),
         ids: ids.clone(),
     });

@@ -18,7 +18,6 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::Call;
-use crate::leaders::Leaders;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=1;
 
@@ -31,7 +30,7 @@ pub(super) async fn handle(
     // What other brokers have created exists, if that can be found out.
     let _ = call.broker.replica.barrier().await;
     let responses = call.broker.replica.read(|view| {
-        let leaders = Leaders::of(&call.broker, &view.names, &call.client_id);
+        let leaders = call.broker.leaders(&view.names, &call.client_id);
         let topics = request.topics.into_iter().map(|topic| {
             let known = view.names.topic(&topic.name);
             let answers = topic.partitions.iter().map(|asked| {

@@ -11,7 +11,6 @@ use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
 
 use super::{Call, text};
-use crate::leaders::Leaders;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
 
@@ -29,7 +28,7 @@ pub(super) async fn handle(call: &Call, request: DescribeClusterRequest) -> Desc
             )))
             .with_cluster_id(cluster_id);
     }
-    let leaders = broker.replica.read(|view| Leaders::of(broker, &view.names, &call.client_id));
+    let leaders = broker.replica.read(|view| broker.leaders(&view.names, &call.client_id));
     let brokers = leaders.brokers.iter().map(|info| {
         let value = &info.value;
         DescribeClusterBroker::default()

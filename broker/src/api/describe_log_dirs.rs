@@ -35,7 +35,7 @@ pub(super) async fn handle(call: &Call, request: DescribeLogDirsRequest) -> Desc
         asked
     });
     let topics = broker.replica.read(|view| {
-        let leaders = Leaders::of(broker, &view.names, &call.client_id);
+        let leaders = broker.leaders(&view.names, &call.client_id);
         let own =
             |topic: &TopicInfo, wanted: Option<&BTreeSet<i32>>| describe(call, view, &leaders, topic, wanted);
         match &asked {

@@ -15,7 +15,6 @@ use kafka_protocol::messages::{
 };
 
 use super::{Call, text};
-use crate::leaders::Leaders;
 use crate::limits::DESCRIBED_PARTITIONS_PER_PAGE;
 use crate::topics;
 
@@ -38,7 +37,7 @@ pub(super) async fn handle(
     let start =
         request.cursor.map(|c| (c.topic_name.to_string(), u32::try_from(c.partition_index).unwrap_or(0)));
     broker.replica.read(|view| {
-        let leaders = Leaders::of(broker, &view.names, &call.client_id);
+        let leaders = broker.leaders(&view.names, &call.client_id);
         let names: Vec<&String> =
             if asked.is_empty() { view.names.topics().keys().collect() } else { asked.iter().collect() };
         let mut response = DescribeTopicPartitionsResponse::default();

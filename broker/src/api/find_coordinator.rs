@@ -13,7 +13,6 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, text};
 use crate::group_config::check_group_id;
-use crate::leaders::Leaders;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
@@ -70,7 +69,7 @@ fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), (Res
         }
     }
     call.broker.replica.read(|view| {
-        let leaders = Leaders::of(&call.broker, &view.names, "");
+        let leaders = call.broker.leaders(&view.names, "");
         let node_id = leaders.of_group(key);
         let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
         let none = || (ResponseError::CoordinatorNotAvailable, "no broker is registered".to_owned());

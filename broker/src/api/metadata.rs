@@ -63,7 +63,7 @@ pub(super) async fn handle(call: &Call, request: MetadataRequest) -> MetadataRes
         topics::learn(broker, &missing, create).await;
     }
     broker.replica.read(|view| {
-        let leaders = Leaders::of(broker, &view.names, &call.client_id);
+        let leaders = broker.leaders(&view.names, &call.client_id);
         let with_operations = call.version >= 8 && request.include_topic_authorized_operations;
         let describe = |topic: &TopicInfo| describe(call, &leaders, topic, with_operations);
         let topics = if all {

@@ -9,11 +9,10 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::command::Command;
-use super::environment::Environment;
+use super::environment::{Environment, GroupKeys};
 use super::error::{CoordinatorError, GroupError};
 use super::reply::Reply;
 use super::status::{GroupStatus, SharedStatus};
-use super::store::GroupKeys;
 use super::task::GroupTask;
 use crate::group_config::check_group_id;
 use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP};

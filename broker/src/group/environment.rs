@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use strandline_metadata::backend::BackendError;
-use strandline_metadata::commit::SessionCell;
+use strandline_metadata::commit::{Session, SessionCell};
 use strandline_metadata::groups::GroupWriter;
 use strandline_metadata::limits::APPLY_TIMEOUT;
 use strandline_metadata::names::Names;
@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{Context, Topics};
+use crate::clock_skew::ClockSkew;
 use crate::config::GroupConfig;
 use crate::group_config::{self, GroupSettings};
 use crate::ids::Ids;
 use crate::leaders::Leaders;
-use crate::metrics::{ClockSkew, Metrics};
+use crate::metrics::groups::GroupMetrics;
 use crate::tasks::TaskSet;
 
 /// The parts of the broker that groups use.
@@ -33,9 +34,17 @@ pub(crate) struct Environment {
     pub(crate) writes: AtomicU64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: GroupMetrics,
     pub(crate) tasks: TaskSet,
     pub(crate) ids: Ids,
+}
+
+/// The keys of one group, under the registration with which they were read.
+#[derive(Clone)]
+pub(super) struct GroupKeys {
+    pub(super) env: Arc<Environment>,
+    pub(super) group: String,
+    pub(super) session: Session,
 }
 
 impl Environment {

@@ -95,7 +95,7 @@ impl GroupTask {
                 too_large.insert(place);
             }
         }
-        self.env.metrics.offsets_committed(count - too_large.len());
+        self.env.metrics.committed(count - too_large.len());
         too_large
     }
 

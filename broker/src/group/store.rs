@@ -5,13 +5,11 @@
 //! is taken: its answer could tell what is not stored. While offsets are written or read,
 //! heartbeats and the like go on. Whatever waits meanwhile shares the next write.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use strandline_metadata::backend::BackendError;
-use strandline_metadata::commit::Session;
 use strandline_metadata::groups::{
     self, GroupPut, GroupReadError, GroupWriteError, OffsetsKey, StoredOffsets,
 };
@@ -23,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::command::FetchOffsets;
-use super::environment::Environment;
+use super::environment::GroupKeys;
 use super::error::{CoordinatorError, GroupError};
 use super::offsets::{self, FoundOffsets, Offsets};
 use super::reply::{Reply, Response, Subject};
@@ -49,14 +47,6 @@ impl End {
             Self::Lost | Self::Idle => CoordinatorError::NoAnswer,
         }
     }
-}
-
-/// The keys of one group, under the registration with which they were read.
-#[derive(Clone)]
-pub(super) struct GroupKeys {
-    pub(super) env: Arc<Environment>,
-    pub(super) group: String,
-    pub(super) session: Session,
 }
 
 /// What is stored of a group, what is on its way, and what waits.

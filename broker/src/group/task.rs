@@ -25,11 +25,11 @@ use super::Ticket;
 use super::classic::Answer;
 use super::command::Command;
 use super::engine::{Effects, Engine, Event};
-use super::environment::Environment;
+use super::environment::{Environment, GroupKeys};
 use super::error::CoordinatorError;
 use super::reply::{Reply, Response};
 use super::status::SharedStatus;
-use super::store::{Completed, End, GroupKeys, GroupStore};
+use super::store::{Completed, End, GroupStore};
 use crate::group_config::GroupSettings;
 use crate::limits::{LATE_TIMER, STEPS_PER_WRITE};
 
@@ -209,11 +209,11 @@ impl GroupTask {
         match event {
             Event::Rebalance(reason) => {
                 info!(group = self.group, reason, "a group rebalances");
-                self.env.metrics.group_rebalanced(reason);
+                self.env.metrics.rebalanced(reason);
             }
             Event::Expired(expired) => {
                 info!(group = self.group, expired, "members were not heard of in time");
-                self.env.metrics.group_members_expired(expired);
+                self.env.metrics.members_expired(expired);
             }
             Event::Upgraded => info!(group = self.group, "a group changes to the new protocol"),
             Event::Downgraded => info!(group = self.group, "a group changes to the classic protocol"),

@@ -26,10 +26,11 @@ use uuid::Uuid;
 
 use super::Topics;
 use super::command::Command;
+use super::environment::GroupKeys;
 use super::error::GroupError;
 use super::reply::Reply;
 use super::status::SharedStatus;
-use super::store::{End, GroupKeys};
+use super::store::End;
 use super::task::GroupTask;
 use crate::api::text;
 use crate::records::tests::batch;

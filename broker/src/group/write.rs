@@ -4,8 +4,8 @@ use strandline_metadata::groups::{GroupPut, GroupWrite, GroupWriteError, Offsets
 use strandline_metadata::limits::{APPLY_TIMEOUT, GROUP_WRITE_KEYS};
 use tokio::time::timeout;
 
+use super::environment::GroupKeys;
 use super::offsets;
-use super::store::GroupKeys;
 use crate::limits::{GROUP_OFFSETS_BYTES_PER_TXN, OFFSETS_BYTES_BESIDE_GROUP};
 
 /// What came of a write.
@@ -43,7 +43,7 @@ pub(super) async fn all(keys: GroupKeys, revision: i64, put: GroupPut, offsets: 
                 let _ = timeout(APPLY_TIMEOUT, env.replica.wait_applied(done.revision)).await;
             }
         }
-        env.metrics.group_written(write.offsets.len());
+        env.metrics.written(write.offsets.len());
         written.offsets.extend(write.offsets.into_iter().map(|p| (p.key, done.revision)));
     }
     written

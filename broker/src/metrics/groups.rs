@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
+use strandline_metadata::replica::Replica;
 
-use super::Registrar;
-use crate::Broker;
+use super::registrar::Registrar;
 use crate::group::status::GroupStatus;
 use crate::limits::GROUP_LAG_SERIES;
 
@@ -13,8 +13,8 @@ use crate::limits::GROUP_LAG_SERIES;
 const ALL: &str = "all";
 
 /// The group metrics.
-#[derive(Debug)]
-pub(super) struct GroupMetrics {
+#[derive(Clone, Debug)]
+pub(crate) struct GroupMetrics {
     groups: IntGaugeVec,
     members: IntGaugeVec,
     lag: IntGaugeVec,
@@ -56,34 +56,34 @@ impl GroupMetrics {
         })
     }
 
-    pub(super) fn rebalanced(&self, reason: &str) {
+    pub(crate) fn rebalanced(&self, reason: &str) {
         self.rebalances.with_label_values(&[reason]).inc();
     }
 
-    pub(super) fn members_expired(&self, count: usize) {
+    pub(crate) fn members_expired(&self, count: usize) {
         self.members_expired.inc_by(count as u64);
     }
 
-    pub(super) fn committed(&self, count: usize) {
+    pub(crate) fn committed(&self, count: usize) {
         self.commits.inc_by(count as u64);
     }
 
-    pub(super) fn offsets_expired(&self, count: usize) {
+    pub(crate) fn offsets_expired(&self, count: usize) {
         self.offsets_expired.inc_by(count as u64);
     }
 
-    pub(super) fn written(&self, offset_keys: usize) {
+    pub(crate) fn written(&self, offset_keys: usize) {
         self.writes.inc();
         self.keys_written.inc_by(offset_keys as u64);
     }
 
-    /// Takes over what groups are now.
-    pub(super) fn look(&self, broker: &Broker) {
+    /// Takes over what groups are now. `each` calls a function for every group, with its id.
+    pub(super) fn look(&self, replica: &Replica, each: impl Fn(&mut dyn FnMut(&str, &GroupStatus))) {
         self.groups.reset();
         self.members.reset();
         self.lag.reset();
         let mut index = 0;
-        broker.groups.each(|group, status| {
+        each(&mut |group, status| {
             self.groups.with_label_values(&[status.kind, status.state]).inc();
             let members = i64::try_from(status.members).unwrap_or(i64::MAX);
             if index < GROUP_LAG_SERIES {
@@ -91,10 +91,10 @@ impl GroupMetrics {
             }
             index += 1;
         });
-        let level = Level::fitting(broker);
+        let level = Level::fitting(&each);
         let mut lags: BTreeMap<(String, String, String), i64> = BTreeMap::new();
-        broker.groups.each(|group, status| {
-            each_lag(broker, status, |topic, partition, lag| {
+        each(&mut |group, status| {
+            each_lag(replica, status, |topic, partition, lag| {
                 let (topic, partition) = match level {
                     Level::Partition => (topic, partition.to_string()),
                     Level::Topic => (topic, ALL.to_owned()),
@@ -120,9 +120,9 @@ enum Level {
 
 impl Level {
     /// The finest one at which there are not too many.
-    fn fitting(broker: &Broker) -> Self {
+    fn fitting(each: &impl Fn(&mut dyn FnMut(&str, &GroupStatus))) -> Self {
         let (mut partitions, mut topics) = (0, 0);
-        broker.groups.each(|_, status| {
+        each(&mut |_, status| {
             let mut last = None;
             for (topic, _) in status.committed.keys() {
                 topics += usize::from(last.replace(topic) != Some(topic));
@@ -138,8 +138,8 @@ impl Level {
 }
 
 /// Calls `each` for the partitions that a group has committed for: topic, partition, and how many records it is behind.
-fn each_lag(broker: &Broker, status: &GroupStatus, mut each: impl FnMut(&str, u32, i64)) {
-    broker.replica.read(|view| {
+fn each_lag(replica: &Replica, status: &GroupStatus, mut each: impl FnMut(&str, u32, i64)) {
+    replica.read(|view| {
         for ((topic, _), (topic_id, offsets)) in &status.committed {
             for (partition, offset) in offsets {
                 let Some(state) = view.state.partition(*topic_id, *partition) else { continue };

@@ -4,7 +4,7 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGauge, Opts};
 
-use super::Registrar;
+use super::registrar::Registrar;
 use crate::Broker;
 
 const LABELS: [&str; 3] = ["metric", "client_id", "attributes"];
