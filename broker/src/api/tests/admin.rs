@@ -29,7 +29,6 @@ use tokio::time::Duration;
 
 use super::*;
 use crate::configs::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
-use crate::leaders;
 
 /// Topic, partition, bytes.
 type Sizes = Vec<(String, i32, i64)>;
@@ -213,7 +212,7 @@ async fn the_level_of_an_older_cluster_is_raised_when_every_broker_knows_the_nex
     assert_eq!(log_level(&mut client).await, 1);
     assert_eq!(object_versions(&world).await, BTreeSet::from([SegmentVersion::V1]));
 
-    let old = BrokerValue { node_id: 7, version: "0.1.9".to_owned(), ..leaders::own(&opened.broker) };
+    let old = BrokerValue { node_id: 7, version: "0.1.9".to_owned(), ..opened.broker.as_registered() };
     world.backend.txn(put(&Key::Broker(7), old.encode())).await.unwrap();
     let raise = |validate_only| {
         let key = FeatureUpdateKey::default()
