@@ -3,13 +3,14 @@
 //! etcd itself checks all of this; here are its rules, so that the embedded backend refuses exactly what etcd
 //! would, and so that a caller can tell beforehand.
 
-use crate::limits::{BACKEND_TXN_OPS, ETCD_REQUEST_BYTES};
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 use super::request::{check_key, check_range};
 use super::{BackendError, Compare, KeyRange, Op, Txn};
+
+use crate::limits::{BACKEND_TXN_OPS, ETCD_REQUEST_BYTES};
 
 /// What a compare or a step costs on the wire beside its key and value: tags, lengths, a number, an enum.
 const STEP_OVERHEAD_BYTES: usize = 32;

@@ -3,12 +3,13 @@
 //! A chunk that is full never changes again: a copy of a state shares it, and so does the next state. What a copy of
 //! the state costs a partition that changes afterwards is its newest ranges, fewer than [`RANGES_PER_CHUNK`] of them.
 
-use crate::limits::RANGES_PER_CHUNK;
 use std::sync::Arc;
 
 use imbl::Vector;
 
 use super::partition::Range;
+
+use crate::limits::RANGES_PER_CHUNK;
 
 /// A run of ranges that never changes.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 //! What is not here dies with the coordinator and is made anew by the next one: session and rebalance timers, members
 //! that were told their id and have not joined with it, requests that wait.
 
-use crate::limits::STORED_PARTITION;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
@@ -14,6 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::Value;
+
+use crate::limits::STORED_PARTITION;
 
 /// The value of `groups/<group>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,6 @@
 //! **One process at a time**: `<name>.lock` is locked for as long as the store lives. A file of its own, because
 //! the journal is replaced.
 
-use crate::limits::{JOURNAL_FRAME_BYTES, JOURNAL_LOCK_PATIENCE, JOURNAL_LOCK_POLL, JOURNAL_REWRITE_BYTES};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -30,6 +29,8 @@ use tracing::{info, warn};
 
 use super::mvcc::Mvcc;
 use super::record::Record;
+
+use crate::limits::{JOURNAL_FRAME_BYTES, JOURNAL_LOCK_PATIENCE, JOURNAL_LOCK_POLL, JOURNAL_REWRITE_BYTES};
 
 /// What a journal begins with; the last byte is the format's version.
 const MAGIC: [u8; 8] = *b"SLJOURN\x01";

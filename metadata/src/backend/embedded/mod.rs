@@ -40,7 +40,6 @@ mod shared;
 mod tests;
 mod watch;
 
-use crate::limits::LEASE_TTL_S;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,6 +58,8 @@ use super::{
     Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
     ReadBackend, Txn, TxnResponse, Watch,
 };
+
+use crate::limits::LEASE_TTL_S;
 
 /// A store in this process. Clones are handles of the same store.
 #[derive(Clone)]

@@ -1,11 +1,12 @@
 //! How to reach etcd, and what of that is refused before anything is tried.
 
-use crate::limits::{PING_INTERVAL, PING_TIMEOUT};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::limits::{PING_INTERVAL, PING_TIMEOUT};
 
 /// Where etcd is and how to log in.
 #[derive(Clone, Debug)]

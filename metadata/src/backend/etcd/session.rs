@@ -1,6 +1,5 @@
 //! One client's way to etcd: logs in, sends a call once, waits for it so long, and says what came of it.
 
-use crate::limits::BACKEND_ANSWER_BYTES;
 use std::future::Future;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use tracing::{debug, warn};
 use super::config::{EtcdConfig, EtcdConfigError, Password};
 use super::failure::Failure;
 use super::lanes::{Choice, Lanes, Purpose};
+
+use crate::limits::BACKEND_ANSWER_BYTES;
 
 /// What all calls of one client share.
 pub(super) struct Session {

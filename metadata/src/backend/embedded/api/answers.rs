@@ -1,7 +1,6 @@
 //! How many answers are in memory at a time: one that its client does not take holds its place until it does, or until
 //! the connection is given up.
 
-use crate::limits::API_PIECE_BYTES;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
+
+use crate::limits::API_PIECE_BYTES;
 
 /// The call whose answers may be large.
 const RANGE: &str = "/etcdserverpb.KV/Range";

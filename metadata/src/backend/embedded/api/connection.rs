@@ -1,6 +1,5 @@
 //! Accepting connections, no more than so many at a time.
 
-use crate::limits::API_ACCEPT_PAUSE;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tonic::transport::server::Connected;
 use tracing::warn;
+
+use crate::limits::API_ACCEPT_PAUSE;
 
 /// A connection, and its place among those that are served.
 #[derive(Debug)]
