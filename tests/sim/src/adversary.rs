@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use crate::link::Link;
 use crate::node::Node;
 use crate::random::Random;
+use crate::standalone;
 use crate::trace::Trace;
 
 /// A way to make trouble.
@@ -57,7 +58,7 @@ const TROUBLES: &[Trouble] = &[
     Trouble::Compact,
 ];
 
-/// Makes trouble, so many times, and then lets everything heal.
+/// Makes trouble, so many times.
 pub(crate) async fn run(
     nodes: Vec<Arc<Node>>,
     backend: Arc<dyn Backend>,
@@ -76,7 +77,36 @@ pub(crate) async fn run(
         under_way.spawn(async move { maker.make(trouble).await });
     }
     while under_way.join_next().await.is_some() {}
-    for node in &nodes {
+}
+
+/// The coordinator of a group dies and comes back, so many times, and whoever did without it hears of
+/// that late: two brokers coordinate the group at the same time, and both are registered.
+pub(crate) async fn comebacks(nodes: Vec<Arc<Node>>, random: Random, trace: Trace, count: u32) {
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address()).collect();
+    for _ in 0..count {
+        sleep(random.ms(500, 4000)).await;
+        let (coordinator, _) = standalone::group(&addresses, &random).coordinator().await;
+        let Some(back) = nodes.iter().find(|node| node.id == coordinator) else { continue };
+        let others = || nodes.iter().filter(|node| node.id != coordinator);
+        back.kill();
+        // Until its lease is over, and another one has the group.
+        sleep(random.ms(2500, 4000)).await;
+        trace.note(&format!("only broker {coordinator} will know that it is back"));
+        let watch_delay = Duration::from_millis(300)..=random.ms(500, 3000);
+        for node in others() {
+            node.set_etcd_plan(EtcdFaults { watch_delay: watch_delay.clone(), ..EtcdFaults::default() });
+        }
+        back.start();
+        sleep(random.ms(1500, 4000)).await;
+        for node in others() {
+            node.set_etcd_plan(EtcdFaults::default());
+        }
+    }
+}
+
+/// Nothing goes wrong any more.
+pub(crate) fn heal(nodes: &[Arc<Node>], trace: &Trace) {
+    for node in nodes {
         node.set_etcd_plan(EtcdFaults::default());
         node.s3_faults.clear();
         node.start();

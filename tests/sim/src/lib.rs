@@ -17,6 +17,7 @@ mod check;
 mod churn;
 mod clock;
 mod gate;
+mod late;
 mod link;
 mod members;
 mod monitor;
@@ -26,6 +27,7 @@ pub mod plan;
 mod random;
 mod remote;
 mod scenario;
+mod standalone;
 mod trace;
 mod wanderer;
 

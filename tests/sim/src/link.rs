@@ -13,18 +13,33 @@ use crate::random::Random;
 pub(crate) struct Link {
     random: Random,
     cut: Arc<watch::Sender<bool>>,
+    calls_held: Arc<watch::Sender<bool>>,
     /// Milliseconds that a message takes, at least and at most.
     latency_ms: (u64, u64),
 }
 
 impl Link {
     pub(crate) fn new(random: Random, latency_ms: (u64, u64)) -> Self {
-        Self { random, cut: Arc::new(watch::Sender::new(false)), latency_ms }
+        let [cut, calls_held] = [(); 2].map(|()| Arc::new(watch::Sender::new(false)));
+        Self { random, cut, calls_held, latency_ms }
     }
 
     /// Cuts it, or joins it again. What is on its way waits, as what a TCP connection sends again and again.
     pub(crate) fn set_cut(&self, cut: bool) {
         self.cut.send_replace(cut);
+    }
+
+    /// Holds back calls and the answers to them, or lets them go on. Streams get through.
+    pub(crate) fn hold_calls(&self, hold: bool) {
+        self.calls_held.send_replace(hold);
+    }
+
+    /// Ends when a call, or an answer to one, that is sent now has arrived.
+    pub(crate) async fn cross_by_call(&self) {
+        let mut held = self.calls_held.subscribe();
+        // The sender lives in `self`.
+        let _ = held.wait_for(|held| !*held).await;
+        self.cross().await;
     }
 
     /// Ends when a message that is sent now has arrived.

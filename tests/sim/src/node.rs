@@ -11,6 +11,7 @@ use strandline_broker::tasks::{TaskKind, TaskSet};
 use strandline_broker::{Broker, MembershipEnd, server};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::faulty::{FaultPlan, Faults, FaultyBackend};
+use strandline_metadata::keys::Keyspace;
 use strandline_storage::clock::Clock;
 use strandline_storage::store::{self, FaultHandle, Faulty, Store, StoreConfig, StoreUrl};
 use tokio::io::DuplexStream;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::clock::SimClock;
 use crate::gate::Gate;
+use crate::late::LateCheckpoints;
 use crate::link::Link;
 use crate::monitor::{self, Monitor, Monitored};
 use crate::random::Random;
@@ -31,7 +33,10 @@ pub(crate) struct Outside {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) trace: Trace,
     pub(crate) began: Instant,
+    pub(crate) keys: Keyspace,
     pub(crate) monitor: Monitor,
+    /// Draws which answers to checkpoints are late, if any are to be.
+    pub(crate) late_checkpoints: Option<Random>,
 }
 
 /// A broker's machine. The links and the clock outlive its processes.
@@ -124,7 +129,13 @@ impl Node {
         lock(&self.etcd_faults).push(faulty.faults());
         let delayed = faulty.clone();
         tokio::spawn(async move { delayed.run_delayed().await });
-        Arc::new(RemoteBackend::new(faulty, self.to_etcd.clone()))
+        let Some(random) = self.outside.late_checkpoints.clone() else {
+            return Arc::new(RemoteBackend::new(faulty, self.to_etcd.clone()));
+        };
+        let (link, trace, keys) =
+            (self.to_etcd.clone(), self.outside.trace.clone(), self.outside.keys.clone());
+        let late = LateCheckpoints { inner: faulty, keys, node_id: self.id, link, random, trace };
+        Arc::new(RemoteBackend::new(Arc::new(late), self.to_etcd.clone()))
     }
 
     /// Changes what goes wrong between this machine and etcd.

@@ -2,6 +2,9 @@
 
 use crate::random::Random;
 
+/// Tells the two sources of a seed apart.
+const RARE: u64 = 0x7261_7265;
+
 /// Everything about a run that is drawn before it begins.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -25,12 +28,22 @@ pub struct Plan {
     pub waits_for_orphans: bool,
     /// Log records after which a snapshot is due.
     pub snapshot_records: u32,
+    /// How often a coordinator dies and comes back while the others do not hear of it; consumers that
+    /// are members of nothing commit offsets meanwhile.
+    pub comebacks: u32,
+    /// Whether the answer to a checkpoint may come when another broker has written newer snapshots.
+    pub late_checkpoints: bool,
+    /// The seed of these two, so that all else is drawn as without them.
+    pub rare_seed: u64,
 }
 
 impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         let random = Random::new(seed);
+        // What few seeds have is drawn elsewhere, so that the others stay what they were without it.
+        let rare = Random::new(seed ^ RARE);
+        let has_comebacks = rare.chance(0.12);
         Self {
             seed,
             brokers: 2 + random.below(3) as i32,
@@ -42,6 +55,9 @@ impl Plan {
             topics_churn: random.chance(0.4),
             snapshot_records: 10 + random.below(60) as u32,
             waits_for_orphans: random.chance(0.1),
+            comebacks: if has_comebacks { 1 + rare.below(3) as u32 } else { 0 },
+            late_checkpoints: rare.chance(0.12),
+            rare_seed: rare.number(),
         }
     }
 }

@@ -28,9 +28,9 @@ async fn call<T: Send + 'static>(link: &Link, call: impl Future<Output = T> + Se
     let (answer, answered) = oneshot::channel();
     let link = link.clone();
     tokio::spawn(async move {
-        link.cross().await;
+        link.cross_by_call().await;
         let result = call.await;
-        link.cross().await;
+        link.cross_by_call().await;
         // Whoever asked may be gone.
         let _ = answer.send(result);
     });

@@ -26,6 +26,7 @@ use crate::monitor::Monitor;
 use crate::network::Network;
 use crate::node::{Node, Outside};
 use crate::random::Random;
+use crate::standalone::Standalone;
 use crate::trace::Trace;
 use crate::{Outcome, Plan, adversary, check, churn, wanderer};
 
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Arc<Node>>,
     pub(crate) history: History,
     pub(crate) random: Random,
+    /// For what only few seeds have.
+    rare: Random,
 }
 
 /// The clients of a run, by name.
@@ -77,18 +80,20 @@ impl Clients {
 
 impl World {
     fn new(plan: &Plan) -> Self {
-        let random = Random::new(plan.seed);
+        let (random, rare) = (Random::new(plan.seed), Random::new(plan.rare_seed));
         let embedded = Embedded::in_memory();
         let leases = embedded.clone();
         tokio::spawn(async move { leases.run_leases().await });
         let history = History::default();
         let keys = Keyspace::new(CLUSTER).expect("it is a plain name");
         let outside = Outside {
-            monitor: Monitor::new(keys, history.clone()),
+            monitor: Monitor::new(keys.clone(), history.clone()),
+            keys,
             backend: Arc::new(embedded),
             store: Arc::new(ObjectStoreBackend::memory()),
             trace: Trace::new(),
             began: Instant::now(),
+            late_checkpoints: plan.late_checkpoints.then(|| rare.fork()),
         };
         let snapshot_records = plan.snapshot_records.to_string();
         let flags = [
@@ -103,7 +108,7 @@ impl World {
         ];
         let nodes =
             (1..=plan.brokers).map(|id| Node::new(id, &outside, &random, flags.as_flattened())).collect();
-        Self { plan: plan.clone(), outside, nodes, history, random }
+        Self { plan: plan.clone(), outside, nodes, history, random, rare }
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -138,6 +143,28 @@ impl World {
             let producing = producer::run(options, self.history.clone(), stop.subscribe());
             clients.start(format!("producer {number}"), producing);
         }
+    }
+
+    /// Consumers that commit while coordinators come back.
+    fn start_standalone(&self, stop: &watch::Sender<bool>, clients: &mut Clients) {
+        // What could be lost is the offset of another partition.
+        for partition in (0..self.plan.partitions).filter(|_| self.plan.comebacks > 0) {
+            let (addresses, history) = (self.addresses(), self.history.clone());
+            let consumer = Standalone { addresses, partition, history, stop: stop.subscribe() };
+            clients.start(format!("standalone consumer {partition}"), consumer.run(self.rare.fork()));
+        }
+    }
+
+    /// Returns once everything that is to go wrong has, and is healed.
+    async fn make_trouble(&self) {
+        let (nodes, trace) = (self.nodes.clone(), self.outside.trace.clone());
+        let backend: Arc<dyn Backend> = self.outside.backend.clone();
+        let troubles =
+            adversary::run(nodes.clone(), backend, self.random.fork(), trace.clone(), self.plan.faults);
+        let comebacks =
+            adversary::comebacks(nodes.clone(), self.rare.fork(), trace.clone(), self.plan.comebacks);
+        tokio::join!(troubles, comebacks);
+        adversary::heal(&nodes, &trace);
     }
 }
 
@@ -211,9 +238,8 @@ async fn work(world: &World) {
         let churning = churn::run(world.addresses(), history.clone(), stop.subscribe(), random, trace);
         clients.start("churn".to_owned(), churning);
     }
-    let (backend, trace): (Arc<dyn Backend>, _) =
-        (world.outside.backend.clone(), world.outside.trace.clone());
-    adversary::run(world.nodes.clone(), backend, world.random.fork(), trace, plan.faults).await;
+    world.start_standalone(&stop, &mut clients);
+    world.make_trouble().await;
     sleep(world.random.ms(500, 3000)).await;
     stop.send_replace(true);
     if timeout(FINISH * 2, clients.done()).await.is_err() {

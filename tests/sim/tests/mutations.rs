@@ -12,8 +12,6 @@ const RARE: &[Mutation] = &[
     Mutation::ApplyBehindGap,
     Mutation::BelieveRefusal,
     Mutation::CollectByOldState,
-    Mutation::ListOlderSnapshot,
-    Mutation::MergeOffsetsBlindly,
     Mutation::OutOfRangeWithoutBarrier,
     Mutation::ShareSentBarrier,
     Mutation::TrimBeforePointer,
