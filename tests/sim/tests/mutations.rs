@@ -12,7 +12,6 @@ const RARE: &[Mutation] = &[
     Mutation::ApplyBehindGap,
     Mutation::BelieveRefusal,
     Mutation::CollectByOldState,
-    Mutation::OutOfRangeWithoutBarrier,
     Mutation::ShareSentBarrier,
     Mutation::TrimBeforePointer,
 ];
