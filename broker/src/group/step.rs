@@ -16,12 +16,8 @@ impl GroupTask {
     pub(super) fn decide(&mut self, command: Command) -> Option<Response> {
         match command {
             Command::Join(join, reply) => {
-                self.log_reason(
-                    "joins",
-                    &join.member_id,
-                    join.instance_id.as_deref(),
-                    join.reason.as_deref(),
-                );
+                let (instance, reason) = (join.instance_id.as_deref(), join.reason.as_deref());
+                self.log_reason("joins", &join.member_id, instance, reason);
                 let ticket = self.tickets.issue(TicketReply::Join(reply));
                 self.engine.join(ticket, *join, &self.env.context(&self.settings));
                 None
@@ -85,6 +81,7 @@ impl GroupTask {
             }
         }
     }
+
     /// Takes commits up, and gives the partitions whose metadata do not fit.
     fn commit(&mut self, commits: Vec<Commit>) -> RefusedPartitions {
         let mut too_large = RefusedPartitions::new();
