@@ -34,6 +34,11 @@ pub(crate) async fn run(broker: Arc<Broker>) {
     broker.tasks.start(TaskKind::Critical, "watermarks", watermarks::run(broker.clone(), leads.clone()));
     let mut collector = Collector::default();
     let mut expiry = ProducerExpiry::default();
+    // Whoever founds a cluster says so before it has written much, and does not wait until somebody leads.
+    let mut registered = broker.registration.subscribe();
+    if registered.wait_for(Option::is_some).await.is_ok() {
+        report(&broker, "level", level::run_once(&broker).await);
+    }
     loop {
         sleep(broker.config.job_interval).await;
         let registration = *broker.registration.borrow();

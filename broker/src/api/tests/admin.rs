@@ -244,7 +244,7 @@ async fn the_level_of_an_older_cluster_is_raised_when_every_broker_knows_the_nex
 #[tokio::test]
 async fn a_new_cluster_is_at_the_level_of_its_founder() {
     let world = World::new();
-    let opened = world.broker(1, &["--job-interval-ms", "10"]).await;
+    let opened = world.broker(1, &["--job-interval-ms", "3600000"]).await;
     let mut client = TestClient::connect(&opened.broker);
     let founded = async {
         while log_level(&mut client).await < 2 {
