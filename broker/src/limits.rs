@@ -30,7 +30,7 @@ pub(crate) const ARRIVAL_BYTES_PER_S: usize = 32 * 1024;
 pub(crate) const FIRST_FRAME_BYTES: usize = 4 * 1024;
 /// A buffer that is full grows by this factor, as far as the frame goes: so a frame holds at most so many times the memory
 /// of what has arrived.
-pub(crate) const FRAME_GROWTH: usize = 8;
+pub(crate) const FRAME_GROWTH: usize = 16;
 /// A request header cannot be shorter: api key, version, correlation id.
 pub(crate) const LEAST_FRAME_BYTES: usize = 8;
 /// Unit of the memory that frames share, in bytes.
