@@ -86,6 +86,7 @@ fuzz: ## Fuzz every decoder of foreign bytes, with a nightly compiler: make fuzz
 check: ## Format, clippy, docs, licences and advisories
 	@deploy/scripts/deps.sh build check mutations
 	cargo fmt --all --check
+	deploy/scripts/comments.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p strandline-metadata --no-default-features --lib --tests -- -D warnings
 	$(MUTATED) clippy --locked --workspace --features strandline-sim/mutations --lib --bin strandline-sim --test mutations -- -D warnings

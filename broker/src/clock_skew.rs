@@ -28,7 +28,8 @@ impl ClockSkew {
         Self { clock, own, latest: Arc::default() }
     }
 
-    /// By how much this broker's clock is ahead of the median of the others', in ms; `None` without others.
+    /// By how much this broker's clock is ahead of the median of the others', in ms; `None` without
+    /// others.
     pub(crate) fn ahead_ms(&self) -> Option<i64> {
         let now = Instant::now();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

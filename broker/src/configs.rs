@@ -1,8 +1,8 @@
 //! Describing and altering configs: of topics, brokers, groups, and of metrics that clients push.
 //!
-//! Topic configs are stored with the topic. Of broker configs, the defaults of topics can be altered for the whole
-//! cluster (the resource with an empty name); everything else is the broker's own configuration and read-only. Configs of
-//! groups and of client metrics have keys of their own.
+//! Topic configs are stored with the topic. Of broker configs, the defaults of topics can be
+//! altered for the whole cluster (the resource with an empty name); everything else is the broker's
+//! own configuration and read-only. Configs of groups and of client metrics have keys of their own.
 
 mod client_metrics;
 mod group;
@@ -55,7 +55,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// A config that can be altered. The first of `synonyms`, of which there is at least one, gives its value.
+    /// A config that can be altered. The first of `synonyms`, of which there is at least one, gives
+    /// its value.
     fn of(name: &str, kind: ConfigType, help: &str, synonyms: Vec<(String, String, Source)>) -> Self {
         let (value, source) = synonyms
             .first()
@@ -209,7 +210,8 @@ fn broker_entries(broker: &Broker) -> Vec<Entry> {
     entries
 }
 
-/// A broker config that can be altered: name, type, default, this broker's own value, what it is for.
+/// A broker config that can be altered: name, type, default, this broker's own value, what it is
+/// for.
 type Alterable = (&'static str, ConfigType, &'static str, String, &'static str);
 
 /// The broker configs that can be altered for the whole cluster.
@@ -253,7 +255,8 @@ pub(crate) enum Alter {
 }
 
 impl Alter {
-    /// Whether it sets nothing: then it is done where nothing is ever set. Tools clear throttles like this.
+    /// Whether it sets nothing: then it is done where nothing is ever set. Tools clear throttles
+    /// like this.
     fn only_deletes(&self) -> bool {
         match self {
             Self::Replace(_) => false,
@@ -264,7 +267,8 @@ impl Alter {
     }
 }
 
-/// Alters the configs of a resource, in one transaction that fails if somebody else changed them meanwhile.
+/// Alters the configs of a resource, in one transaction that fails if somebody else changed them
+/// meanwhile.
 pub(crate) async fn alter(
     broker: &Broker,
     resource: &Resource,
@@ -331,7 +335,8 @@ pub(crate) async fn alter(
         return Ok(());
     }
     topics::commit(broker, change).await.map_err(|e| topics::commit_error(&e, raced))?;
-    // Without a record to wait for, the barrier's read does not cover the change; its revision comes with the watch.
+    // Without a record to wait for, the barrier's read does not cover the change; its revision
+    // comes with the watch.
     Ok(())
 }
 

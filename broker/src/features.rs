@@ -1,8 +1,10 @@
-//! Features of the whole cluster (KIP-584): what clients may take for granted, and what the log may hold.
+//! Features of the whole cluster (KIP-584): what clients may take for granted, and what the log may
+//! hold.
 //!
-//! What clients may take for granted is on, and has no level to be stored: every broker of this version speaks the
-//! same. What the log and its objects may hold depends on the oldest build that has to read them, so its level is in the
-//! log, and an operator raises it when every broker is new enough (`kafka-features.sh upgrade`).
+//! What clients may take for granted is on, and has no level to be stored: every broker of this
+//! version speaks the same. What the log and its objects may hold depends on the oldest build that
+//! has to read them, so its level is in the log, and an operator raises it when every broker is new
+//! enough (`kafka-features.sh upgrade`).
 
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::brokers::level_known_to;
@@ -36,7 +38,8 @@ pub(crate) fn log_level(state: &State) -> u32 {
     state.feature_level().max(1)
 }
 
-/// Names what [`features`] says: clients take over a list with a higher number than the one that they know.
+/// Names what [`features`] says: clients take over a list with a higher number than the one that
+/// they know.
 pub(crate) fn epoch(log_level: u32) -> i64 {
     i64::from(log_level)
 }
@@ -57,8 +60,8 @@ pub(crate) struct Update {
     pub(crate) direction: Option<Direction>,
 }
 
-/// To which level the log is to be raised, if the updates are right and change anything; else the error, and a sentence
-/// for people.
+/// To which level the log is to be raised, if the updates are right and change anything; else the
+/// error, and a sentence for people.
 pub(crate) fn update(log_level: u32, updates: &[Update]) -> Result<Option<u32>, (ResponseError, String)> {
     let mut raised = None;
     for (index, update) in updates.iter().enumerate() {

@@ -122,7 +122,8 @@ fn times(base: &GroupSettings, set: &BTreeMap<String, String>) -> (i32, i32) {
 /// The settings of a group: the broker's, with what is set on the group itself.
 pub(crate) fn resolve(base: &GroupSettings, set: &BTreeMap<String, String>) -> GroupSettings {
     let (session, heartbeat) = times(base, set);
-    // A broker whose own settings changed since then may have made a pair that does not go together.
+    // A broker whose own settings changed since then may have made a pair that does not go
+    // together.
     let heartbeat = if heartbeat < session { heartbeat } else { (session / 3).max(1) };
     GroupSettings {
         consumer_session_timeout_ms: session,

@@ -1,5 +1,6 @@
-//! Which broker clients are led to for a partition: the "leader" of Kafka's protocol, here only a hint that makes
-//! the traffic of a partition meet in one broker's cache. Any broker serves any partition.
+//! Which broker clients are led to for a partition: the "leader" of Kafka's protocol, here only a
+//! hint that makes the traffic of a partition meet in one broker's cache. Any broker serves any
+//! partition.
 //!
 //! The hashing itself is [`placement`] in the metadata crate, since the observer shows the same.
 
@@ -24,7 +25,8 @@ impl Leaders {
     pub(crate) fn of(names: &Names, client_id: &str, own: impl FnOnce() -> BrokerValue) -> Self {
         let mut brokers: Vec<Arc<BrokerInfo>> = names.brokers().values().cloned().collect();
         if brokers.is_empty() {
-            // Between losing a registration and getting another, this broker still serves what is known.
+            // Between losing a registration and getting another, this broker still serves what is
+            // known.
             brokers.push(Arc::new(BrokerInfo { value: own(), incarnation: 0 }));
         }
         Self::among(brokers, zone_of(client_id))
@@ -46,7 +48,8 @@ impl Leaders {
         placement::of_partition(&self.candidates, topic_id, partition)
     }
 
-    /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members may be anywhere.
+    /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members
+    /// may be anywhere.
     pub(crate) fn of_group(&self, group: &str) -> i32 {
         placement::of_group(&self.candidates, group)
     }
@@ -62,7 +65,8 @@ fn candidate(broker: &BrokerInfo) -> Candidate<'_> {
     Candidate { node_id: *node_id, draining: *draining, zone }
 }
 
-/// The zone that a client names in its client id as `zone=<name>`, up to a comma, semicolon or space.
+/// The zone that a client names in its client id as `zone=<name>`, up to a comma, semicolon or
+/// space.
 fn zone_of(client_id: &str) -> Option<&str> {
     let after = client_id.split_once("zone=")?.1;
     let zone = after.split([',', ';', ' ']).next()?;

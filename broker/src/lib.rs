@@ -1,7 +1,7 @@
 //! A Kafka-compatible broker whose log lives in object storage.
 //!
-//! The path of a produce, two queues (═▶): the buffer that gathers an object, and the committer's, which gathers a
-//! transaction:
+//! The path of a produce, two queues (═▶): the buffer that gathers an object, and the committer's,
+//! which gathers a transaction:
 //!
 //! ```text
 //! server/connection → api/produce → produce/validate → produce/buffer ═▶ produce/flush → storage: PUT
@@ -14,8 +14,9 @@
 //! server/connection → api/fetch → fetch/session → fetch/plan (pure) → fetch/read → storage: reader → fetch/encode
 //! ```
 //!
-//! A [`Broker`] is everything that a request may touch. It has no clock, no randomness and no socket of its own: all
-//! three are handed in, so that a whole cluster can run in one deterministic process.
+//! A [`Broker`] is everything that a request may touch. It has no clock, no randomness and no
+//! socket of its own: all three are handed in, so that a whole cluster can run in one deterministic
+//! process.
 
 mod api;
 mod clock_skew;

@@ -1,4 +1,5 @@
-//! Every limit of the broker that is not a setting, with its derivation and the relations between them.
+//! Every limit of the broker that is not a setting, with its derivation and the relations between
+//! them.
 
 use std::time::Duration;
 
@@ -6,13 +7,16 @@ use strandline_metadata::limits::BACKEND_REQUEST_BYTES;
 
 // The door: what one connection may cost (server/).
 
-/// Requests of one connection that are being handled. A client that pipelines more waits at its socket.
+/// Requests of one connection that are being handled. A client that pipelines more waits at its
+/// socket.
 pub(crate) const REQUESTS_IN_FLIGHT: usize = 64;
-/// Answers of one connection that may wait to be written before its next request is read, in bytes. One more answer may
-/// be ready for each request that was in flight by then; the memory of all connections together bounds those.
+/// Answers of one connection that may wait to be written before its next request is read, in bytes.
+/// One more answer may be ready for each request that was in flight by then; the memory of all
+/// connections together bounds those.
 pub(crate) const CONNECTION_REPLY_BYTES: usize = 4 * 1024 * 1024;
-/// A fetch gets at most this share of what is left of the memory for answers, so that clients that read slowly leave
-/// something to those that come later: with 256 MiB the first gets 64, the tenth 5, the twentieth a quarter of one.
+/// A fetch gets at most this share of what is left of the memory for answers, so that clients that
+/// read slowly leave something to those that come later: with 256 MiB the first gets 64, the tenth
+/// 5, the twentieth a quarter of one.
 pub(crate) const REPLY_MEMORY_SHARE: usize = 4;
 /// A fetch may always have this much, which is about what a first batch has.
 pub(crate) const LEAST_FETCH_BYTES: usize = 64 * 1024;
@@ -22,14 +26,16 @@ pub(crate) const PIECES_PER_WRITE: usize = 256;
 pub(crate) const STUCK_WRITER: Duration = Duration::from_mins(1);
 /// A request that has begun may take this long, whatever its length.
 pub(crate) const ARRIVAL_GRACE: Duration = Duration::from_secs(30);
-/// After that it must have arrived at this rate, in bytes per second: it holds memory that others wait for.
+/// After that it must have arrived at this rate, in bytes per second: it holds memory that others
+/// wait for.
 pub(crate) const ARRIVAL_BYTES_PER_S: usize = 32 * 1024;
-/// What a frame's buffer starts with; larger frames grow into larger buffers. It is not taken from the shared memory, so
-/// that clients which send little never wait for those which promise much: the number of connections bounds it. So much
-/// of the next request is read ahead while no other one may be started, to see whether the client has gone.
+/// What a frame's buffer starts with; larger frames grow into larger buffers. It is not taken from
+/// the shared memory, so that clients which send little never wait for those which promise much:
+/// the number of connections bounds it. So much of the next request is read ahead while no other
+/// one may be started, to see whether the client has gone.
 pub(crate) const FIRST_FRAME_BYTES: usize = 4 * 1024;
-/// A buffer that is full grows by this factor, as far as the frame goes: so a frame holds at most so many times the memory
-/// of what has arrived.
+/// A buffer that is full grows by this factor, as far as the frame goes: so a frame holds at most
+/// so many times the memory of what has arrived.
 pub(crate) const FRAME_GROWTH: usize = 16;
 /// A request header cannot be shorter: api key, version, correlation id.
 pub(crate) const LEAST_FRAME_BYTES: usize = 8;
@@ -45,16 +51,17 @@ const _: () = assert!(LEAST_FETCH_BYTES < CONNECTION_REPLY_BYTES && REPLY_MEMORY
 
 // What one request may cost before its handler has seen it (api/shape).
 
-/// Memory that the structs of a decoded request may take for each byte of its frame. The most that an honest
-/// element asks for are 30: a group whose id has one letter, all of whose offsets are wanted, takes four bytes and
-/// decodes to a struct of 120.
+/// Memory that the structs of a decoded request may take for each byte of its frame. The most that
+/// an honest element asks for are 30: a group whose id has one letter, all of whose offsets are
+/// wanted, takes four bytes and decodes to a struct of 120.
 pub(crate) const DECODED_PER_FRAME_BYTE: usize = 32;
-/// Memory on top of that, so that a short request may carry a tagged field or two that this broker does not know.
+/// Memory on top of that, so that a short request may carry a tagged field or two that this broker
+/// does not know.
 pub(crate) const DECODED_FREE_BYTES: usize = 16 * 1024;
 /// Memory that the structs of a decoded request may take at all: a fetch of 700,000 partitions.
 pub(crate) const DECODED_MAX_BYTES: usize = 64 * 1024 * 1024;
-/// What a tagged field that is not known takes once decoded: it is kept in a map whose nodes have room for eleven, and
-/// nearly always it is the only one.
+/// What a tagged field that is not known takes once decoded: it is kept in a map whose nodes have
+/// room for eleven, and nearly always it is the only one.
 pub(crate) const TAGGED_FIELD_BYTES: usize = 512;
 
 const _: () = assert!(DECODED_FREE_BYTES >= 16 * TAGGED_FIELD_BYTES);
@@ -62,7 +69,8 @@ const _: () = assert!(DECODED_FREE_BYTES < DECODED_MAX_BYTES / 1024);
 
 // Writing: produce/ and api/produce.
 
-/// Unit in which the produce buffer's space is counted, in bytes: permits are 32 bits, bytes may be more.
+/// Unit in which the produce buffer's space is counted, in bytes: permits are 32 bits, bytes may be
+/// more.
 pub(crate) const BUFFER_UNIT: usize = 1024;
 /// No produce waits longer than this, whatever it asks for.
 pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
@@ -73,13 +81,15 @@ pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
 pub(crate) const FETCH_MAX_WAIT: Duration = Duration::from_mins(1);
 /// Partitions of one fetch that are read at the same time.
 pub(crate) const PARTITION_READS_AT_ONCE: usize = 16;
-/// Objects of one partition that are read at the same time: a partition that gets little lies in very many, and each is a
-/// round trip to the store.
+/// Objects of one partition that are read at the same time: a partition that gets little lies in
+/// very many, and each is a round trip to the store.
 pub(crate) const OBJECT_READS_AT_ONCE: usize = 8;
-/// A fetch that has something is answered after so long, with less than it might have: a partition that gets little lies in
-/// very many objects, and a client that has to wait for all of them asks again before they are read.
+/// A fetch that has something is answered after so long, with less than it might have: a partition
+/// that gets little lies in very many objects, and a client that has to wait for all of them asks
+/// again before they are read.
 pub(crate) const FETCH_READS_FOR: Duration = Duration::from_secs(2);
-/// Batches up to this size are copied behind their patched header: cheaper than another piece to send.
+/// Batches up to this size are copied behind their patched header: cheaper than another piece to
+/// send.
 pub(crate) const COPIED_BATCH_BYTES: usize = 1024;
 /// Ranges of a partition that count as its tail: whoever reads there is not catching up.
 pub(crate) const TAIL_RANGES: usize = 64;
@@ -94,49 +104,55 @@ pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 20;
 
 /// Commands that wait for one group: whoever floods it waits, and others do not notice.
 pub(crate) const GROUP_COMMANDS: usize = 1_024;
-/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there may be thousands.
+/// Groups that are read at a time when nobody waits for one of them: after a broker was lost there
+/// may be thousands.
 pub(crate) const GROUP_LOADS_PER_SWEEP: usize = 100;
 /// How often every group is looked at.
 pub(crate) const GROUP_SWEEP: Duration = Duration::from_millis(500);
-/// Characters of what a member says that are logged: as many as Kafka's own clients send of a reason.
+/// Characters of what a member says that are logged: as many as Kafka's own clients send of a
+/// reason.
 pub(crate) const MAX_LOGGED_CHARS: usize = 255;
 /// Commands that are taken in before something is written.
 pub(crate) const STEPS_PER_WRITE: usize = 1_000;
-/// How fast the value of one group may be written: a large group that reconciles would otherwise be written whole for
-/// each of its members, into etcd and through every broker's watch. What comes meanwhile shares the next write.
+/// How fast the value of one group may be written: a large group that reconciles would otherwise be
+/// written whole for each of its members, into etcd and through every broker's watch. What comes
+/// meanwhile shares the next write.
 pub(crate) const GROUP_PUT_BYTES_PER_S: u32 = 2_000_000;
 /// Requests of one group that may wait for the store.
 pub(crate) const GROUP_WAITING: usize = 4_096;
-/// Bytes of offsets that one transaction of a group writes, about. With the names of their keys and the group they fit into a
-/// request; a single key may have more.
+/// Bytes of offsets that one transaction of a group writes, about. With the names of their keys and
+/// the group they fit into a request; a single key may have more.
 pub(crate) const GROUP_OFFSETS_BYTES_PER_TXN: usize = 600_000;
 /// Bytes of offsets that are written in the same transaction as the group itself.
 pub(crate) const OFFSETS_BYTES_BESIDE_GROUP: usize = 50_000;
-/// A timer that rings so late means that this process stood still: members' heartbeats may wait in its sockets, so
-/// they are heard before anybody is given up.
+/// A timer that rings so late means that this process stood still: members' heartbeats may wait in
+/// its sockets, so they are heard before anybody is given up.
 pub(crate) const LATE_TIMER: Duration = Duration::from_millis(500);
-/// Bytes of metadata that the committed offsets of one key may have together: the value must fit into one request to etcd.
+/// Bytes of metadata that the committed offsets of one key may have together: the value must fit
+/// into one request to etcd.
 pub(crate) const OFFSETS_KEY_METADATA_BYTES: usize = 600_000;
-/// A member that joins for the first time is given up if the rebalance that it waits for takes longer: a client
-/// without time-outs of its own may be gone.
+/// A member that joins for the first time is given up if the rebalance that it waits for takes
+/// longer: a client without time-outs of its own may be gone.
 pub(crate) const NEW_MEMBER_JOIN: Duration = Duration::from_mins(5);
 /// Bytes of metadata that a member may have: the group must fit into one key.
 pub(crate) const MEMBER_METADATA_BYTES: usize = 256 * 1024;
-/// Bytes of metadata that the members of a group may have together, as it is stored: etcd takes 1.5 MiB.
-/// Whoever is too much is refused, so that those who are in it do not suffer.
+/// Bytes of metadata that the members of a group may have together, as it is stored: etcd takes 1.5
+/// MiB. Whoever is too much is refused, so that those who are in it do not suffer.
 pub(crate) const GROUP_MEMBERS_BYTES: usize = 800_000;
 /// The same with the members' assignments.
 pub(crate) const GROUP_VALUE_BYTES: usize = 1_300_000;
 /// Bytes that are stored of a member beside its metadata and assignment, about.
 pub(crate) const MEMBER_OVERHEAD_BYTES: usize = 350;
-/// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one (invariant 9).
+/// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one
+/// (invariant 9).
 pub(crate) const PATTERN_BYTES: usize = 128 << 10;
 /// Characters that a pattern may have.
 pub(crate) const PATTERN_CHARS: usize = 4 << 10;
 
 // Administration: api/, configs, topics.
 
-/// Partitions of one page of DescribeTopicPartitions, whatever the request asks for; Kafka's own default.
+/// Partitions of one page of DescribeTopicPartitions, whatever the request asks for; Kafka's own
+/// default.
 pub(crate) const DESCRIBED_PARTITIONS_PER_PAGE: usize = 2_000;
 /// How often a deletion is tried when the topic is changed by others at the same time.
 pub(crate) const DELETE_TOPIC_ATTEMPTS: usize = 10;
@@ -146,14 +162,16 @@ pub(crate) const PRODUCER_ID_BLOCK: i64 = 1_000;
 pub(crate) const PRODUCER_ID_ATTEMPTS: usize = 10;
 /// The longest topic name, as in Kafka, in bytes.
 pub(crate) const TOPIC_NAME_BYTES: usize = 249;
-/// Topics that one request may create by naming them: a client that names a hundred thousand must not fill the metadata
-/// store before anybody can stop it. Whoever needs more asks again, as clients do for topics that they do not find.
+/// Topics that one request may create by naming them: a client that names a hundred thousand must
+/// not fill the metadata store before anybody can stop it. Whoever needs more asks again, as
+/// clients do for topics that they do not find.
 pub(crate) const TOPICS_CREATED_BY_NAMING: usize = 500;
 /// Characters that the name of a client-metrics resource may have.
 pub(crate) const CONFIG_RESOURCE_NAME_CHARS: usize = 249;
 /// Bytes that the value of a config may have.
 pub(crate) const CONFIG_VALUE_BYTES: usize = 4 * 1024;
-/// Client-metrics resources that there may be: every client that asks is matched against all of them.
+/// Client-metrics resources that there may be: every client that asks is matched against all of
+/// them.
 pub(crate) const CLIENT_METRICS_RESOURCES: usize = 100;
 /// Groups that may have configs of their own.
 pub(crate) const GROUP_CONFIG_RESOURCES: usize = 10_000;
@@ -180,14 +198,15 @@ pub(crate) const TELEMETRY_INSTANCES: usize = 16_384;
 pub(crate) const MAX_PUSH_BYTES: usize = 1 << 20;
 /// The same, once decompressed.
 pub(crate) const MAX_DECOMPRESSED_PUSH_BYTES: usize = 8 << 20;
-/// Partitions that get a lag of their own (invariant 9). When there are more, topics get one; when those are too many as
-/// well, only groups do.
+/// Partitions that get a lag of their own (invariant 9). When there are more, topics get one; when
+/// those are too many as well, only groups do.
 pub(crate) const GROUP_LAG_SERIES: usize = 5_000;
 /// Topics that get metrics of their own; the others share the label `other` (invariant 9).
 pub(crate) const TOPIC_LABELS: usize = 1_000;
 /// Kinds of client software that get a label of their own.
 pub(crate) const SOFTWARE_LABELS: usize = 200;
-/// File descriptors that everything but the clients' connections may need: listeners, etcd, the store, the runtime.
+/// File descriptors that everything but the clients' connections may need: listeners, etcd, the
+/// store, the runtime.
 pub(crate) const DESCRIPTORS_OF_OTHERS: u64 = 256;
 /// Connections to the port of the metrics, out of these.
 pub(crate) const HTTP_CONNECTIONS: usize = 64;
@@ -226,7 +245,8 @@ pub(crate) const FLUSH_WAIT: Duration = Duration::from_secs(30);
 pub(crate) const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Time for giving the registration back when the broker ends at once.
 pub(crate) const ABANDON_WAIT: Duration = Duration::from_millis(500);
-/// Pause before opening is tried again while a dependency does not answer: doubles from the first to the second.
+/// Pause before opening is tried again while a dependency does not answer: doubles from the first
+/// to the second.
 pub(crate) const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Pause before registering is tried again: doubles from the first to the second.
 pub(crate) const REGISTER_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

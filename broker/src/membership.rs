@@ -1,7 +1,8 @@
-//! Being registered: getting a registration, keeping its lease alive, noticing that it is gone, getting another.
+//! Being registered: getting a registration, keeping its lease alive, noticing that it is gone,
+//! getting another.
 //!
-//! While there is none, this broker commits nothing; what it had buffered is answered with a retriable error, and reads
-//! of what is known go on.
+//! While there is none, this broker commits nothing; what it had buffered is answered with a
+//! retriable error, and reads of what is known go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub(crate) async fn run(broker: Arc<Broker>) -> MembershipEnd {
         };
         was_registered = true;
         let incarnation = registration.session.incarnation;
-        // Committing starts only when the own registration is part of the view: everything that came before is known.
+        // Committing starts only when the own registration is part of the view: everything that
+        // came before is known.
         broker.replica.wait_applied(incarnation).await;
         broker.registration.send_replace(Some(registration));
         broker.sessions.begin(registration.session);
@@ -58,8 +60,8 @@ pub(crate) async fn run(broker: Arc<Broker>) -> MembershipEnd {
     }
 }
 
-/// Registers, however often it takes. A broker that was registered before must not push another process out: if its
-/// node id was taken meanwhile, it is the one to go.
+/// Registers, however often it takes. A broker that was registered before must not push another
+/// process out: if its node id was taken meanwhile, it is the one to go.
 async fn register(broker: &Broker, was_registered: bool) -> Result<Registration, MembershipEnd> {
     let mut backoff = REGISTER_BACKOFF.0;
     loop {
@@ -67,7 +69,8 @@ async fn register(broker: &Broker, was_registered: bool) -> Result<Registration,
             Ok(Some(registration)) => return Ok(registration),
             Ok(None) => return Err(MembershipEnd::Replaced(broker.config.node_id)),
             Err(RegisterError::Backend(error)) => debug!(%error, "registering failed; trying again"),
-            // Perhaps an earlier attempt of this very process whose answer was late: the next one looks who it is.
+            // Perhaps an earlier attempt of this very process whose answer was late: the next one
+            // looks who it is.
             Err(RegisterError::Raced(_)) => debug!("somebody registered at the same time; trying again"),
             Err(
                 refused @ (RegisterError::Value(_)
@@ -112,7 +115,8 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
             () = broker.sessions.ended(incarnation) => return,
             () = sleep(pause) => {}
         }
-        // The lease of a broker whose node id was taken lives on. One that has nothing to commit would never notice.
+        // The lease of a broker whose node id was taken lives on. One that has nothing to commit
+        // would never notice.
         let is_known = broker.replica.read(|view| {
             let known = view.names.brokers().get(&broker.config.node_id);
             known.is_some_and(|known| known.incarnation == incarnation)
@@ -127,8 +131,8 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
         match kept.await {
             Ok(Ok(_)) => {}
             Ok(Err(BackendError::LeaseGone(_))) => return,
-            // While etcd is silent nobody can say whether the lease still lives. Only a commit can tell, by its
-            // compare, so nothing ends here on suspicion alone.
+            // While etcd is silent nobody can say whether the lease still lives. Only a commit can
+            // tell, by its compare, so nothing ends here on suspicion alone.
             Ok(Err(error)) => debug!(%error, "a keep-alive failed"),
             Err(_) => debug!("a keep-alive got no answer in time"),
         }

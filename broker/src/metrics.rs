@@ -1,5 +1,5 @@
-//! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A call site says what
-//! happened, not which label.
+//! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A
+//! call site says what happened, not which label.
 
 pub(crate) mod groups;
 mod registrar;

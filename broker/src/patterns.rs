@@ -1,4 +1,5 @@
-//! Patterns that clients and operators give: compiled within bounds, and matched against a whole text.
+//! Patterns that clients and operators give: compiled within bounds, and matched against a whole
+//! text.
 
 use crate::limits::{PATTERN_BYTES, PATTERN_CHARS};
 use regex::bytes::{Regex, RegexBuilder};

@@ -1,4 +1,5 @@
-//! The process around a broker: arguments, logs, sockets, signals. Nothing here is part of a simulation.
+//! The process around a broker: arguments, logs, sockets, signals. Nothing here is part of a
+//! simulation.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -59,14 +60,15 @@ fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std
     code
 }
 
-/// Threads for the lease, the registration and the health checks, so that no work of clients costs them a beat.
+/// Threads for the lease, the registration and the health checks, so that no work of clients costs
+/// them a beat.
 fn control_runtime() -> std::io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
 }
 
-/// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing was found that must not
-/// be, with 1 if something was, and with 2 if the audit could not be made.
+/// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing
+/// was found that must not be, with 1 if something was, and with 2 if the audit could not be made.
 #[derive(Debug)]
 struct Audit {
     /// Whether objects that records are in are read, rather than just listed.
@@ -120,8 +122,9 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
 async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
-    // Ports first: a second broker on the same machine should say so before it does anything else. It learns of one that is
-    // itself still opening by its metrics port, or else when it begins to listen.
+    // Ports first: a second broker on the same machine should say so before it does anything else.
+    // It learns of one that is itself still opening by its metrics port, or else when it begins to
+    // listen.
     let bound = Bound::new(&config.listen).await?;
     let http_listener = http::bind(&config.http_listen).await?;
     let advertised = advertised(&config, bound.address()?.port());
@@ -201,7 +204,8 @@ async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std
     Ok(code)
 }
 
-/// What clients are told: as configured, else the listen address, where a wildcard stands for this machine itself.
+/// What clients are told: as configured, else the listen address, where a wildcard stands for this
+/// machine itself.
 fn advertised(config: &Config, port: u16) -> Advertised {
     config.advertised.clone().unwrap_or_else(|| {
         let host = config.listen.rsplit_once(':').map_or("", |(host, _)| host);
@@ -239,8 +243,8 @@ async fn lease_backend(
     Ok(Arc::new(control.spawn(async move { Etcd::new(&config).await }).await??))
 }
 
-/// The socket on which embedded metadata answer, if that is wanted and the address is free: a broker serves Kafka clients
-/// without it, and where an etcd runs already its address is taken.
+/// The socket on which embedded metadata answer, if that is wanted and the address is free: a
+/// broker serves Kafka clients without it, and where an etcd runs already its address is taken.
 async fn bind_metadata(config: &MetadataConfig) -> Option<TcpListener> {
     let MetadataConfig::Embedded(EmbeddedConfig { listen: Some(address), .. }) = config else { return None };
     match TcpListener::bind(address).await {

@@ -1,6 +1,7 @@
 //! Inside a record batch: the few places where the payload has to be opened.
 //!
-//! Whatever is decompressed is bounded (invariant 9): a few kilobytes on the wire must not become gigabytes here.
+//! Whatever is decompressed is bounded (invariant 9): a few kilobytes on the wire must not become
+//! gigabytes here.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -49,8 +50,8 @@ pub(crate) struct RecordTime {
     pub(crate) timestamp_ms: i64,
 }
 
-/// The time of the first record of a batch that is wanted. No more is decompressed than it takes to find it, and nothing
-/// of that is kept.
+/// The time of the first record of a batch that is wanted. No more is decompressed than it takes to
+/// find it, and nothing of that is kept.
 pub(crate) fn find_time(
     header: &BatchHeader,
     batch: &[u8],
@@ -131,7 +132,8 @@ pub(crate) fn decompress(codec: Compression, stored: &[u8], most: usize) -> Resu
     if out.len() > most { Err(RecordsError::TooLarge(most)) } else { Ok(out.into()) }
 }
 
-/// A reader of what was compressed. Snappy has no streams: of it, at most `most` bytes are decompressed at once.
+/// A reader of what was compressed. Snappy has no streams: of it, at most `most` bytes are
+/// decompressed at once.
 fn open(codec: Compression, stored: &[u8], most: usize) -> Result<Box<dyn Read + '_>, RecordsError> {
     Ok(match codec {
         Compression::None => Box::new(stored),

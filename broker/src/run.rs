@@ -62,8 +62,8 @@ pub struct Parts {
     pub leases: Leases,
 }
 
-/// What keeps a broker registered. It may have connections and threads of its own, so that no work of clients costs the
-/// lease a beat.
+/// What keeps a broker registered. It may have connections and threads of its own, so that no work
+/// of clients costs the lease a beat.
 #[derive(Debug)]
 pub struct Leases {
     /// The metadata store once more.
@@ -121,8 +121,8 @@ pub struct Opened {
     pub fatal: mpsc::Receiver<Fatal>,
 }
 
-/// Opens a broker: reads the state, starts the loops, registers. Tries again for as long as a dependency does not
-/// answer; gives up only on what will not change by itself.
+/// Opens a broker: reads the state, starts the loops, registers. Tries again for as long as a
+/// dependency does not answer; gives up only on what will not change by itself.
 pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let keys = Keyspace::new(&config.cluster).ok_or(OpenError::ClusterName)?;
     let mut rng = StdRng::seed_from_u64(parts.seed);
@@ -271,8 +271,9 @@ async fn open_replica(
 }
 
 impl Opened {
-    /// Ends at once, as a broker must that cannot go on: gives the registration back, if the metadata store answers,
-    /// so that others take over without waiting for the lease to end. Nobody is answered any more.
+    /// Ends at once, as a broker must that cannot go on: gives the registration back, if the
+    /// metadata store answers, so that others take over without waiting for the lease to end.
+    /// Nobody is answered any more.
     pub async fn abandon(self) {
         let broker = self.broker;
         if timeout(ABANDON_WAIT, membership::leave(&broker)).await.is_err() {
@@ -281,8 +282,8 @@ impl Opened {
         broker.tasks.abort_all();
     }
 
-    /// Leaves the cluster without failing anybody: clients are led elsewhere, what was accepted is acknowledged, then
-    /// connections close and the registration is given back.
+    /// Leaves the cluster without failing anybody: clients are led elsewhere, what was accepted is
+    /// acknowledged, then connections close and the registration is given back.
     pub async fn drain(self) {
         let broker = self.broker;
         info!("leaving: clients are led to other brokers");

@@ -1,5 +1,6 @@
-//! Named tasks of a kind that says what their death means. Every task of a broker is started here, so that none is
-//! forgotten: ending the set ends its tasks, and one that panics is reported with its name.
+//! Named tasks of a kind that says what their death means. Every task of a broker is started here,
+//! so that none is forgotten: ending the set ends its tasks, and one that panics is reported with
+//! its name.
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +22,8 @@ type Wrapper = dyn Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send +
 /// What the death of a task means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
-    /// The broker is none without it: the process must end, and its leases with it, so that others take over.
+    /// The broker is none without it: the process must end, and its leases with it, so that others
+    /// take over.
     Critical,
     /// Whoever waits for it notices, or something works less well. The broker goes on.
     Background,
@@ -72,7 +74,8 @@ impl Default for TaskSet {
     }
 }
 
-/// Reports the death of a critical task, however it comes about: also when the task is aborted, which runs no code of it.
+/// Reports the death of a critical task, however it comes about: also when the task is aborted,
+/// which runs no code of it.
 struct DeathWatch {
     shared: std::sync::Weak<Shared>,
     name: &'static str,
@@ -96,8 +99,8 @@ impl Drop for DeathWatch {
 }
 
 impl TaskSet {
-    /// A set that puts something around every task before it starts: whoever owns the whole process from outside can
-    /// hold all of it up at once that way, as a signal does.
+    /// A set that puts something around every task before it starts: whoever owns the whole process
+    /// from outside can hold all of it up at once that way, as a signal does.
     pub fn wrapped(
         wrapper: impl Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync + 'static,
     ) -> Self {
@@ -110,7 +113,8 @@ impl TaskSet {
         Self { runtime: Some(runtime), ..self.clone() }
     }
 
-    /// Starts a task. It runs until it ends, until the set is ended, or until the last clone of the set is dropped.
+    /// Starts a task. It runs until it ends, until the set is ended, or until the last clone of the
+    /// set is dropped.
     pub fn start(
         &self,
         kind: TaskKind,
@@ -130,7 +134,8 @@ impl TaskSet {
             watch.panic = Some(why);
         };
         let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that ended are swept when the next one starts, so the set holds about as many as are running.
+        // Those that ended are swept when the next one starts, so the set holds about as many as
+        // are running.
         while tasks.try_join_next().is_some() {}
         let spawned: BoxFuture<'static, ()> = match &self.wrapper {
             None => Box::pin(watched),

@@ -1,4 +1,5 @@
-//! Topic configs: what they mean to the broker. Which there are, and what they take, is in the metadata crate.
+//! Topic configs: what they mean to the broker. Which there are, and what they take, is in the
+//! metadata crate.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,8 @@ pub(crate) enum TimestampType {
     LogAppendTime,
 }
 
-/// The effective configs of a topic: what is set on it, else the cluster's dynamic default, else the broker's.
+/// The effective configs of a topic: what is set on it, else the cluster's dynamic default, else
+/// the broker's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effective<'a> {
     pub(crate) topic: &'a BTreeMap<String, String>,

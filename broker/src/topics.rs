@@ -11,8 +11,8 @@ use strandline_metadata::values::TopicValue;
 use crate::Broker;
 use crate::limits::{TOPIC_NAME_BYTES, TOPICS_CREATED_BY_NAMING};
 
-/// Names that Kafka's own brokers keep to themselves. They do not exist here, and creating them by mentioning them
-/// would make tools believe that they do.
+/// Names that Kafka's own brokers keep to themselves. They do not exist here, and creating them by
+/// mentioning them would make tools believe that they do.
 const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 
 /// Why a topic was not created, deleted or changed.
@@ -82,8 +82,9 @@ pub(crate) async fn create(broker: &Broker, name: &str, topic: &TopicValue) -> R
     commit(broker, change).await.map(|_| ()).map_err(|e| commit_error(&e, exists))
 }
 
-/// What is said of a topic that this broker does not know. Whoever hears that a topic is gone goes on and makes a new one,
-/// so that is said only by a broker that is sure: one that has passed the barrier.
+/// What is said of a topic that this broker does not know. Whoever hears that a topic is gone goes
+/// on and makes a new one, so that is said only by a broker that is sure: one that has passed the
+/// barrier.
 pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
     if is_current {
         TopicError::new(code, "there is no such topic")
@@ -92,11 +93,12 @@ pub(crate) fn unknown(code: ResponseError, is_current: bool) -> TopicError {
     }
 }
 
-/// Makes sure that topics which this broker does not know really do not exist; if asked to, creates the first
-/// [`TOPICS_CREATED_BY_NAMING`] of them, one after the other, since one may keep the next from being created (see [`collision`]).
-/// Whoever asked then looks again.
+/// Makes sure that topics which this broker does not know really do not exist; if asked to, creates
+/// the first [`TOPICS_CREATED_BY_NAMING`] of them, one after the other, since one may keep the next
+/// from being created (see [`collision`]). Whoever asked then looks again.
 pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: bool) {
-    // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable answer from it.
+    // If the barrier cannot be passed, the old knowledge has to do: the client gets a retriable
+    // answer from it.
     if broker.replica.barrier().await.is_err() || !create_missing {
         return;
     }
@@ -114,7 +116,8 @@ pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: boo
     }
 }
 
-/// Creates a topic with the defaults, unless it was created meanwhile or its name collides with another's.
+/// Creates a topic with the defaults, unless it was created meanwhile or its name collides with
+/// another's.
 async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
     let taken = |view: &View| view.names.topic(name).is_some() || collision(&view.names, name).is_some();
     if broker.replica.read(|view| taken(view)) {

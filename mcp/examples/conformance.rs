@@ -1,8 +1,9 @@
-//! What the protocol's conformance suite expects of a server, behind the observer's own door: the same router, the same
-//! checks of Host, Origin and token, the same limits, the same settings of the protocol. For `tests/mcp/run.sh`; it is
-//! in no release.
+//! What the protocol's conformance suite expects of a server, behind the observer's own door: the
+//! same router, the same checks of Host, Origin and token, the same limits, the same settings of
+//! the protocol. For `tests/mcp/run.sh`; it is in no release.
 //!
-//! It takes the observer's flags. Its tools, resources and prompts are the suite's fixtures and say nothing of a cluster.
+//! It takes the observer's flags. Its tools, resources and prompts are the suite's fixtures and say
+//! nothing of a cluster.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "it is a test program")]
 
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The audit log: one JSON line per call, denied ones too.
 //!
-//! Lines go through a bounded queue to one writer. When there is no room they are dropped, counted and shown; a call never
-//! waits for its line. The newest lines are kept in memory for those who may see them.
+//! Lines go through a bounded queue to one writer. When there is no room they are dropped, counted
+//! and shown; a call never waits for its line. The newest lines are kept in memory for those who
+//! may see them.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -119,7 +120,8 @@ impl AuditWriter {
             AuditTarget::Stderr => std::io::stderr().lock().write_all(text.as_bytes()),
             AuditTarget::File(path) => {
                 let mut options = tokio::fs::OpenOptions::new();
-                // Opened for each batch, so that the file may be moved away. It names people: for the owner only.
+                // Opened for each batch, so that the file may be moved away. It names people: for
+                // the owner only.
                 let mut file = options.create(true).append(true).mode(0o600).open(path).await?;
                 file.write_all(text.as_bytes()).await?;
                 file.flush().await

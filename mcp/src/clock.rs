@@ -1,7 +1,7 @@
 //! The wall clock of the observer, and the only place of this crate that reads it.
 //!
-//! `storage` has one too, but the observer must not depend on `storage`. Whatever measures a duration uses
-//! `tokio::time::Instant`.
+//! `storage` has one too, but the observer must not depend on `storage`. Whatever measures a
+//! duration uses `tokio::time::Instant`.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,7 +30,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// A time as people read it: RFC 3339 in UTC, with milliseconds. `None` for what is no time (Kafka writes −1).
+/// A time as people read it: RFC 3339 in UTC, with milliseconds. `None` for what is no time (Kafka
+/// writes −1).
 pub fn rfc3339(ms: i64) -> Option<String> {
     if ms < 0 {
         return None;

@@ -1,5 +1,5 @@
-//! The observer's settings: a table, of which [`strandline_settings`] makes flags, variables, a file and `--help`, and what the
-//! values have to be.
+//! The observer's settings: a table, of which [`strandline_settings`] makes flags, variables, a
+//! file and `--help`, and what the values have to be.
 
 mod table;
 
@@ -140,7 +140,8 @@ pub struct Config {
 /// What the command line asks for.
 pub type Parsed = strandline_settings::Parsed<Box<Config>>;
 
-/// Reads flags (without the program's name), environment and file. `environment` looks a variable up.
+/// Reads flags (without the program's name), environment and file. `environment` looks a variable
+/// up.
 pub fn parse(
     flags: impl IntoIterator<Item = String>,
     environment: impl Fn(&str) -> Option<String>,

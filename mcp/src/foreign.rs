@@ -1,10 +1,10 @@
-//! Texts that strangers wrote: group ids, client ids, metadata, config values. They are shown, cut and cleaned, and never
-//! put into descriptions, instructions or prompts.
+//! Texts that strangers wrote: group ids, client ids, metadata, config values. They are shown, cut
+//! and cleaned, and never put into descriptions, instructions or prompts.
 
 use crate::limits::FOREIGN_TEXT_BYTES;
 
-/// The text without control characters and without those that turn the direction of writing or cannot be seen; at most
-/// 256 bytes of it, and then `…`.
+/// The text without control characters and without those that turn the direction of writing or
+/// cannot be seen; at most 256 bytes of it, and then `…`.
 pub fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len().min(FOREIGN_TEXT_BYTES));
     for c in text.chars().filter(|c| !is_harmful(*c)) {

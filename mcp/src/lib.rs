@@ -1,5 +1,5 @@
-//! Strandline's read-only observer: an operator's assistant sees topics, groups, lag, storage and brokers as they are, with
-//! history and evidence, and can change nothing.
+//! Strandline's read-only observer: an operator's assistant sees topics, groups, lag, storage and
+//! brokers as they are, with history and evidence, and can change nothing.
 //!
 //! ```text
 //!   POST /mcp ─▶ http (Host, Origin, token) ─▶ server (rmcp) ─▶ tools ─▶ source/etcd      two ranges, one revision
@@ -8,9 +8,9 @@
 //!                                                                 └▶ answer + meta ─▶ audit
 //! ```
 //!
-//! It cannot write: not by type (`metadata` is built without its feature `log`, so there is no backend with
-//! transactions), not by dependency (neither `storage` nor `broker`), not by its etcd user. It never connects to a Kafka
-//! port nor to the object store.
+//! It cannot write: not by type (`metadata` is built without its feature `log`, so there is no
+//! backend with transactions), not by dependency (neither `storage` nor `broker`), not by its etcd
+//! user. It never connects to a Kafka port nor to the object store.
 #![cfg_attr(
     test,
     allow(

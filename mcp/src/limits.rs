@@ -30,7 +30,8 @@ pub const INSTRUCTIONS_BYTES: usize = 2 * 1024;
 
 /// Calls that read etcd at a time.
 pub const ETCD_READS_IN_FLIGHT: usize = 4;
-/// How long what was read of etcd is kept up to date by what changes, before it is read whole again.
+/// How long what was read of etcd is kept up to date by what changes, before it is read whole
+/// again.
 pub const REREAD_AFTER: Duration = Duration::from_mins(1);
 /// The largest answer of a metrics endpoint, in bytes.
 pub const SCRAPE_BYTES: usize = 8 * 1024 * 1024;
@@ -58,7 +59,8 @@ pub const PLANS_KEPT: usize = 256;
 /// Partitions that one plan sets offsets of.
 pub const PLAN_PARTITIONS: usize = 200;
 
-/// Partitions that brokers let a topic have: what the writing side of `metadata` says, which is not part of this build.
+/// Partitions that brokers let a topic have: what the writing side of `metadata` says, which is not
+/// part of this build.
 pub const MAX_PARTITIONS_PER_TOPIC: u32 = 100_000;
 
 /// Addresses and principals whose limits are remembered.

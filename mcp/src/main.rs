@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A read of a large cluster is tens of thousands of small values, made and dropped with each call: a third of the observer's
-/// processor time went into the system's allocator.
+/// A read of a large cluster is tens of thousands of small values, made and dropped with each call:
+/// a third of the observer's processor time went into the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
-//! What the observer counts of itself. Names begin with `strandline_mcp_`. No label names a principal, a topic or a group:
-//! `/metrics` needs no token.
+//! What the observer counts of itself. Names begin with `strandline_mcp_`. No label names a
+//! principal, a topic or a group: `/metrics` needs no token.
 
 use std::time::Duration;
 

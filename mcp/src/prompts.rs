@@ -1,5 +1,5 @@
-//! Prompts: how to go about a task with these tools. Their text is ours; what the user fills in is put between quotes, and
-//! only if it is a plain name.
+//! Prompts: how to go about a task with these tools. Their text is ours; what the user fills in is
+//! put between quotes, and only if it is a plain name.
 
 use crate::foreign::is_clean;
 

@@ -1,5 +1,5 @@
-//! Resources: the answers of tools under fixed names. What a caller may see of a tool it may see of the resource, and
-//! nothing else: a resource is a tool with its arguments filled in.
+//! Resources: the answers of tools under fixed names. What a caller may see of a tool it may see of
+//! the resource, and nothing else: a resource is a tool with its arguments filled in.
 
 use serde_json::{Map, Value, json};
 
@@ -223,8 +223,8 @@ fn decode(text: &str) -> Option<String> {
 /// Values that a completion may have.
 const COMPLETIONS: usize = 100;
 
-/// What an argument of this name may be, as far as the caller sees it: those that begin with what is typed, and how many
-/// there are. Names that are not shown as they are cannot be completed.
+/// What an argument of this name may be, as far as the caller sees it: those that begin with what
+/// is typed, and how many there are. Names that are not shown as they are cannot be completed.
 pub async fn complete(
     observer: &Observer,
     principal: &Principal,

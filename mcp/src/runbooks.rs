@@ -1,5 +1,5 @@
-//! Runbooks: versioned Markdown that ships with the server, beside a folder of the operator's own. One of the operator's
-//! with the id of a shipped one takes its place.
+//! Runbooks: versioned Markdown that ships with the server, beside a folder of the operator's own.
+//! One of the operator's with the id of a shipped one takes its place.
 //!
 //! ```text
 //! ---
@@ -12,8 +12,8 @@
 //! # A consumer group lags
 //! ```
 //!
-//! The folder is looked at again when somebody asks, at most once a second. A file that cannot be used is left out and
-//! named; at the start it is an error.
+//! The folder is looked at again when somebody asks, at most once a second. A file that cannot be
+//! used is left out and named; at the start it is an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

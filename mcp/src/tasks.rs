@@ -1,5 +1,5 @@
-//! Named tasks. Everything that runs beside requests is started here, so that none is forgotten: dropping the set ends
-//! its tasks, and one that panics is reported with its name.
+//! Named tasks. Everything that runs beside requests is started here, so that none is forgotten:
+//! dropping the set ends its tasks, and one that panics is reported with its name.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

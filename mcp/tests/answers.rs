@@ -1,4 +1,5 @@
-//! What tools answer: to their own schema, exact, partial where something is missing, and no more than the caller may see.
+//! What tools answer: to their own schema, exact, partial where something is missing, and no more
+//! than the caller may see.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 mod common;
@@ -75,7 +76,8 @@ async fn every_answer_keeps_to_its_schema_whatever_state_the_sources_are_in() {
     served.until("observer_status", json!({}), |a| a["progress"]["samples"].as_u64() > Some(3)).await;
     for (tool, schema) in &tools {
         let answer = served.call(tool.spec().name, arguments(*tool)).await;
-        // A plan that nobody made is not found; those that somebody did are checked beside the plans.
+        // A plan that nobody made is not found; those that somebody did are checked beside the
+        // plans.
         let expected = if *tool == Tool::CheckPlan { json!("not_found") } else { Value::Null };
         assert_eq!(answer["error"]["code"], expected, "{}: {answer}", tool.spec().name);
         assert_valid(*tool, schema, &answer);

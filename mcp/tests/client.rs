@@ -1,4 +1,5 @@
-//! The protocol's own client in Rust against the observer: what it makes of our answers, in both eras.
+//! The protocol's own client in Rust against the observer: what it makes of our answers, in both
+//! eras.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! Tokens of an issuer whose keys are behind a URL: they are fetched, and fetched again when the issuer changes them.
+//! Tokens of an issuer whose keys are behind a URL: they are fetched, and fetched again when the
+//! issuer changes them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 mod common;

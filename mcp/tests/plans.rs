@@ -1,4 +1,5 @@
-//! Plans through the protocol: off by default, for the scope `plan`, never more than words, and checked against the live state.
+//! Plans through the protocol: off by default, for the scope `plan`, never more than words, and
+//! checked against the live state.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 mod common;

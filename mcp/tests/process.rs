@@ -1,6 +1,7 @@
 //! The real process against a real etcd: what its user may do there, and whom it connects to.
 //!
-//! Without `etcd` on the PATH the test says SKIPPED and passes, unless `STRANDLINE_REQUIRE_ETCD=1` is set.
+//! Without `etcd` on the PATH the test says SKIPPED and passes, unless `STRANDLINE_REQUIRE_ETCD=1`
+//! is set.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 use std::collections::BTreeSet;

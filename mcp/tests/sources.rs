@@ -1,4 +1,5 @@
-//! The brokers' metrics: rates that are right, and endpoints that are down, slow, huge, garbage, redirecting or new.
+//! The brokers' metrics: rates that are right, and endpoints that are down, slow, huge, garbage,
+//! redirecting or new.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by ending what is wrong")]
 
 mod common;

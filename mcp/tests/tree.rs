@@ -1,4 +1,5 @@
-//! What the observer is built from: nothing that can write to etcd, nothing of the broker or the store (invariant 10).
+//! What the observer is built from: nothing that can write to etcd, nothing of the broker or the
+//! store (invariant 10).
 
 use std::process::Command;
 

@@ -1,7 +1,8 @@
 //! Registering a broker, and what the whole cluster agrees on.
 //!
-//! A registration is a leased key; its create revision is the broker's incarnation, and every transaction of the broker
-//! compares it. So a broker whose registration went can commit nothing any more (invariant 5).
+//! A registration is a leased key; its create revision is the broker's incarnation, and every
+//! transaction of the broker compares it. So a broker whose registration went can commit nothing
+//! any more (invariant 5).
 
 use std::fmt::Write as _;
 
@@ -44,7 +45,8 @@ pub struct Registration {
     pub lease: i64,
 }
 
-/// Reads `cluster`, or writes it if this is the first broker: then with a new id, 22 characters as Kafka's own.
+/// Reads `cluster`, or writes it if this is the first broker: then with a new id, 22 characters as
+/// Kafka's own.
 pub async fn ensure_cluster(
     backend: &dyn Backend,
     keys: &Keyspace,
@@ -78,8 +80,8 @@ pub async fn ensure_cluster(
     }
 }
 
-/// The highest feature level that a build of this version knows. Registrations name their version, so before the level is
-/// raised it is known whether everybody can follow.
+/// The highest feature level that a build of this version knows. Registrations name their version,
+/// so before the level is raised it is known whether everybody can follow.
 pub fn level_known_to(version: &str) -> u32 {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     match (numbers.next(), numbers.next()) {
@@ -88,8 +90,9 @@ pub fn level_known_to(version: &str) -> u32 {
     }
 }
 
-/// Raises the feature level of a cluster whose own key is `cluster`, for whoever comes and for the state machine at once.
-/// Nobody registers with another value than the one that is there, so no older build slips in.
+/// Raises the feature level of a cluster whose own key is `cluster`, for whoever comes and for the
+/// state machine at once. Nobody registers with another value than the one that is there, so no
+/// older build slips in.
 pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, level: u32) -> Change {
     let key = keys.encode(&Key::Cluster);
     let raised = ClusterValue { feature_level: level, ..cluster.clone() };
@@ -150,8 +153,9 @@ impl Trace for RegistrationTrace {
     }
 }
 
-/// Registers a broker of the cluster with this id under a new lease of `ttl_s` seconds. A predecessor with the same node id is deleted first, in
-/// a transaction of its own: a put over its key would keep the create revision, and let the old process commit.
+/// Registers a broker of the cluster with this id under a new lease of `ttl_s` seconds. A
+/// predecessor with the same node id is deleted first, in a transaction of its own: a put over its
+/// key would keep the create revision, and let the old process commit.
 pub async fn register(
     backend: &dyn Backend,
     keys: &Keyspace,
@@ -200,7 +204,8 @@ pub async fn register(
     Ok(Registration { session: Session { node_id: value.node_id, incarnation }, lease })
 }
 
-/// Changes the value of a live registration, without touching its create revision (for example: draining).
+/// Changes the value of a live registration, without touching its create revision (for example:
+/// draining).
 pub async fn update(
     committer: &Committer,
     keys: &Keyspace,

@@ -1,7 +1,7 @@
 //! The numbered invariants of ARCHITECTURE.md that can be seen in one state, as functions.
 //!
-//! Tests and the simulation call [`check`] after every step; a snapshot is checked when it is read, so that one which
-//! contradicts itself never becomes the truth.
+//! Tests and the simulation call [`check`] after every step; a snapshot is checked when it is read,
+//! so that one which contradicts itself never becomes the truth.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,8 @@ use crate::turns::Turns;
 /// What a state must not be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Invariant 2: the ranges of a partition tile its offsets from before the log start to the end.
+    /// Invariant 2: the ranges of a partition tile its offsets from before the log start to the
+    /// end.
     #[error("invariant 2: partition {partition} of topic {topic_id}: {what}")]
     Offsets {
         /// The topic.
@@ -88,7 +89,8 @@ pub(crate) async fn check_in_turns(state: &State, turns: &mut Turns) -> Result<(
 #[derive(Debug)]
 struct Checker<'a> {
     state: &'a State,
-    /// How many ranges lie in each object. Only looked up in: the order of a hash map means nothing.
+    /// How many ranges lie in each object. Only looked up in: the order of a hash map means
+    /// nothing.
     references: HashMap<ObjectId, u32>,
     ranges: u64,
 }

@@ -1,7 +1,7 @@
 //! The only place that builds or parses an etcd key.
 //!
-//! Everything of a cluster is under `/strandline/<cluster>/`. Names of topics are safe as they are: Kafka allows
-//! only `[a-zA-Z0-9._-]` in them, so none can leave its prefix.
+//! Everything of a cluster is under `/strandline/<cluster>/`. Names of topics are safe as they are:
+//! Kafka allows only `[a-zA-Z0-9._-]` in them, so none can leave its prefix.
 
 use std::fmt::Write as _;
 
@@ -55,8 +55,8 @@ pub enum Key {
     },
     /// `groups/<group>`: a consumer group. Ids of groups are free text, so they are escaped.
     Group(String),
-    /// `offsets/<group>/<topic>`, and `offsets/<group>/<topic>/<n>` for the partitions after the first
-    /// [`OFFSETS_PER_KEY`](crate::limits::OFFSETS_PER_KEY): committed offsets.
+    /// `offsets/<group>/<topic>`, and `offsets/<group>/<topic>/<n>` for the partitions after the
+    /// first [`OFFSETS_PER_KEY`](crate::limits::OFFSETS_PER_KEY): committed offsets.
     Offsets {
         /// The group.
         group: String,
@@ -67,14 +67,17 @@ pub enum Key {
     },
     /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
     BrokerConfig(Option<i32>),
-    /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in [`Key::Group`].
+    /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in
+    /// [`Key::Group`].
     GroupConfig(String),
-    /// `configs/client-metrics/<name>`: a subscription to metrics of clients (KIP-714). Names are free text, too.
+    /// `configs/client-metrics/<name>`: a subscription to metrics of clients (KIP-714). Names are
+    /// free text, too.
     ClientMetrics(String),
 }
 
 impl Keyspace {
-    /// The keyspace of `cluster`, or `None` if the name is not of `[a-zA-Z0-9._-]`, or is empty or over 100 characters.
+    /// The keyspace of `cluster`, or `None` if the name is not of `[a-zA-Z0-9._-]`, or is empty or
+    /// over 100 characters.
     pub fn new(cluster: &str) -> Option<Self> {
         let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let named = !cluster.is_empty() && cluster.len() <= 100 && cluster != "." && cluster != "..";
@@ -206,8 +209,9 @@ impl Keyspace {
         KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
     }
 
-    /// All that lies behind the log, in the order of keys: offsets and producer ids, snapshots, topics, watermarks. Each range
-    /// begins where the one before it ends, so that nothing lies between two.
+    /// All that lies behind the log, in the order of keys: offsets and producer ids, snapshots,
+    /// topics, watermarks. Each range begins where the one before it ends, so that nothing lies
+    /// between two.
     pub fn behind_the_log(&self) -> [KeyRange; 4] {
         let span = |start, end| KeyRange::Span { start: self.under(start), end: self.under(end) };
         [
@@ -232,8 +236,8 @@ impl Keyspace {
     }
 }
 
-/// Writes free text so that it cannot leave its place in a key: what is not a letter, a digit, `.`, `_` or `-` becomes
-/// `%` and two hex digits. The empty text is `%`.
+/// Writes free text so that it cannot leave its place in a key: what is not a letter, a digit, `.`,
+/// `_` or `-` becomes `%` and two hex digits. The empty text is `%`.
 fn escape(text: &str) -> String {
     if text.is_empty() {
         return "%".to_owned();

@@ -1,7 +1,8 @@
-//! What Strandline keeps in etcd: the ordered keyspace, the state machine that gives it meaning, its snapshots.
+//! What Strandline keeps in etcd: the ordered keyspace, the state machine that gives it meaning,
+//! its snapshots.
 //!
-//! Without the `log` feature this crate is the read side: keys, values, and a client that can only range and watch.
-//! With it come the commit log, the pure state machine and everything that writes.
+//! Without the `log` feature this crate is the read side: keys, values, and a client that can only
+//! range and watch. With it come the commit log, the pure state machine and everything that writes.
 //!
 //! ```text
 //!   commit/  ──txn──▶  backend  ──watch──▶  replica/  ──apply──▶  state/

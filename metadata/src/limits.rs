@@ -5,13 +5,15 @@ use std::time::Duration;
 /// Partitions of one topic.
 pub const MAX_PARTITIONS_PER_TOPIC: u32 = 100_000;
 
-/// etcd's default `--max-txn-ops`: the most compares, and the most steps per branch, of one transaction.
+/// etcd's default `--max-txn-ops`: the most compares, and the most steps per branch, of one
+/// transaction.
 pub const BACKEND_TXN_OPS: usize = 128;
 
 /// etcd's default limit for a request is 1.5 MiB; this leaves room for framing.
 pub const BACKEND_REQUEST_BYTES: usize = 1_400_000;
 
-/// A log record above this is split, so that no value is hard to read and several share a transaction.
+/// A log record above this is split, so that no value is hard to read and several share a
+/// transaction.
 pub const RECORD_BYTES: usize = 256 * 1024;
 
 /// Log records in one transaction.
@@ -26,11 +28,12 @@ pub const PROPOSAL_QUEUE: usize = 256;
 /// Changes that wait for the committer and may wait for others to share their transaction.
 pub const PATIENT_QUEUE: usize = 1_024;
 
-/// Steps that every transaction of the committer has beside what it carries: `commits` and the head.
+/// Steps that every transaction of the committer has beside what it carries: `commits` and the
+/// head.
 pub const FIXED_STEPS: usize = 2;
 
-/// What may wait for others to share its transaction has a turn this often. So many small commits of offsets cost etcd
-/// few transactions: at most 125/s for each broker.
+/// What may wait for others to share its transaction has a turn this often. So many small commits
+/// of offsets cost etcd few transactions: at most 125/s for each broker.
 pub const PATIENCE: Duration = Duration::from_millis(8);
 
 /// Keys per page when the log is read.
@@ -39,7 +42,8 @@ pub const LOG_PAGE_KEYS: usize = 1_000;
 /// Keys per page of topics and other plain keys.
 pub const PLAIN_PAGE_KEYS: usize = 2_000;
 
-/// A watch is not opened further in the past than this: etcd serves such a watch under a lock that blocks writers.
+/// A watch is not opened further in the past than this: etcd serves such a watch under a lock that
+/// blocks writers.
 pub const WATCH_REVISIONS_BEHIND: i64 = 1_000;
 
 /// History that is kept in etcd when it is compacted.
@@ -48,7 +52,8 @@ pub const HISTORY_REVISIONS: i64 = 10_000;
 /// Log keys that one transaction of the trimmer deletes.
 pub const TRIM_KEYS: u64 = 500;
 
-/// Ranges or objects that long work looks at before it gives way to other tasks: about half a millisecond.
+/// Ranges or objects that long work looks at before it gives way to other tasks: about half a
+/// millisecond.
 pub const WORK_PER_TURN: usize = 4_096;
 
 /// Snapshots that `snapshot` lists.
@@ -60,16 +65,19 @@ pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// One read or transaction of the backend may take so long before its outcome is looked up.
 pub const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keys of offsets that one write of a group changes. Its transaction may be nested beside records and other parts.
+/// Keys of offsets that one write of a group changes. Its transaction may be nested beside records
+/// and other parts.
 pub const GROUP_WRITE_KEYS: usize = 60;
 
 /// The longest group id, in bytes: it is part of keys and of metrics.
 pub const MAX_GROUP_ID_BYTES: usize = 1_024;
 
-/// Ranges of a full chunk: 32 of 72 bytes. A partition that changes copies at most one chunk, about a microsecond.
+/// Ranges of a full chunk: 32 of 72 bytes. A partition that changes copies at most one chunk, about
+/// a microsecond.
 pub(crate) const RANGES_PER_CHUNK: usize = 32;
 
-/// How many batches of a producer are remembered in a partition, as in Kafka: a client may have so many in flight.
+/// How many batches of a producer are remembered in a partition, as in Kafka: a client may have so
+/// many in flight.
 pub const REMEMBERED_BATCHES: usize = 5;
 
 /// How many checkpoints' digests are kept for comparing with snapshots.
@@ -78,14 +86,15 @@ pub(crate) const CHECKPOINTS: usize = 8;
 /// No topic has more: a range in a damaged value must not take all memory.
 pub(crate) const STORED_PARTITION: u32 = 1_000_000;
 
-/// Partitions whose offsets share one key. A topic with more has further keys, so that no value outgrows etcd's
-/// limit and no commit rewrites much that it does not change.
+/// Partitions whose offsets share one key. A topic with more has further keys, so that no value
+/// outgrows etcd's limit and no commit rewrites much that it does not change.
 pub const OFFSETS_PER_KEY: u32 = 256;
 
 /// Partitions whose watermarks share one key.
 pub const WATERMARKS_PER_KEY: usize = 4_096;
 
-/// Keys of offsets per page when a group is read: a value may have a megabyte, and an answer has a limit.
+/// Keys of offsets per page when a group is read: a value may have a megabyte, and an answer has a
+/// limit.
 pub(crate) const OFFSETS_PAGE_KEYS: usize = 32;
 
 /// Names of groups per page.
@@ -121,8 +130,9 @@ pub(crate) const WATCH_SILENCE: Duration = Duration::from_secs(15);
 /// Barriers that may wait for their turn.
 pub(crate) const BARRIER_QUEUE: usize = 1_024;
 
-/// For how long a load starts over: because the log was trimmed under it, or because no snapshot could be read. A store that is
-/// ill may deny an object that it has, or send something else, and give it a moment later.
+/// For how long a load starts over: because the log was trimmed under it, or because no snapshot
+/// could be read. A store that is ill may deny an object that it has, or send something else, and
+/// give it a moment later.
 pub(crate) const LOAD_PATIENCE: Duration = Duration::from_secs(20);
 
 /// etcd's default `--max-request-bytes`: 1.5 MiB.
@@ -131,8 +141,8 @@ pub const ETCD_REQUEST_BYTES: usize = 1536 * 1024;
 /// Keep-alive streams that stay open between calls. A broker has one or two leases.
 pub(crate) const KEEP_ALIVE_STREAMS: usize = 16;
 
-/// How often a connection with requests on it is pinged. etcd closes connections that ping more often than
-/// every 5 s, or that ping without a request (its `--grpc-keepalive-min-time`).
+/// How often a connection with requests on it is pinged. etcd closes connections that ping more
+/// often than every 5 s, or that ping without a request (its `--grpc-keepalive-min-time`).
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(6);
 
 /// How long a ping may take before the connection counts as dead.
@@ -159,14 +169,15 @@ pub(crate) const JOURNAL_REWRITE_BYTES: u64 = 4 * 1024 * 1024;
 /// A snapshot in the journal is written in frames of about this size.
 pub(crate) const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
 
-/// How long opening the journal waits for its lock: a process that was killed, or a store that was dropped, may be about to
-/// give it up.
+/// How long opening the journal waits for its lock: a process that was killed, or a store that was
+/// dropped, may be about to give it up.
 pub(crate) const JOURNAL_LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it looks for the lock.
 pub(crate) const JOURNAL_LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// What of an answer the embedded store's API hands over at a time: the rest stays here, with its place, until the client has taken so much.
+/// What of an answer the embedded store's API hands over at a time: the rest stays here, with its
+/// place, until the client has taken so much.
 pub(crate) const API_PIECE_BYTES: usize = 64 * 1024;
 
 /// Its pause after accepting failed, for example because file descriptors ran out.
@@ -190,7 +201,8 @@ pub(crate) const API_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// Watches of one stream of it.
 pub(crate) const API_WATCHES_PER_STREAM: usize = 64;
 
-// Two steps beside records and parts: `commits` and the head. One key beside the offsets: the group's own.
+// Two steps beside records and parts: `commits` and the head. One key beside the offsets: the
+// group's own.
 const _: () = assert!(1 + FIXED_STEPS + GROUP_WRITE_KEYS < BACKEND_TXN_OPS);
 const _: () = assert!(RECORDS_PER_TXN + FIXED_STEPS <= BACKEND_TXN_OPS);
 const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);

@@ -1,7 +1,7 @@
 //! What the plain keys say, cached: topics by name, brokers by node id, dynamic configs.
 //!
-//! These caches answer clients; they never decide anything in the state machine. Like the state they are made to be
-//! shared: a clone costs nothing, and shares all but what changes afterwards.
+//! These caches answer clients; they never decide anything in the state machine. Like the state
+//! they are made to be shared: a clone costs nothing, and shares all but what changes afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,7 +62,8 @@ impl Names {
         self.ids.get(&id)
     }
 
-    /// Every topic, by name. A clone costs nothing, and `ptr_eq` with it tells that nothing has changed since.
+    /// Every topic, by name. A clone costs nothing, and `ptr_eq` with it tells that nothing has
+    /// changed since.
     pub fn topics(&self) -> &TopicMap {
         &self.topics
     }
@@ -72,7 +73,8 @@ impl Names {
         &self.brokers
     }
 
-    /// Dynamic configs of one broker, or the default of all, with the key's mod revision; 0 while there is none.
+    /// Dynamic configs of one broker, or the default of all, with the key's mod revision; 0 while
+    /// there is none.
     pub fn broker_configs(&self, node_id: Option<i32>) -> (BTreeMap<String, String>, i64) {
         self.configs
             .get(&node_id)

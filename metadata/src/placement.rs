@@ -1,8 +1,9 @@
-//! Which broker clients are led to: for a partition, the "leader" of Kafka's protocol, here only a hint; for a group, its
-//! coordinator.
+//! Which broker clients are led to: for a partition, the "leader" of Kafka's protocol, here only a
+//! hint; for a group, its coordinator.
 //!
-//! Rendezvous hashing over the registered brokers: whoever knows them derives the same answer, and when one comes or goes
-//! only its own partitions and groups move. Brokers answer clients by it, and the observer shows it.
+//! Rendezvous hashing over the registered brokers: whoever knows them derives the same answer, and
+//! when one comes or goes only its own partitions and groups move. Brokers answer clients by it,
+//! and the observer shows it.
 
 use uuid::Uuid;
 
@@ -17,7 +18,8 @@ pub struct Candidate<'a> {
     pub zone: &'a str,
 }
 
-/// Those that partitions and groups are spread over: not leaving, unless all are; in `zone`, if any is.
+/// Those that partitions and groups are spread over: not leaving, unless all are; in `zone`, if any
+/// is.
 pub fn candidates(brokers: &[Candidate<'_>], zone: Option<&str>) -> Vec<i32> {
     let staying: Vec<&Candidate<'_>> = brokers.iter().filter(|b| !b.draining).collect();
     let all = if staying.is_empty() { brokers.iter().collect() } else { staying };
@@ -49,7 +51,8 @@ pub fn of_group(candidates: &[i32], group: &str) -> i32 {
     candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
 }
 
-/// The broker that is named as controller: any can do what a controller does; the lowest node id is as good as any.
+/// The broker that is named as controller: any can do what a controller does; the lowest node id is
+/// as good as any.
 pub fn controller(candidates: &[i32]) -> i32 {
     candidates.iter().copied().min().unwrap_or(-1)
 }

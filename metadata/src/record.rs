@@ -1,7 +1,8 @@
 //! The records of the commit log: what one key under `log/` holds. `LOG.md` specifies the bytes.
 //!
-//! A record is protobuf. Tags are never reused. A record of a newer format, or of a kind that this build does not
-//! know, must stop the broker that meets it: to skip it would be to derive another state than everybody else.
+//! A record is protobuf. Tags are never reused. A record of a newer format, or of a kind that this
+//! build does not know, must stop the broker that meets it: to skip it would be to derive another
+//! state than everybody else.
 
 use prost::Message;
 use uuid::Uuid;
@@ -15,7 +16,8 @@ pub struct Record {
     /// Format of the record; [`RECORD_FORMAT`].
     #[prost(uint32, tag = "1")]
     pub format: u32,
-    /// Wall clock of the writer, ms since 1970. Never decides anything in `apply`; timestamps are relative to it.
+    /// Wall clock of the writer, ms since 1970. Never decides anything in `apply`; timestamps are
+    /// relative to it.
     #[prost(sint64, tag = "2")]
     pub time_ms: i64,
     /// What happened.
@@ -76,8 +78,8 @@ pub struct Flush {
     /// The batches, grouped by topic.
     #[prost(message, repeated, tag = "4")]
     pub topics: Vec<FlushTopic>,
-    /// Whether the next record of this incarnation goes on with the same object: a flush that is too large for one
-    /// record is split, and its object may not be given up in between.
+    /// Whether the next record of this incarnation goes on with the same object: a flush that is
+    /// too large for one record is split, and its object may not be given up in between.
     #[prost(bool, tag = "5")]
     pub continues: bool,
 }
@@ -341,7 +343,8 @@ mod tests {
              22290a10abababababababababababababababab\
              121508031080201a0e080a10e80718092007280130ac02";
         let bytes = flush().to_bytes();
-        // Format and time; tag and length of the flush; its object; the topic with its id; the partition with its batch.
+        // Format and time; tag and length of the flush; its object; the topic with its id; the
+        // partition with its batch.
         assert_eq!(hex(&bytes), golden);
         let (head, body) = Record::from_bytes(&bytes).unwrap();
         assert_eq!(Record { body: Some(body), ..head }, flush());

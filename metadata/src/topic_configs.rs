@@ -1,7 +1,8 @@
 //! Topic configs: which there are, what they take, what they default to.
 //!
-//! A config is either honoured or, where it has no meaning on object storage, accepted so that existing tools go on
-//! working, and documented as without effect. Everything else is refused; nothing is stored and ignored silently.
+//! A config is either honoured or, where it has no meaning on object storage, accepted so that
+//! existing tools go on working, and documented as without effect. Everything else is refused;
+//! nothing is stored and ignored silently.
 
 /// The type of a config, as DescribeConfigs numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Typed changes of topics and configs: each is one transaction that moves the plain key and tells the state machine.
+//! Typed changes of topics and configs: each is one transaction that moves the plain key and tells
+//! the state machine.
 
 use std::collections::BTreeMap;
 
@@ -97,8 +98,8 @@ fn configure_key(keys: &Keyspace, key: &Key, mod_revision: i64, configs: BTreeMa
     Change { compares, ops: vec![op], body: None }
 }
 
-/// Takes the block of `count` producer ids from `first` on, if it is still free. `stored` is the key's value and mod
-/// revision as it was read; the mod revision is 0 if there is none.
+/// Takes the block of `count` producer ids from `first` on, if it is still free. `stored` is the
+/// key's value and mod revision as it was read; the mod revision is 0 if there is none.
 pub fn take_producer_ids(keys: &Keyspace, first: i64, mod_revision: i64, count: i64) -> Change {
     let key = keys.encode(&Key::ProducerIds);
     let end = first + count;

@@ -1,7 +1,8 @@
 //! The values of the plain keys: JSON that a person may read with `etcdctl get`.
 //!
-//! Each carries `format`. A value of a newer format than this build knows is an error, never a guess; unknown fields
-//! of a known format are refused too, so that a rewrite by an older broker cannot drop what a newer one stored.
+//! Each carries `format`. A value of a newer format than this build knows is an error, never a
+//! guess; unknown fields of a known format are refused too, so that a rewrite by an older broker
+//! cannot drop what a newer one stored.
 
 pub mod group;
 pub mod watermarks;
@@ -29,7 +30,8 @@ pub trait Value: Serialize + DeserializeOwned {
 
     /// The bytes to store.
     fn encode(&self) -> Vec<u8> {
-        // Serialising these structs into memory has no way to fail: string keys only, no custom serialisers.
+        // Serialising these structs into memory has no way to fail: string keys only, no custom
+        // serialisers.
         serde_json::to_vec(self).unwrap_or_else(|_| unreachable!("plain structs always serialise"))
     }
 
@@ -111,7 +113,8 @@ impl Value for TopicValue {
     const WHAT: &'static str = "a topic";
 }
 
-/// The value of `configs/…`: dynamic configs of brokers, of a group, of a subscription to metrics of clients.
+/// The value of `configs/…`: dynamic configs of brokers, of a group, of a subscription to metrics
+/// of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigsValue {

@@ -1,9 +1,11 @@
-//! Writing `watermarks/…`: the state's offsets as plain keys, for the observer, who never reads the log.
+//! Writing `watermarks/…`: the state's offsets as plain keys, for the observer, who never reads the
+//! log.
 //!
-//! One broker writes them, at most every [`WATERMARK_INTERVAL`], what changed, within a budget of bytes: each write goes through every
-//! broker's watch. When more has changed than the budget allows, the rest has its turn in the next pass, so the interval
-//! stretches for all topics alike. Each write compares the key as it was read and never replaces what is of a later
-//! revision, so two brokers that both write do no harm.
+//! One broker writes them, at most every [`WATERMARK_INTERVAL`], what changed, within a budget of
+//! bytes: each write goes through every broker's watch. When more has changed than the budget
+//! allows, the rest has its turn in the next pass, so the interval stretches for all topics alike.
+//! Each write compares the key as it was read and never replaces what is of a later revision, so
+//! two brokers that both write do no harm.
 
 use std::collections::BTreeMap;
 
@@ -56,12 +58,14 @@ impl WatermarkWriter {
         Self { replica, committer, stored: None, last: None }
     }
 
-    /// Forgets what is stored: another broker may be writing, or the outcome of a write is not known.
+    /// Forgets what is stored: another broker may be writing, or the outcome of a write is not
+    /// known.
     pub fn forget(&mut self) {
         self.stored = None;
     }
 
-    /// Writes what changed since the last pass. A pass that is dropped or fails leaves nothing that the next one trusts.
+    /// Writes what changed since the last pass. A pass that is dropped or fails leaves nothing that
+    /// the next one trusts.
     pub async fn run_once(&mut self, session: Session) -> Result<Pass, CommitError> {
         let mut stored = match self.stored.take() {
             Some(stored) => stored,
@@ -74,7 +78,8 @@ impl WatermarkWriter {
             let (compares, ops) = steps(self.replica.keys(), &part);
             match self.committer.write(session, compares, ops).await {
                 Ok(revision) => note(&mut stored, part, revision),
-                // Another broker writes as well, or the registration is gone: read again before the next pass.
+                // Another broker writes as well, or the registration is gone: read again before the
+                // next pass.
                 Err(CommitError::Conflict | CommitError::NotRegistered) => return Ok(Pass::default()),
                 Err(error) => return Err(error),
             }

@@ -1,4 +1,5 @@
-//! The embedded backend with a journal: the conformance suite, and everything that may happen to a file.
+//! The embedded backend with a journal: the conformance suite, and everything that may happen to a
+//! file.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -54,7 +55,8 @@ fn journal(directory: &TempDir) -> PathBuf {
     directory.path().join("journal")
 }
 
-/// A journal of every kind of record, the length that it had after each revision, and its store's history.
+/// A journal of every kind of record, the length that it had after each revision, and its store's
+/// history.
 async fn example(path: &Path) -> (Vec<(i64, usize)>, Vec<Result<Vec<KeyValue>, BackendError>>) {
     let store = Embedded::open(path).unwrap();
     let length = || std::fs::read(path).unwrap().len();
@@ -133,8 +135,8 @@ async fn every_truncation_opens_to_a_prefix_of_history() {
     }
 }
 
-/// Damage in the middle is told with the file and the place; damage to the last write is taken for an
-/// interruption of it.
+/// Damage in the middle is told with the file and the place; damage to the last write is taken for
+/// an interruption of it.
 #[tokio::test]
 async fn flipped_bytes_are_found() {
     let directory = TempDir::new().unwrap();

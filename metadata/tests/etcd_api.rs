@@ -1,4 +1,5 @@
-//! What an embedded store answers over etcd's API: to this crate's own client for etcd, to a raw client, and to `etcdctl`.
+//! What an embedded store answers over etcd's API: to this crate's own client for etcd, to a raw
+//! client, and to `etcdctl`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

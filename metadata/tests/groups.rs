@@ -1,4 +1,5 @@
-//! Groups written by several coordinators over one embedded store: who wins, who finds out, what a lost answer means.
+//! Groups written by several coordinators over one embedded store: who wins, who finds out, what a
+//! lost answer means.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,6 @@
-//! Brokers' replicas and writers together over one embedded store: what happens when answers are lost, when the watch
-//! is compacted away, when a snapshot is damaged, when etcd is restored from a backup.
+//! Brokers' replicas and writers together over one embedded store: what happens when answers are
+//! lost, when the watch is compacted away, when a snapshot is damaged, when etcd is restored from a
+//! backup.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -205,7 +206,8 @@ async fn a_head_that_somebody_else_moved_ends_the_session() {
     let (backend, store) = (Embedded::in_memory(), memory());
     let mut node = Node::open(&backend, &store, 1).await;
     node.create_topic().await;
-    // Two writers of the same incarnation: what no process may ever be. The second finds the head moved.
+    // Two writers of the same incarnation: what no process may ever be. The second finds the head
+    // moved.
     let sessions = SessionCell::default();
     let Session { node_id, incarnation } = node.registration.session;
     sessions.begin(Session { node_id, incarnation });
@@ -345,7 +347,8 @@ async fn a_snapshot_of_an_older_state_does_not_push_out_newer_ones() {
     slow.create_topic().await;
     let mut stopped = slow.maintainer(&store);
     let mut pass = Box::pin(stopped.run_once());
-    // It goes on until its checkpoint is there, and then not for a while, as a process that is stopped.
+    // It goes on until its checkpoint is there, and then not for a while, as a process that is
+    // stopped.
     while slow.replica.read(|view| view.state.checkpoints().is_empty()) {
         assert!(futures::poll!(&mut pass).is_pending());
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -469,7 +472,8 @@ async fn nothing_is_applied_behind_a_gap_whoever_wrote_what_is_missing() {
     let reader = Node::open(&backend, &store, 3).await;
     two.produce(1).await.unwrap();
     reader.replica.barrier().await.unwrap();
-    // What broker 1 writes is left out; broker 2 then writes, and nothing is missing among what broker 2 wrote.
+    // What broker 1 writes is left out; broker 2 then writes, and nothing is missing among what
+    // broker 2 wrote.
     reader.faults.inject(Fault::WatchGap);
     one.produce(10).await.unwrap();
     two.produce(1).await.unwrap();

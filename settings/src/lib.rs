@@ -1,17 +1,18 @@
-//! What the programs share that are started by people: settings as data, logs, signals, a listener that is
-//! bounded.
+//! What the programs share that are started by people: settings as data, logs, signals, a listener
+//! that is bounded.
 //!
 //! ```text
 //!   Program { name, settings, … } ── read ──▶ Values ── the program's own checks ──▶ its configuration
 //!   table: one row a setting          flags, environment, file
 //! ```
 //!
-//! One table says name, unit, default and meaning of each setting; flags, environment, file, `--help` and the effective
-//! configuration in the log are all derived from it. A flag wins over the environment, the environment over the file, the file
-//! over the default. Keys that are not in the table are refused, wherever they stand.
+//! One table says name, unit, default and meaning of each setting; flags, environment, file,
+//! `--help` and the effective configuration in the log are all derived from it. A flag wins over
+//! the environment, the environment over the file, the file over the default. Keys that are not in
+//! the table are refused, wherever they stand.
 //!
-//! What the values mean is the program's own business; here is only what means the same in all of them: the
-//! cluster's name, etcd, the log.
+//! What the values mean is the program's own business; here is only what means the same in all of
+//! them: the cluster's name, etcd, the log.
 
 mod listener;
 mod process;

@@ -9,7 +9,8 @@ use crate::{ConfigError, Values};
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals behind the program's prefix.
+    /// Its key in the file; the flag is the same with dashes, the variable the same in capitals
+    /// behind the program's prefix.
     pub key: &'static str,
     /// Its default, as text; empty for none.
     pub default: &'static str,
@@ -104,7 +105,8 @@ impl<T> Parsed<T> {
 }
 
 impl Program {
-    /// Reads flags (without the program's name), environment and file. `environment` looks a variable up.
+    /// Reads flags (without the program's name), environment and file. `environment` looks a
+    /// variable up.
     pub fn read(
         &self,
         flags: impl IntoIterator<Item = String>,

@@ -1,4 +1,5 @@
-//! Values by key, before a program looks at what they mean; and those that mean the same everywhere.
+//! Values by key, before a program looks at what they mean; and those that mean the same
+//! everywhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,7 +91,8 @@ impl Values {
         Ok((cluster, keys))
     }
 
-    /// `etcd_endpoints`, `etcd_user`, `etcd_password`, and the files of TLS: `etcd_ca_file`, `etcd_cert_file`, `etcd_key_file`.
+    /// `etcd_endpoints`, `etcd_user`, `etcd_password`, and the files of TLS: `etcd_ca_file`,
+    /// `etcd_cert_file`, `etcd_key_file`.
     pub fn etcd(&self) -> Result<EtcdConfig, ConfigError> {
         let endpoints = self.list("etcd_endpoints");
         if endpoints.is_empty() {
@@ -129,8 +131,8 @@ impl LogConfig {
     /// Lets this process log to standard error, from now on.
     pub fn start(&self) -> Result<(), String> {
         let filter = EnvFilter::try_new(&self.filter).map_err(|e| format!("log: {e}"))?;
-        // What cannot be written is lost, as on a disk that is full: complaining about it on the same standard error would be a
-        // panic of whoever had something to say.
+        // What cannot be written is lost, as on a disk that is full: complaining about it on the
+        // same standard error would be a panic of whoever had something to say.
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)

@@ -1,7 +1,8 @@
 //! The wall clock, and the only place that reads it.
 //!
-//! Wall time is for what people and other processes see: timestamps in records, "since when" in metrics. Whatever
-//! measures a duration uses `tokio::time::Instant`, which a simulation can pause and which never jumps.
+//! Wall time is for what people and other processes see: timestamps in records, "since when" in
+//! metrics. Whatever measures a duration uses `tokio::time::Instant`, which a simulation can pause
+//! and which never jumps.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,5 @@
-//! What can go wrong between this broker and its objects. An error says which object, and what to do about it.
+//! What can go wrong between this broker and its objects. An error says which object, and what to
+//! do about it.
 
 use std::fmt;
 
@@ -59,7 +60,8 @@ pub enum StoreError {
         /// What the server said.
         message: String,
     },
-    /// The credentials do not allow it. Worth trying again for a while: credentials are rotated and policies spread.
+    /// The credentials do not allow it. Worth trying again for a while: credentials are rotated and
+    /// policies spread.
     #[error("the object store denies {operation} {key}: {message}")]
     Denied {
         /// The object.
@@ -69,7 +71,8 @@ pub enum StoreError {
         /// What the server said.
         message: String,
     },
-    /// No answer, half an answer, or a failure of the server. **A PUT or DELETE may have happened.**
+    /// No answer, half an answer, or a failure of the server. **A PUT or DELETE may have
+    /// happened.**
     #[error("the object store is unavailable at {operation} {key}: {message}")]
     Unavailable {
         /// The object.
@@ -79,7 +82,8 @@ pub enum StoreError {
         /// What was seen.
         message: String,
     },
-    /// The object is not what was written: truncated, flipped bytes, of another format. Trying again does not help.
+    /// The object is not what was written: truncated, flipped bytes, of another format. Trying
+    /// again does not help.
     #[error("object {key} is corrupt: {what}")]
     Corrupt {
         /// The object.
@@ -87,7 +91,8 @@ pub enum StoreError {
         /// What is wrong with it, and where.
         what: String,
     },
-    /// The request or the configuration cannot work (no such bucket, wrong region, a bad range). Permanent.
+    /// The request or the configuration cannot work (no such bucket, wrong region, a bad range).
+    /// Permanent.
     #[error("the object store refuses: {what}")]
     Invalid {
         /// What is wrong, in a sentence for the operator.

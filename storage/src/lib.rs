@@ -1,4 +1,5 @@
-//! What Strandline keeps in object storage: objects, their byte formats, and the way to and from them.
+//! What Strandline keeps in object storage: objects, their byte formats, and the way to and from
+//! them.
 //!
 //! ```text
 //!  broker ──▶ format::segment ──▶ Store::put ──┐                       ┌──▶ S3, folder or memory
@@ -9,12 +10,14 @@
 //!                └── one shared GET ───────────┘  ObjectStoreBackend ──┘
 //! ```
 //!
-//! Objects are immutable and their keys are never reused, so nothing here needs conditional writes: any
-//! S3-compatible server will do. This crate knows nothing of topics as policy, nor of Kafka's requests; the one
-//! Kafka format that it reads is the header of a record batch, since that is what its objects are made of.
+//! Objects are immutable and their keys are never reused, so nothing here needs conditional writes:
+//! any S3-compatible server will do. This crate knows nothing of topics as policy, nor of Kafka's
+//! requests; the one Kafka format that it reads is the header of a record batch, since that is what
+//! its objects are made of.
 //!
-//! Only [`path`] builds or parses an object key, only [`clock`] reads the wall clock, and only [`limits`] says how
-//! much of anything there may be. Every byte layout is specified in `FORMAT.md`.
+//! Only [`path`] builds or parses an object key, only [`clock`] reads the wall clock, and only
+//! [`limits`] says how much of anything there may be. Every byte layout is specified in
+//! `FORMAT.md`.
 
 pub mod cache;
 pub mod clock;

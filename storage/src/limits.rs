@@ -7,10 +7,12 @@ const KIB: usize = 1024;
 /// One mebibyte.
 const MIB: usize = 1024 * KIB;
 
-/// The unit in which objects are fetched and cached. A write object up to this size is read with one GET.
+/// The unit in which objects are fetched and cached. A write object up to this size is read with
+/// one GET.
 pub const BLOCK_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The longest key that an [`crate::ObjectKey`] may have. S3 allows 1,024 bytes, operator's prefix included.
+/// The longest key that an [`crate::ObjectKey`] may have. S3 allows 1,024 bytes, operator's prefix
+/// included.
 pub const MAX_KEY_BYTES: usize = 512;
 /// The longest prefix that an operator may put before every key.
 pub const MAX_PREFIX_BYTES: usize = 400;
@@ -18,13 +20,14 @@ pub const MAX_PREFIX_BYTES: usize = 400;
 /// Most keys in one page of a listing: what S3 answers at most with one request.
 pub const MAX_LIST_PAGE: usize = 1000;
 
-/// Batches shorter than this are copied together while a write object is built: a request body of many small
-/// pieces costs more CPU than the copy does.
+/// Batches shorter than this are copied together while a write object is built: a request body of
+/// many small pieces costs more CPU than the copy does.
 pub const COALESCE_BELOW_BYTES: usize = 16 * KIB;
 /// Size of the buffers that small batches are copied into.
 pub const COALESCE_BUFFER_BYTES: usize = 256 * KIB;
 
-/// Batches shorter than this are summed up again for their object: that costs less than combining checksums does.
+/// Batches shorter than this are summed up again for their object: that costs less than combining
+/// checksums does.
 pub const SUM_AGAIN_BELOW_BYTES: usize = 4 * KIB;
 
 /// Bytes of one index entry of a write object.
@@ -38,8 +41,8 @@ pub const MAX_SEGMENT_RANGES: usize = 1 << 18;
 /// How much of an object's end is read at first when its index is wanted; most indexes fit.
 pub const INDEX_TAIL_BYTES: u64 = 64 * 1024;
 
-/// What a cached block costs beside its bytes: keys, tree nodes, reference counts. Without it a cache of tiny
-/// objects would have no bound.
+/// What a cached block costs beside its bytes: keys, tree nodes, reference counts. Without it a
+/// cache of tiny objects would have no bound.
 pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 256;
 /// The share of the cache that is for objects which this broker wrote.
 pub const CACHE_WRITTEN_PERCENT: u64 = 50;
@@ -52,8 +55,8 @@ pub const IN_FLIGHT_UNIT_BYTES: u64 = 1024;
 
 /// One attempt of one request to the object store may take this long, unless configured otherwise.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// All attempts of one request together, unless configured otherwise: within Kafka's default `request.timeout.ms`
-/// of 30 s, so that a producer hears of it from us.
+/// All attempts of one request together, unless configured otherwise: within Kafka's default
+/// `request.timeout.ms` of 30 s, so that a producer hears of it from us.
 pub const DEFAULT_RETRY_BUDGET: Duration = Duration::from_secs(25);
 /// A TCP and TLS connection must stand within this time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,5 +97,6 @@ const _: () = assert!(THROTTLE_MAX.as_millis() < DEFAULT_RETRY_BUDGET.as_millis(
 /// Ranges of one fetched block that are remembered as checked; beyond that they are checked anew.
 pub const MAX_CHECKED_RANGES: usize = 4096;
 
-/// A PUT that has not come to its end after this long never will: other brokers may be writing at this moment.
+/// A PUT that has not come to its end after this long never will: other brokers may be writing at
+/// this moment.
 pub(crate) const ABANDONED_AFTER: Duration = Duration::from_hours(1);

@@ -1,7 +1,8 @@
-//! Every metric of this crate, with its unit and its help. A call site says what happened, not which label.
+//! Every metric of this crate, with its unit and its help. A call site says what happened, not
+//! which label.
 //!
-//! `strandline_object_store_requests_total` counts attempts, retries included: that is what a bill is made of. With
-//! S3's prices, PUT and LIST are one class, GET another, and DELETE is free.
+//! `strandline_object_store_requests_total` counts attempts, retries included: that is what a bill
+//! is made of. With S3's prices, PUT and LIST are one class, GET another, and DELETE is free.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -5,9 +5,9 @@
 //! | write object | `wal/<salt>/<incarnation>-<number>` | salt: 8 hex digits, so that a bucket spreads over prefixes |
 //! | snapshot | `snapshot/<hash>/<revision>-<name>` | hash: 8 hex digits of the rest, for the same reason |
 //!
-//! Keys are relative: a store puts its own prefix (`<operator's prefix>/<cluster id>/`) before every one of them.
-//! They consist of letters, digits and `._=-`, in segments joined by `/`, so that they mean the same in S3, in a
-//! folder and in a URL.
+//! Keys are relative: a store puts its own prefix (`<operator's prefix>/<cluster id>/`) before
+//! every one of them. They consist of letters, digits and `._=-`, in segments joined by `/`, so
+//! that they mean the same in S3, in a folder and in a URL.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,10 +19,11 @@ const WAL: &str = "wal";
 /// The first segment of every snapshot object's key.
 const SNAPSHOT: &str = "snapshot";
 
-/// The name of a write object: which incarnation of which broker wrote it, and as which of its objects.
+/// The name of a write object: which incarnation of which broker wrote it, and as which of its
+/// objects.
 ///
-/// `number` is never reused by an incarnation, and etcd never reuses an incarnation, so a key is never reused
-/// either, with or without conditional writes.
+/// `number` is never reused by an incarnation, and etcd never reuses an incarnation, so a key is
+/// never reused either, with or without conditional writes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ObjectId {
     /// The create revision of the writer's registration. Never negative.
@@ -94,7 +95,8 @@ impl ObjectKey {
             number: number.parse().ok()?,
             salt: u32::from_str_radix(salt, 16).ok()?,
         };
-        // One name, one key: what is not written as `key` writes it ("+1", "01", "FF") is something else.
+        // One name, one key: what is not written as `key` writes it ("+1", "01", "FF") is something
+        // else.
         (id.key() == *self).then_some(id)
     }
 
@@ -129,7 +131,8 @@ pub struct KeyError {
     pub what: &'static str,
 }
 
-/// Brings a store's prefix into the form that is put before keys: empty, or segments each followed by `/`.
+/// Brings a store's prefix into the form that is put before keys: empty, or segments each followed
+/// by `/`.
 pub fn normalize_prefix(prefix: &str) -> Result<String, KeyError> {
     let trimmed = prefix.trim_matches('/');
     if trimmed.is_empty() {

@@ -1,4 +1,5 @@
-//! Reading objects: from the cache, or with one GET that is shared by all who wait for the same block.
+//! Reading objects: from the cache, or with one GET that is shared by all who wait for the same
+//! block.
 //!
 //! ```text
 //!  read ──▶ written? ──▶ pieces of what was sent
@@ -8,9 +9,9 @@
 //!    └──▶ wait for room in flight ──▶ GET ──▶ cache
 //! ```
 //!
-//! A fetch is driven by whoever waits for it: when one of them goes away the others go on, and when all have gone it
-//! is cancelled. So there is no task to own, and no work for nobody. A fetch that fails fails for all who wait for it
-//! and leaves nothing behind.
+//! A fetch is driven by whoever waits for it: when one of them goes away the others go on, and when
+//! all have gone it is cancelled. So there is no task to own, and no work for nobody. A fetch that
+//! fails fails for all who wait for it and leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,12 +39,13 @@ pub use batches::ReadBatch;
 pub struct ReaderConfig {
     /// Bytes of the cache, all of its pools together.
     pub cache_bytes: u64,
-    /// Bytes of GETs that are under way, half of it for each kind of read. One GET is always let through.
+    /// Bytes of GETs that are under way, half of it for each kind of read. One GET is always let
+    /// through.
     pub max_in_flight_bytes: u64,
 }
 
-/// What a read is for. The two kinds share neither cache nor room in flight, so that replaying the past does not slow
-/// down those at the tail.
+/// What a read is for. The two kinds share neither cache nor room in flight, so that replaying the
+/// past does not slow down those at the tail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadKind {
     /// Near the end of a partition: others will want the same bytes soon.
@@ -123,8 +125,8 @@ impl Inner {
     }
 }
 
-/// Takes a fetch off the list when it ends, however it ends. Only its own entry: a later fetch of the same block may
-/// have taken the place.
+/// Takes a fetch off the list when it ends, however it ends. Only its own entry: a later fetch of
+/// the same block may have taken the place.
 struct SharedFetch {
     inner: Arc<Inner>,
     key: BlockKey,
@@ -172,7 +174,8 @@ impl Reader {
         self.inner.lock().cache.insert_written(id, payload);
     }
 
-    /// Reads a range of an object of `object_bytes` for a reader at the tail. See [`Self::read_as`].
+    /// Reads a range of an object of `object_bytes` for a reader at the tail. See
+    /// [`Self::read_as`].
     pub async fn read(
         &self,
         id: ObjectId,
@@ -182,8 +185,9 @@ impl Reader {
         self.read_as(ReadKind::Tail, id, object_bytes, range).await
     }
 
-    /// Reads a range of an object of `object_bytes`: exactly these bytes, in pieces that are slices of the cache. They
-    /// are as the store returned them, which [`Self::read_batches`] does not take on trust.
+    /// Reads a range of an object of `object_bytes`: exactly these bytes, in pieces that are slices
+    /// of the cache. They are as the store returned them, which [`Self::read_batches`] does not
+    /// take on trust.
     ///
     /// Cancellation-safe: others who wait for the same block are not disturbed.
     pub async fn read_as(
@@ -196,9 +200,9 @@ impl Reader {
         Ok(self.find(kind, id, object_bytes, range).await?.pieces)
     }
 
-    /// Reads a range of an object that consists of whole record batches, and checks each: an error that names the
-    /// object, or the bytes that were produced. An object that fails is forgotten, so that the next read asks the
-    /// store again.
+    /// Reads a range of an object that consists of whole record batches, and checks each: an error
+    /// that names the object, or the bytes that were produced. An object that fails is forgotten,
+    /// so that the next read asks the store again.
     pub async fn read_batches(
         &self,
         kind: ReadKind,
@@ -220,7 +224,8 @@ impl Reader {
         Ok(batches)
     }
 
-    /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks ahead wants to know.
+    /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks
+    /// ahead wants to know.
     pub fn lacks(&self, id: ObjectId, position: u64) -> bool {
         let mut state = self.inner.lock();
         let key = BlockKey { id, index: position / BLOCK_BYTES };

@@ -1,5 +1,5 @@
-//! The way of a batch: into a write object, through a store that fails, and back out of a broker that wrote it and one
-//! that did not.
+//! The way of a batch: into a write object, through a store that fails, and back out of a broker
+//! that wrote it and one that did not.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are outside of what clippy calls a test")]
 

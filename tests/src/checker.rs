@@ -61,8 +61,8 @@ async fn read_once(address: &str, topic: &str, partition: i32) -> Result<Content
     Ok(contents)
 }
 
-/// Checks every partition on every broker; what is wrong goes into the history. Everything must be quiet. Gives what
-/// the first broker returned, by partition.
+/// Checks every partition on every broker; what is wrong goes into the history. Everything must be
+/// quiet. Gives what the first broker returned, by partition.
 pub async fn check(brokers: &[String], topic: &str, partitions: i32, history: &History) -> Vec<Contents> {
     let mut all = Vec::new();
     let (first, others) = brokers.split_first().expect("a broker runs");
@@ -168,7 +168,8 @@ fn examine(contents: &Contents, partition: i32, inner: &Inner) -> Vec<crate::his
             expected = mark.counter + 1;
             first_places.push((offsets[0], *mark));
         }
-        // Of what was sent more than once without sequence numbers, the first place may be trimmed, and a later one left.
+        // Of what was sent more than once without sequence numbers, the first place may be trimmed,
+        // and a later one left.
         let is_first_known = idempotent || sent.repeated == 0 || contents.log_start == 0;
         if let Some(pair) = first_places.windows(2).find(|p| is_first_known && p[0].0 > p[1].0) {
             wrong(

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// What `etcdctl` says of the etcd, or what answers like one, on these ports; an error is what it complains of. It reads
-/// `input`, if there is any.
+/// What `etcdctl` says of the etcd, or what answers like one, on these ports; an error is what it
+/// complains of. It reads `input`, if there is any.
 pub fn etcdctl(ports: &[u16], args: &[&str], input: Option<&[u8]>) -> Result<String, String> {
     let endpoints: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut child = Command::new("etcdctl")

@@ -1,4 +1,5 @@
-//! Members of consumer groups, by hand: each step of the protocol is the test's own, and so is what it tells.
+//! Members of consumer groups, by hand: each step of the protocol is the test's own, and so is what
+//! it tells.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -82,8 +83,8 @@ impl Group {
         answer
     }
 
-    /// Asks until the coordinator answers with something else than that it is not one. `code` finds the code of an
-    /// answer.
+    /// Asks until the coordinator answers with something else than that it is not one. `code` finds
+    /// the code of an answer.
     pub async fn call<R: Request>(
         &mut self,
         request: &R,

@@ -63,8 +63,8 @@ impl Observer {
     }
 }
 
-/// Starts an observer of a cluster whose etcd is at this URL, and waits until it has read it. It looks at everything twice a
-/// second; the flags come after the harness's own.
+/// Starts an observer of a cluster whose etcd is at this URL, and waits until it has read it. It
+/// looks at everything twice a second; the flags come after the harness's own.
 pub async fn observe(nest: &Nest, cluster: &str, etcd: &str, flags: &[&str]) -> (Process, Observer) {
     let observer = Observer::on(free_port());
     let own = [

@@ -1,8 +1,8 @@
 //! Processes that are started, hurt and certainly ended.
 //!
-//! All processes of a cluster share one process group, whose leader does nothing. A guard, a shell that reads from a
-//! pipe that this process holds, kills the group when the pipe closes: also when the test panics, is killed itself or
-//! never drops anything. So no process outlives its test.
+//! All processes of a cluster share one process group, whose leader does nothing. A guard, a shell
+//! that reads from a pipe that this process holds, kills the group when the pipe closes: also when
+//! the test panics, is killed itself or never drops anything. So no process outlives its test.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -31,7 +31,8 @@ pub struct Nest {
     folder: PathBuf,
 }
 
-/// Waits for the end of its input, then kills the group and removes the folder unless that is to be kept.
+/// Waits for the end of its input, then kills the group and removes the folder unless that is to be
+/// kept.
 const GUARD: &str = r#"
 cat >/dev/null
 kill -9 "-$1"
@@ -70,7 +71,8 @@ impl Nest {
         &self.folder
     }
 
-    /// Starts `program` as a member of the group; what it says goes to `<name>.log`, after what is there.
+    /// Starts `program` as a member of the group; what it says goes to `<name>.log`, after what is
+    /// there.
     pub fn start(&self, name: &str, program: &Path, args: &[OsString]) -> io::Result<Process> {
         let log_path = self.folder.join(format!("{name}.log"));
         let log = OpenOptions::new().create(true).append(true).open(&log_path)?;
@@ -102,7 +104,8 @@ impl Nest {
         logs
     }
 
-    /// Keeps the folder when the nest ends, and prints the end of every log in it: a test has failed.
+    /// Keeps the folder when the nest ends, and prints the end of every log in it: a test has
+    /// failed.
     pub fn keep_and_show(&self) {
         // Only for the reader of a failed test; there is nobody to tell if it fails.
         let _ = File::create(self.folder.join("keep"));
@@ -119,7 +122,8 @@ impl Nest {
 
 impl Drop for Nest {
     fn drop(&mut self) {
-        // Closing the line makes the guard act; it is awaited so that the ports are free when this returns.
+        // Closing the line makes the guard act; it is awaited so that the ports are free when this
+        // returns.
         self.line.take();
         let _ = self.guard.wait();
         let _ = self.leader.wait();
@@ -168,8 +172,8 @@ impl Process {
         }
     }
 
-    /// Sends it a signal, by name. Returns from STOP when it stands still: until each of its threads has been told, some
-    /// may go on, for as long as the machine is busy.
+    /// Sends it a signal, by name. Returns from STOP when it stands still: until each of its
+    /// threads has been told, some may go on, for as long as the machine is busy.
     pub fn signal(&mut self, signal: &str) {
         if !self.is_running() {
             return;
@@ -229,8 +233,8 @@ pub fn was_killed(status: ExitStatus) -> bool {
     status.signal().is_some()
 }
 
-/// A port that nobody listens on, below the ports that the system gives to outgoing connections: so nobody takes it
-/// while its owner restarts.
+/// A port that nobody listens on, below the ports that the system gives to outgoing connections: so
+/// nobody takes it while its owner restarts.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 17_000;
     const COUNT: u32 = 15_000;

@@ -1,5 +1,5 @@
-//! A producer as real ones are: batches in flight, retries under the same sequence numbers, on another broker if the
-//! first one does not answer. What it was told goes into the [`History`].
+//! A producer as real ones are: batches in flight, retries under the same sequence numbers, on
+//! another broker if the first one does not answer. What it was told goes into the [`History`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub struct Options {
     pub brokers: Vec<String>,
     /// Whether it has a producer id: then no record may be there twice.
     pub idempotent: bool,
-    /// Requests in flight on its connection. Five at most with a producer id; one without, or order is not kept.
+    /// Requests in flight on its connection. Five at most with a producer id; one without, or order
+    /// is not kept.
     pub in_flight: usize,
     /// Between two requests.
     pub pause: Duration,
@@ -45,7 +46,8 @@ pub struct Options {
     pub codec: Compression,
     /// Whether the topic may be deleted meanwhile.
     pub topic_may_go: bool,
-    /// Whether it drops its connection every now and then, whatever is in flight, and goes on at another broker.
+    /// Whether it drops its connection every now and then, whatever is in flight, and goes on at
+    /// another broker.
     pub restless: bool,
 }
 
@@ -161,7 +163,8 @@ impl Producer {
         self.unsent.values().all(VecDeque::is_empty)
     }
 
-    /// Uses one connection until something goes wrong on it. What was not acknowledged is in `unsent` afterwards.
+    /// Uses one connection until something goes wrong on it. What was not acknowledged is in
+    /// `unsent` afterwards.
     async fn connection(&mut self, stop: &watch::Receiver<bool>) -> Result<(), ClientError> {
         let address = self.options.brokers[self.turn % self.options.brokers.len()].clone();
         let mut client = Client::connect(&address).await?;
@@ -189,7 +192,8 @@ impl Producer {
         stop: &watch::Receiver<bool>,
     ) -> Result<(), ClientError> {
         let mut next_at = Instant::now();
-        // After an error nothing more is sent until every answer is in: otherwise retries would overtake each other.
+        // After an error nothing more is sent until every answer is in: otherwise retries would
+        // overtake each other.
         let mut failed = false;
         loop {
             let full = in_flight.len() >= self.options.in_flight;
@@ -201,8 +205,8 @@ impl Producer {
             if self.options.restless && !in_flight.is_empty() && self.rng.random_bool(0.02) {
                 return Ok(());
             }
-            // Nothing new while something is sent again: a broker remembers five batches, so no more than five may follow
-            // the oldest whose fate is not known.
+            // Nothing new while something is sent again: a broker remembers five batches, so no
+            // more than five may follow the oldest whose fate is not known.
             let retries = in_flight.iter().flat_map(|r| &r.batches).any(|b| b.sends > 1);
             let may_begin = !stopping && !retries && Instant::now() >= next_at;
             if !failed && !full && (has_unsent || may_begin) {
@@ -283,7 +287,8 @@ impl Producer {
 
     /// Errors that no client may be given here.
     fn check_error(&self, batch: &Batch, error: ResponseError) {
-        // Batches behind one that failed are out of order until it is sent again; the first one that waits never is.
+        // Batches behind one that failed are out of order until it is sent again; the first one
+        // that waits never is.
         let oldest = self.unsent.get(&batch.first.partition).and_then(VecDeque::front);
         let fine = match error {
             ResponseError::OutOfOrderSequenceNumber => {

@@ -1,4 +1,5 @@
-//! A TCP proxy whose links can be cut: it stands between a broker and etcd, S3 or its clients, or between members of etcd.
+//! A TCP proxy whose links can be cut: it stands between a broker and etcd, S3 or its clients, or
+//! between members of etcd.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -73,7 +74,8 @@ impl Proxy {
         self.port
     }
 
-    /// Changes the link, also for the connections that there are. What was held back passes when it is up again.
+    /// Changes the link, also for the connections that there are. What was held back passes when it
+    /// is up again.
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
@@ -92,8 +94,8 @@ async fn accept(listener: TcpListener, target: u16, link: Arc<watch::Sender<Link
     }
 }
 
-/// A proxy before a member of etcd, which has a link for each of the other members: they name themselves in the
-/// requests with which they open connections.
+/// A proxy before a member of etcd, which has a link for each of the other members: they name
+/// themselves in the requests with which they open connections.
 #[derive(Debug)]
 pub struct PeerProxy {
     port: u16,

@@ -102,7 +102,8 @@ pub fn batch<V: AsRef<[u8]>>(
     RecordBatchEncoder::encode(&mut out, &records, &RecordEncodeOptions { version: 2, compression: codec })
         .expect("records of a test encode");
     if producer.is_none() {
-        // Without a producer the batch has no sequence numbers, whatever the encoder made of the records.
+        // Without a producer the batch has no sequence numbers, whatever the encoder made of the
+        // records.
         out[53..57].copy_from_slice(&(-1_i32).to_be_bytes());
         return seal(&out);
     }

@@ -10,7 +10,8 @@ use crate::process::{Nest, Process, built, eventually, free_port};
 /// How long a broker may take to be ready on a busy machine.
 const READY: Duration = Duration::from_mins(1);
 
-/// Starts `strandline --dev` on ports of its own, and waits until it serves. Gives the address for Kafka clients.
+/// Starts `strandline --dev` on ports of its own, and waits until it serves. Gives the address for
+/// Kafka clients.
 pub async fn start_dev(nest: &Nest, name: &str, metadata_port: u16) -> (Process, String) {
     start(nest, name, metadata_port, &built("strandline"), &[]).await
 }

@@ -1,5 +1,5 @@
-//! What a test client gets from outside: a network, and the time of day. They are the machine's own unless a simulation
-//! has put others in their place, for the thread that it runs on.
+//! What a test client gets from outside: a network, and the time of day. They are the machine's own
+//! unless a simulation has put others in their place, for the thread that it runs on.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,7 +28,8 @@ thread_local! {
     static SURROUNDINGS: RefCell<Option<Rc<dyn Surroundings>>> = const { RefCell::new(None) };
 }
 
-/// From now on, clients of this thread live in these surroundings; in the machine's own with `None`.
+/// From now on, clients of this thread live in these surroundings; in the machine's own with
+/// `None`.
 pub fn set(surroundings: Option<Rc<dyn Surroundings>>) {
     SURROUNDINGS.with(|current| *current.borrow_mut() = surroundings);
 }

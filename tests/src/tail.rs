@@ -13,8 +13,8 @@ use crate::records::{Value, values};
 
 const VERSION: i16 = 11;
 
-/// Reads all partitions of a topic from one broker, over and over, until `stop` becomes true. What it sees goes into
-/// the history, which is compared with what is there in the end.
+/// Reads all partitions of a topic from one broker, over and over, until `stop` becomes true. What
+/// it sees goes into the history, which is compared with what is there in the end.
 pub async fn follow(
     address: String,
     topic: String,

@@ -29,7 +29,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Creates the topic and starts four idempotent producers, one plain one, and a consumer for each broker.
+    /// Creates the topic and starts four idempotent producers, one plain one, and a consumer for
+    /// each broker.
     pub async fn start(cluster: &Cluster, topic: &str, partitions: i32) -> Self {
         Self::with(cluster, Options::new(0, topic, partitions, cluster.addresses())).await
     }
@@ -78,8 +79,8 @@ impl Workload {
         .await;
     }
 
-    /// Ends the load, waits until everything that was sent is acknowledged, and checks all of it on every broker, and on
-    /// one that was killed and started again.
+    /// Ends the load, waits until everything that was sent is acknowledged, and checks all of it on
+    /// every broker, and on one that was killed and started again.
     pub async fn finish(mut self, cluster: &mut Cluster) -> History {
         self.stop.send_replace(true);
         let done = async { while self.producers.join_next().await.is_some_and(|r| r.is_ok()) {} };

@@ -1,5 +1,5 @@
-//! Who asks, and what may have to be allowed: Kafka's principals, resources and operations. Nothing is forbidden until there
-//! are ACLs; the table of APIs says already what each one will ask for.
+//! Who asks, and what may have to be allowed: Kafka's principals, resources and operations. Nothing
+//! is forbidden until there are ACLs; the table of APIs says already what each one will ask for.
 
 use std::borrow::Cow;
 use std::fmt;

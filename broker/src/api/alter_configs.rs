@@ -1,8 +1,8 @@
 //! AlterConfigs (key 33), versions 0–2.
 //!
-//! Replaces all configs of a topic, all cluster-wide defaults of brokers, or all configs of a group or of a client-metrics
-//! resource: what is not named goes back to its default. Kafka has replaced it by IncrementalAlterConfigs; tools still use
-//! it.
+//! Replaces all configs of a topic, all cluster-wide defaults of brokers, or all configs of a group
+//! or of a client-metrics resource: what is not named goes back to its default. Kafka has replaced
+//! it by IncrementalAlterConfigs; tools still use it.
 
 use std::ops::RangeInclusive;
 

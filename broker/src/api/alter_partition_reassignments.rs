@@ -1,9 +1,10 @@
 //! AlterPartitionReassignments (key 45), versions 0–1 (KIP-455).
 //!
-//! Partitions have no replicas that could move: their records are in the object store, and any broker serves them. The
-//! assignment that Metadata shows is accepted, since then nothing is to be done; every other one is refused with
-//! INVALID_REPLICA_ASSIGNMENT, rather than stored and ignored. Nothing is ever in progress, so cancelling gets
-//! NO_REASSIGNMENT_IN_PROGRESS. Whether the replication factor may change makes no difference.
+//! Partitions have no replicas that could move: their records are in the object store, and any
+//! broker serves them. The assignment that Metadata shows is accepted, since then nothing is to be
+//! done; every other one is refused with INVALID_REPLICA_ASSIGNMENT, rather than stored and
+//! ignored. Nothing is ever in progress, so cancelling gets NO_REASSIGNMENT_IN_PROGRESS. Whether
+//! the replication factor may change makes no difference.
 
 use std::ops::RangeInclusive;
 

@@ -1,9 +1,10 @@
 //! ApiVersions (key 18), versions 0–4.
 //!
-//! What is spoken, derived from the one table. A version that is not known is answered as version 0 with
-//! UNSUPPORTED_VERSION and the versions that are, so that clients can go down (KIP-511). The client's software name
-//! and version are noted for the metrics; names that are not of Kafka's form are refused. Features that may be off
-//! (level 0) are named as supported from version 4 on only, as Kafka does: older clients cannot read them.
+//! What is spoken, derived from the one table. A version that is not known is answered as version 0
+//! with UNSUPPORTED_VERSION and the versions that are, so that clients can go down (KIP-511). The
+//! client's software name and version are noted for the metrics; names that are not of Kafka's form
+//! are refused. Features that may be off (level 0) are named as supported from version 4 on only,
+//! as Kafka does: older clients cannot read them.
 
 use std::ops::RangeInclusive;
 
@@ -81,7 +82,8 @@ pub(super) fn unsupported(frame: &Bytes) -> PendingReply {
     Box::pin(async move { reply })
 }
 
-/// Kafka's rule for these texts: letters, digits, `-` and `.`, beginning and ending with a letter or digit.
+/// Kafka's rule for these texts: letters, digits, `-` and `.`, beginning and ending with a letter
+/// or digit.
 fn is_software_text(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric();
     !text.is_empty()

@@ -1,7 +1,7 @@
 //! ConsumerGroupDescribe (key 69), versions 0–1 (KIP-848).
 //!
-//! Groups of the new protocol, with epochs, members, what they have and what they are to have. Version 1 says which
-//! members speak the classic protocol.
+//! Groups of the new protocol, with epochs, members, what they have and what they are to have.
+//! Version 1 says which members speak the classic protocol.
 
 use std::ops::RangeInclusive;
 

@@ -1,8 +1,8 @@
 //! ConsumerGroupHeartbeat (key 68), versions 0–1 (KIP-848).
 //!
-//! All of the new group protocol for a member: joining, subscribing, being told what to read, giving it up, leaving. The
-//! member chooses its own id from version 1 on, which also has subscriptions by pattern. A heartbeat that changes nothing
-//! touches no store.
+//! All of the new group protocol for a member: joining, subscribing, being told what to read,
+//! giving it up, leaving. The member chooses its own id from version 1 on, which also has
+//! subscriptions by pattern. A heartbeat that changes nothing touches no store.
 
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,7 @@
 //! CreatePartitions (key 37), versions 0–3.
 //!
-//! The number of partitions only grows. Validate-only; manual assignments must fit in number and are otherwise
-//! accepted and ignored.
+//! The number of partitions only grows. Validate-only; manual assignments must fit in number and
+//! are otherwise accepted and ignored.
 
 use std::ops::RangeInclusive;
 

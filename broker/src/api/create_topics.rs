@@ -1,10 +1,11 @@
 //! CreateTopics (key 19), versions 2–7.
 //!
-//! One etcd transaction for each topic: its key and the record that tells the state machine. Names by Kafka's rules,
-//! also the collision of `.` and `_` (checked against what this broker knows: two that collide, created on two brokers
-//! at the same instant, both succeed). Validate-only (KIP-4). A manual assignment decides the number of partitions and is otherwise accepted and
-//! ignored, as is the replication factor: replication is the object store's. The effective configs are
-//! returned from version 5 on (KIP-525), the topic id from 7.
+//! One etcd transaction for each topic: its key and the record that tells the state machine. Names
+//! by Kafka's rules, also the collision of `.` and `_` (checked against what this broker knows: two
+//! that collide, created on two brokers at the same instant, both succeed). Validate-only (KIP-4).
+//! A manual assignment decides the number of partitions and is otherwise accepted and ignored, as
+//! is the replication factor: replication is the object store's. The effective configs are returned
+//! from version 5 on (KIP-525), the topic id from 7.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

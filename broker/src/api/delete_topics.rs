@@ -1,7 +1,8 @@
 //! DeleteTopics (key 20), versions 1–6.
 //!
-//! By name, from version 6 on also by id (KIP-516). The topic is gone at one revision, on all brokers; its objects are deleted
-//! once nothing can read them any more. A topic of the same name that is created later has another id.
+//! By name, from version 6 on also by id (KIP-516). The topic is gone at one revision, on all
+//! brokers; its objects are deleted once nothing can read them any more. A topic of the same name
+//! that is created later has another id.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! DescribeCluster (key 60), versions 0–2.
 //!
-//! The brokers that are registered, and one named as controller: any broker does what a controller does. Endpoint type
-//! 1 (brokers) only, since there is no controller quorum (KIP-919); nobody is ever fenced here (KIP-1073): who is not registered is
-//! not listed.
+//! The brokers that are registered, and one named as controller: any broker does what a controller
+//! does. Endpoint type 1 (brokers) only, since there is no controller quorum (KIP-919); nobody is
+//! ever fenced here (KIP-1073): who is not registered is not listed.
 
 use std::ops::RangeInclusive;
 

@@ -1,9 +1,10 @@
 //! DescribeConfigs (key 32), versions 1–4.
 //!
-//! Topics, brokers, the cluster-wide defaults of brokers (an empty name), groups (KIP-848) and client metrics (KIP-714), each
-//! value with its source, its synonyms if asked for, and from version 3 on type and documentation. A broker is described by
-//! its own settings and by Kafka's names for them. Groups and client metrics that do not exist have defaults, as in Kafka.
-//! Secrets are never sent.
+//! Topics, brokers, the cluster-wide defaults of brokers (an empty name), groups (KIP-848) and
+//! client metrics (KIP-714), each value with its source, its synonyms if asked for, and from
+//! version 3 on type and documentation. A broker is described by its own settings and by Kafka's
+//! names for them. Groups and client metrics that do not exist have defaults, as in Kafka. Secrets
+//! are never sent.
 
 use std::ops::RangeInclusive;
 

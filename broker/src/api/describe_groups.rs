@@ -1,7 +1,8 @@
 //! DescribeGroups (key 15), versions 0–6.
 //!
-//! Groups of the classic protocol, with their members; metadata and assignments while the group is stable. A group that does
-//! not exist, or is of another type, is `Dead`; from version 6 on also GROUP_ID_NOT_FOUND (KIP-1043).
+//! Groups of the classic protocol, with their members; metadata and assignments while the group is
+//! stable. A group that does not exist, or is of another type, is `Dead`; from version 6 on also
+//! GROUP_ID_NOT_FOUND (KIP-1043).
 
 use std::ops::RangeInclusive;
 
@@ -15,7 +16,8 @@ use crate::group::error::GroupError;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
-/// Kafka's bits for what may be done with a group: read, delete, describe, and describe and alter its configs.
+/// Kafka's bits for what may be done with a group: read, delete, describe, and describe and alter
+/// its configs.
 pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> DescribeGroupsResponse {

@@ -1,9 +1,10 @@
 //! DescribeLogDirs (key 35), versions 1–4.
 //!
-//! One "directory": the object store, named by its URL. A partition's size is the bytes of its records, as they are stored. All
-//! brokers share them, so each reports the partitions for which clients are led to it: sums over all brokers are right, as
-//! long as they are asked under one client id. Total and usable bytes (KIP-827) are not known: −1. Topics that do not exist
-//! are left out, as in Kafka.
+//! One "directory": the object store, named by its URL. A partition's size is the bytes of its
+//! records, as they are stored. All brokers share them, so each reports the partitions for which
+//! clients are led to it: sums over all brokers are right, as long as they are asked under one
+//! client id. Total and usable bytes (KIP-827) are not known: −1. Topics that do not exist are left
+//! out, as in Kafka.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -54,7 +55,8 @@ pub(super) async fn handle(call: &Call, request: DescribeLogDirsRequest) -> Desc
     DescribeLogDirsResponse::default().with_results(vec![result])
 }
 
-/// A topic with those of its partitions that are wanted and led to this broker; `None` if there are none.
+/// A topic with those of its partitions that are wanted and led to this broker; `None` if there are
+/// none.
 fn describe(
     call: &Call,
     view: &View,

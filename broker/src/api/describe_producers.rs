@@ -1,8 +1,9 @@
 //! DescribeProducers (key 61), version 0 (KIP-664).
 //!
-//! The idempotent producers that a partition remembers, from the state machine, current on any broker: the barrier is
-//! passed first. When they last wrote is not part of the state: −1. Without transactions there is no coordinator's
-//! epoch and no open transaction: −1 as well. A partition that is asked for twice is answered once.
+//! The idempotent producers that a partition remembers, from the state machine, current on any
+//! broker: the barrier is passed first. When they last wrote is not part of the state: −1. Without
+//! transactions there is no coordinator's epoch and no open transaction: −1 as well. A partition
+//! that is asked for twice is answered once.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -1,7 +1,8 @@
 //! DescribeTopicPartitions (key 75), version 0 (KIP-966).
 //!
-//! Topics in the order of their names, a page at a time: a cursor says where the next page begins. An empty list stands for all
-//! topics. There are no eligible leader replicas to report: replication is the object store's.
+//! Topics in the order of their names, a page at a time: a cursor says where the next page begins.
+//! An empty list stands for all topics. There are no eligible leader replicas to report:
+//! replication is the object store's.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -1,8 +1,8 @@
 //! ElectLeaders (key 43), versions 0–2.
 //!
-//! There is nothing to elect: every broker serves every partition. Each partition that is named gets ELECTION_NOT_NEEDED; without
-//! names the answer is empty, since Kafka then answers only with those that needed one. Both types of election are the
-//! same here.
+//! There is nothing to elect: every broker serves every partition. Each partition that is named
+//! gets ELECTION_NOT_NEEDED; without names the answer is empty, since Kafka then answers only with
+//! those that needed one. Both types of election are the same here.
 
 use std::ops::RangeInclusive;
 

@@ -1,11 +1,14 @@
 //! Fetch (key 1), versions 4–18.
 //!
-//! A long poll that is woken by commits. The first batch is returned even if it exceeds the limits; batches are never
-//! cut, and a fetch starts at the batch that contains the offset. Incremental fetch sessions (KIP-227) from version 7 on, topic ids (KIP-516)
-//! from 13. Every offset below the high watermark is stable until transactions exist, so read_committed and read_uncommitted see the same.
+//! A long poll that is woken by commits. The first batch is returned even if it exceeds the limits;
+//! batches are never cut, and a fetch starts at the batch that contains the offset. Incremental
+//! fetch sessions (KIP-227) from version 7 on, topic ids (KIP-516) from 13. Every offset below the
+//! high watermark is stable until transactions exist, so read_committed and read_uncommitted see
+//! the same.
 //!
-//! Differences: the leader epoch of every partition is 0 for ever, so logs never diverge; the rack of the client is not
-//! needed here, since any broker serves any partition and Metadata names one in the client's zone.
+//! Differences: the leader epoch of every partition is 0 for ever, so logs never diverge; the rack
+//! of the client is not needed here, since any broker serves any partition and Metadata names one
+//! in the client's zone.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

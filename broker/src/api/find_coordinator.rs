@@ -1,8 +1,8 @@
 //! FindCoordinator (key 10), versions 0–6.
 //!
-//! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can say it without asking. From
-//! version 4 on several keys at once (KIP-699). Transactions and share groups are not spoken yet: their coordinators are
-//! not available.
+//! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can
+//! say it without asking. From version 4 on several keys at once (KIP-699). Transactions and share
+//! groups are not spoken yet: their coordinators are not available.
 
 use std::ops::RangeInclusive;
 

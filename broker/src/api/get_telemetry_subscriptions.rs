@@ -1,11 +1,12 @@
 //! GetTelemetrySubscriptions (key 71), version 0 (KIP-714).
 //!
-//! Tells a client which metrics to push and how often: what the client-metrics resources that match it say, or nothing.
-//! A client without an instance id gets one. Who asks again within its interval, although nothing has changed, gets
-//! THROTTLING_QUOTA_EXCEEDED. Sums are wanted as what came since the last push (delta temporality).
+//! Tells a client which metrics to push and how often: what the client-metrics resources that match
+//! it say, or nothing. A client without an instance id gets one. Who asks again within its
+//! interval, although nothing has changed, gets THROTTLING_QUOTA_EXCEEDED. Sums are wanted as what
+//! came since the last push (delta temporality).
 //!
-//! Different from Kafka: this API is always advertised, and not only once a plugin takes metrics; where nothing is wanted, clients
-//! ask again every five minutes.
+//! Different from Kafka: this API is always advertised, and not only once a plugin takes metrics;
+//! where nothing is wanted, clients ask again every five minutes.
 
 use std::ops::RangeInclusive;
 

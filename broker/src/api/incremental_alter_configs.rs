@@ -1,8 +1,9 @@
 //! IncrementalAlterConfigs (key 44), versions 0–1 (KIP-339).
 //!
-//! Sets, deletes, appends to and subtracts from single configs of a topic, of the cluster-wide defaults of brokers, of a
-//! group, or of a client-metrics resource; the others stay. Deleting what cannot be set on a single broker changes nothing,
-//! since tools do that to be sure; setting it is refused.
+//! Sets, deletes, appends to and subtracts from single configs of a topic, of the cluster-wide
+//! defaults of brokers, of a group, or of a client-metrics resource; the others stay. Deleting what
+//! cannot be set on a single broker changes nothing, since tools do that to be sure; setting it is
+//! refused.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

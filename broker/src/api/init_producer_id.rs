@@ -1,7 +1,8 @@
 //! InitProducerId (key 22), versions 0–5.
 //!
-//! A producer id for an idempotent producer, from a block that this broker took for itself: one etcd transaction
-//! for a thousand ids. Epochs start at 0; an idempotent producer bumps its epoch by itself (KIP-360).
+//! A producer id for an idempotent producer, from a block that this broker took for itself: one
+//! etcd transaction for a thousand ids. Epochs start at 0; an idempotent producer bumps its epoch
+//! by itself (KIP-360).
 //!
 //! Differences: a transactional id is refused with UNSUPPORTED_VERSION until transactions exist.
 

@@ -1,9 +1,10 @@
 //! JoinGroup (key 11), versions 0–9.
 //!
-//! A member joins a group, or takes part in its rebalance; the answer waits for the others. The member id is required
-//! from version 4 (KIP-394), static members from 5 (KIP-345), the reason from 8 (KIP-800) is logged by the group, skipping of
-//! the assignment from 9 (KIP-814). Kafka differs in one point: metadata of more than 256 KiB for one member are refused
-//! with GROUP_MAX_SIZE_REACHED, since a group must fit into one key of etcd.
+//! A member joins a group, or takes part in its rebalance; the answer waits for the others. The
+//! member id is required from version 4 (KIP-394), static members from 5 (KIP-345), the reason from
+//! 8 (KIP-800) is logged by the group, skipping of the assignment from 9 (KIP-814). Kafka differs
+//! in one point: metadata of more than 256 KiB for one member are refused with
+//! GROUP_MAX_SIZE_REACHED, since a group must fit into one key of etcd.
 
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,7 @@
 //! LeaveGroup (key 13), versions 0–5.
 //!
-//! A member leaves, or an operator removes members; several at once from version 3 (KIP-345), with a reason from 5
-//! (KIP-800), which the group logs.
+//! A member leaves, or an operator removes members; several at once from version 3 (KIP-345), with
+//! a reason from 5 (KIP-800), which the group logs.
 
 use std::ops::RangeInclusive;
 

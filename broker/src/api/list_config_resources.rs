@@ -1,8 +1,9 @@
 //! ListConfigResources (key 74), versions 0–1 (KIP-714, KIP-1142).
 //!
-//! Version 0 lists the client-metrics resources. From version 1 on resources are listed by type: topics, brokers,
-//! groups that have configs of their own, client metrics; all of these if no type is named. Loggers have no configs
-//! here: their type is refused with UNSUPPORTED_VERSION, as every type that a broker does not know.
+//! Version 0 lists the client-metrics resources. From version 1 on resources are listed by type:
+//! topics, brokers, groups that have configs of their own, client metrics; all of these if no type
+//! is named. Loggers have no configs here: their type is refused with UNSUPPORTED_VERSION, as every
+//! type that a broker does not know.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -1,8 +1,8 @@
 //! ListGroups (key 16), versions 0–5.
 //!
-//! The groups that this broker coordinates: clients ask every broker. By state from version 4 (KIP-518), by type from 5
-//! (KIP-848). A group that only has committed offsets is an empty one. While a group cannot be read: COORDINATOR_NOT_AVAILABLE,
-//! rather than a list without it.
+//! The groups that this broker coordinates: clients ask every broker. By state from version 4
+//! (KIP-518), by type from 5 (KIP-848). A group that only has committed offsets is an empty one.
+//! While a group cannot be read: COORDINATOR_NOT_AVAILABLE, rather than a list without it.
 
 use std::ops::RangeInclusive;
 

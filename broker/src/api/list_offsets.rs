@@ -1,9 +1,10 @@
 //! ListOffsets (key 2), versions 1–10.
 //!
-//! Earliest (−2), latest (−1), by timestamp, the largest timestamp (−3, KIP-734, from version 7), earliest local (−4,
-//! KIP-405, from 8: the log start, since nothing is tiered away from here), latest tiered (−5, KIP-1005, from 9: none, as a broker
-//! without tiered storage says). The answer is current on any broker: the barrier is passed first. By timestamp, the
-//! range is found in the state and the record in its batch.
+//! Earliest (−2), latest (−1), by timestamp, the largest timestamp (−3, KIP-734, from version 7),
+//! earliest local (−4, KIP-405, from 8: the log start, since nothing is tiered away from here),
+//! latest tiered (−5, KIP-1005, from 9: none, as a broker without tiered storage says). The answer
+//! is current on any broker: the barrier is passed first. By timestamp, the range is found in the
+//! state and the record in its batch.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

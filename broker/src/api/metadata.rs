@@ -1,9 +1,10 @@
 //! Metadata (key 3), versions 0–13.
 //!
-//! Brokers, and for each partition the one that clients are led to: chosen by rendezvous hashing, in the client's zone if
-//! its client id says `zone=<name>`. Topics by name or, from version 10 on, by id; all topics for a null list (an
-//! empty one in version 0). A topic that does not exist is created if broker and request allow it. Leader epochs are
-//! 0 for ever; each partition has its leader as its one replica, since replication is the object store's.
+//! Brokers, and for each partition the one that clients are led to: chosen by rendezvous hashing,
+//! in the client's zone if its client id says `zone=<name>`. Topics by name or, from version 10 on,
+//! by id; all topics for a null list (an empty one in version 0). A topic that does not exist is
+//! created if broker and request allow it. Leader epochs are 0 for ever; each partition has its
+//! leader as its one replica, since replication is the object store's.
 
 use std::ops::RangeInclusive;
 
@@ -21,11 +22,12 @@ use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=13;
 
-/// Bits of the operations that a client may do; everything, while there are no ACLs. By Kafka's numbers: read, write,
-/// create, delete, alter, describe, describe configs, alter configs.
+/// Bits of the operations that a client may do; everything, while there are no ACLs. By Kafka's
+/// numbers: read, write, create, delete, alter, describe, describe configs, alter configs.
 pub(super) const TOPIC_OPERATIONS: i32 =
     (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 7) | (1 << 8) | (1 << 10) | (1 << 11);
-/// The same for the cluster: create, alter, describe, cluster action, describe configs, alter configs, idempotent write.
+/// The same for the cluster: create, alter, describe, cluster action, describe configs, alter
+/// configs, idempotent write.
 pub(super) const CLUSTER_OPERATIONS: i32 =
     (1 << 5) | (1 << 7) | (1 << 8) | (1 << 9) | (1 << 10) | (1 << 11) | (1 << 12);
 

@@ -1,7 +1,9 @@
-//! One file per Kafka API. Each opens with its contract: versions, behaviour, KIPs, known differences.
+//! One file per Kafka API. Each opens with its contract: versions, behaviour, KIPs, known
+//! differences.
 //!
-//! The table below is the only list of what is spoken: ApiVersions, the dispatch, what a client must be allowed to do, and
-//! the tests are derived from it. A version is in it when its handler was written for it, not when it parses.
+//! The table below is the only list of what is spoken: ApiVersions, the dispatch, what a client
+//! must be allowed to do, and the tests are derived from it. A version is in it when its handler
+//! was written for it, not when it parses.
 
 pub(crate) mod access;
 pub(crate) mod alter_configs;
@@ -66,7 +68,8 @@ pub(crate) struct Reply {
     pub(crate) pieces: Vec<Bytes>,
     /// Memory that was set aside for it before it was built, if it was.
     pub(crate) memory: Option<ReplyPermit>,
-    /// For how long no further request of the connection is started once this is answered (KIP-219). The response says so too.
+    /// For how long no further request of the connection is started once this is answered
+    /// (KIP-219). The response says so too.
     pub(crate) throttle: Duration,
 }
 
@@ -77,7 +80,8 @@ impl Reply {
     }
 }
 
-/// A request that was admitted: what is left is to wait for its response; `None` where the protocol has none (`acks=0`).
+/// A request that was admitted: what is left is to wait for its response; `None` where the protocol
+/// has none (`acks=0`).
 pub(crate) type PendingReply = BoxFuture<'static, Option<Reply>>;
 
 /// Who is at the other end of a connection.
@@ -145,8 +149,8 @@ pub(crate) struct Api {
     pub(crate) access: &'static [Access],
 }
 
-/// Declares what is spoken. Every module has `VERSIONS` and `handle(call, request) -> response`, except those under `by hand`, which
-/// `take` knows.
+/// Declares what is spoken. Every module has `VERSIONS` and `handle(call, request) -> response`,
+/// except those under `by hand`, which `take` knows.
 macro_rules! apis {
     (
         by hand { $($hand:ident $hand_module:ident [$($hand_access:tt)*],)* }
@@ -224,8 +228,8 @@ pub(crate) fn versions(api: ApiKey) -> Option<&'static RangeInclusive<i16>> {
     SUPPORTED.iter().find(|spoken| spoken.key == api).map(|spoken| &spoken.versions)
 }
 
-/// Takes a request in: when this returns, a produce is in the buffer, and the next request of the connection may be
-/// read. The future that it gives waits for the answer.
+/// Takes a request in: when this returns, a produce is in the buffer, and the next request of the
+/// connection may be read. The future that it gives waits for the answer.
 pub(crate) async fn take(
     broker: Arc<Broker>,
     client: Arc<Client>,
@@ -250,7 +254,8 @@ pub(crate) async fn take(
         }
         return Err(RequestError::UnsupportedVersion { api, version });
     }
-    // The decoders set memory aside for what the frame says about itself, so that has to be true first.
+    // The decoders set memory aside for what the frame says about itself, so that has to be true
+    // first.
     shape::check(api, version, &frame).map_err(|e| RequestError::Malformed {
         api: key,
         version,
@@ -302,7 +307,8 @@ impl Call {
     pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Option<Reply> {
         let mut body = BytesMut::new();
         if let Err(error) = response.encode(&mut body, self.version) {
-            // The handler built something that this version cannot say: a bug, seen by the test that walks versions.
+            // The handler built something that this version cannot say: a bug, seen by the test
+            // that walks versions.
             tracing::error!(api = ?self.api, version = self.version, %error, "an answer cannot be encoded");
             return None;
         }

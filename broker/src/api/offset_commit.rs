@@ -1,8 +1,9 @@
 //! OffsetCommit (key 8), versions 2–9.
 //!
-//! By a member in its generation or epoch, or by anybody while the group has no members. All partitions that are taken
-//! are stored in one write that fails if the group or the offsets were changed by others meanwhile. A retention time of
-//! the client's own (versions 2–4) is kept with the offset.
+//! By a member in its generation or epoch, or by anybody while the group has no members. All
+//! partitions that are taken are stored in one write that fails if the group or the offsets were
+//! changed by others meanwhile. A retention time of the client's own (versions 2–4) is kept with
+//! the offset.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -1,7 +1,7 @@
 //! OffsetDelete (key 47), version 0 (KIP-496).
 //!
-//! Forgets committed offsets of topics that the group does not read: GROUP_SUBSCRIBED_TO_TOPIC for those that it does,
-//! NON_EMPTY_GROUP if it has members and it cannot be known what they read.
+//! Forgets committed offsets of topics that the group does not read: GROUP_SUBSCRIBED_TO_TOPIC for
+//! those that it does, NON_EMPTY_GROUP if it has members and it cannot be known what they read.
 
 use std::ops::RangeInclusive;
 

@@ -1,9 +1,9 @@
 //! OffsetFetch (key 9), versions 1–9.
 //!
-//! What a group has committed, read from the metadata store itself: current whoever coordinated the group before. −1
-//! where nothing is committed, and for a group that does not exist. All topics when none are named (from version 2),
-//! several groups at once from 8 (KIP-709), a member's epoch is checked from 9 (KIP-848). There are no transactions yet, so
-//! every offset is stable.
+//! What a group has committed, read from the metadata store itself: current whoever coordinated the
+//! group before. −1 where nothing is committed, and for a group that does not exist. All topics
+//! when none are named (from version 2), several groups at once from 8 (KIP-709), a member's epoch
+//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -1,7 +1,8 @@
 //! OffsetForLeaderEpoch (key 23), versions 2–4.
 //!
-//! The epoch of every partition is 0 for ever and no log is ever truncated (KIP-101, KIP-320), so epoch 0 ends at the
-//! log end and other epochs are not known. Current on any broker: the barrier is passed first.
+//! The epoch of every partition is 0 for ever and no log is ever truncated (KIP-101, KIP-320), so
+//! epoch 0 ends at the log end and other epochs are not known. Current on any broker: the barrier
+//! is passed first.
 
 use std::ops::RangeInclusive;
 

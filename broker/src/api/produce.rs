@@ -1,9 +1,10 @@
 //! Produce (key 0), versions 3–13.
 //!
-//! Each partition carries exactly one record batch of magic 2 and succeeds or fails by itself, with a message from
-//! version 8 on. acks=1 and acks=all both mean: durable in the object store and ordered in etcd; acks=0 gets no answer.
-//! Idempotence (KIP-98, KIP-360) is decided by the state machine: a batch that was seen gets its first offset back.
-//! Topics by id from version 13 on (KIP-516); by name, a topic that does not exist is created if that is allowed.
+//! Each partition carries exactly one record batch of magic 2 and succeeds or fails by itself, with
+//! a message from version 8 on. acks=1 and acks=all both mean: durable in the object store and
+//! ordered in etcd; acks=0 gets no answer. Idempotence (KIP-98, KIP-360) is decided by the state
+//! machine: a batch that was seen gets its first offset back. Topics by id from version 13 on
+//! (KIP-516); by name, a topic that does not exist is created if that is allowed.
 //!
 //! Differences: transactional batches are refused with INVALID_TXN_STATE until transactions exist.
 
@@ -49,7 +50,8 @@ struct Topic {
     partitions: Vec<Partition>,
 }
 
-/// Validates the request and puts it into the buffer; what is left is to wait for the acknowledgement.
+/// Validates the request and puts it into the buffer; what is left is to wait for the
+/// acknowledgement.
 pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
     let deadline = Instant::now()
         + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(PRODUCE_MAX_WAIT);
@@ -215,7 +217,8 @@ fn topic_response(
                 return response;
             }
             let records = if code == ResponseError::InvalidRecord || code == ResponseError::InvalidTimestamp {
-                // Nothing of a batch is written if anything of it is wrong, so the first record stands for all.
+                // Nothing of a batch is written if anything of it is wrong, so the first record
+                // stands for all.
                 let first = BatchIndexAndErrorMessage::default().with_batch_index(0);
                 vec![first.with_batch_index_error_message(Some(text(message.clone())))]
             } else {

@@ -1,13 +1,15 @@
 //! PushTelemetry (key 72), version 0 (KIP-714).
 //!
-//! Takes metrics that a client was told to push, and shows them in this broker's `/metrics`. Refused are: another
-//! subscription than the one that counts now (UNKNOWN_SUBSCRIPTION_ID), a push before its time
-//! (THROTTLING_QUOTA_EXCEEDED), a codec that is none (UNSUPPORTED_COMPRESSION_TYPE), more than 1 MiB, or 8 MiB once
-//! decompressed (TELEMETRY_TOO_LARGE), what is no metrics data (INVALID_RECORD), and whatever comes after the last push of
-//! a client (INVALID_REQUEST).
+//! Takes metrics that a client was told to push, and shows them in this broker's `/metrics`.
+//! Refused are: another subscription than the one that counts now (UNKNOWN_SUBSCRIPTION_ID), a push
+//! before its time (THROTTLING_QUOTA_EXCEEDED), a codec that is none
+//! (UNSUPPORTED_COMPRESSION_TYPE), more than 1 MiB, or 8 MiB once decompressed
+//! (TELEMETRY_TOO_LARGE), what is no metrics data (INVALID_RECORD), and whatever comes after the
+//! last push of a client (INVALID_REQUEST).
 //!
-//! Known differences: a push may be a tenth of the interval early, and of metrics that were not asked for nothing is kept. Sums and
-//! gauges are shown, histograms are not: Kafka's clients have none.
+//! Known differences: a push may be a tenth of the interval early, and of metrics that were not
+//! asked for nothing is kept. Sums and gauges are shown, histograms are not: Kafka's clients have
+//! none.
 
 use std::ops::RangeInclusive;
 

@@ -1,16 +1,19 @@
 //! Whether what a request says about itself can be true: looked at before it is decoded.
 //!
-//! The decoders of `kafka-protocol` set memory aside for as many elements as an array says that it has. Thirty bytes
-//! that speak of two thousand million topics would end the process. So each frame is walked first, along a
-//! description of its [shape](requests), without setting anything aside:
+//! The decoders of `kafka-protocol` set memory aside for as many elements as an array says that it
+//! has. Thirty bytes that speak of two thousand million topics would end the process. So each frame
+//! is walked first, along a description of its [shape](requests), without setting anything aside:
 //!
-//! - a length or a count must fit into the bytes that are left, with at least one byte for each element;
+//! - a length or a count must fit into the bytes that are left, with at least one byte for each
+//!   element;
 //! - all decoded structs together must stay within a multiple of the frame ([`crate::limits`]);
-//! - a tagged field that is known must have the size that it claims, since the decoders read over that;
+//! - a tagged field that is known must have the size that it claims, since the decoders read over
+//!   that;
 //! - what is null must be allowed to be.
 //!
-//! Text is not looked at: the decoders check it, and take no memory for it. A frame that passes is one that they read
-//! to its end, or refuse for a text that is not UTF-8. The walk takes one pass; what is inside of records is skipped.
+//! Text is not looked at: the decoders check it, and take no memory for it. A frame that passes is
+//! one that they read to its end, or refuse for a text that is not UTF-8. The walk takes one pass;
+//! what is inside of records is skipped.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -47,14 +50,15 @@ pub(crate) enum ShapeError {
     Memory(usize),
 }
 
-/// Checks a frame, which begins with the request's header, against the shape of its API in its version. Gives how many
-/// bytes follow the request: librdkafka 2.16 sends three behind a Metadata request for all topics. They mean nothing, as
-/// in Kafka.
+/// Checks a frame, which begins with the request's header, against the shape of its API in its
+/// version. Gives how many bytes follow the request: librdkafka 2.16 sends three behind a Metadata
+/// request for all topics. They mean nothing, as in Kafka.
 pub(crate) fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<usize, ShapeError> {
     let body = requests::shape(api).ok_or(ShapeError::NotDescribed)?;
     let mut walk = Walk::new(version, frame);
     walk.fields(HEADER)?;
-    // The second header came with compact lengths and tagged fields; its own texts stayed as they were.
+    // The second header came with compact lengths and tagged fields; its own texts stayed as they
+    // were.
     walk.flexible = api.request_header_version(version) >= 2;
     walk.tagged(&[])?;
     walk.structure(body)?;
@@ -170,8 +174,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The length of what follows, in bytes or in elements; `None` for null. Where lengths are not compact, they are
-    /// `width` bytes wide.
+    /// The length of what follows, in bytes or in elements; `None` for null. Where lengths are not
+    /// compact, they are `width` bytes wide.
     fn length(
         &mut self,
         name: &'static str,

@@ -1,7 +1,7 @@
 //! SyncGroup (key 14), versions 0–5.
 //!
-//! A member asks for its assignment; the leader brings everybody's. Static members from version 3 (KIP-345), the protocol
-//! is checked from 5 (KIP-559).
+//! A member asks for its assignment; the leader brings everybody's. Static members from version 3
+//! (KIP-345), the protocol is checked from 5 (KIP-559).
 
 use std::ops::RangeInclusive;
 

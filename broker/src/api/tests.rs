@@ -1,5 +1,5 @@
-//! Every advertised version of every API through decode, handle, encode: over a connection, and answered with what
-//! the API promises. A version whose handler forgets a field fails here.
+//! Every advertised version of every API through decode, handle, encode: over a connection, and
+//! answered with what the API promises. A version whose handler forgets a field fails here.
 
 mod admin;
 mod groups;
@@ -98,7 +98,8 @@ async fn what_is_spoken_is_advertised_and_tested() {
         let produce = response.api_keys.iter().find(|k| k.api_key == 0).unwrap();
         assert_eq!((produce.min_version, produce.max_version), (3, 13));
     }
-    // The tests below walk these; an API that is added to the table must be added here, with its own walk.
+    // The tests below walk these; an API that is added to the table must be added here, with its
+    // own walk.
     let walked = [
         0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 33, 35, 37, 42, 43, 44, 45, 46,
         47, 57, 60, 61, 68, 69, 71, 72, 74, 75,

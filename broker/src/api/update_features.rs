@@ -1,9 +1,10 @@
 //! UpdateFeatures (key 57), versions 0–2 (KIP-584, KIP-778).
 //!
-//! What clients may take for granted is in force and stays so: the level that such a feature has can be asked for, and
-//! every other one is refused with INVALID_UPDATE_VERSION and a sentence. The level of the log can be raised, once every
-//! registered broker is of a build that knows it, and never lowered. As in Kafka, one refusal refuses the whole
-//! request, and from version 2 on the answer names no single features (KIP-1022).
+//! What clients may take for granted is in force and stays so: the level that such a feature has
+//! can be asked for, and every other one is refused with INVALID_UPDATE_VERSION and a sentence. The
+//! level of the log can be raised, once every registered broker is of a build that knows it, and
+//! never lowered. As in Kafka, one refusal refuses the whole request, and from version 2 on the
+//! answer names no single features (KIP-1022).
 
 use std::ops::RangeInclusive;
 

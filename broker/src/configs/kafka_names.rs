@@ -1,7 +1,7 @@
 //! Broker configs by the names that Kafka has for them.
 //!
-//! Tools ask for these and not for ours. What has a setting here is shown with the setting's value; what has none is shown as it
-//! is here, for good. Neither can be altered.
+//! Tools ask for these and not for ours. What has a setting here is shown with the setting's value;
+//! what has none is shown as it is here, for good. Neither can be altered.
 
 use super::{Entry, Source};
 use crate::Broker;

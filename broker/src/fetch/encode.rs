@@ -1,4 +1,5 @@
-//! The bytes of a fetch response, written by hand: records go out as slices of the buffers that they were read into.
+//! The bytes of a fetch response, written by hand: records go out as slices of the buffers that
+//! they were read into.
 //!
 //! A test compares every version with what the `kafka-protocol` crate makes of the same response.
 

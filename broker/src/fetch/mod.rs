@@ -1,7 +1,8 @@
-//! The read path: `plan (pure) → wait for commits → read (cache or one shared GET) → patched slices`.
+//! The read path: `plan (pure) → wait for commits → read (cache or one shared GET) → patched
+//! slices`.
 //!
-//! There is no queue on it. A fetch that has nothing to return subscribes to its partitions and is woken by the
-//! commit that moves one of them.
+//! There is no queue on it. A fetch that has nothing to return subscribes to its partitions and is
+//! woken by the commit that moves one of them.
 
 pub(crate) mod encode;
 mod plan;
@@ -57,10 +58,11 @@ impl Fetched {
     }
 }
 
-/// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is up.
+/// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is
+/// up.
 ///
-/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics. With what was fetched comes the
-/// memory that it takes of what there is for answers.
+/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics. With what
+/// was fetched comes the memory that it takes of what there is for answers.
 pub(crate) async fn fetch(
     broker: &Broker,
     replies: &ConnectionReplies,
@@ -99,8 +101,8 @@ pub(crate) async fn fetch(
     }
 }
 
-/// Reads what was planned, within `max_bytes` and the memory that there is for answers, except that the first batch always
-/// comes. The memory is held until the answer is written.
+/// Reads what was planned, within `max_bytes` and the memory that there is for answers, except that
+/// the first batch always comes. The memory is held until the answer is written.
 async fn read_all(
     broker: &Broker,
     replies: &ConnectionReplies,

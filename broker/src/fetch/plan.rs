@@ -60,8 +60,8 @@ impl Assessment {
         self.lag_may_explain
     }
 
-    /// The same where it could not be found out whether lag explains it: an error that a client retries instead of
-    /// one that makes it start over.
+    /// The same where it could not be found out whether lag explains it: an error that a client
+    /// retries instead of one that makes it start over.
     pub(super) fn soften(mut self) -> Self {
         if self.lag_may_explain && self.error == Some(ResponseError::OffsetOutOfRange) {
             self.error = Some(ResponseError::NotLeaderOrFollower);

@@ -62,7 +62,8 @@ impl Collector {
     }
 }
 
-/// Reads one partition: up to `budget` bytes, but always the first batch; nothing if there is no budget.
+/// Reads one partition: up to `budget` bytes, but always the first batch; nothing if there is no
+/// budget.
 pub(super) async fn read(
     broker: &Broker,
     wanted: &PartitionRead,
@@ -77,7 +78,8 @@ pub(super) async fn read(
     match read_planned(broker, wanted.offset, &assessment.planned, budget).await {
         Ok(records) => fetched.records = records,
         Err(StoreError::NotFound { key }) => {
-            // The object may have been collected since the plan was made. Only if it is still planned is it an error.
+            // The object may have been collected since the plan was made. Only if it is still
+            // planned is it an error.
             warn!(object = key, "an object that was to be read is not there; planning again");
             if broker.replica.barrier().await.is_err() {
                 return Fetched::failed(ResponseError::KafkaStorageError);
@@ -86,7 +88,8 @@ pub(super) async fn read(
                 let state: &State = &view.state;
                 plan::assess(state, wanted)
             });
-            // Where the partition ends belongs to the plan: what is read now may lie above the old end.
+            // Where the partition ends belongs to the plan: what is read now may lie above the old
+            // end.
             fetched = without_records(&again);
             if again.is_error() {
                 return fetched;
@@ -111,8 +114,8 @@ fn without_records(assessment: &Assessment) -> Fetched {
     }
 }
 
-/// Gets the next object of a consumer that catches up while this one is being sent. What comes of it is found in the
-/// cache, or not; an error is the business of whoever really reads.
+/// Gets the next object of a consumer that catches up while this one is being sent. What comes of
+/// it is found in the cache, or not; an error is the business of whoever really reads.
 fn read_ahead(broker: &Broker, next: &PlannedRange) {
     let PlannedRange { range, object_bytes, tail } = *next;
     if tail || !broker.reader.lacks(range.object, range.position) {
@@ -152,8 +155,9 @@ async fn read_planned(
     'ranges: while let Some((range, read)) = reads.next().await {
         let batches = match read {
             Ok(batches) => batches,
-            // What lies before a range that cannot be read is served; the next fetch begins at that range and is told.
-            // Otherwise a consumer would never get the good records in front of it.
+            // What lies before a range that cannot be read is served; the next fetch begins at that
+            // range and is told. Otherwise a consumer would never get the good records in front of
+            // it.
             Err(error) if collector.records.bytes > 0 => {
                 debug!(object = %range.object, %error, "a fetch ends before a range that cannot be read");
                 break 'ranges;
@@ -190,8 +194,8 @@ async fn read_planned(
     Ok(collector.finish())
 }
 
-/// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted is not known before it is
-/// read, so it does not count.
+/// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted
+/// is not known before it is read, so it does not count.
 fn within(planned: &[PlannedRange], budget: usize) -> Vec<PlannedRange> {
     let mut before = 0;
     let fits = |(i, planned): &(usize, &PlannedRange)| {

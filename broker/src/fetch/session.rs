@@ -1,8 +1,8 @@
-//! Incremental fetch sessions (KIP-227): the broker remembers what a consumer reads, so that a request names only what changed and a
-//! response only what is new.
+//! Incremental fetch sessions (KIP-227): the broker remembers what a consumer reads, so that a
+//! request names only what changed and a response only what is new.
 //!
-//! Sessions live in this broker's memory and nowhere else. A consumer that moves to another broker is told that its
-//! session is not known there, and sends a full fetch.
+//! Sessions live in this broker's memory and nowhere else. A consumer that moves to another broker
+//! is told that its session is not known there, and sends a full fetch.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -142,7 +142,8 @@ impl FetchSessions {
         Ok(SessionFetch { id, incremental: true, interests })
     }
 
-    /// Notes what is about to be sent, and says for each partition whether it belongs into the response.
+    /// Notes what is about to be sent, and says for each partition whether it belongs into the
+    /// response.
     pub(crate) fn finish(&self, fetch: &SessionFetch, fetched: &[Fetched]) -> Vec<bool> {
         let mut inner = self.lock();
         let Some(session) = inner.sessions.get_mut(&fetch.id) else { return vec![true; fetched.len()] };

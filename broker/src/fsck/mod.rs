@@ -1,4 +1,5 @@
-//! `strandline fsck`: is everything there that was acknowledged? Reads metadata and the object store, and changes nothing.
+//! `strandline fsck`: is everything there that was acknowledged? Reads metadata and the object
+//! store, and changes nothing.
 //!
 //! ```text
 //!   etcd: snapshot pointer, log ─▶ state ─▶ invariants: offsets tile, references add up
@@ -8,8 +9,8 @@
 //!   store: GET of every live object ▶│ index and checksums, and each range's batches are the ones that were committed
 //! ```
 //!
-//! It may run beside a working cluster: what was deleted meanwhile is looked up again before it is called lost. Its memory
-//! is that of a broker's state, and of a few objects at a time.
+//! It may run beside a working cluster: what was deleted meanwhile is looked up again before it is
+//! called lost. Its memory is that of a broker's state, and of a few objects at a time.
 
 mod object;
 #[cfg(test)]
@@ -81,7 +82,8 @@ pub struct Report {
     pub dead: u64,
     /// Objects that a running broker has written and not committed, or not yet.
     pub in_flight: u64,
-    /// Objects that brokers which are gone have written and not committed: the next collection deletes them.
+    /// Objects that brokers which are gone have written and not committed: the next collection
+    /// deletes them.
     pub orphans: u64,
     /// Objects in the store that this build does not know.
     pub foreign: u64,
@@ -139,8 +141,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Audits a cluster. Without `reads` objects are listed and not read: that costs few requests, and finds what is gone
-/// but not what is damaged.
+/// Audits a cluster. Without `reads` objects are listed and not read: that costs few requests, and
+/// finds what is gone but not what is damaged.
 pub async fn run(
     backend: &Arc<dyn Backend>,
     store: &Arc<dyn Store>,
@@ -210,9 +212,9 @@ fn listed(view: &View) -> impl Iterator<Item = &SnapshotRef> {
     view.snapshots.iter().flat_map(|s| &s.snapshots)
 }
 
-/// A broker that starts needs one of the snapshots, the log behind it, and the objects that it names (invariant 6).
-/// Gives the snapshots that are of no use, and why; and the objects that the state does not need any more, each with the
-/// revision of a snapshot that does.
+/// A broker that starts needs one of the snapshots, the log behind it, and the objects that it
+/// names (invariant 6). Gives the snapshots that are of no use, and why; and the objects that the
+/// state does not need any more, each with the revision of a snapshot that does.
 async fn examine_snapshots(
     view: &View,
     backend: &Arc<dyn Backend>,

@@ -206,7 +206,8 @@ async fn a_record_that_is_missing_behind_a_snapshot_is_found() {
     assert!(what.contains("the log behind it"), "{what}");
 }
 
-/// A store in which the next snapshot is written, and the oldest deleted, while an audit looks at that one.
+/// A store in which the next snapshot is written, and the oldest deleted, while an audit looks at
+/// that one.
 #[derive(Debug)]
 struct Overtaken {
     inner: Arc<dyn Store>,

@@ -67,7 +67,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it may be asked of the group with the empty id: offsets may be kept under it, but nobody joins it.
+    /// Whether it may be asked of the group with the empty id: offsets may be kept under it, but
+    /// nobody joins it.
     pub(crate) fn may_be_nameless(&self) -> bool {
         !matches!(
             self,

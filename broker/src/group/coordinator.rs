@@ -40,8 +40,8 @@ impl Groups {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `visit` for every group that this broker coordinates and has looked at, in the order of their ids. A group
-    /// waits while it is looked at, so this must not take long.
+    /// Calls `visit` for every group that this broker coordinates and has looked at, in the order
+    /// of their ids. A group waits while it is looked at, so this must not take long.
     pub(crate) fn each(&self, mut visit: impl FnMut(&str, &GroupStatus)) {
         for (id, status) in self.open() {
             let status = status.lock();

@@ -66,7 +66,8 @@ impl Engine {
             None => Protocol::Classic(ClassicGroup::new()),
             Some(GroupState::Classic(value)) => {
                 let mut group = ClassicGroup::from_value(value, ctx.now);
-                // Nobody leads a group that has just come back from the new protocol and must agree anew.
+                // Nobody leads a group that has just come back from the new protocol and must agree
+                // anew.
                 if value.leader.is_none() && !value.members.is_empty() {
                     group.rebalance_after_downgrade(ctx);
                 }

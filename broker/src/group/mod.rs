@@ -1,10 +1,11 @@
 //! Consumer groups: who is in them, who reads what, how far they have read.
 //!
-//! A group has one coordinator, the broker that rendezvous hashing picks. Two brokers may both believe it for a moment;
-//! what must survive is in etcd, and every write of it compares the group's key, so the one that is wrong finds out.
+//! A group has one coordinator, the broker that rendezvous hashing picks. Two brokers may both
+//! believe it for a moment; what must survive is in etcd, and every write of it compares the
+//! group's key, so the one that is wrong finds out.
 //!
-//! The protocols are decided purely: an engine takes a request and the time and answers, and knows when it next wants to
-//! be asked. Timers, sockets and etcd are outside of it.
+//! The protocols are decided purely: an engine takes a request and the time and answers, and knows
+//! when it next wants to be asked. Timers, sockets and etcd are outside of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

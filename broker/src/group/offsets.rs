@@ -81,8 +81,8 @@ impl Offsets {
         }
     }
 
-    /// Takes a commit up. What was committed for another topic of the same name is forgotten by it. Says whether it
-    /// fits beside what others store with theirs.
+    /// Takes a commit up. What was committed for another topic of the same name is forgotten by it.
+    /// Says whether it fits beside what others store with theirs.
     pub(crate) fn commit(&mut self, commit: Commit) -> bool {
         let key = key_of(&commit.topic, commit.partition);
         let is_for = |value: &&OffsetsValue| value.topic_id == commit.topic_id;
@@ -123,7 +123,8 @@ impl Offsets {
         self.unsaved = keys.into_iter().map(|key| (key, None)).collect();
     }
 
-    /// Deletes what has expired, and what belongs to topics that are gone (KIP-211). Gives the number of offsets deleted.
+    /// Deletes what has expired, and what belongs to topics that are gone (KIP-211). Gives the
+    /// number of offsets deleted.
     pub(crate) fn expire(&mut self, topics: &dyn Topics, expiry: &Expiry<'_>) -> usize {
         let mut expired = Vec::new();
         for (key, (revision, _)) in &self.stored {
@@ -190,8 +191,9 @@ impl Offsets {
         self.is_stale = true;
     }
 
-    /// Takes over what was read anew. Says whether what waits may still be written: a key has the offsets of many
-    /// partitions, so a value that was made of another one would undo what somebody else has committed.
+    /// Takes over what was read anew. Says whether what waits may still be written: a key has the
+    /// offsets of many partitions, so a value that was made of another one would undo what somebody
+    /// else has committed.
     pub(crate) fn replace(&mut self, stored: StoredOffsets) -> bool {
         debug_assert!(self.saving.is_empty(), "nothing is read while something is written");
         let revision_in = |offsets: &StoredOffsets, key| offsets.get(key).map(|(revision, _)| *revision);
@@ -262,7 +264,8 @@ pub(crate) struct Expiry<'a> {
     pub(crate) retention_ms: i64,
     /// When the last member left; `None` while there are members, or if there never were any.
     pub(crate) empty_since_ms: Option<i64>,
-    /// The revision as of which the topics are known: what was committed after it may be for a topic that is not known.
+    /// The revision as of which the topics are known: what was committed after it may be for a
+    /// topic that is not known.
     pub(crate) topics_as_of: i64,
     /// Whether members read a topic: what is committed for it does not expire.
     pub(crate) reads: &'a dyn Fn(&str) -> bool,

@@ -154,8 +154,8 @@ impl GroupTask {
         }
     }
 
-    /// Tells the group of topics that were created, deleted, or given more partitions since the last time. Matching
-    /// patterns costs a pass over all topics, so it is done only then.
+    /// Tells the group of topics that were created, deleted, or given more partitions since the
+    /// last time. Matching patterns costs a pass over all topics, so it is done only then.
     fn look_at_topics(&mut self) {
         let topics = self.env.replica.read(|view| view.names.topics().clone());
         if !topics.ptr_eq(&self.next.topics) {

@@ -8,8 +8,9 @@
 //! Every step, whoever asked for it, gives an answer or none, and ends in [`GroupTask::settle`].
 //! There the store takes the answers, and delivers each when what it tells is stored.
 //!
-//! The task ends when another broker coordinates the group, or when a write loses against one: everybody who waits is
-//! told to look for the coordinator. Members notice nothing else: their generation is stored, and goes on elsewhere.
+//! The task ends when another broker coordinates the group, or when a write loses against one:
+//! everybody who waits is told to look for the coordinator. Members notice nothing else: their
+//! generation is stored, and goes on elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

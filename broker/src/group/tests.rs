@@ -1,5 +1,5 @@
-//! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics show how far behind
-//! they are.
+//! What happens to groups while nobody asks: offsets expire, empty groups are forgotten, metrics
+//! show how far behind they are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -358,7 +358,8 @@ async fn nothing_is_said_to_be_deleted_while_it_is_not_known_what_is_stored() {
     faults.set_plan(FaultPlan { call_delay: slow..=slow, ..FaultPlan::default() });
     let delete = DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text("g"))]);
     for _ in 0..20 {
-        // The commit is stored, and nobody learns of it: its answer is lost, and it cannot be sent again.
+        // The commit is stored, and nobody learns of it: its answer is lost, and it cannot be sent
+        // again.
         faults.inject(Fault::AnswerLost);
         let lost = faults.count(Fault::AnswerLost);
         let fail_again = async {

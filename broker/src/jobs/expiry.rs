@@ -1,7 +1,8 @@
 //! Forgetting idempotent producers that have written nothing for the expiry time.
 //!
-//! Time is this broker's monotonic clock: a producer is proposed for expiry only after it was seen unchanged for that long, and
-//! the record names what it expects to find, so a batch that came in between saves it.
+//! Time is this broker's monotonic clock: a producer is proposed for expiry only after it was seen
+//! unchanged for that long, and the record names what it expects to find, so a batch that came in
+//! between saves it.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,8 @@ pub(super) struct ProducerExpiry {
 impl ProducerExpiry {
     pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), CommitError> {
         let (now, expiration) = (Instant::now(), broker.config.producer_id_expiration);
-        // Looking costs time in proportion to the state: a hundredth of the expiry is precise enough.
+        // Looking costs time in proportion to the state: a hundredth of the expiry is precise
+        // enough.
         if self.looked_at.is_some_and(|at| now.saturating_duration_since(at) < expiration / 100) {
             return Ok(());
         }

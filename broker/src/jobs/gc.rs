@@ -1,10 +1,11 @@
-//! Deleting objects that nothing can refer to any more. Safe by construction, never by age alone (invariant 6).
+//! Deleting objects that nothing can refer to any more. Safe by construction, never by age alone
+//! (invariant 6).
 //!
-//! - **Dead objects** are on the state's list. One is deleted once it is older than every snapshot that is listed, and
-//!   the delay has passed on this broker's monotonic clock since it was first seen so. A record takes it off the list
-//!   after the DELETE.
-//! - **Orphans** were written and never committed. In exactly this order: LIST; linearizable read that the incarnation is gone;
-//!   barrier; not in the state.
+//! - **Dead objects** are on the state's list. One is deleted once it is older than every snapshot
+//!   that is listed, and the delay has passed on this broker's monotonic clock since it was first
+//!   seen so. A record takes it off the list after the DELETE.
+//! - **Orphans** were written and never committed. In exactly this order: LIST; linearizable read
+//!   that the incarnation is gone; barrier; not in the state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +60,8 @@ impl Collector {
         let now = Instant::now();
         let ripe: BTreeSet<ObjectId> = broker.replica.read(|view| {
             let oldest = view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision);
-            // Without a snapshot, a broker that starts replays the whole log, and plans nothing with what died in it.
+            // Without a snapshot, a broker that starts replays the whole log, and plans nothing
+            // with what died in it.
             let is_ripe = |died: i64| oldest.is_none_or(|oldest| died < oldest);
             let ripe = view.state.dead().iter().filter(|(_, died)| is_ripe(**died));
             ripe.map(|(&object, _)| object).collect()
@@ -92,8 +94,8 @@ impl Collector {
             broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());
         self.listing = self.listed_to.is_some();
-        // Asked after the objects were listed: one that is put later is not on the page. And the state is looked at
-        // after that: what they have committed is in it.
+        // Asked after the objects were listed: one that is put later is not on the page. And the
+        // state is looked at after that: what they have committed is in it.
         let registered = broker.replica.registered().await?;
         let orphans: Vec<ObjectId> = broker.replica.read(|view| {
             let written = page.iter().filter_map(|meta| meta.key.as_wal());

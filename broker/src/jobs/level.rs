@@ -1,7 +1,8 @@
-//! Telling the log at which feature level the cluster was founded. Any broker may: saying it twice changes nothing.
+//! Telling the log at which feature level the cluster was founded. Any broker may: saying it twice
+//! changes nothing.
 //!
-//! A new cluster is at the level of the build that founds it. Its own key says so from the beginning, but the state is
-//! made of records alone.
+//! A new cluster is at the level of the build that founds it. Its own key says so from the
+//! beginning, but the state is made of records alone.
 
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, FeatureLevel};

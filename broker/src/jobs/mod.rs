@@ -1,4 +1,5 @@
-//! Background jobs. One broker runs them, chosen by a leased key; two doing so at the same time is harmless.
+//! Background jobs. One broker runs them, chosen by a leased key; two doing so at the same time is
+//! harmless.
 
 mod expiry;
 mod gc;
@@ -34,7 +35,8 @@ pub(crate) async fn run(broker: Arc<Broker>) {
     broker.tasks.start(TaskKind::Critical, "watermarks", watermarks::run(broker.clone(), leads.clone()));
     let mut collector = Collector::default();
     let mut expiry = ProducerExpiry::default();
-    // Whoever founds a cluster says so before it has written much, and does not wait until somebody leads.
+    // Whoever founds a cluster says so before it has written much, and does not wait until somebody
+    // leads.
     let mut registered = broker.registration.subscribe();
     if registered.wait_for(Option::is_some).await.is_ok() {
         report(&broker, "level", level::run_once(&broker).await);

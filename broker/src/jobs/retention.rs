@@ -1,7 +1,7 @@
 //! Retention by time and by size: trim records for ranges that are too old or too many.
 //!
-//! A range goes as a whole, once its newest record is too old. Nothing is proposed while this broker's clock is far from
-//! the others': a clock that jumped ahead must not delete data.
+//! A range goes as a whole, once its newest record is too old. Nothing is proposed while this
+//! broker's clock is far from the others': a clock that jumped ahead must not delete data.
 
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, Trim, TrimPartition};
@@ -91,7 +91,8 @@ mod tests {
         batch(Compression::None, time_ms, 1)
     }
 
-    /// Where the partition starts after a pass of the job on this broker, which knows all that was written.
+    /// Where the partition starts after a pass of the job on this broker, which knows all that was
+    /// written.
     async fn log_start_after(broker: &Broker, topic: Uuid) -> i64 {
         broker.replica.barrier().await.unwrap();
         run_once(broker).await.unwrap();

@@ -137,7 +137,8 @@ impl Level {
     }
 }
 
-/// Calls `each` for the partitions that a group has committed for: topic, partition, and how many records it is behind.
+/// Calls `each` for the partitions that a group has committed for: topic, partition, and how many
+/// records it is behind.
 fn each_lag(replica: &Replica, status: &GroupStatus, mut each: impl FnMut(&str, u32, i64)) {
     replica.read(|view| {
         for ((topic, _), (topic_id, offsets)) in &status.committed {

@@ -43,7 +43,8 @@ impl FlushReason {
     }
 }
 
-/// The token bucket of PUTs: sparse traffic finds tokens and goes out at once, sustained traffic is batched.
+/// The token bucket of PUTs: sparse traffic finds tokens and goes out at once, sustained traffic is
+/// batched.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     per_s: f64,
@@ -82,7 +83,8 @@ impl Budget {
         if self.tokens >= 1.0 {
             return Some(now);
         }
-        // A little later than that: rounding must not lead back here at a moment that still does not allow it.
+        // A little later than that: rounding must not lead back here at a moment that still does
+        // not allow it.
         (self.per_s > 0.0).then(|| {
             now + Duration::from_secs_f64((1.0 - self.tokens) / self.per_s) + Duration::from_millis(1)
         })
@@ -123,15 +125,16 @@ impl ProduceBuffer {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits for space for `bytes`: this is what slows producers down when the store is slow (invariant 9).
+    /// Waits for space for `bytes`: this is what slows producers down when the store is slow
+    /// (invariant 9).
     pub async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units =
             u32::try_from(bytes.div_ceil(BUFFER_UNIT)).unwrap_or(u32::MAX).clamp(1, self.shared.space_units);
         self.shared.space.clone().acquire_many_owned(units).await.ok()
     }
 
-    /// Appends a request's entries, in order, at once. The receiver gets one result for each entry. `None` if the
-    /// broker is leaving.
+    /// Appends a request's entries, in order, at once. The receiver gets one result for each entry.
+    /// `None` if the broker is leaving.
     pub fn append(
         &self,
         entries: Vec<Entry>,
@@ -171,7 +174,8 @@ impl ProduceBuffer {
         self.shared.arrived.notified().await;
     }
 
-    /// Whether it is time for a flush, given that a PUT slot is free; or until when nothing happens unless something arrives.
+    /// Whether it is time for a flush, given that a PUT slot is free; or until when nothing happens
+    /// unless something arrives.
     pub(super) fn due(
         &self,
         config: &ProduceConfig,

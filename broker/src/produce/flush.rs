@@ -1,7 +1,7 @@
 //! The loop that turns the buffer into objects and commit records.
 //!
-//! Several PUTs are in flight; their commits are queued in the order in which the buffer was taken. When a PUT fails
-//! for good, every waiter of that flush hears of it.
+//! Several PUTs are in flight; their commits are queued in the order in which the buffer was taken.
+//! When a PUT fails for good, every waiter of that flush hears of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,7 +92,8 @@ struct Waiters {
 }
 
 impl Waiters {
-    /// Tells everybody what became of their entries; `result` says it for each batch in the order of the record.
+    /// Tells everybody what became of their entries; `result` says it for each batch in the order
+    /// of the record.
     fn answer(self, result: impl Fn(usize) -> EntryResult) {
         let unanswered = Err(ProduceError::Commit("the batch was left out".to_owned()));
         let mut answers: Vec<Vec<EntryResult>> =
@@ -211,7 +212,8 @@ impl Flusher {
         InFlight { object, time_ms, flush, waiters, put }
     }
 
-    /// Queues the commit of an object that is durable, and has the waiters answered when it is decided.
+    /// Queues the commit of an object that is durable, and has the waiters answered when it is
+    /// decided.
     async fn commit(&self, completed: CompletedPut) {
         let CompletedPut { object, time_ms, flush, waiters, put } = completed;
         let failed = match put {

@@ -1,8 +1,8 @@
 //! The write path: `validate → buffer ─▶ [flush] PUT object → [commit] etcd txn → applied → ack`.
 //!
-//! [`ProduceBuffer`] is the one queue on it. A connection appends a whole request under one lock, so that pipelined requests
-//! of a connection keep their order; the flusher takes requests from the front, writes one object, and hands the
-//! commit records to the log in the same order.
+//! [`ProduceBuffer`] is the one queue on it. A connection appends a whole request under one lock,
+//! so that pipelined requests of a connection keep their order; the flusher takes requests from the
+//! front, writes one object, and hands the commit records to the log in the same order.
 
 mod buffer;
 mod flush;

@@ -1,8 +1,9 @@
-//! What a record batch must be before it is buffered. Nothing of a partition is written unless all of its batch is
-//! right.
+//! What a record batch must be before it is buffered. Nothing of a partition is written unless all
+//! of its batch is right.
 //!
-//! The payload is decompressed only where the topic wants another codec. Records that are not compressed are walked by their lengths, so that a
-//! count that lies is found; for compressed ones the batch's CRC-32C vouches for what the producer sent.
+//! The payload is decompressed only where the topic wants another codec. Records that are not
+//! compressed are walked by their lengths, so that a count that lies is found; for compressed ones
+//! the batch's CRC-32C vouches for what the producer sent.
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -48,7 +49,8 @@ fn invalid(code: ResponseError, message: impl Into<String>) -> Invalid {
     Invalid { code, message: message.into() }
 }
 
-/// Checks the records of one partition of a produce request, and applies what the topic's configs change about them.
+/// Checks the records of one partition of a produce request, and applies what the topic's configs
+/// change about them.
 pub(crate) fn validate(
     topic_id: Uuid,
     partition: u32,
@@ -88,7 +90,8 @@ pub(crate) fn validate(
             .map_err(|e| invalid(ResponseError::CorruptMessage, e.to_string()))?,
         _ => batch,
     };
-    // Records without a timestamp count as written now: retention must not take them for infinitely old.
+    // Records without a timestamp count as written now: retention must not take them for infinitely
+    // old.
     let mut max_timestamp_ms = if header.max_timestamp < 0 { now_ms } else { header.max_timestamp };
     let mut log_append_time_ms = -1;
     if rules.timestamp_type == TimestampType::LogAppendTime {
@@ -141,7 +144,8 @@ fn check_times(header: &BatchHeader, rules: &TopicRules, now_ms: i64) -> Result<
     Ok(())
 }
 
-/// Walks uncompressed records by their lengths: there must be exactly `count`, and nothing behind them.
+/// Walks uncompressed records by their lengths: there must be exactly `count`, and nothing behind
+/// them.
 fn check_records(mut records: &[u8], count: i32) -> Result<(), Invalid> {
     let mut left = count;
     while !records.is_empty() {

@@ -4,9 +4,9 @@
 //!   FrameReader ──▶ admission (one at a time) ──▶ handlers (concurrent) ──▶ ReplyWriter
 //! ```
 //!
-//! All of it is one task that waits for none of the four while another has something to do: a client that reads
-//! slowly does not keep its requests from being handled, so what they hold is given back; and one that has gone is
-//! noticed while its requests wait.
+//! All of it is one task that waits for none of the four while another has something to do: a
+//! client that reads slowly does not keep its requests from being handled, so what they hold is
+//! given back; and one that has gone is noticed while its requests wait.
 
 use std::io;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ where
     let principal = &client.principal;
     match ended {
         Ok(()) => debug!(peer, "connection closed"),
-        // A client that goes away in the middle is everyday life; one that talks nonsense is worth a line.
+        // A client that goes away in the middle is everyday life; one that talks nonsense is worth
+        // a line.
         Err(ConnectionError::Io(error) | ConnectionError::Frame(FrameError::Io(error))) => {
             debug!(peer, %error, "connection lost");
         }
@@ -68,8 +69,8 @@ where
 /// A reply that is ready, with the memory that it holds until it is written.
 type ReadyReply = Option<(Reply, ReplyPermit)>;
 
-/// A request that is being admitted: until that is done no other one is started, which keeps produces in order and lets a
-/// full buffer slow the client down.
+/// A request that is being admitted: until that is done no other one is started, which keeps
+/// produces in order and lets a full buffer slow the client down.
 type Admission = BoxFuture<'static, Result<PendingReply, RequestError>>;
 
 struct Connection<S> {
@@ -106,7 +107,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         loop {
-            // What was read before the client closed is still admitted: it may be records that want no answer.
+            // What was read before the client closed is still admitted: it may be records that want
+            // no answer.
             if self.is_closed && self.admission.is_none() {
                 return Ok(());
             }
@@ -140,7 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    /// Whether another request may be started: its order, its number, the memory of answers and a throttle allow it.
+    /// Whether another request may be started: its order, its number, the memory of answers and a
+    /// throttle allow it.
     fn may_start(&self) -> bool {
         let replies = &self.client.replies;
         let has_memory =

@@ -4,8 +4,8 @@ use crate::limits::{DESCRIPTORS_OF_OTHERS, HTTP_CONNECTIONS};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// How many connections of clients this process has room for, at most `wanted`. Raises its own limit of descriptors as
-/// far as it may, and says so if that is not far enough.
+/// How many connections of clients this process has room for, at most `wanted`. Raises its own
+/// limit of descriptors as far as it may, and says so if that is not far enough.
 pub(crate) fn room_for_connections(wanted: usize) -> usize {
     let limit = raise();
     let room = limit.map_or(wanted, |limit| room(limit, wanted));

@@ -1,7 +1,7 @@
 //! Reading request frames: a length, then so many bytes.
 //!
-//! Nothing is allocated by the length alone: the buffer grows with what really arrives, and what it may hold is
-//! taken from a budget that all connections share (invariant 9).
+//! Nothing is allocated by the length alone: the buffer grows with what really arrives, and what it
+//! may hold is taken from a budget that all connections share (invariant 9).
 
 use std::io;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ pub(super) enum FrameError {
 #[derive(Clone, Debug)]
 pub(super) struct RequestMemory {
     permits: Arc<Semaphore>,
-    /// Held by the one frame that may grow although nothing is left. Frames that each hold a part of the budget and
-    /// wait for more would otherwise wait for each other.
+    /// Held by the one frame that may grow although nothing is left. Frames that each hold a part
+    /// of the budget and wait for more would otherwise wait for each other.
     overdraft: Arc<Semaphore>,
 }
 
@@ -87,7 +87,8 @@ pub(super) struct FrameReader {
     wanted: usize,
     body: BytesMut,
     held: FrameMemory,
-    /// Since when a request has been arriving; `None` between requests. Moved on by the time that does not count.
+    /// Since when a request has been arriving; `None` between requests. Moved on by the time that
+    /// does not count.
     begun: Option<Instant>,
     /// Since when time does not count, since nothing is read.
     paused: Option<Instant>,
@@ -109,7 +110,8 @@ impl FrameReader {
         }
     }
 
-    /// Whether the time counts in which a request arrives: it does not while this side does not read.
+    /// Whether the time counts in which a request arrives: it does not while this side does not
+    /// read.
     pub(super) fn count_time(&mut self, counts: bool) {
         match (counts, self.paused) {
             (false, None) => self.paused = Some(Instant::now()),
@@ -121,7 +123,8 @@ impl FrameReader {
         }
     }
 
-    /// When more of a request that has begun must have arrived; `None` between requests and while time does not count.
+    /// When more of a request that has begun must have arrived; `None` between requests and while
+    /// time does not count.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let begun = self.begun.filter(|_| self.paused.is_none())?;
         let arrived = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
@@ -134,7 +137,8 @@ impl FrameReader {
         self.begun.is_some()
     }
 
-    /// Ends when the next request begins to arrive; `false` when the client has closed the connection before that.
+    /// Ends when the next request begins to arrive; `false` when the client has closed the
+    /// connection before that.
     pub(super) async fn begin<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> Result<bool, FrameError> {
         self.fill(io, 0).await
     }
@@ -152,8 +156,9 @@ impl FrameReader {
         Ok(Some(Frame { bytes: self.body.split().freeze(), memory: std::mem::take(&mut self.held) }))
     }
 
-    /// Ends when the client has closed the connection, which may be in the middle of a request. Reads no more than the
-    /// beginning of the next request, so it does not notice while there is more than that to be read.
+    /// Ends when the client has closed the connection, which may be in the middle of a request.
+    /// Reads no more than the beginning of the next request, so it does not notice while there is
+    /// more than that to be read.
     pub(super) async fn watch<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> Result<(), FrameError> {
         match self.fill(io, FIRST_FRAME_BYTES).await {
             Ok(true) => std::future::pending().await,
@@ -162,8 +167,8 @@ impl FrameReader {
         }
     }
 
-    /// Reads until the frame is whole, or `most` bytes of it are there. `false` when the client has closed the connection
-    /// between frames.
+    /// Reads until the frame is whole, or `most` bytes of it are there. `false` when the client has
+    /// closed the connection between frames.
     async fn fill<R: AsyncRead + Unpin>(&mut self, io: &mut R, most: usize) -> Result<bool, FrameError> {
         while self.length_read < self.length.len() {
             let read = io.read(&mut self.length[self.length_read..]).await?;

@@ -49,9 +49,10 @@ impl ListenError {
     }
 }
 
-/// A socket for Kafka clients that takes no connections yet. What clients send to a broker that is still opening would lie
-/// there until it is open, and be executed when they have long tried it again elsewhere and gone on: a commit of
-/// offsets would take them back. So they are refused, and ask another broker.
+/// A socket for Kafka clients that takes no connections yet. What clients send to a broker that is
+/// still opening would lie there until it is open, and be executed when they have long tried it
+/// again elsewhere and gone on: a commit of offsets would take them back. So they are refused, and
+/// ask another broker.
 #[derive(Debug)]
 pub struct Bound {
     socket: TcpSocket,

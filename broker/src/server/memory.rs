@@ -63,8 +63,9 @@ impl ConnectionReplies {
         ReplyPermit { bytes, counters }
     }
 
-    /// Takes up to `bytes` for records that are to be read: at most a share of what is left, but always as much as a
-    /// first batch has. So clients that do not read what they fetch never leave the others with nothing.
+    /// Takes up to `bytes` for records that are to be read: at most a share of what is left, but
+    /// always as much as a first batch has. So clients that do not read what they fetch never leave
+    /// the others with nothing.
     pub(crate) fn take_up_to(&self, bytes: usize) -> ReplyPermit {
         let left = self.memory.limit.saturating_sub(self.memory.used());
         self.take(bytes.min((left / REPLY_MEMORY_SHARE).max(LEAST_FETCH_BYTES)))

@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use self::listener::{Bound, ListenError, Listener};
 use crate::Broker;
 
-/// Serves one connection that did not come through a [`Listener`], until either side ends it: for a simulation, or a test.
+/// Serves one connection that did not come through a [`Listener`], until either side ends it: for a
+/// simulation, or a test.
 pub async fn serve<S>(broker: Arc<Broker>, io: S, peer: String)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,

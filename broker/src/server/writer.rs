@@ -40,7 +40,8 @@ impl<W: AsyncWrite + Unpin> ReplyWriter<W> {
         self.answers.is_empty() && !self.needs_flush
     }
 
-    /// When the client is given up unless it takes something before; `None` while there is nothing to take.
+    /// When the client is given up unless it takes something before; `None` while there is nothing
+    /// to take.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.is_idle()).then(|| self.progress + STUCK_WRITER)
     }

@@ -10,7 +10,8 @@ use super::Refusal;
 use super::subscriptions::ClientSubscription;
 use crate::limits::TELEMETRY_INSTANCES;
 
-/// By how much of its interval a client may be early: what left in time may arrive a little closer to the one before.
+/// By how much of its interval a client may be early: what left in time may arrive a little closer
+/// to the one before.
 const EARLY: u32 = 10;
 
 /// What is remembered of a client.

@@ -6,8 +6,9 @@
 //!                       instances: not too often ◀────┴───▶ otlp: numbers ──▶ series ──▶ /metrics    PushTelemetry
 //! ```
 //!
-//! Nothing is wanted of anybody unless a resource says so. What is wanted follows from the resources alone, the same on every
-//! broker, so a client may ask one and push to another. Numbers are kept by the broker that got them, and in memory only.
+//! Nothing is wanted of anybody unless a resource says so. What is wanted follows from the
+//! resources alone, the same on every broker, so a client may ask one and push to another. Numbers
+//! are kept by the broker that got them, and in memory only.
 
 mod instances;
 mod otlp;

@@ -1,8 +1,9 @@
 //! What a push carries: OpenTelemetry's `MetricsData`, as protobuf.
 //!
-//! Only the fields that are needed are described; the others are passed over. The outer messages are walked in place and
-//! one metric is decoded at a time, so that what is set aside stays in proportion to one metric (invariant 9): empty
-//! messages take two bytes here, and a hundred once decoded.
+//! Only the fields that are needed are described; the others are passed over. The outer messages
+//! are walked in place and one metric is decoded at a time, so that what is set aside stays in
+//! proportion to one metric (invariant 9): empty messages take two bytes here, and a hundred once
+//! decoded.
 
 use crate::limits::{PUSHED_ATTRIBUTES, PUSHED_METRIC_BYTES, PUSHED_TEXT_CHARS};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -113,7 +114,8 @@ pub(super) enum PayloadError {
     LargeMetric,
 }
 
-/// Calls `each` for every number of every metric that is wanted. Histograms and summaries are passed over.
+/// Calls `each` for every number of every metric that is wanted. Histograms and summaries are
+/// passed over.
 pub(super) fn points(
     payload: &[u8],
     wanted: impl Fn(&str) -> bool,

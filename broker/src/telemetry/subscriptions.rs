@@ -1,4 +1,5 @@
-//! What is wanted of which clients: the configs of client-metrics resources, and what they come to for one client.
+//! What is wanted of which clients: the configs of client-metrics resources, and what they come to
+//! for one client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,8 @@ use uuid::Uuid;
 use crate::limits::{SUBSCRIPTION_PREFIX_CHARS, SUBSCRIPTION_PREFIXES};
 use crate::patterns;
 
-/// How often clients push unless a subscription says otherwise, in ms; also how often they ask again when nothing is wanted.
+/// How often clients push unless a subscription says otherwise, in ms; also how often they ask
+/// again when nothing is wanted.
 pub(crate) const DEFAULT_INTERVAL_MS: i32 = 300_000;
 /// How often clients may be told to push, in ms.
 const INTERVALS_MS: std::ops::RangeInclusive<i32> = 100..=3_600_000;
@@ -109,8 +111,8 @@ struct Subscription {
     matchers: Vec<(&'static str, Regex)>,
 }
 
-/// Names a state of all resources: their number, and the newest revision among them. No two states have the same, since every
-/// change of one either raises the revision or lowers the number.
+/// Names a state of all resources: their number, and the newest revision among them. No two states
+/// have the same, since every change of one either raises the revision or lowers the number.
 pub(super) type Version = (usize, i64);
 
 /// Every client-metrics resource, ready to be matched.
@@ -136,7 +138,8 @@ impl Subscriptions {
         Self(parsed.collect())
     }
 
-    /// What is wanted of a client: of all subscriptions that match it, every metric and the shortest interval.
+    /// What is wanted of a client: of all subscriptions that match it, every metric and the
+    /// shortest interval.
     pub(super) fn wanted(&self, client: &Peer) -> ClientSubscription {
         let mut prefixes = BTreeSet::new();
         let mut interval_ms = DEFAULT_INTERVAL_MS;

@@ -8,7 +8,8 @@ use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
 use s3s::dto::StreamingBlob;
 use s3s::{S3Result, TrailingHeaders, s3_error};
 
-/// Objects smaller than this are copied into one buffer; larger ones stay in the buffers that they came in.
+/// Objects smaller than this are copied into one buffer; larger ones stay in the buffers that they
+/// came in.
 const KEEP_PIECES_FROM_BYTES: usize = 64 * 1024;
 
 /// The header (or trailer) of each checksum that a client may send.

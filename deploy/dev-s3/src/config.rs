@@ -61,7 +61,8 @@ impl Config {
         }
     }
 
-    /// Reads the flags; prints help or what is wrong and ends the process if they are not for serving.
+    /// Reads the flags; prints help or what is wrong and ends the process if they are not for
+    /// serving.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Self {
         Self::from_matches(&mut command().get_matches_from(args))
     }

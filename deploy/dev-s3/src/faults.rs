@@ -45,7 +45,8 @@ impl Operation {
     }
 }
 
-/// What goes wrong, and how often: rates are probabilities between 0 and 1. What is not mentioned does not happen.
+/// What goes wrong, and how often: rates are probabilities between 0 and 1. What is not mentioned
+/// does not happen.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultPlan {

@@ -1,7 +1,7 @@
 //! Buckets and objects.
 //!
-//! An index of everything is in memory; objects are beside it or in files. A folder is read once, at the start, and
-//! belongs to one process from then on:
+//! An index of everything is in memory; objects are beside it or in files. A folder is read once,
+//! at the start, and belongs to one process from then on:
 //!
 //! ```text
 //! <folder>/.lock                    held by the process that serves it
@@ -193,7 +193,8 @@ impl Objects {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ObjectError::NoKey),
                 opened => opened?,
             };
-            // The file is what counts: it may have been replaced a moment ago, or damaged by a test.
+            // The file is what counts: it may have been replaced a moment ago, or damaged by a
+            // test.
             let meta = file_meta(&file.metadata()?);
             Ok((meta, Data::File(Arc::new(file))))
         })
@@ -463,7 +464,8 @@ fn scan(folder: &Path, prefix: &str, objects: &mut BTreeMap<String, Entry>) -> i
     Ok(())
 }
 
-/// A key as a path. `.`, `..` and the empty segment are names of their own in S3, and something else in a path.
+/// A key as a path. `.`, `..` and the empty segment are names of their own in S3, and something
+/// else in a path.
 fn encode(key: &str) -> String {
     let segments = key.split('/').map(|segment| match segment {
         "" => "%".to_owned(),

@@ -27,7 +27,8 @@ use crate::faults::{FaultPlan, Faults};
 use crate::objects::Objects;
 use crate::service::Service;
 
-/// How long to pause when no more connections can be accepted, as when there are no file descriptors left.
+/// How long to pause when no more connections can be accepted, as when there are no file
+/// descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client must have sent its request's head within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_mins(1);

@@ -71,8 +71,8 @@ impl Service {
     }
 }
 
-/// Answers with an error as S3 words it, after the whole request was read: otherwise the client would see a closed
-/// connection, and not the error.
+/// Answers with an error as S3 words it, after the whole request was read: otherwise the client
+/// would see a closed connection, and not the error.
 async fn refuse(
     request: Request<Incoming>,
     status: StatusCode,

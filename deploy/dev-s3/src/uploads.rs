@@ -1,5 +1,5 @@
-//! Multipart uploads under way. They are kept in memory, wherever objects are kept: one that was not completed when
-//! the process ends is gone, as if it had been aborted.
+//! Multipart uploads under way. They are kept in memory, wherever objects are kept: one that was
+//! not completed when the process ends is gone, as if it had been aborted.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

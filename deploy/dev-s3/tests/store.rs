@@ -1,5 +1,6 @@
-//! The storage crate's own S3 backend against this server: the conformance suite, and every fault that the server can
-//! make. So each is held to the other, and both to what `object_store` does with S3.
+//! The storage crate's own S3 backend against this server: the conformance suite, and every fault
+//! that the server can make. So each is held to the other, and both to what `object_store` does
+//! with S3.
 
 #![allow(
     clippy::unwrap_used,
@@ -274,11 +275,13 @@ async fn a_session_token_is_sent() {
     let server = Running::in_memory().await;
     let session_token = Some(Secret::new("a-token"));
     let store = open_backend(&StoreConfig { session_token, ..server.config() }).unwrap();
-    // The server signs with every header that the client signed: a token that were not sent would not verify.
+    // The server signs with every header that the client signed: a token that were not sent would
+    // not verify.
     store.put(&key("a"), payload()).await.unwrap();
 }
 
-/// An instance's metadata service that knows one role. Its first answers are refusals, as while a machine boots.
+/// An instance's metadata service that knows one role. Its first answers are refusals, as while a
+/// machine boots.
 fn metadata_service(refusals: u32) -> Router {
     let refused = Arc::new(AtomicU32::new(0));
     let token = move || async move {

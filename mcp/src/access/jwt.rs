@@ -1,7 +1,9 @@
-//! JSON Web Tokens of an issuer: checked against its keys, issuer, audience and times, nothing else is believed.
+//! JSON Web Tokens of an issuer: checked against its keys, issuer, audience and times, nothing else
+//! is believed.
 //!
-//! Signatures are checked by `ring`; only RS256, PS256, ES256 and EdDSA are known, so `none` and secrets shared with the
-//! issuer cannot be talked into. A key that is not known makes the keys be fetched again, at most once a minute.
+//! Signatures are checked by `ring`; only RS256, PS256, ES256 and EdDSA are known, so `none` and
+//! secrets shared with the issuer cannot be talked into. A key that is not known makes the keys be
+//! fetched again, at most once a minute.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,8 +51,8 @@ pub struct JwtVerifier {
 }
 
 impl JwtVerifier {
-    /// Reads the keys if they are in a file; those of a URL are fetched by [`Self::run`]. It fails if the file cannot be
-    /// read or has no key that can be used.
+    /// Reads the keys if they are in a file; those of a URL are fetched by [`Self::run`]. It fails
+    /// if the file cannot be read or has no key that can be used.
     pub fn new(config: JwtConfig) -> Result<Self, ConfigError> {
         let keys = if is_url(&config.jwks) {
             BTreeMap::new()
@@ -67,7 +69,8 @@ impl JwtVerifier {
         &self.config
     }
 
-    /// What [`Self::run`] fetches the keys with. It follows no redirect: the configuration names the place.
+    /// What [`Self::run`] fetches the keys with. It follows no redirect: the configuration names
+    /// the place.
     pub fn client(&self) -> Result<reqwest::Client, ConfigError> {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

@@ -1,4 +1,5 @@
-//! Who may see what: principals, their scopes and prefixes, and how a bearer token is turned into one.
+//! Who may see what: principals, their scopes and prefixes, and how a bearer token is turned into
+//! one.
 
 mod jwt;
 mod rate;
@@ -189,7 +190,8 @@ impl Authenticator {
     }
 }
 
-/// A key of this process: what it seals can be compared in constant time, and cannot be made by others.
+/// A key of this process: what it seals can be compared in constant time, and cannot be made by
+/// others.
 #[derive(Clone)]
 pub struct Seal(hmac::Key);
 

@@ -1,7 +1,7 @@
 //! Limits of rate: a bucket per address or principal, which fills with time.
 //!
-//! Bounded: when there are too many, those that are full again (whoever has done nothing for a minute) are forgotten; if
-//! none is, newcomers share one bucket.
+//! Bounded: when there are too many, those that are full again (whoever has done nothing for a
+//! minute) are forgotten; if none is, newcomers share one bucket.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,7 +30,8 @@ impl<K: Hash + Eq + Clone> RateLimit<K> {
         Self { per_minute: f64::from(per_minute), buckets: Mutex::default() }
     }
 
-    /// Takes `cost`, or says how long to wait until it can be had. A cost above the whole bucket takes all of it.
+    /// Takes `cost`, or says how long to wait until it can be had. A cost above the whole bucket
+    /// takes all of it.
     pub(crate) fn take(&self, key: &K, cost: u32) -> Result<(), Duration> {
         self.with(key, |bucket, per_minute| {
             let cost = f64::from(cost).min(per_minute);

@@ -1,6 +1,7 @@
 //! What is much, what is slow and what is long, for all rules.
 
-/// Behind by no more than what is produced in so long is not behind: commits come every five seconds, watermarks every two.
+/// Behind by no more than what is produced in so long is not behind: commits come every five
+/// seconds, watermarks every two.
 pub const NO_LAG_S: f64 = 15.0;
 /// Behind by so few records is not behind either.
 pub const NO_LAG_RECORDS: f64 = 10.0;

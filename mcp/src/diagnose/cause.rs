@@ -64,7 +64,8 @@ impl Confidence {
     }
 }
 
-/// The code of a cause. Their order is the order in which causes are named: what explains others comes first.
+/// The code of a cause. Their order is the order in which causes are named: what explains others
+/// comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
     /// etcd cannot be read.
@@ -228,8 +229,8 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// Holds what a rule says against the evidence: it may cite only what is present. Without any it is no cause; where some
-    /// is missing, or some speaks against it, it is less sure.
+    /// Holds what a rule says against the evidence: it may cite only what is present. Without any
+    /// it is no cause; where some is missing, or some speaks against it, it is less sure.
     pub fn of(draft: Draft, exhibits: &Exhibits) -> Option<Self> {
         let present = |ids: &[&str]| -> Vec<String> {
             ids.iter().filter(|id| exhibits.has(id)).map(|id| (*id).to_owned()).collect()
@@ -257,8 +258,8 @@ impl Cause {
         })
     }
 
-    /// The same cause of one of several things: its evidence has the names that [`Exhibits::absorb`] gives, and `named` says which
-    /// thing it is.
+    /// The same cause of one of several things: its evidence has the names that
+    /// [`Exhibits::absorb`] gives, and `named` says which thing it is.
     #[must_use]
     pub fn of_one(mut self, kind: &str, number: usize, named: &str) -> Self {
         for id in self.evidence_refs.iter_mut().chain(&mut self.counter_evidence_refs) {

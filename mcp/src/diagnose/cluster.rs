@@ -6,7 +6,8 @@ use super::{Code, Confidence, Draft, Exhibits, Rule, Severity, storage};
 /// What must be known to say that it is well.
 pub const ESSENTIAL: &[&str] = &["etcd.reachable", "brokers.registered", "s3.failing_brokers"];
 
-/// The rules about brokers, etcd and the observer. Those about the object store are [`storage::RULES`].
+/// The rules about brokers, etcd and the observer. Those about the object store are
+/// [`storage::RULES`].
 pub const OWN: &[Rule] = &[
     etcd_unreachable,
     no_brokers,

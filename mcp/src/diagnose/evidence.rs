@@ -117,8 +117,8 @@ impl Exhibits {
         self.get(id)?.value.as_str()
     }
 
-    /// Takes what another question found of one thing, under a name of its own: `group.lag` becomes `group:2.lag`. What is
-    /// about the cluster is here already.
+    /// Takes what another question found of one thing, under a name of its own: `group.lag` becomes
+    /// `group:2.lag`. What is about the cluster is here already.
     pub fn absorb(&mut self, other: &Self, kind: &str, number: usize) {
         let rename = |id: &str| renamed(id, kind, number);
         let own = |id: &str| rename(id) != id;

@@ -5,9 +5,9 @@
 //!   (reads sources)   (present, or missing and why)      pure
 //! ```
 //!
-//! A rule looks at numbers that are present. What is missing is `None`, never zero, so a rule that needs it does not fire,
-//! and the report says that it is missing. A cause cites only evidence that is there; evidence that speaks against it
-//! is cited too and lowers the confidence.
+//! A rule looks at numbers that are present. What is missing is `None`, never zero, so a rule that
+//! needs it does not fire, and the report says that it is missing. A cause cites only evidence that
+//! is there; evidence that speaks against it is cited too and lowers the confidence.
 
 mod advice;
 pub mod bounds;

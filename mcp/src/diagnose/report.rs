@@ -17,7 +17,8 @@ pub struct Report {
     pub causes: Vec<Cause>,
 }
 
-/// Puts a report together. `essential` is what must be known to call something healthy; `healthy` says so.
+/// Puts a report together. `essential` is what must be known to call something healthy; `healthy`
+/// says so.
 pub fn report(causes: Vec<Cause>, exhibits: &Exhibits, essential: &[&str], healthy: &str) -> Report {
     let unknown: Vec<&str> = essential.iter().copied().filter(|id| !exhibits.has(id)).collect();
     let real: Vec<&Cause> = causes.iter().filter(|c| c.code != Code::NoLag).collect();

@@ -3,7 +3,8 @@
 use super::bounds::{S3_ERRORS, S3_NOTABLE_MS, S3_P50_MS, S3_P99_MS, S3_SLOWER};
 use super::{Code, Confidence, Draft, Exhibits, Rule, Severity};
 
-/// What must be known to say that it is well. Latencies are not: where nothing is written, there are none.
+/// What must be known to say that it is well. Latencies are not: where nothing is written, there
+/// are none.
 pub const ESSENTIAL: &[&str] = &["s3.failing_brokers"];
 
 /// The rules.
@@ -81,7 +82,8 @@ fn slow(e: &Exhibits) -> Option<Draft> {
     }
     let figures: Vec<String> =
         evidence.iter().filter_map(|id| Some(format!("{id} is {:.0}", e.number(id)?))).collect();
-    // What fails is retried, and each try counts: slowness by itself is sure only where nothing fails.
+    // What fails is retried, and each try counts: slowness by itself is sure only where nothing
+    // fails.
     let fails = e.number("s3.error_rate").is_some_and(|r| r > S3_ERRORS);
     let counter_evidence = if fails { vec!["s3.error_rate"] } else { Vec::new() };
     let reasoning = format!("it answers late: {}", figures.join(", "));

@@ -237,7 +237,8 @@ fn what_is_wrong_with_the_cluster_is_named() {
     }
     let (codes, report) = answer(&cluster::rules(), &exhibits(&well()), cluster::ESSENTIAL);
     assert_eq!((codes.len(), report.severity, report.confidence), (0, Severity::Ok, Confidence::High));
-    // A PUT that was always as slow is not slower; one that is quick is not slow for having been quicker.
+    // A PUT that was always as slow is not slower; one that is quick is not slow for having been
+    // quicker.
     for more in [json!({"s3.put_p50_ms": 200, "s3.put_p50_before_ms": 190}), json!({"s3.put_p50_ms": 50})] {
         assert!(answer(storage::RULES, &with(&well(), &more), storage::ESSENTIAL).0.is_empty(), "{more}");
     }

@@ -1,5 +1,5 @@
-//! Host and Origin, checked on every route: a web page must not reach a server on the operator's machine by a name of its
-//! own (DNS rebinding), nor by its visitor's browser.
+//! Host and Origin, checked on every route: a web page must not reach a server on the operator's
+//! machine by a name of its own (DNS rebinding), nor by its visitor's browser.
 
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
-//! Plans: a change thought through before a person makes it. Nothing is applied here, ever: a plan is the state that it
-//! rests on, the difference, what follows from it, and the commands of Kafka's own tools.
+//! Plans: a change thought through before a person makes it. Nothing is applied here, ever: a plan
+//! is the state that it rests on, the difference, what follows from it, and the commands of Kafka's
+//! own tools.
 //!
 //! ```text
 //!   tools/plan ─▶ facts ─▶ topic, offsets (pure) ─▶ Draft ─▶ Plans (kept an hour) ◀─ check_plan
 //! ```
 //!
-//! The state that a plan rests on is compared as a whole: whatever of it changes before the commands are run is
-//! seen by comparing again.
+//! The state that a plan rests on is compared as a whole: whatever of it changes before the
+//! commands are run is seen by comparing again.
 
 pub mod command;
 pub mod offsets;
@@ -160,7 +161,8 @@ pub fn compare(plan: &Draft, live: &State) -> Verdict {
     if *live == plan.current {
         return if is_reached { Verdict::Applied } else { Verdict::Unchanged };
     }
-    // What the plan says nothing of may not have changed either, but for what comes into being with a topic.
+    // What the plan says nothing of may not have changed either, but for what comes into being with
+    // a topic.
     let rest = |state: &State| -> State {
         let kept = state.iter().filter(|(name, _)| wanted(name).is_none() && !is_bookkeeping(name));
         kept.map(|(n, v)| (n.clone(), v.clone())).collect()

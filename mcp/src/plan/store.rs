@@ -1,4 +1,5 @@
-//! Plans that were made, for as long as they are good; in memory, bounded, each for who asked for it.
+//! Plans that were made, for as long as they are good; in memory, bounded, each for who asked for
+//! it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -37,7 +38,8 @@ impl Plans {
         expires_at_ms
     }
 
-    /// The plan of this id that this principal made, and when it ends. Those of others do not exist.
+    /// The plan of this id that this principal made, and when it ends. Those of others do not
+    /// exist.
     pub fn find(&self, id: &str, principal: &str) -> Option<(Draft, i64)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().find(|k| k.id == id && k.principal == principal)?;

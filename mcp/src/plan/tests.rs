@@ -1,4 +1,5 @@
-//! Plans by table: what is refused, what follows, what is run, and when the live state is the plan's.
+//! Plans by table: what is refused, what follows, what is run, and when the live state is the
+//! plan's.
 
 use std::collections::BTreeMap;
 

@@ -101,7 +101,8 @@ pub(super) async fn read(
                     let text = rendered.value["markdown"].as_str().unwrap_or_default();
                     Ok(ResourceContents::text(text, uri).with_mime_type("text/markdown"))
                 }
-                // A topic that does not exist is described as such by the tool; as a resource it is not there.
+                // A topic that does not exist is described as such by the tool; as a resource it is
+                // not there.
                 "ok" if rendered.value["topics"][0]["error_code"] == 3
                     || rendered.value["configs"][0]["exists"] == false =>
                 {

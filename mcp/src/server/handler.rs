@@ -104,7 +104,8 @@ impl ServerHandler for Handler {
     ) -> Result<InitializeResult, ErrorData> {
         context.peer.set_peer_info(request.clone());
         let mut result = self.negotiate_initialize(&request)?;
-        // Without sessions there is nobody to send a notification to: the versions with `initialize` cannot subscribe.
+        // Without sessions there is nobody to send a notification to: the versions with
+        // `initialize` cannot subscribe.
         if let Some(resources) = &mut result.capabilities.resources {
             resources.subscribe = None;
             resources.list_changed = None;

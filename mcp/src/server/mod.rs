@@ -1,8 +1,8 @@
 //! The Model Context Protocol, and the only module that knows `rmcp`.
 //!
-//! One endpoint serves both eras: the versions with `initialize` (2025-06-18, 2025-11-25), without sessions, and 2026-07-28.
-//! Lists are written by hand over one enum of tools, so that each caller sees what it may use; nothing that depends on
-//! the caller may be cached for others.
+//! One endpoint serves both eras: the versions with `initialize` (2025-06-18, 2025-11-25), without
+//! sessions, and 2026-07-28. Lists are written by hand over one enum of tools, so that each caller
+//! sees what it may use; nothing that depends on the caller may be cached for others.
 
 mod catalogue;
 mod handler;
@@ -31,12 +31,14 @@ pub struct Caller {
     pub client: Option<String>,
 }
 
-/// Who answers the protocol behind the door: the observer, or what the protocol's conformance suite is tried with.
+/// Who answers the protocol behind the door: the observer, or what the protocol's conformance suite
+/// is tried with.
 pub trait Answers: Clone + Send + Sync + 'static {
     /// Answers one request.
     type Handler: rmcp::ServerHandler + Clone;
 
-    /// For a request of somebody who was let in. It is made for this request, so it always knows its caller.
+    /// For a request of somebody who was let in. It is made for this request, so it always knows
+    /// its caller.
     fn handler(&self, observer: &Arc<Observer>, caller: Caller) -> Self::Handler;
 }
 

@@ -1,5 +1,5 @@
-//! What changed: topics, configs, brokers and groups, as watches of those four prefixes saw it. Bounded: the newest
-//! changes of each kind, since this process started.
+//! What changed: topics, configs, brokers and groups, as watches of those four prefixes saw it.
+//! Bounded: the newest changes of each kind, since this process started.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,7 +96,8 @@ impl Changes {
         all
     }
 
-    /// Since when changes of these kinds are known without a gap, ms since 1970; `None` if one is not watched yet.
+    /// Since when changes of these kinds are known without a gap, ms since 1970; `None` if one is
+    /// not watched yet.
     pub fn since_ms(&self, families: &[Family]) -> Option<i64> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let since: Option<Vec<i64>> = families.iter().map(|f| shared.since_ms.get(f).copied()).collect();
@@ -130,7 +131,8 @@ impl Changes {
         let read = reader.range(request).await?;
         let now = read.kvs.iter().filter_map(|kv| facts(keys, kv)).collect::<BTreeMap<_, _>>();
         if let Some(before) = known {
-            // What changed while nobody watched is seen by comparing; in between may have been more.
+            // What changed while nobody watched is seen by comparing; in between may have been
+            // more.
             self.compare(family, before, &now, read.revision, clock.now_ms());
         } else {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

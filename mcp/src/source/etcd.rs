@@ -1,10 +1,12 @@
-//! Reading etcd: at most two ranges per call, at one revision, shared by all who ask at the same time.
+//! Reading etcd: at most two ranges per call, at one revision, shared by all who ask at the same
+//! time.
 //!
-//! What was read is kept (`kept.rs`), and etcd is asked for what was put since, and for the count of all keys. That is a
-//! range as any other: linearizable, and the second one of a call is as of the revision of the first. Where the count tells that
-//! something was deleted, or another call has read on meanwhile, that range is read again, whole and as of the same revision. So a
-//! call right after a deletion may take a range more, or two if both of its ranges had one. The first calls, those a minute
-//! later, and those after anything went wrong read whole at once.
+//! What was read is kept (`kept.rs`), and etcd is asked for what was put since, and for the count
+//! of all keys. That is a range as any other: linearizable, and the second one of a call is as of
+//! the revision of the first. Where the count tells that something was deleted, or another call has
+//! read on meanwhile, that range is read again, whole and as of the same revision. So a call right
+//! after a deletion may take a range more, or two if both of its ranges had one. The first calls,
+//! those a minute later, and those after anything went wrong read whole at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -133,7 +135,8 @@ impl EtcdSource {
         health.last_ok_ms.is_some() && health.error.is_none()
     }
 
-    /// Reads everything whole the next time: what was read may not be of the history that etcd has now.
+    /// Reads everything whole the next time: what was read may not be of the history that etcd has
+    /// now.
     pub(crate) fn forget(&self) {
         *self.shared.kept() = CachedView::default();
     }
@@ -265,7 +268,8 @@ impl SharedParts {
     }
 }
 
-/// Forgets everything if etcd's newest revision is older than what was known when it was asked: it has another history.
+/// Forgets everything if etcd's newest revision is older than what was known when it was asked: it
+/// has another history.
 fn check_history(kept: &mut CachedView, known: Option<i64>, newest: i64) {
     if known.is_some_and(|known| newest < known) {
         *kept = CachedView::default();

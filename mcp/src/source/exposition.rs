@@ -1,5 +1,6 @@
-//! What is kept of a broker's metrics: a fixed table of columns, each a sum over some series of one family, and of
-//! histograms their buckets. The text may have thousands of series; a sample has about two hundred numbers.
+//! What is kept of a broker's metrics: a fixed table of columns, each a sum over some series of one
+//! family, and of histograms their buckets. The text may have thousands of series; a sample has
+//! about two hundred numbers.
 
 use std::collections::BTreeMap;
 
@@ -180,7 +181,8 @@ pub struct Sample {
     pub bounds: BTreeMap<u32, Vec<f64>>,
 }
 
-/// Reads the text format of Prometheus. Text without a single metric that is known here is an error: it is no broker.
+/// Reads the text format of Prometheus. Text without a single metric that is known here is an
+/// error: it is no broker.
 pub fn parse(text: &str) -> Result<Sample, String> {
     let mut sample = Sample::default();
     let mut buckets: BTreeMap<(u32, u64), f64> = BTreeMap::new();

@@ -1,9 +1,10 @@
-//! What scrapes left behind, in memory: for each source two rings, one of every sample for six hours, one of a sample per
-//! five minutes for seven days.
+//! What scrapes left behind, in memory: for each source two rings, one of every sample for six
+//! hours, one of a sample per five minutes for seven days.
 //!
-//! Counters are stored as they would be had no process ever started anew: when one falls, what it had counts as a start.
-//! So a rate over any window is a difference, and a roll-up is a sample. Memory is bounded: each column of each source is
-//! counted with all that it may ever take, and one that has no room is left out and counted.
+//! Counters are stored as they would be had no process ever started anew: when one falls, what it
+//! had counts as a start. So a rate over any window is a difference, and a roll-up is a sample.
+//! Memory is bounded: each column of each source is counted with all that it may ever take, and one
+//! that has no room is left out and counted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -157,7 +158,8 @@ impl Track {
             row.insert(*column, *carried + *value);
         }
         for (histogram, bounds) in &sample.bounds {
-            // Another version of the broker may have other buckets: what was kept of the old ones means nothing now.
+            // Another version of the broker may have other buckets: what was kept of the old ones
+            // means nothing now.
             if self.bounds.get(histogram).is_some_and(|known| known != bounds) {
                 let (first, last) =
                     (exposition::bucket(*histogram, 0), exposition::bucket(*histogram, u32::MAX));
@@ -180,7 +182,8 @@ impl Track {
         self.coarse.trim(now_ms - COARSE_SPAN_MS, COARSE_SAMPLES);
     }
 
-    /// The samples of a column within a time: every one as far as they are kept, roll-ups before that.
+    /// The samples of a column within a time: every one as far as they are kept, roll-ups before
+    /// that.
     pub fn between(&self, column: Column, window: Window) -> Vec<(i64, f64)> {
         let fine_from = self.fine.times.front().copied().unwrap_or(i64::MAX);
         let mut samples = if window.start_ms < fine_from {
@@ -289,7 +292,8 @@ impl History {
     }
 }
 
-/// Adds up what the buckets of several sources grew by; those with other bounds than the first are left out.
+/// Adds up what the buckets of several sources grew by; those with other bounds than the first are
+/// left out.
 pub fn add_buckets(sum: &mut Vec<(f64, f64)>, more: &[(f64, f64)]) {
     if sum.is_empty() {
         sum.extend_from_slice(more);
@@ -300,8 +304,9 @@ pub fn add_buckets(sum: &mut Vec<(f64, f64)>, more: &[(f64, f64)]) {
     }
 }
 
-/// The value below which this part of the observations lies, interpolated within its bucket; `None` without
-/// observations. What lies in the last bucket is at least its lower bound, which is the answer then.
+/// The value below which this part of the observations lies, interpolated within its bucket; `None`
+/// without observations. What lies in the last bucket is at least its lower bound, which is the
+/// answer then.
 pub fn quantile(buckets: &[(f64, f64)], part: f64) -> Option<f64> {
     let total = buckets.last()?.1;
     if total <= 0.0 {

@@ -1,20 +1,25 @@
-//! What was last read of etcd, so that only what changed since has to be read again. Pure: `etcd.rs` asks etcd.
+//! What was last read of etcd, so that only what changed since has to be read again. Pure:
+//! `etcd.rs` asks etcd.
 //!
-//! For each family of keys: all of its keys as of one revision, what they say, and the family's part of a [`View`], once. That
-//! is as much as one whole read returns; views share it until it changes.
+//! For each family of keys: all of its keys as of one revision, what they say, and the family's
+//! part of a [`View`], once. That is as much as one whole read returns; views share it until it
+//! changes.
 //!
-//! **Why nothing deleted is missed.** Let K be the keys that are known of some families, each family as of a revision that is
-//! L or younger, and A what etcd answers as of a revision R, younger than all of these: the keys that are there at R and were
-//! put after L. A key that is there at R and not in A was put at L or before and has not been touched since: it is in K, with
-//! the same value. So the keys of R are those of A and some of those of K that are not in A, and etcd's count of them, which
-//! takes no notice of L, is that of K and A together exactly if none of K was deleted. One that was deleted and created
-//! again is in A, and one that was created in place of another adds to K and A together but not to the count. If the count is any other,
-//! the families are read whole.
+//! **Why nothing deleted is missed.** Let K be the keys that are known of some families, each
+//! family as of a revision that is L or younger, and A what etcd answers as of a revision R,
+//! younger than all of these: the keys that are there at R and were put after L. A key that is
+//! there at R and not in A was put at L or before and has not been touched since: it is in K, with
+//! the same value. So the keys of R are those of A and some of those of K that are not in A, and
+//! etcd's count of them, which takes no notice of L, is that of K and A together exactly if none of
+//! K was deleted. One that was deleted and created again is in A, and one that was created in place
+//! of another adds to K and A together but not to the count. If the count is any other, the
+//! families are read whole.
 //!
-//! **What this rests on**: that there is one history. etcd's history is another one after a restore from a backup, for which every
-//! member of the cluster must be stopped. Then watches end and reads fail, and both make `etcd.rs` forget everything, as a
-//! revision that goes back does. Whatever else may happen, nothing is kept longer than [`REREAD_AFTER`] without being read
-//! whole and decoded anew.
+//! **What this rests on**: that there is one history. etcd's history is another one after a restore
+//! from a backup, for which every member of the cluster must be stopped. Then watches end and reads
+//! fail, and both make `etcd.rs` forget everything, as a revision that goes back does. Whatever
+//! else may happen, nothing is kept longer than [`REREAD_AFTER`] without being read whole and
+//! decoded anew.
 
 use std::collections::HashMap;
 
@@ -87,8 +92,9 @@ impl CachedView {
         known.iter().map(|k| k.revision).min().filter(|_| is_fresh)
     }
 
-    /// Takes what was put to families after the revision `after`, as it is at `revision`, at which they have `count` keys.
-    /// False, and nothing is changed, if the families have to be read whole to know what they are at `revision`.
+    /// Takes what was put to families after the revision `after`, as it is at `revision`, at which
+    /// they have `count` keys. False, and nothing is changed, if the families have to be read whole
+    /// to know what they are at `revision`.
     pub(super) fn add(
         &mut self,
         by_family: &Families,

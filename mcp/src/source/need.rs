@@ -1,7 +1,8 @@
 //! What of the cluster a call needs, and which ranges of etcd have it.
 //!
-//! The keys of a cluster lie in three runs: brokers, cluster, commits, configs, groups, heads, leaders; the log;
-//! offsets, producer-ids, snapshot, topics, watermarks. The log is never read, so two ranges cover everything.
+//! The keys of a cluster lie in three runs: brokers, cluster, commits, configs, groups, heads,
+//! leaders; the log; offsets, producer-ids, snapshot, topics, watermarks. The log is never read, so
+//! two ranges cover everything.
 
 use strandline_metadata::backend::KeyRange;
 use strandline_metadata::keys::Keyspace;
@@ -80,7 +81,8 @@ impl Families {
     }
 }
 
-/// What of the cluster a call needs: which families of keys. The less, the less etcd has to look through.
+/// What of the cluster a call needs: which families of keys. The less, the less etcd has to look
+/// through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Need(u8);
 

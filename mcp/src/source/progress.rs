@@ -1,8 +1,9 @@
-//! How far partitions and groups were some minutes ago, as reads of etcd left it behind: what rates of consumption,
-//! trends and estimates come from. It needs no broker.
+//! How far partitions and groups were some minutes ago, as reads of etcd left it behind: what rates
+//! of consumption, trends and estimates come from. It needs no broker.
 //!
-//! Samples of the last two minutes are all kept, older ones thinned to one a minute, for a quarter of an hour. Each has so
-//! many entries at most; when there are more, groups that come later in the order of names have no rates, and say so.
+//! Samples of the last two minutes are all kept, older ones thinned to one a minute, for a quarter
+//! of an hour. Each has so many entries at most; when there are more, groups that come later in the
+//! order of names have no rates, and say so.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -53,8 +54,8 @@ pub struct GroupPast<'a> {
 }
 
 impl GroupPast<'_> {
-    /// What a partition was at the oldest time at which its commit is known; if there is none, at the oldest at which the
-    /// partition is.
+    /// What a partition was at the oldest time at which its commit is known; if there is none, at
+    /// the oldest at which the partition is.
     pub fn of(&self, topic_id: Uuid, partition: u32) -> Option<Past> {
         let key = (topic_id, partition);
         let mut without_commit = None;

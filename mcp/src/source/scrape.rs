@@ -1,8 +1,9 @@
-//! The loop that reads the brokers' metrics and samples etcd. It runs by itself: no call ever causes a scrape.
+//! The loop that reads the brokers' metrics and samples etcd. It runs by itself: no call ever
+//! causes a scrape.
 //!
-//! Only configured targets are read, or, if there are none, the endpoints that brokers register, if their host is an
-//! allowed one: a registration is written by a broker and read by us, and must not lead us anywhere. No redirect is
-//! followed and no more than 8 MiB is read.
+//! Only configured targets are read, or, if there are none, the endpoints that brokers register, if
+//! their host is an allowed one: a registration is written by a broker and read by us, and must not
+//! lead us anywhere. No redirect is followed and no more than 8 MiB is read.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +71,8 @@ impl Samples {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Groups whose lag has no history, since there are more than are kept: those that come last in the order of ids.
+    /// Groups whose lag has no history, since there are more than are kept: those that come last in
+    /// the order of ids.
     pub fn groups_left_out(&self) -> usize {
         self.groups_left_out.load(Ordering::Relaxed)
     }
@@ -173,8 +175,8 @@ impl Scraper {
         self.metrics.history_dropped.inc_by(history.dropped.saturating_sub(counted));
     }
 
-    /// The total lag of each group, as a history of its own. What was never committed counts nothing; a group of which a
-    /// part is unknown has a hole.
+    /// The total lag of each group, as a history of its own. What was never committed counts
+    /// nothing; a group of which a part is unknown has a hole.
     fn note_lags(&self, view: &View) {
         let mut history = self.samples.history();
         let left_out = view.offsets.len().saturating_sub(HISTORY_GROUPS);

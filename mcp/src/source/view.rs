@@ -80,7 +80,8 @@ pub type GroupOffsets = BTreeMap<String, BTreeMap<u32, Arc<Stored<OffsetsValue>>
 /// How far partitions are, by topic and run of partitions.
 pub(crate) type MarksByRun = HashMap<(Uuid, u32), Arc<Stored<WatermarksValue>>>;
 
-/// The cluster as of one revision, as far as it was read. What may be much is shared with other views.
+/// The cluster as of one revision, as far as it was read. What may be much is shared with other
+/// views.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The revision.
@@ -222,7 +223,8 @@ impl View {
         Some(Marks { marks: *marks, revision: stored.value.revision })
     }
 
-    /// What a group committed for a partition of a topic; nothing if it was for another topic of the same name.
+    /// What a group committed for a partition of a topic; nothing if it was for another topic of
+    /// the same name.
     pub fn commit(&self, group: &str, topic: &str, topic_id: Uuid, partition: u32) -> Option<Commit<'_>> {
         let stored = self.offsets.get(group)?.get(topic)?.get(&(partition / OFFSETS_PER_KEY))?;
         if stored.value.topic_id != topic_id {

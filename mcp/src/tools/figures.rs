@@ -1,6 +1,8 @@
-//! Figures from the history of metrics: rates, percentiles and levels over a window, over one broker or all of them.
+//! Figures from the history of metrics: rates, percentiles and levels over a window, over one
+//! broker or all of them.
 //!
-//! A broker that has not been read lately says nothing about now: it is left out, the answer is partial and says so.
+//! A broker that has not been read lately says nothing about now: it is left out, the answer is
+//! partial and says so.
 
 use serde_json::{Value, json};
 
@@ -185,8 +187,8 @@ impl Figures {
             .reduce(|a, b| a + b)
     }
 
-    /// By how much a counter grew that a broker says nothing of until it is above zero: where the broker was read and does not
-    /// say it, it is zero.
+    /// By how much a counter grew that a broker says nothing of until it is above zero: where the
+    /// broker was read and does not say it, it is zero.
     pub(crate) fn appeared(&self, name: &str) -> Option<f64> {
         let (column, _) = exposition::scalar(name)?;
         let (always, _) = exposition::scalar("registered")?;

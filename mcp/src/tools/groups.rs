@@ -319,7 +319,8 @@ pub(super) async fn describe_group(call: &mut Call<'_>) -> Result<Body, ToolErro
 pub(super) async fn fetch_offsets(call: &mut Call<'_>) -> Result<Body, ToolError> {
     let view = call.view(Need::OFFSETS).await?;
     let wanted = call.args.text("group_id").unwrap_or_default().to_owned();
-    // Of groups, only those that committed are read here; one that did not has nothing to show but nulls.
+    // Of groups, only those that committed are read here; one that did not has nothing to show but
+    // nulls.
     let id = match call.find_group(&view, &wanted) {
         Ok(id) => id.to_owned(),
         Err(error) => {

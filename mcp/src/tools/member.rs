@@ -1,5 +1,6 @@
-//! What members of classic groups say to each other, as far as it is consumers who speak: their subscriptions and
-//! assignments, in the bytes of Kafka's consumer protocol. Whatever cannot be read is unknown, never an error.
+//! What members of classic groups say to each other, as far as it is consumers who speak: their
+//! subscriptions and assignments, in the bytes of Kafka's consumer protocol. Whatever cannot be
+//! read is unknown, never an error.
 
 use std::collections::BTreeMap;
 

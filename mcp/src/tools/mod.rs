@@ -37,8 +37,8 @@ use crate::source::view::View;
 /// What a tool's body is.
 pub(crate) type Body = Map<String, Value>;
 
-/// Declares the tools, in the order of the catalogue: each with how it is published and what answers it. Everything else that
-/// knows all tools goes by this list.
+/// Declares the tools, in the order of the catalogue: each with how it is published and what
+/// answers it. Everything else that knows all tools goes by this list.
 macro_rules! tools {
     ($($tool:ident $spec:path, |$call:ident| $answer:expr;)*) => {
         /// Every tool.

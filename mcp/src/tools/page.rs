@@ -1,5 +1,6 @@
-//! Lists in pages: a limit, a budget of bytes, and an opaque cursor that is bound to the caller, the tool and the
-//! arguments. A cursor says after which name to go on, so that lists stay in order while things come and go.
+//! Lists in pages: a limit, a budget of bytes, and an opaque cursor that is bound to the caller,
+//! the tool and the arguments. A cursor says after which name to go on, so that lists stay in order
+//! while things come and go.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,7 +32,8 @@ pub(super) fn cursor(seal: &Seal, binding: Binding<'_>, position: &str, now_ms: 
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The position of a cursor, if it was made for this caller, tool and arguments, not too long ago, by this process.
+/// The position of a cursor, if it was made for this caller, tool and arguments, not too long ago,
+/// by this process.
 pub(super) fn position(
     seal: &Seal,
     binding: Binding<'_>,
@@ -80,7 +82,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Takes an entry with its position, unless the page is full; then it says so with `false`, and the list ends here.
+    /// Takes an entry with its position, unless the page is full; then it says so with `false`, and
+    /// the list ends here.
     pub(crate) fn push(&mut self, limit: usize, position: impl Into<String>, item: Value) -> bool {
         self.push_within(limit, LIST_BYTES, position, item)
     }

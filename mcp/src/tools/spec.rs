@@ -1,5 +1,6 @@
-//! What a tool takes and what it answers, as data: the JSON schemas that are published and the checks that are made come
-//! from the same tables, so a constraint that is advertised is one that holds.
+//! What a tool takes and what it answers, as data: the JSON schemas that are published and the
+//! checks that are made come from the same tables, so a constraint that is advertised is one that
+//! holds.
 
 use serde_json::{Map, Value, json};
 
@@ -241,9 +242,10 @@ pub fn input_schema(params: &[Param]) -> Map<String, Value> {
 pub fn output_schema(output: &str) -> Map<String, Value> {
     let own = schema_of(output);
     let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-    // A catalogue is read by a model in each conversation: what does not help it is left out. `error` and `meta` are the
-    // same for every tool, and an answer has either `error`, of which the instructions speak, or all of the tool's own
-    // fields. Answers are held to the whole of it by [`full_schema`], in tests.
+    // A catalogue is read by a model in each conversation: what does not help it is left out.
+    // `error` and `meta` are the same for every tool, and an answer has either `error`, of which
+    // the instructions speak, or all of the tool's own fields. Answers are held to the whole of it
+    // by [`full_schema`], in tests.
     for property in properties.values_mut() {
         *property = outlined(property);
     }
@@ -255,7 +257,8 @@ pub fn output_schema(output: &str) -> Map<String, Value> {
     schema
 }
 
-/// The schema that answers really keep to: the tool's own fields, all of them and no others, and `meta`.
+/// The schema that answers really keep to: the tool's own fields, all of them and no others, and
+/// `meta`.
 pub fn full_schema(output: &str) -> Value {
     let mut schema = schema_of(output);
     schema["properties"]["meta"] = schema_of(META);
@@ -275,8 +278,9 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Below the top level, the names of fields and the words to choose from are enough: they stand in a description. A model
-/// reads them there for a third of what a schema costs, and no client has to make sense of a schema that says nothing.
+/// Below the top level, the names of fields and the words to choose from are enough: they stand in
+/// a description. A model reads them there for a third of what a schema costs, and no client has to
+/// make sense of a schema that says nothing.
 fn outlined(schema: &Value) -> Value {
     if let Some(branches) = schema.get("anyOf").and_then(Value::as_array) {
         return json!({"anyOf": branches.iter().map(outlined).collect::<Vec<_>>()});
@@ -317,12 +321,13 @@ fn outline_of(field: &Value) -> String {
 /// An error, as every tool may answer it.
 pub const ERROR: &str = "{code:s,message:s,retryable:b,retry_after_ms:i?,suggestions:[s],request_id:s}";
 
-/// What `meta` is; published once, in the instructions of the server and in the documentation, since every tool has it.
+/// What `meta` is; published once, in the instructions of the server and in the documentation,
+/// since every tool has it.
 pub const META: &str = "{schema_version:s,request_id:s,principal:s,cluster_id:s?,observed_at:s,etcd_revision:i?,freshness_ms:i?,partial:b,warnings:[{code:s,message:s}],window:{start:s,end:s,step_s:i,samples:i}?,sources:[{source:s,status:(ok|stale|failed|absent),age_ms:i?}]}";
 
-/// A JSON schema from a short notation: `s` text, `i` whole number, `n` number, `b` truth value, `*` anything, `(a|b)` one
-/// of these words, `[x]` a list, `<x>` a map from names, `{a:x,b:y}` an object that has all these fields; `?` behind a type
-/// allows null.
+/// A JSON schema from a short notation: `s` text, `i` whole number, `n` number, `b` truth value,
+/// `*` anything, `(a|b)` one of these words, `[x]` a list, `<x>` a map from names, `{a:x,b:y}` an
+/// object that has all these fields; `?` behind a type allows null.
 pub fn schema_of(notation: &str) -> Value {
     let mut rest = notation;
     let schema = one(&mut rest);

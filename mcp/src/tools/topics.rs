@@ -112,7 +112,8 @@ pub(crate) fn summary(view: &View, name: &str, topic: &TopicValue) -> Value {
     })
 }
 
-/// The topics that a caller names, or all that it sees, after a position. What it may not see does not exist.
+/// The topics that a caller names, or all that it sees, after a position. What it may not see does
+/// not exist.
 fn chosen<'v>(
     call: &Call<'_>,
     view: &'v View,
@@ -185,7 +186,8 @@ fn topic_row(name: &str, topic: &TopicValue, partitions: &[Value]) -> Value {
 
 fn partition_row(view: &View, candidates: &[i32], topic: &TopicValue, partition: u32) -> Value {
     let leader = Some(placement::of_partition(candidates, topic.topic_id, partition)).filter(|&n| n >= 0);
-    // Any broker serves any partition; records are replicated by the object store. Kafka's lists name the hint.
+    // Any broker serves any partition; records are replicated by the object store. Kafka's lists
+    // name the hint.
     let nodes: Vec<i32> = leader.into_iter().collect();
     let marks = view.marks(topic.topic_id, partition).map(|m| m.marks);
     json!({

@@ -1,4 +1,5 @@
-//! An observer in this process, over a store in memory and metrics endpoints that misbehave on demand.
+//! An observer in this process, over a store in memory and metrics endpoints that misbehave on
+//! demand.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(
     missing_docs,
@@ -204,7 +205,8 @@ impl Store {
         self.put(&Key::BrokerConfig(None), &ConfigsValue { format: VALUE_FORMAT, configs });
     }
 
-    /// A small cluster: two brokers, two topics of one tenant and one of another, groups that lag, are empty, never committed.
+    /// A small cluster: two brokers, two topics of one tenant and one of another, groups that lag,
+    /// are empty, never committed.
     pub fn furnish(&self, metrics: &[String], now_ms: i64) {
         self.put(
             &Key::Cluster,

@@ -1,5 +1,6 @@
-//! A backend that misbehaves on purpose, for tests and simulation: every way in which etcd and the network may
-//! fail a client without breaking their promises, and some in which a watch breaks them.
+//! A backend that misbehaves on purpose, for tests and simulation: every way in which etcd and the
+//! network may fail a client without breaking their promises, and some in which a watch breaks
+//! them.
 //!
 //! ```text
 //!   caller ── FaultyBackend ── any Backend
@@ -7,8 +8,9 @@
 //!               Faults (handle): what happens, and how likely; may be changed while calls are under way
 //! ```
 //!
-//! What happens is decided by a seed and by the order of calls. Nothing is spawned: a transaction that is to be
-//! executed later is, by the first call after its time, or by [`FaultyBackend::run_delayed`] as a task.
+//! What happens is decided by a seed and by the order of calls. Nothing is spawned: a transaction
+//! that is to be executed later is, by the first call after its time, or by
+//! [`FaultyBackend::run_delayed`] as a task.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -27,7 +29,8 @@ use super::{
     ReadBackend, Txn, TxnResponse, Watch, WatchBatch,
 };
 
-/// The most transactions that wait to be executed later. One more is never executed, which may happen as well.
+/// The most transactions that wait to be executed later. One more is never executed, which may
+/// happen as well.
 const MAX_DELAYED: usize = 1024;
 
 /// A way to fail.
@@ -41,7 +44,8 @@ pub enum Fault {
     ExecutedLater,
     /// A transaction or a new lease: it is not executed, [`BackendError::NoSpace`].
     NoSpace,
-    /// A transaction: it is executed, [`BackendError::NoSpace`], as etcd answers when it goes over its quota.
+    /// A transaction: it is executed, [`BackendError::NoSpace`], as etcd answers when it goes over
+    /// its quota.
     NoSpaceBehind,
     /// A watch: a batch with events is left out, silently.
     WatchGap,
@@ -53,7 +57,8 @@ pub enum Fault {
     WatchCompacted,
 }
 
-/// How likely each fault is, from 0 (never, the default) to 1 (always), for each call or batch that can have it.
+/// How likely each fault is, from 0 (never, the default) to 1 (always), for each call or batch that
+/// can have it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultPlan {
     /// The chance of [`Fault::Unavailable`].
@@ -88,7 +93,8 @@ pub struct FaultyBackend {
     faults: Faults,
 }
 
-/// Says what goes wrong with a [`FaultyBackend`] and all watches that it opened. Clones are handles of the same.
+/// Says what goes wrong with a [`FaultyBackend`] and all watches that it opened. Clones are handles
+/// of the same.
 #[derive(Clone)]
 pub struct Faults {
     shared: Arc<Shared>,
@@ -252,7 +258,8 @@ impl FaultyBackend {
         self.faults.clone()
     }
 
-    /// Executes in time what was put off, although nobody calls. Never returns; may be dropped at any moment.
+    /// Executes in time what was put off, although nobody calls. Never returns; may be dropped at
+    /// any moment.
     pub async fn run_delayed(&self) {
         let mut put_off = self.faults.shared.put_off.subscribe();
         loop {
@@ -267,7 +274,8 @@ impl FaultyBackend {
         }
     }
 
-    /// Executes what was put off and whose time has come. Whoever sent it has long stopped waiting for an answer.
+    /// Executes what was put off and whose time has come. Whoever sent it has long stopped waiting
+    /// for an answer.
     async fn execute_due(&self) {
         while let Some(txn) = self.faults.take_due() {
             drop(self.inner.txn(txn).await);
@@ -373,7 +381,8 @@ struct FaultyWatch {
 }
 
 impl FaultyWatch {
-    /// Takes the next batch from the store, if none is under way. Cancellation-safe, as the store's watch is.
+    /// Takes the next batch from the store, if none is under way. Cancellation-safe, as the store's
+    /// watch is.
     async fn send(&mut self) -> Result<Instant, BackendError> {
         if let Some((arrives_at, _)) = &self.under_way {
             return Ok(*arrives_at);

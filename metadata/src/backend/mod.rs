@@ -1,14 +1,15 @@
-//! The ordered key-value store that everything else in this crate stands on, as two small traits with etcd's
-//! own model and nothing more.
+//! The ordered key-value store that everything else in this crate stands on, as two small traits
+//! with etcd's own model and nothing more.
 //!
-//! [`ReadBackend`] can range and watch; it is all that a reader such as the observer gets. [`Backend`] adds
-//! transactions, leases and history compaction and exists only with the `log` feature.
+//! [`ReadBackend`] can range and watch; it is all that a reader such as the observer gets.
+//! [`Backend`] adds transactions, leases and history compaction and exists only with the `log`
+//! feature.
 //!
-//! There are two implementations, held to one conformance suite (`conformance.rs`): `etcd` for production and
-//! `embedded` for a single-process development broker and for simulation.
+//! There are two implementations, held to one conformance suite (`conformance.rs`): `etcd` for
+//! production and `embedded` for a single-process development broker and for simulation.
 //!
-//! No implementation retries a transaction by itself. A transaction whose answer is lost may have been
-//! executed, and only the caller knows how to find out (see `LOG.md`, "unknown outcomes").
+//! No implementation retries a transaction by itself. A transaction whose answer is lost may have
+//! been executed, and only the caller knows how to find out (see `LOG.md`, "unknown outcomes").
 
 #[cfg(feature = "log")]
 pub mod conformance;
@@ -77,7 +78,8 @@ impl KeyRange {
         Self::Span { start, end: end.into() }
     }
 
-    /// Everything from the first key of this range to the last of `last`, which must not lie before it.
+    /// Everything from the first key of this range to the last of `last`, which must not lie before
+    /// it.
     #[must_use]
     pub fn to(self, last: Self) -> Self {
         let (Self::Key(start) | Self::Span { start, .. }) = self;
@@ -123,12 +125,14 @@ pub struct RangeResponse {
     pub more: bool,
 }
 
-/// Which keys of a range were put after a revision. What was deleted shows in the count of all keys only.
+/// Which keys of a range were put after a revision. What was deleted shows in the count of all keys
+/// only.
 #[derive(Clone, Debug)]
 pub struct ChangedRequest {
     /// Which keys.
     pub keys: KeyRange,
-    /// Those whose newest put is younger than this revision, which may be one of the future: then there are none.
+    /// Those whose newest put is younger than this revision, which may be one of the future: then
+    /// there are none.
     pub after: i64,
     /// As of this revision; `None` is the newest, read linearizably.
     pub revision: Option<i64>,
@@ -137,7 +141,8 @@ pub struct ChangedRequest {
 /// The answer to a [`ChangedRequest`].
 #[derive(Clone, Debug)]
 pub struct ChangedResponse {
-    /// The store's newest revision when the request was served (not the revision that was asked for).
+    /// The store's newest revision when the request was served (not the revision that was asked
+    /// for).
     pub revision: i64,
     /// The keys that were put and are still there, in key order.
     pub kvs: Vec<KeyValue>,
@@ -250,26 +255,31 @@ impl Event {
     }
 }
 
-/// A run of events from a watch. Revisions are complete: all events of one revision are in one batch.
+/// A run of events from a watch. Revisions are complete: all events of one revision are in one
+/// batch.
 #[derive(Clone, Debug)]
 pub struct WatchBatch {
-    /// Events in revision order. Within one revision their order means nothing. May be empty (a progress report).
+    /// Events in revision order. Within one revision their order means nothing. May be empty (a
+    /// progress report).
     pub events: Vec<Event>,
-    /// Everything up to and including this revision has now been delivered. It may lag behind the store's revision
-    /// for as long as nothing happens in the watched range, since etcd's own progress reports cannot be trusted to
-    /// come after the events that they cover (see `etcd/watch.rs`).
+    /// Everything up to and including this revision has now been delivered. It may lag behind the
+    /// store's revision for as long as nothing happens in the watched range, since etcd's own
+    /// progress reports cannot be trusted to come after the events that they cover (see
+    /// `etcd/watch.rs`).
     pub revision: i64,
 }
 
 /// Why a backend could not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
-    /// It was certainly not executed (never sent, refused, no leader); the same call may be tried again.
+    /// It was certainly not executed (never sent, refused, no leader); the same call may be tried
+    /// again.
     #[error("the metadata store is unavailable: {0}")]
     Unavailable(String),
-    /// It was sent and the answer is lost: it may have been executed, or may still be. A read that does not find
-    /// it proves nothing, not even a linearizable one: etcd was seen to execute such a transaction after it.
-    /// Sending the same transaction again, with a compare that only one of the two can pass, decides.
+    /// It was sent and the answer is lost: it may have been executed, or may still be. A read that
+    /// does not find it proves nothing, not even a linearizable one: etcd was seen to execute such
+    /// a transaction after it. Sending the same transaction again, with a compare that only one of
+    /// the two can pass, decides.
     #[error("the metadata store's answer was lost: {0}")]
     OutcomeUnknown(String),
     /// The revision asked for is older than the history that is kept.
@@ -278,13 +288,14 @@ pub enum BackendError {
         /// The oldest revision that can still be read or watched; 0 if the store did not say.
         oldest: i64,
     },
-    /// The store is at its quota and refuses writes that need space (etcd's NOSPACE alarm). etcd executes the
-    /// transaction that takes it over its quota all the same, and answers like this: so it may have been executed, but
-    /// nothing of it is under way any more, and a linearizable read tells.
+    /// The store is at its quota and refuses writes that need space (etcd's NOSPACE alarm). etcd
+    /// executes the transaction that takes it over its quota all the same, and answers like this:
+    /// so it may have been executed, but nothing of it is under way any more, and a linearizable
+    /// read tells.
     #[error("the metadata store is out of space")]
     NoSpace,
-    /// The request is larger or has more operations than the store allows; it was not executed. Of a range: the
-    /// answer is larger than this client takes, so ask for less.
+    /// The request is larger or has more operations than the store allows; it was not executed. Of
+    /// a range: the answer is larger than this client takes, so ask for less.
     #[error("the request is too large for the metadata store: {0}")]
     TooLarge(String),
     /// The credentials do not allow it.
@@ -301,8 +312,8 @@ pub enum BackendError {
 /// A stream of [`WatchBatch`]es. Dropping it ends the watch.
 #[async_trait]
 pub trait Watch: Send + fmt::Debug {
-    /// The next batch. Cancellation-safe. An error ends the watch; open a new one from the revision after the
-    /// last batch. [`BackendError::Compacted`] means that this is no longer possible.
+    /// The next batch. Cancellation-safe. An error ends the watch; open a new one from the revision
+    /// after the last batch. [`BackendError::Compacted`] means that this is no longer possible.
     async fn next(&mut self) -> Result<WatchBatch, BackendError>;
 }
 
@@ -312,12 +323,12 @@ pub trait ReadBackend: Send + Sync + fmt::Debug {
     /// Ranges over keys.
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, BackendError>;
 
-    /// Ranges over the keys that were put after a revision, and counts all. It needs no history: it says of keys that are there
-    /// how old they are.
+    /// Ranges over the keys that were put after a revision, and counts all. It needs no history: it
+    /// says of keys that are there how old they are.
     async fn changed(&self, request: ChangedRequest) -> Result<ChangedResponse, BackendError>;
 
-    /// Watches a range of keys from `revision` on, inclusive. The watch delivers progress reports now and then, so that
-    /// a watcher can tell silence from a stuck stream.
+    /// Watches a range of keys from `revision` on, inclusive. The watch delivers progress reports
+    /// now and then, so that a watcher can tell silence from a stuck stream.
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError>;
 }
 
@@ -328,17 +339,19 @@ pub trait Backend: ReadBackend {
     /// Executes a transaction, once at most. Never retried here.
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, BackendError>;
 
-    /// Makes a lease that ends `ttl_s` seconds after its last keep-alive, and with it every key attached to it. The
-    /// store may make a very short one longer.
+    /// Makes a lease that ends `ttl_s` seconds after its last keep-alive, and with it every key
+    /// attached to it. The store may make a very short one longer.
     async fn lease_grant(&self, ttl_s: i64) -> Result<i64, BackendError>;
 
-    /// Keeps a lease alive; answers with the seconds that it now has. [`BackendError::LeaseGone`] if it ended.
+    /// Keeps a lease alive; answers with the seconds that it now has. [`BackendError::LeaseGone`]
+    /// if it ended.
     async fn lease_keep_alive(&self, lease: i64) -> Result<i64, BackendError>;
 
     /// Ends a lease now, and deletes every key attached to it.
     async fn lease_revoke(&self, lease: i64) -> Result<(), BackendError>;
 
-    /// Forgets the history before `revision`. Asking for what is already forgotten is no error. `revision` itself can
-    /// still be read; a watch from exactly there may miss a deletion at it (etcd forgets that one), so leave a margin.
+    /// Forgets the history before `revision`. Asking for what is already forgotten is no error.
+    /// `revision` itself can still be read; a watch from exactly there may miss a deletion at it
+    /// (etcd forgets that one), so leave a margin.
     async fn compact(&self, revision: i64) -> Result<(), BackendError>;
 }

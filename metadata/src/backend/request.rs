@@ -1,10 +1,10 @@
-//! What makes a range or a watch well-formed, checked before a store looks at it: no request may reach etcd whose
-//! meaning there differs from the one of [`KeyRange`].
+//! What makes a range or a watch well-formed, checked before a store looks at it: no request may
+//! reach etcd whose meaning there differs from the one of [`KeyRange`].
 
 use super::{BackendError, KeyRange};
 
-/// A range that etcd would read differently than [`KeyRange::contains`] does (an empty end is one key there,
-/// an end of `\0` is the whole rest of the keyspace) is refused.
+/// A range that etcd would read differently than [`KeyRange::contains`] does (an empty end is one
+/// key there, an end of `\0` is the whole rest of the keyspace) is refused.
 pub(super) fn check_range(keys: &KeyRange) -> Result<(), BackendError> {
     let (KeyRange::Key(first) | KeyRange::Span { start: first, .. }) = keys;
     check_key(first)?;

@@ -1,7 +1,7 @@
 //! What makes a transaction well-formed and small enough, checked before a store looks at it.
 //!
-//! etcd itself checks all of this; here are its rules, so that the embedded backend refuses exactly what etcd
-//! would, and so that a caller can tell beforehand.
+//! etcd itself checks all of this; here are its rules, so that the embedded backend refuses exactly
+//! what etcd would, and so that a caller can tell beforehand.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use super::{BackendError, Compare, KeyRange, Op, Txn};
 
 use crate::limits::{BACKEND_TXN_OPS, ETCD_REQUEST_BYTES};
 
-/// What a compare or a step costs on the wire beside its key and value: tags, lengths, a number, an enum.
+/// What a compare or a step costs on the wire beside its key and value: tags, lengths, a number, an
+/// enum.
 const STEP_OVERHEAD_BYTES: usize = 32;
 
 /// Everything about a transaction that means the same for every store.
@@ -63,8 +64,8 @@ pub fn txn_bytes(txn: &Txn) -> usize {
     compares.chain(steps).map(|bytes| bytes + STEP_OVERHEAD_BYTES).sum()
 }
 
-/// etcd's rule: compares and each branch count on their own, and a nested transaction gets what the widest of
-/// the three left over.
+/// etcd's rule: compares and each branch count on their own, and a nested transaction gets what the
+/// widest of the three left over.
 fn check_operations(txn: &Txn, allowed: usize) -> Result<(), BackendError> {
     let widest = txn.compares.len().max(txn.then.len()).max(txn.otherwise.len());
     let Some(left) = allowed.checked_sub(widest) else {
@@ -87,9 +88,10 @@ struct Changed<'a> {
     deletes: Vec<&'a KeyRange>,
 }
 
-/// No key may be changed twice in one transaction. One put in one branch of a nested transaction and one in its
-/// other branch exclude each other. etcd lets a delete in one nested transaction meet a put in an earlier
-/// sibling; here that is refused as well, so that a revision has one event per key.
+/// No key may be changed twice in one transaction. One put in one branch of a nested transaction
+/// and one in its other branch exclude each other. etcd lets a delete in one nested transaction
+/// meet a put in an earlier sibling; here that is refused as well, so that a revision has one event
+/// per key.
 fn changed_keys(ops: &[Op]) -> Result<Changed<'_>, BackendError> {
     let mut all = Changed::default();
     for op in ops {

@@ -97,7 +97,8 @@ pub(super) struct Shared {
     pub(super) parts: Vec<Part>,
     /// Keys that the parts change: no transaction may change one twice.
     changed: BTreeSet<Bytes>,
-    /// Steps and compares of the widest part. etcd gives a nested transaction what the one around it leaves.
+    /// Steps and compares of the widest part. etcd gives a nested transaction what the one around
+    /// it leaves.
     widest: usize,
     records: usize,
     record_bytes: usize,
@@ -107,13 +108,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Whether etcd's limit of operations allows so many records and parts, and a nested transaction so wide.
+    /// Whether etcd's limit of operations allows so many records and parts, and a nested
+    /// transaction so wide.
     fn is_narrow_enough(records: usize, parts: usize, widest: usize) -> bool {
         records + parts + FIXED_STEPS + widest <= BACKEND_TXN_OPS
     }
 
-    /// Takes a flush in, or gives it back if it does not fit. A flush that is larger than a transaction is taken if it
-    /// is the first.
+    /// Takes a flush in, or gives it back if it does not fit. A flush that is larger than a
+    /// transaction is taken if it is the first.
     pub(super) fn take_flush(&mut self, flush: QueuedFlush) -> Result<(), QueuedFlush> {
         let bytes: usize = flush.records.iter().map(Bytes::len).sum();
         let fits = self.records + flush.records.len() <= RECORDS_PER_TXN

@@ -6,16 +6,17 @@
 //!   groups' writes   ═▶ ┘
 //! ```
 //!
-//! One transaction of a broker is in flight at a time, whatever it carries. Each compares that the broker's
-//! registration still has the create revision that it got (invariant 5), and that the head of its incarnation is as
-//! the one before left it; each moves that head. So no sequence number is ever used twice, and a transaction whose
-//! answer is lost has left a trace that tells whether it was executed, and when: one rule for all of them, in
-//! [`settle`](self::settle). Each puts `commits` as well, whose version counts the transactions of all brokers:
-//! whoever follows them notices if a watch leaves one out.
+//! One transaction of a broker is in flight at a time, whatever it carries. Each compares that the
+//! broker's registration still has the create revision that it got (invariant 5), and that the head
+//! of its incarnation is as the one before left it; each moves that head. So no sequence number is
+//! ever used twice, and a transaction whose answer is lost has left a trace that tells whether it
+//! was executed, and when: one rule for all of them, in [`settle`](self::settle). Each puts
+//! `commits` as well, whose version counts the transactions of all brokers: whoever follows them
+//! notices if a watch leaves one out.
 //!
-//! What shares a transaction: flushes that are ready, and changes without a record, each nested with its own compares
-//! so that it fails alone. A change with a record has a transaction to itself, since its compares decide whether its
-//! sequence number is used.
+//! What shares a transaction: flushes that are ready, and changes without a record, each nested
+//! with its own compares so that it fails alone. A change with a record has a transaction to
+//! itself, since its compares decide whether its sequence number is used.
 
 mod gather;
 mod run;
@@ -40,7 +41,8 @@ use crate::state::{BatchOutcome, Effects};
 /// Why something was not (or not certainly) committed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The broker is not registered now, or not any more: nothing was committed. Try again, here or elsewhere.
+    /// The broker is not registered now, or not any more: nothing was committed. Try again, here or
+    /// elsewhere.
     #[error("the broker is not registered")]
     NotRegistered,
     /// One of its own compares did not hold: look again and decide anew.
@@ -70,10 +72,12 @@ impl CommitError {
     }
 }
 
-/// What became of a flush. A flush that is too large for one record is split, so it may be committed in part.
+/// What became of a flush. A flush that is too large for one record is split, so it may be
+/// committed in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlushOutcome {
-    /// The outcomes of the batches that are decided, in the order of the flush; a prefix of them if `error` is set.
+    /// The outcomes of the batches that are decided, in the order of the flush; a prefix of them if
+    /// `error` is set.
     pub outcomes: Vec<BatchOutcome>,
     /// Why the others are not.
     pub error: Option<CommitError>,
@@ -93,7 +97,8 @@ pub struct Change {
 /// What a transaction did with a flush or a change.
 #[derive(Debug, Default)]
 struct Committed {
-    /// One for each record that is committed, in order: what it brings about once it is applied here.
+    /// One for each record that is committed, in order: what it brings about once it is applied
+    /// here.
     records: Vec<oneshot::Receiver<Effects>>,
     /// Why the records after those are not.
     error: Option<CommitError>,
@@ -138,13 +143,14 @@ pub fn committer(replica: Replica, sessions: SessionCell) -> (Committer, CommitL
 }
 
 impl Committer {
-    /// What every broker of the cluster is known to understand (see [`crate::state::FEATURE_LEVEL`]).
+    /// What every broker of the cluster is known to understand (see
+    /// [`crate::state::FEATURE_LEVEL`]).
     pub fn feature_level(&self) -> u32 {
         self.replica.read(|view| view.state.feature_level())
     }
 
-    /// Queues a flush whose object is durable; waits only for a place in the queue. Flushes are committed in the
-    /// order of these calls.
+    /// Queues a flush whose object is durable; waits only for a place in the queue. Flushes are
+    /// committed in the order of these calls.
     pub async fn flush(
         &self,
         incarnation: i64,
@@ -177,8 +183,9 @@ impl Committer {
         }
     }
 
-    /// Commits a change of plain keys that may wait a little for others to share its transaction, under `session` or
-    /// not at all. Gives the revision as soon as it is committed, which this broker may not have applied yet.
+    /// Commits a change of plain keys that may wait a little for others to share its transaction,
+    /// under `session` or not at all. Gives the revision as soon as it is committed, which this
+    /// broker may not have applied yet.
     ///
     /// Who stops waiting gives up what was not sent yet; what was sent may still be executed.
     pub async fn write(

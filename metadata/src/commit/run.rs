@@ -14,7 +14,8 @@ use crate::limits::{PATIENCE, RECORDS_PER_TXN, TXN_RECORD_BYTES};
 use crate::replica::Replica;
 use crate::state::Effects;
 
-/// What became of a transaction: its revision and which parts took place, or why nothing was committed.
+/// What became of a transaction: its revision and which parts took place, or why nothing was
+/// committed.
 type Outcome = Result<(i64, Vec<Result<(), CommitError>>), CommitError>;
 
 /// Commits what is proposed; run it for as long as the handle is used.
@@ -57,12 +58,14 @@ impl CommitLoop {
     /// Commits until every handle is dropped.
     pub async fn run(mut self) {
         while self.wait().await {
-            // Patient parts whose turn has come go first, so that a stream of other changes cannot put them off.
+            // Patient parts whose turn has come go first, so that a stream of other changes cannot
+            // put them off.
             let is_patients_turn = self.next_patient.is_some() && Instant::now() >= self.patient_due;
             match self.next_proposal.take() {
                 Some(Proposal::Alone { record, compares, ops, reply }) if !is_patients_turn => {
                     let committed = self.commit_alone(record, &compares, &ops).await;
-                    // Whoever stopped waiting does not need the answer; what is committed stays committed.
+                    // Whoever stopped waiting does not need the answer; what is committed stays
+                    // committed.
                     let _ = reply.send(committed);
                 }
                 proposal => {
@@ -101,7 +104,8 @@ impl CommitLoop {
         }
     }
 
-    /// Takes everything that is ready and may share the next transaction. Patient parts join one that is made anyway.
+    /// Takes everything that is ready and may share the next transaction. Patient parts join one
+    /// that is made anyway.
     fn gather(&mut self, is_patients_turn: bool) -> Shared {
         let mut shared = Shared::default();
         if is_patients_turn {
@@ -180,7 +184,8 @@ impl CommitLoop {
                     rest = later;
                 }
                 Err(error) => {
-                    // Order within a producer holds only if nothing of the rest overtakes what failed.
+                    // Order within a producer holds only if nothing of the rest overtakes what
+                    // failed.
                     for (flush, _) in rest {
                         flushes[*flush].committed.error = Some(error.clone());
                     }
@@ -219,8 +224,8 @@ impl CommitLoop {
         current
     }
 
-    /// Commits under the next sequence numbers. The receivers are for the outcomes of the records. Given up when nobody
-    /// waits any more while it is certain that nothing was executed.
+    /// Commits under the next sequence numbers. The receivers are for the outcomes of the records.
+    /// Given up when nobody waits any more while it is certain that nothing was executed.
     async fn commit(
         &mut self,
         contents: &Contents<'_>,
@@ -285,8 +290,8 @@ impl CommitLoop {
         self.session = None;
     }
 
-    /// Which parts of a transaction took place that was executed at `revision` and whose answer is lost: those whose
-    /// compares held just before it.
+    /// Which parts of a transaction took place that was executed at `revision` and whose answer is
+    /// lost: those whose compares held just before it.
     async fn parts_traced(&self, parts: &[Txn], revision: i64) -> Vec<Result<(), CommitError>> {
         let mut done = Vec::with_capacity(parts.len());
         for part in parts {

@@ -1,9 +1,10 @@
 //! The one rule for lost answers: send a transaction until it is certain what became of it.
 //!
-//! An answer that is lost proves nothing, and neither does a read that does not find the change: etcd may execute the
-//! transaction later. So every transaction that is sent here leaves a *trace*, a key that only it puts with that
-//! content, and compares something that only one of two sends can pass. Then the same transaction may be sent again
-//! and again, and a read of the trace decides. What was sent once is only ever sent again as it was.
+//! An answer that is lost proves nothing, and neither does a read that does not find the change:
+//! etcd may execute the transaction later. So every transaction that is sent here leaves a *trace*,
+//! a key that only it puts with that content, and compares something that only one of two sends can
+//! pass. Then the same transaction may be sent again and again, and a read of the trace decides.
+//! What was sent once is only ever sent again as it was.
 
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ pub(crate) enum Verdict {
     Pending,
     /// It was not executed and never will be: something that it compares is gone for good.
     Impossible,
-    /// It can never be executed any more, and the trace that would tell whether it was before is gone.
+    /// It can never be executed any more, and the trace that would tell whether it was before is
+    /// gone.
     Gone,
     /// The trace is not one that this process could have left: nothing is certain.
     Foreign,
@@ -62,7 +64,8 @@ pub(crate) enum Settled {
     Unknown,
 }
 
-/// Sends `txn` until it is certain what became of it. Its `otherwise` must read the keys of `trace`.
+/// Sends `txn` until it is certain what became of it. Its `otherwise` must read the keys of
+/// `trace`.
 pub(crate) async fn settle(backend: &dyn Backend, txn: &Txn, trace: &dyn Trace) -> Settled {
     let mut backoff = BACKOFF.0;
     // Whether an earlier send may have been executed.
@@ -72,7 +75,8 @@ pub(crate) async fn settle(backend: &dyn Backend, txn: &Txn, trace: &dyn Trace) 
             Ok(answer) => answer,
             Err(_) => Err(BackendError::OutcomeUnknown("no answer in time".to_owned())),
         };
-        // If set, the store refused it: give up unless the trace shows that it was executed all the same.
+        // If set, the store refused it: give up unless the trace shows that it was executed all the
+        // same.
         let mut refusal = None;
         match answer {
             Ok(response) if response.succeeded => return Settled::Answered(response),
@@ -127,7 +131,8 @@ fn explain(trace: &dyn Trace, response: &TxnResponse, sent: bool) -> Settled {
     }
 }
 
-/// Two processes that share an incarnation, or a commit that was executed against all that the store had said.
+/// Two processes that share an incarnation, or a commit that was executed against all that the
+/// store had said.
 fn foreign() -> Settled {
     error!("somebody else has left a trace that only this process may leave");
     Settled::Unknown

@@ -1,11 +1,12 @@
-//! Splitting a flush that is too large for one record. A partition's batches stay whole unless they alone are too
-//! large.
+//! Splitting a flush that is too large for one record. A partition's batches stay whole unless they
+//! alone are too large.
 
 use prost::Message;
 
 use crate::record::{Flush, FlushPartition, FlushTopic};
 
-/// The parts of `flush`, each at most about `limit` bytes as a record; all but the last say that they continue.
+/// The parts of `flush`, each at most about `limit` bytes as a record; all but the last say that
+/// they continue.
 pub(super) fn split(flush: Flush, limit: usize) -> Vec<Flush> {
     if flush.encoded_len() <= limit {
         return vec![flush];

@@ -80,7 +80,8 @@ impl Contents<'_> {
         Txn { compares, then, otherwise }
     }
 
-    /// Which of the parts took place, by the answer to the transaction; `None` for an answer that cannot be.
+    /// Which of the parts took place, by the answer to the transaction; `None` for an answer that
+    /// cannot be.
     pub(super) fn parts_done(&self, responses: &[OpResponse]) -> Option<Vec<bool>> {
         let answers = responses.get(self.ops.len()..self.ops.len() + self.parts.len())?;
         answers

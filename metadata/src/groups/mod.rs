@@ -1,8 +1,9 @@
 //! Reading and writing consumer groups: the keys under `groups/` and `offsets/`.
 //!
-//! A write compares everything that it replaces: the group's key and every key of offsets that it puts. So of two
-//! brokers that both believe to coordinate a group, one loses, reads again and decides anew (invariant 8). Writes of
-//! many groups share one transaction of the committer, each nested in it, so that a loser fails alone.
+//! A write compares everything that it replaces: the group's key and every key of offsets that it
+//! puts. So of two brokers that both believe to coordinate a group, one loses, reads again and
+//! decides anew (invariant 8). Writes of many groups share one transaction of the committer, each
+//! nested in it, so that a loser fails alone.
 //!
 //! None of this is known to the state machine: groups decide nothing about records.
 
@@ -79,7 +80,8 @@ pub enum GroupWriteError {
     /// Something is not as it was read: read it again and decide anew.
     #[error("another broker changed the group")]
     Conflict,
-    /// The metadata store did not answer, or refuses. The write may still happen; whoever goes on must read first.
+    /// The metadata store did not answer, or refuses. The write may still happen; whoever goes on
+    /// must read first.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The broker is stopping.
@@ -115,8 +117,8 @@ pub async fn read(
     Ok(stored)
 }
 
-/// What is committed for a group, no older than this call. Only what differs from `known` is transferred if nothing
-/// does.
+/// What is committed for a group, no older than this call. Only what differs from `known` is
+/// transferred if nothing does.
 pub async fn read_offsets(
     backend: &dyn ReadBackend,
     keys: &Keyspace,

@@ -34,8 +34,9 @@ impl GroupWriter {
 
     /// Writes. `session` is the one under which was read what the write compares.
     ///
-    /// Without an answer within [`BACKEND_TIMEOUT`] the outcome is unknown: who goes on must read first. Should the
-    /// write be executed later, its compares see to it that nothing that was written since is changed.
+    /// Without an answer within [`BACKEND_TIMEOUT`] the outcome is unknown: who goes on must read
+    /// first. Should the write be executed later, its compares see to it that nothing that was
+    /// written since is changed.
     pub async fn write(
         &self,
         session: Session,
@@ -69,7 +70,8 @@ impl From<CommitError> for GroupWriteError {
     }
 }
 
-/// One group's transaction: all of it or nothing. With it, how many bytes the group's own value has.
+/// One group's transaction: all of it or nothing. With it, how many bytes the group's own value
+/// has.
 fn transaction(keys: &Keyspace, write: &GroupWrite) -> (Txn, usize) {
     assert!(write.offsets.len() <= GROUP_WRITE_KEYS, "a write of too many keys would not fit beside others");
     let own = keys.encode(&Key::Group(write.group.clone()));

@@ -1,7 +1,8 @@
 //! The barrier: reads that must be current on any broker.
 //!
-//! A linearizable read of how many transactions the log has had, *sent after the waiter arrived*, then waiting until so
-//! many are applied. Many waiters share the next read; none shares one that was already sent. It writes nothing.
+//! A linearizable read of how many transactions the log has had, *sent after the waiter arrived*,
+//! then waiting until so many are applied. Many waiters share the next read; none shares one that
+//! was already sent. It writes nothing.
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;

@@ -60,8 +60,8 @@ impl ReplicaLoop {
         Self { replica, view, backoff: BACKOFF.0 }
     }
 
-    /// Follows until it is dropped, or until it meets something that this build must not pass over: then it ends
-    /// with the reason, and the broker must stop.
+    /// Follows until it is dropped, or until it meets something that this build must not pass over:
+    /// then it ends with the reason, and the broker must stop.
     pub async fn run(mut self) -> LoadError {
         loop {
             let next = self.replica.read(|view| view.revision) + 1;
@@ -111,7 +111,8 @@ impl ReplicaLoop {
         let mut due: Option<(i64, Instant)> = None;
         loop {
             let deadline = due.map_or(heard + WATCH_SILENCE, |(_, at)| at.min(heard + WATCH_SILENCE));
-            // What has arrived comes before the deadline for it: a process that was stopped for a while finds both.
+            // What has arrived comes before the deadline for it: a process that was stopped for a
+            // while finds both.
             tokio::select! {
                 biased;
                 () = shared.rebuild.notified() => {
@@ -186,7 +187,8 @@ impl ReplicaLoop {
         commits.sort_unstable_by_key(|(commit, _)| commit.revision);
         let commits = complete(self.view.commits, &commits, records.iter().map(|(at, ..)| at.revision))?;
         let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
-        // What fails on the way is never published: the view is thrown away with all that was applied.
+        // What fails on the way is never published: the view is thrown away with all that was
+        // applied.
         for (at, record, body) in &records {
             let effects = self.view.state.apply(*at, record, body)?;
             if effects.checkpoint.is_some() {
@@ -201,7 +203,8 @@ impl ReplicaLoop {
             apply_plain(&mut self.view, &self.replica, event)?;
         }
         self.view.commits = commits;
-        // Progress reports are no evidence that everything before them was delivered: only events move the revision.
+        // Progress reports are no evidence that everything before them was delivered: only events
+        // move the revision.
         if let Some(newest) = batch.events.iter().map(Event::revision).max() {
             self.view.revision = self.view.revision.max(newest);
             self.view.state.advance(newest);
@@ -255,7 +258,8 @@ impl ReplicaLoop {
         }
     }
 
-    /// Reads the state anew and puts it in the place of the old one. Gives the reason if that can never work.
+    /// Reads the state anew and puts it in the place of the old one. Gives the reason if that can
+    /// never work.
     async fn rebuild(&mut self, why: &str) -> Option<LoadError> {
         warn!(why, "throwing the state away and reading it anew");
         loop {
@@ -287,9 +291,10 @@ impl ReplicaLoop {
         shared.view.store(Arc::new(view.clone()));
         self.view = view;
         self.count(|c| c.rebuilds += 1);
-        // Whoever waits for a record that the rebuilt state covers will never see its outcome: dropping the sender
-        // says so. What is beyond the heads will still come. An incarnation that the state does not know has written
-        // nothing yet, if it is registered; otherwise it was forgotten, with all that it wrote.
+        // Whoever waits for a record that the rebuilt state covers will never see its outcome:
+        // dropping the sender says so. What is beyond the heads will still come. An incarnation
+        // that the state does not know has written nothing yet, if it is registered; otherwise it
+        // was forgotten, with all that it wrote.
         let will_come = |incarnation: &i64, sequence: u64| match heads.get(incarnation) {
             Some(known) => known.head < sequence,
             None => registered.contains(incarnation),
@@ -311,8 +316,9 @@ impl ReplicaLoop {
     }
 }
 
-/// The count after `commits`, each with the number of its records, if nothing is missing between `known` and the last of
-/// them. `records` are the revisions of all records that came with them. All are in the order of their revisions.
+/// The count after `commits`, each with the number of its records, if nothing is missing between
+/// `known` and the last of them. `records` are the revisions of all records that came with them.
+/// All are in the order of their revisions.
 fn complete(
     known: Commits,
     commits: &[(Commits, Option<usize>)],
@@ -353,7 +359,8 @@ fn apply_plain(view: &mut View, replica: &Replica, event: &Event) -> Result<(), 
         && keys.parse(&kv.key) == Some(Key::Snapshot)
     {
         let pointer = SnapshotValue::decode(&kv.value)?;
-        // Divergence is detected here: whoever wrote the snapshot must have had the digest that this broker noted.
+        // Divergence is detected here: whoever wrote the snapshot must have had the digest that
+        // this broker noted.
         if let Some(newest) = pointer.snapshots.first()
             && let Some(own) = view.state.checkpoints().iter().find(|c| c.revision == newest.revision)
             && format!("{:016x}", own.digest) != newest.digest

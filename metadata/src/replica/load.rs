@@ -25,8 +25,8 @@ pub enum LoadError {
     /// The metadata store does not answer.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// No listed snapshot can be read, however often it was tried. Starting from nothing would lose everything, so this
-    /// is final.
+    /// No listed snapshot can be read, however often it was tried. Starting from nothing would lose
+    /// everything, so this is final.
     #[error("no snapshot can be read, and the log before them is gone; last: {0}")]
     Snapshots(SnapshotError),
     /// The object store does not answer.
@@ -93,8 +93,8 @@ impl From<RecordError> for LoadError {
     }
 }
 
-/// Reads everything at one revision, which must not be below `known_revision`: a store that is behind what was
-/// applied already has been restored.
+/// Reads everything at one revision, which must not be below `known_revision`: a store that is
+/// behind what was applied already has been restored.
 pub(super) async fn load(
     backend: &dyn Backend,
     keys: &Keyspace,
@@ -163,8 +163,9 @@ async fn load_once(
     Ok(view)
 }
 
-/// Applies the records of `log` that come after the state's revision, in the order of their revisions and, within
-/// one, of their sequence numbers: a range returns them in key order, which is another.
+/// Applies the records of `log` that come after the state's revision, in the order of their
+/// revisions and, within one, of their sequence numbers: a range returns them in key order, which
+/// is another.
 fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), LoadError> {
     let mut records: Vec<(Position, &KeyValue)> = log
         .iter()
@@ -184,8 +185,8 @@ fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), Lo
     Ok(())
 }
 
-/// The state at `revision`, from one listed snapshot and the records after it. Whatever snapshot a broker starts from, this
-/// must be the same: so an audit compares them.
+/// The state at `revision`, from one listed snapshot and the records after it. Whatever snapshot a
+/// broker starts from, this must be the same: so an audit compares them.
 pub async fn replay_from(
     backend: &dyn Backend,
     keys: &Keyspace,
@@ -243,7 +244,8 @@ pub(crate) async fn pages(
     }
 }
 
-/// The revision of the newest snapshot in the object store, whether or not the metadata store knows of it.
+/// The revision of the newest snapshot in the object store, whether or not the metadata store knows
+/// of it.
 pub(super) async fn newest_snapshot(store: &dyn Store) -> Result<Option<i64>, LoadError> {
     snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)
 }

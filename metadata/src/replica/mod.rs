@@ -1,9 +1,10 @@
 //! A broker's copy of the log's meaning, kept current by one loop.
 //!
-//! [`Replica::open`] reads everything at one revision; [`ReplicaLoop::run`] then follows the watch and applies each
-//! revision when it is complete. Whatever goes wrong with the watch (it is cut, compacted away, stuck, or skips a
-//! sequence number) ends in one of two ways: it is opened again from the next revision, or the state is thrown away
-//! and read anew. Reads of what is known go on meanwhile.
+//! [`Replica::open`] reads everything at one revision; [`ReplicaLoop::run`] then follows the watch
+//! and applies each revision when it is complete. Whatever goes wrong with the watch (it is cut,
+//! compacted away, stuck, or skips a sequence number) ends in one of two ways: it is opened again
+//! from the next revision, or the state is thrown away and read anew. Reads of what is known go on
+//! meanwhile.
 
 mod barrier;
 mod follow;
@@ -32,8 +33,8 @@ use crate::names::Names;
 use crate::state::{Effects, Position, State};
 use crate::values::SnapshotValue;
 
-/// The state and the caches of plain keys, as of the same revision. What is published never changes, and a clone costs
-/// nothing that grows with it.
+/// The state and the caches of plain keys, as of the same revision. What is published never
+/// changes, and a clone costs nothing that grows with it.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// What the log says.
@@ -44,14 +45,16 @@ pub struct View {
     pub snapshots: Option<Arc<SnapshotValue>>,
     /// Mod revision of `snapshot`; 0 while there is none.
     pub snapshots_revision: i64,
-    /// The newest revision that is applied; unlike the state's own, it also counts revisions without a record.
+    /// The newest revision that is applied; unlike the state's own, it also counts revisions
+    /// without a record.
     pub revision: i64,
     /// The transactions of the log's writers that are applied.
     pub commits: Commits,
 }
 
-/// How many transactions the log has had. Each puts one key, and the key's version counts them: so whoever follows sees
-/// at the next one, whoever wrote it, that one is missing, and applies nothing behind a gap.
+/// How many transactions the log has had. Each puts one key, and the key's version counts them: so
+/// whoever follows sees at the next one, whoever wrote it, that one is missing, and applies nothing
+/// behind a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Commits {
     /// How many.
@@ -67,8 +70,8 @@ impl Commits {
     }
 }
 
-/// A record of this broker disappeared into a snapshot before its outcome was seen: it is committed, but with what
-/// result is not known here.
+/// A record of this broker disappeared into a snapshot before its outcome was seen: it is
+/// committed, but with what result is not known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the record is committed, but its outcome was lost while the state was rebuilt")]
 pub struct OutcomeLost;
@@ -136,16 +139,19 @@ impl ApplyObserver for NoObserver {
 }
 
 impl Replica {
-    /// Reads snapshot, log and plain keys at one revision. The loops must then be run for as long as the replica is used.
+    /// Reads snapshot, log and plain keys at one revision. The loops must then be run for as long
+    /// as the replica is used.
     pub async fn open(
         backend: Arc<dyn Backend>,
         keys: Keyspace,
         store: Arc<dyn Store>,
         observer: Box<dyn ApplyObserver>,
     ) -> Result<(Self, ReplicaLoop, BarrierLoop), LoadError> {
-        // Listed before the metadata store is read: another broker may write a snapshot between the two.
+        // Listed before the metadata store is read: another broker may write a snapshot between the
+        // two.
         let newest_snapshot = load::newest_snapshot(store.as_ref()).await?;
-        // A metadata store that is older than that was restored, and knows of snapshots that may be gone since.
+        // A metadata store that is older than that was restored, and knows of snapshots that may be
+        // gone since.
         let known = newest_snapshot.unwrap_or(0);
         let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), known).await?;
         let (barrier, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
@@ -215,16 +221,17 @@ impl Replica {
         let _ = applied.wait_for(|&r| r >= revision).await;
     }
 
-    /// Waits until the state covers everything that any broker had committed when this was called. Fails if the
-    /// metadata store cannot be reached.
+    /// Waits until the state covers everything that any broker had committed when this was called.
+    /// Fails if the metadata store cannot be reached.
     pub async fn barrier(&self) -> Result<(), BarrierError> {
         let (reply, answer) = oneshot::channel();
         self.shared.barrier.send(reply).await.map_err(|_| BarrierError::Closed)?;
         answer.await.unwrap_or(Err(BarrierError::Closed))
     }
 
-    /// The incarnations that are registered. What an incarnation that is not among them has committed is all applied
-    /// here, and it never commits anything again: create revisions only grow.
+    /// The incarnations that are registered. What an incarnation that is not among them has
+    /// committed is all applied here, and it never commits anything again: create revisions only
+    /// grow.
     pub async fn registered(&self) -> Result<BTreeSet<i64>, BarrierError> {
         let keys = self.shared.keys.brokers();
         let read = RangeRequest { keys, revision: None, limit: 0, keys_only: true };
@@ -234,22 +241,26 @@ impl Replica {
         Ok(found.kvs.iter().map(|kv| kv.create_revision).collect())
     }
 
-    /// A subscription that is woken when one of these partitions moves, or when the state was rebuilt.
+    /// A subscription that is woken when one of these partitions moves, or when the state was
+    /// rebuilt.
     pub fn subscribe(&self, partitions: &[(Uuid, u32)]) -> Subscription {
         self.shared.waiters.subscribe(self, partitions)
     }
 
-    /// Announces interest in the outcome of a record before it is sent. The receiver fails if the outcome is lost.
+    /// Announces interest in the outcome of a record before it is sent. The receiver fails if the
+    /// outcome is lost.
     pub(crate) fn expect(&self, incarnation: i64, sequence: u64) -> oneshot::Receiver<Effects> {
         let (sender, receiver) = oneshot::channel();
         let mut outcomes = self.shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those who gave up are swept when someone new comes, so the map never holds more than what is in flight.
+        // Those who gave up are swept when someone new comes, so the map never holds more than what
+        // is in flight.
         outcomes.retain(|_, waiting| !waiting.is_closed());
         outcomes.insert((incarnation, sequence), sender);
         receiver
     }
 
-    /// Notes that a transaction of the log is committed at `revision`: it must come through the watch soon.
+    /// Notes that a transaction of the log is committed at `revision`: it must come through the
+    /// watch soon.
     pub(crate) fn note_committed(&self, revision: i64) {
         self.shared.committed.send_if_modified(|known| {
             let newer = revision > *known;

@@ -62,8 +62,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits until one of the partitions has moved since the subscription began or since the last call returned.
-    /// Cancellation-safe.
+    /// Waits until one of the partitions has moved since the subscription began or since the last
+    /// call returned. Cancellation-safe.
     pub async fn moved(&self) {
         self.notify.notified().await;
     }

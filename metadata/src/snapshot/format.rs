@@ -1,8 +1,10 @@
-//! The bytes of a snapshot: a manifest object and, once the state is large, chunk objects. `LOG.md` specifies them.
+//! The bytes of a snapshot: a manifest object and, once the state is large, chunk objects. `LOG.md`
+//! specifies them.
 //!
-//! Topics are spread over chunks by the first byte of their id, so a topic that did not change leaves its chunk as it
-//! was, and the next snapshot refers to the same object. A chunk brings its own table of objects for the same
-//! reason: indices into a common table would change with every commit.
+//! Topics are spread over chunks by the first byte of their id, so a topic that did not change
+//! leaves its chunk as it was, and the next snapshot refers to the same object. A chunk brings its
+//! own table of objects for the same reason: indices into a common table would change with every
+//! commit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -193,8 +195,9 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
-/// The encoded manifest of a state whose chunks are these. A message of protobuf may be encoded in pieces, one behind the
-/// other, so the lists that may be long are encoded in turns; each piece is decoded again and compared.
+/// The encoded manifest of a state whose chunks are these. A message of protobuf may be encoded in
+/// pieces, one behind the other, so the lists that may be long are encoded in turns; each piece is
+/// decoded again and compared.
 pub(super) async fn encode_manifest(
     state: &State,
     chunks: impl Iterator<Item = &ChunkRef>,
@@ -376,8 +379,8 @@ fn decode_chunk(object: &str, bytes: &[u8]) -> Result<Vec<(Uuid, Topic)>, Snapsh
     Ok(topics)
 }
 
-/// Puts a state together from a manifest and its chunks' bytes. What does not add up is an error: a snapshot that
-/// contradicts itself must not become the truth.
+/// Puts a state together from a manifest and its chunks' bytes. What does not add up is an error: a
+/// snapshot that contradicts itself must not become the truth.
 pub(super) fn assemble(
     object: &str,
     manifest: &Manifest,

@@ -1,8 +1,9 @@
-//! Keeping etcd small: snapshot, move the pointer, trim the log, compact the history, forget what is gone.
+//! Keeping etcd small: snapshot, move the pointer, trim the log, compact the history, forget what
+//! is gone.
 //!
-//! One broker does it, chosen by a leased key. Being wrong about that is harmless: two snapshots at once race for
-//! the pointer, which only one can move, and trimming deletes only what a listed snapshot covers. Any step may be the last
-//! one that a broker does; the next pass starts over.
+//! One broker does it, chosen by a leased key. Being wrong about that is harmless: two snapshots at
+//! once race for the pointer, which only one can move, and trimming deletes only what a listed
+//! snapshot covers. Any step may be the last one that a broker does; the next pass starts over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub enum MaintainError {
     /// It cannot be said who is registered.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// This broker was stopped after its checkpoint, and another one has written a newer snapshot since.
+    /// This broker was stopped after its checkpoint, and another one has written a newer snapshot
+    /// since.
     #[error("another broker has written a newer snapshot")]
     Overtaken,
 }
@@ -65,7 +67,8 @@ pub struct Maintainer {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     writer: SnapshotWriter,
-    /// First log key of each incarnation that may still be there, so that no pass looks at what is long gone.
+    /// First log key of each incarnation that may still be there, so that no pass looks at what is
+    /// long gone.
     trimmed: BTreeMap<i64, u64>,
 }
 
@@ -89,8 +92,8 @@ impl Maintainer {
         let state = self.replica.take_checkpoint().ok_or(MaintainError::NotCaptured)?;
         let (pointer, pointer_revision) = self.pointer();
         let previous = pointer.as_ref().and_then(|p| p.snapshots.first());
-        // The view may be far beyond the state that was captured. A snapshot of an older state must not push out newer
-        // ones: the log that it needs may be trimmed.
+        // The view may be far beyond the state that was captured. A snapshot of an older state must
+        // not push out newer ones: the log that it needs may be trimmed.
         if previous.is_some_and(|newest| newest.revision >= state.revision()) {
             return Err(MaintainError::Overtaken);
         }
@@ -127,7 +130,8 @@ impl Maintainer {
             pointer.map_or((Vec::new(), 0), |before| (before.snapshots.clone(), before.trimmed_to));
         snapshots.insert(0, written);
         snapshots.truncate(SNAPSHOTS);
-        // Trimmed to at most the second-newest: if the newest turns out bad, the log since the one before is there.
+        // Trimmed to at most the second-newest: if the newest turns out bad, the log since the one
+        // before is there.
         let trimmed_to = snapshots.get(1).map_or(0, |s| s.revision).max(trimmed_to);
         let moved = SnapshotValue { format: VALUE_FORMAT, snapshots, trimmed_to };
         assert!(
@@ -148,7 +152,8 @@ impl Maintainer {
         Ok(moved)
     }
 
-    /// The head of every incarnation at a snapshot: all records up to there have revisions that it covers.
+    /// The head of every incarnation at a snapshot: all records up to there have revisions that it
+    /// covers.
     async fn heads_at(&self, snapshot: &SnapshotRef) -> Result<BTreeMap<i64, u64>, MaintainError> {
         Ok(super::heads(self.store.as_ref(), snapshot).await?)
     }
@@ -224,8 +229,8 @@ impl Maintainer {
         Ok(())
     }
 
-    /// Whether this broker runs the background job `job`; takes the job over if nobody does. The key is attached to the broker's
-    /// lease, so it goes when the broker goes.
+    /// Whether this broker runs the background job `job`; takes the job over if nobody does. The
+    /// key is attached to the broker's lease, so it goes when the broker goes.
     pub async fn lead(&self, job: &str, lease: i64) -> Result<bool, MaintainError> {
         let Some(session) = self.sessions.current() else { return Ok(false) };
         let key = self.replica.keys().encode(&Key::Leader(job.to_owned()));

@@ -1,7 +1,7 @@
 //! Snapshots: the state after a revision, as objects in the store.
 //!
-//! [`SnapshotWriter`] puts chunks first and the manifest last, then reads everything back. [`read`] verifies checksums,
-//! the digest and the invariants.
+//! [`SnapshotWriter`] puts chunks first and the manifest last, then reads everything back. [`read`]
+//! verifies checksums, the digest and the invariants.
 
 mod format;
 mod maintain;
@@ -53,8 +53,8 @@ async fn heads(store: &dyn Store, snapshot: &SnapshotRef) -> Result<BTreeMap<i64
     Ok(read_manifest(store, snapshot).await?.heads().collect())
 }
 
-/// The newest revision of any snapshot object in the store. If it is beyond etcd's own revision, etcd was restored
-/// from a backup.
+/// The newest revision of any snapshot object in the store. If it is beyond etcd's own revision,
+/// etcd was restored from a backup.
 pub async fn newest_revision(store: &dyn Store) -> Result<Option<i64>, SnapshotError> {
     Ok(list(store).await?.iter().filter_map(snapshot_revision).max())
 }

@@ -1,9 +1,9 @@
 //! Writing a snapshot, in turns, and only what has changed since the last one.
 //!
-//! The writer keeps the state that it wrote last, which costs little: states share what has not changed. A chunk whose
-//! partitions are still the same ones is not even encoded. What is encoded is decoded again at once and compared with
-//! the state, and what was put is read back: a snapshot that cannot be read is noticed while the log that it would
-//! replace is still there.
+//! The writer keeps the state that it wrote last, which costs little: states share what has not
+//! changed. A chunk whose partitions are still the same ones is not even encoded. What is encoded
+//! is decoded again at once and compared with the state, and what was put is read back: a snapshot
+//! that cannot be read is noticed while the log that it would replace is still there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ enum Chunk {
 }
 
 impl SnapshotWriter {
-    /// Writes a snapshot of `state` and reads it back. Chunks of `previous`, a snapshot that is listed, are used again
-    /// where nothing has changed.
+    /// Writes a snapshot of `state` and reads it back. Chunks of `previous`, a snapshot that is
+    /// listed, are used again where nothing has changed.
     pub async fn write(
         &mut self,
         store: &dyn Store,
@@ -63,7 +63,8 @@ impl SnapshotWriter {
         let refs = if chunks.values().map(Chunk::bytes).sum::<u64>() <= SNAPSHOT_INLINE_BYTES {
             inline(&topics, &mut turns).await?
         } else {
-            // Where this writer has not written the one before, what is the same is told by checksums.
+            // Where this writer has not written the one before, what is the same is told by
+            // checksums.
             put_chunks(store, state.revision(), chunks, previous.filter(|_| last.is_none())).await?
         };
         let manifest = format::encode_manifest(state, refs.values(), &mut turns).await?;

@@ -1,11 +1,13 @@
 //! The state machine: what the log of commits means.
 //!
-//! [`State::apply`] is pure and total. It reads the record and the state, nothing else: no clock, no randomness, no
-//! configuration, and no plain key (invariant 4 rests on that). Every broker applies the same records in the same
-//! order, and so derives the same offsets, the same duplicates and the same dead objects without asking anybody.
+//! [`State::apply`] is pure and total. It reads the record and the state, nothing else: no clock,
+//! no randomness, no configuration, and no plain key (invariant 4 rests on that). Every broker
+//! applies the same records in the same order, and so derives the same offsets, the same duplicates
+//! and the same dead objects without asking anybody.
 //!
-//! A state is made to be shared: a clone costs nothing that grows with it, and shares everything until one side changes,
-//! and then all but what changes. Every reader has such a clone, so nobody who reads holds up `apply`.
+//! A state is made to be shared: a clone costs nothing that grows with it, and shares everything
+//! until one side changes, and then all but what changes. Every reader has such a clone, so nobody
+//! who reads holds up `apply`.
 
 mod partition;
 mod producers;
@@ -167,8 +169,8 @@ impl State {
         self.revision
     }
 
-    /// A running hash over everything that was derived, record by record. Equal logs give equal digests (invariant 4), and
-    /// states that differ have different ones.
+    /// A running hash over everything that was derived, record by record. Equal logs give equal
+    /// digests (invariant 4), and states that differ have different ones.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -208,7 +210,8 @@ impl State {
         &self.dead
     }
 
-    /// Producers with ids below this may have been forgotten: their blocks are older than the expiry.
+    /// Producers with ids below this may have been forgotten: their blocks are older than the
+    /// expiry.
     pub fn producer_ids_forgotten_below(&self) -> i64 {
         self.producer_ids_forgotten_below
     }
@@ -228,7 +231,8 @@ impl State {
         self.range_count
     }
 
-    /// A state from what a snapshot stores. Counts are derived; the error says what does not add up.
+    /// A state from what a snapshot stores. Counts are derived; the error says what does not add
+    /// up.
     pub(crate) fn from_parts(parts: StateParts) -> Result<Self, String> {
         let mut state = Self {
             revision: parts.revision,
@@ -252,13 +256,14 @@ impl State {
         Ok(state)
     }
 
-    /// Notes that every record up to and including `revision` is applied, so also those revisions that wrote none.
+    /// Notes that every record up to and including `revision` is applied, so also those revisions
+    /// that wrote none.
     pub fn advance(&mut self, revision: i64) {
         self.revision = self.revision.max(revision);
     }
 
-    /// Applies one record. Records must come in the order of [`Position`]. A record whose sequence number was applied
-    /// already does nothing.
+    /// Applies one record. Records must come in the order of [`Position`]. A record whose sequence
+    /// number was applied already does nothing.
     pub fn apply(&mut self, at: Position, record: &Record, body: &Body) -> Result<Effects, ApplyError> {
         let head = self.head(at.incarnation);
         if at.sequence <= head {
@@ -369,7 +374,8 @@ impl State {
         let writer = self.incarnations.entry(at.incarnation).or_default();
         let before = std::mem::replace(&mut writer.open_object, open);
         if let Some(abandoned) = before.filter(|o| *o != object) {
-            // The rest of a split flush was refused; its object lives on only if a range lies in it.
+            // The rest of a split flush was refused; its object lives on only if a range lies in
+            // it.
             self.release(abandoned, at.revision, effects);
         }
         if unused && open.is_none() {
@@ -496,7 +502,8 @@ impl State {
     }
 }
 
-/// One step of the digest: FNV's multiplication with a rotation, so that order counts and no bit stays where it is.
+/// One step of the digest: FNV's multiplication with a rotation, so that order counts and no bit
+/// stays where it is.
 fn mixed(digest: u64, value: u64) -> u64 {
     (digest ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
 }

@@ -112,8 +112,8 @@ impl Partition {
         self.log_start
     }
 
-    /// The offset that the next record gets: Kafka's log end offset and, here, its high watermark too, since what is
-    /// ordered is durable.
+    /// The offset that the next record gets: Kafka's log end offset and, here, its high watermark
+    /// too, since what is ordered is durable.
     pub fn end(&self) -> i64 {
         self.end
     }
@@ -143,8 +143,9 @@ impl Partition {
         self.ranges.max_timestamp_ms()
     }
 
-    /// The ranges from the one that contains `offset` on, up to and including the one with which at least `max_bytes`
-    /// are covered. Pure; nothing if `offset` is at or past the end or before the first range.
+    /// The ranges from the one that contains `offset` on, up to and including the one with which at
+    /// least `max_bytes` are covered. Pure; nothing if `offset` is at or past the end or before the
+    /// first range.
     pub fn plan(&self, offset: i64, max_bytes: u64) -> Vec<Range> {
         let mut planned = Vec::new();
         let mut bytes = 0;
@@ -161,7 +162,8 @@ impl Partition {
         planned
     }
 
-    /// Decides about a batch and, if it is new, appends it. Says whether that began a range of its own.
+    /// Decides about a batch and, if it is new, appends it. Says whether that began a range of its
+    /// own.
     pub(super) fn append(
         &mut self,
         batch: &Batch,
@@ -214,8 +216,8 @@ impl Partition {
         (BatchOutcome::Appended { base_offset }, new_range)
     }
 
-    /// Moves the log start up to `log_start`, at most to the last stable offset, and gives the ranges that nothing
-    /// refers to any more.
+    /// Moves the log start up to `log_start`, at most to the last stable offset, and gives the
+    /// ranges that nothing refers to any more.
     pub(super) fn trim(&mut self, log_start: i64) -> Vec<Range> {
         self.log_start = self.log_start.max(log_start.min(self.last_stable()));
         let mut gone = Vec::new();

@@ -1,4 +1,5 @@
-//! Idempotent producers (KIP-98, KIP-360): which batch is new, which was seen, which does not follow.
+//! Idempotent producers (KIP-98, KIP-360): which batch is new, which was seen, which does not
+//! follow.
 
 use crate::limits::REMEMBERED_BATCHES;
 
@@ -59,11 +60,11 @@ fn sequence_after(sequence: i32, by: u32) -> i32 {
 }
 
 impl Producer {
-    /// Whether a batch with `count` records follows what is `known` of its producer. `Ok(Some(offset))` says that it
-    /// was seen and where; `Ok(None)` that it is new.
+    /// Whether a batch with `count` records follows what is `known` of its producer.
+    /// `Ok(Some(offset))` says that it was seen and where; `Ok(None)` that it is new.
     ///
-    /// Unlike a Kafka leader, a producer that is new here must start at 0: its first batch may still be in flight on
-    /// another broker.
+    /// Unlike a Kafka leader, a producer that is new here must start at 0: its first batch may
+    /// still be in flight on another broker.
     pub(super) fn check(
         known: Option<&Self>,
         sequence: &Sequence,

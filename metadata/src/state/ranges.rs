@@ -1,7 +1,8 @@
 //! The ranges of a partition, in chunks that states share.
 //!
-//! A chunk that is full never changes again: a copy of a state shares it, and so does the next state. What a copy of
-//! the state costs a partition that changes afterwards is its newest ranges, fewer than [`RANGES_PER_CHUNK`] of them.
+//! A chunk that is full never changes again: a copy of a state shares it, and so does the next
+//! state. What a copy of the state costs a partition that changes afterwards is its newest ranges,
+//! fewer than [`RANGES_PER_CHUNK`] of them.
 
 use std::sync::Arc;
 
@@ -84,8 +85,8 @@ impl Ranges {
         self.full.iter().flat_map(|chunk| &chunk.ranges).skip(self.trimmed).chain(&self.newest)
     }
 
-    /// The range that contains `offset` and those after it, or those after `offset` if none contains it. Costs time
-    /// with the logarithm of their number until the first is there.
+    /// The range that contains `offset` and those after it, or those after `offset` if none
+    /// contains it. Costs time with the logarithm of their number until the first is there.
     pub fn from(&self, offset: i64) -> impl Iterator<Item = &Range> {
         let ends_before = |range: &Range| range.end_offset <= offset;
         let first = self.full.binary_search_by(|chunk| match chunk.ranges.last() {

@@ -1,5 +1,6 @@
-//! Random histories: whatever the order of records, the invariants hold after each, a record applied twice does
-//! nothing, and a state that was cut in two by a snapshot equals one that was not.
+//! Random histories: whatever the order of records, the invariants hold after each, a record
+//! applied twice does nothing, and a state that was cut in two by a snapshot equals one that was
+//! not.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use crate::record::{
 };
 use crate::snapshot;
 
-/// Makes records that brokers might write, with a bias towards trouble: unknown topics, gaps, repeats, split flushes.
+/// Makes records that brokers might write, with a bias towards trouble: unknown topics, gaps,
+/// repeats, split flushes.
 struct Writers {
     rng: StdRng,
     revision: i64,
@@ -230,7 +232,8 @@ fn states_that_differ_have_different_digests() {
         for (at, record) in &records {
             apply(&mut other, *at, record);
         }
-        // What was refused makes no difference, and what was in a topic that was deleted none that lasts.
+        // What was refused makes no difference, and what was in a topic that was deleted none that
+        // lasts.
         if other != state {
             assert_ne!(other.digest(), state.digest(), "record {changed}");
             told_apart += 1;

@@ -1,7 +1,8 @@
 //! The values of `groups/…` and `offsets/…`: what must survive the coordinator of a consumer group.
 //!
-//! What is not here dies with the coordinator and is made anew by the next one: session and rebalance timers, members
-//! that were told their id and have not joined with it, requests that wait.
+//! What is not here dies with the coordinator and is made anew by the next one: session and
+//! rebalance timers, members that were told their id and have not joined with it, requests that
+//! wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +25,8 @@ pub struct GroupValue {
     pub format: u32,
     /// Incarnation of the coordinator that wrote it.
     pub writer: i64,
-    /// Number of the write among the writer's own, so that no two writes are alike: whether a write whose answer was
-    /// lost has happened is seen by the value.
+    /// Number of the write among the writer's own, so that no two writes are alike: whether a write
+    /// whose answer was lost has happened is seen by the value.
     pub write: u64,
     /// When the group came into its state, ms since 1970.
     pub state_since_ms: i64,
@@ -47,8 +48,8 @@ pub enum GroupState {
     Consumer(ConsumerGroupValue),
 }
 
-/// Where a classic group stands. A rebalance that gathers its members is not stored: until it is through, the group is what it
-/// was before.
+/// Where a classic group stands. A rebalance that gathers its members is not stored: until it is
+/// through, the group is what it was before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassicStateValue {
@@ -66,7 +67,8 @@ pub enum ClassicStateValue {
 pub struct ClassicGroupValue {
     /// Where it stands.
     pub state: ClassicStateValue,
-    /// What kind of group it is: `consumer`, `connect`, or what its members call it; empty before the first member.
+    /// What kind of group it is: `consumer`, `connect`, or what its members call it; empty before
+    /// the first member.
     pub protocol_type: String,
     /// Number of the generation; 0 before the first.
     pub generation: i32,
@@ -251,8 +253,8 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// The value of `offsets/<group>/<topic>`, and of `offsets/<group>/<topic>/<n>` for the partitions from n times
-/// [`OFFSETS_PER_KEY`] on.
+/// The value of `offsets/<group>/<topic>`, and of `offsets/<group>/<topic>/<n>` for the partitions
+/// from n times [`OFFSETS_PER_KEY`] on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OffsetsValue {
@@ -262,7 +264,8 @@ pub struct OffsetsValue {
     pub writer: i64,
     /// Number of the write among the writer's own.
     pub write: u64,
-    /// The topic that was committed for. Under another topic of the same name, nothing is committed.
+    /// The topic that was committed for. Under another topic of the same name, nothing is
+    /// committed.
     pub topic_id: Uuid,
     /// By partition.
     pub partitions: BTreeMap<u32, CommittedOffset>,
@@ -286,7 +289,8 @@ pub struct CommittedOffset {
     /// What the client stored with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub metadata: String,
-    /// When it expires, ms since 1970, if the client asked for a time of its own (versions up to 4 of OffsetCommit).
+    /// When it expires, ms since 1970, if the client asked for a time of its own (versions up to 4
+    /// of OffsetCommit).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<i64>,
 }

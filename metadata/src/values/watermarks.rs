@@ -1,11 +1,12 @@
-//! The value of `watermarks/…`: how far each partition of a topic is, for those who read etcd and not the log.
+//! The value of `watermarks/…`: how far each partition of a topic is, for those who read etcd and
+//! not the log.
 
 use serde::{Deserialize, Serialize};
 
 use super::Value;
 
-/// The value of `watermarks/<topic id>`, and of `watermarks/<topic id>/<n>` for the partitions from n times
-/// [`WATERMARKS_PER_KEY`] on.
+/// The value of `watermarks/<topic id>`, and of `watermarks/<topic id>/<n>` for the partitions from
+/// n times [`WATERMARKS_PER_KEY`] on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatermarksValue {

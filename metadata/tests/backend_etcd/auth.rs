@@ -94,7 +94,8 @@ async fn a_forgotten_token_is_renewed() {
     store.lease_keep_alive(lease).await.unwrap();
     server.kill();
     server.spawn();
-    // Reads, so that what comes next is the first use of the old token by a transaction, a watch and a lease.
+    // Reads, so that what comes next is the first use of the old token by a transaction, a watch
+    // and a lease.
     let probe = log_in(&server, Some(("broker", "broker-secret"))).await;
     eventually("etcd is back", async || get(&probe, "/mine/a").await).await;
 

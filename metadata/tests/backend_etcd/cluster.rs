@@ -25,7 +25,8 @@ async fn a_lost_member_is_a_hiccup() {
         let revision =
             eventually("writing works", async || store.txn(put("a", "before")).await).await.revision;
         let mut watch = store.watch(KeyRange::key("a"), revision + 1).await.unwrap();
-        // Whichever member this client uses now, and whichever leads, one round or another kills it.
+        // Whichever member this client uses now, and whichever leads, one round or another kills
+        // it.
         server.kill();
         let revision =
             eventually("writing goes on", async || store.txn(put("a", "after")).await).await.revision;

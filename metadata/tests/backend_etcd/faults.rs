@@ -39,10 +39,12 @@ async fn what_cannot_be_sent_is_unavailable() {
     connected.txn(put("a", "3")).await.unwrap();
 }
 
-/// Increments by compare-and-set while etcd is killed again and again. Each increment must count once.
+/// Increments by compare-and-set while etcd is killed again and again. Each increment must count
+/// once.
 ///
-/// A transaction whose outcome is unknown is sent again, the same one. A read in between would decide nothing if
-/// it found the old value: etcd was seen to execute a lost transaction after a later linearizable read.
+/// A transaction whose outcome is unknown is sent again, the same one. A read in between would
+/// decide nothing if it found the old value: etcd was seen to execute a lost transaction after a
+/// later linearizable read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_survive_kill_9_once_each() {
     if !available("transactions_survive_kill_9_once_each") {
@@ -151,7 +153,8 @@ async fn a_hanging_etcd_leaves_outcomes_unknown() {
 
     server.resume();
     let kv = eventually("reading comes back", async || get(&store, "a").await).await.unwrap();
-    // The lost transaction was in etcd's socket, so it may have been executed since; unknown is what it was.
+    // The lost transaction was in etcd's socket, so it may have been executed since; unknown is
+    // what it was.
     assert!(kv.version == 1 || kv.version == 2, "{kv:?}");
     store.lease_keep_alive(lease).await.unwrap();
     let mut watch = store.watch(KeyRange::key("a"), revision).await.unwrap();
@@ -194,8 +197,8 @@ async fn etcd_executes_what_takes_it_over_its_quota_and_refuses_it() {
         let arguments = vec!["--quota-backend-bytes".to_owned(), (4 * 1024 * 1024).to_string()];
         let server = Server::start_with(Options { arguments, tls: false }).await;
         let store = client([server.url()]).await;
-        // Many write at once until there is no room. Those that were let in before, and are carried out after the database has
-        // grown over its quota, are executed and refused.
+        // Many write at once until there is no room. Those that were let in before, and are carried
+        // out after the database has grown over its quota, are executed and refused.
         let writers = (0..40).map(async |writer| {
             for i in 0..1000 {
                 let key = format!("big-{writer}-{i}");
@@ -233,7 +236,8 @@ async fn a_full_etcd_says_so_and_can_be_helped() {
     assert_eq!(store.txn(put("small", "1")).await.unwrap_err(), BackendError::NoSpace);
     assert_eq!(store.lease_grant(30).await.unwrap_err(), BackendError::NoSpace);
 
-    // Reading, watching, deleting and compacting still work, and with the runbook's two steps the rest.
+    // Reading, watching, deleting and compacting still work, and with the runbook's two steps the
+    // rest.
     let kv = get(&store, "big").await.unwrap().unwrap();
     let mut watch = store.watch(KeyRange::key("big"), kv.mod_revision).await.unwrap();
     next_events(&mut *watch).await.unwrap();

@@ -1,7 +1,8 @@
-//! The etcd backend against real etcd processes: the conformance suite, logging in, TLS, and what etcd and the
-//! network do to a client on a bad day.
+//! The etcd backend against real etcd processes: the conformance suite, logging in, TLS, and what
+//! etcd and the network do to a client on a bad day.
 //!
-//! Without `etcd` on the PATH every test says SKIPPED and passes, unless `STRANDLINE_REQUIRE_ETCD=1` is set.
+//! Without `etcd` on the PATH every test says SKIPPED and passes, unless
+//! `STRANDLINE_REQUIRE_ETCD=1` is set.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -53,7 +53,8 @@ impl Proxy {
         self.switches.connections.load(Ordering::SeqCst)
     }
 
-    /// All connections that there are now lose everything that is sent on them, and stay open. New ones work.
+    /// All connections that there are now lose everything that is sent on them, and stay open. New
+    /// ones work.
     pub(crate) fn lose_connections(&self) {
         self.switches.dead_connections.store(self.connections(), Ordering::SeqCst);
     }

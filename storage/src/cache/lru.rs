@@ -34,7 +34,8 @@ impl<K: Ord + Copy, V> Lru<K, V> {
         self.bytes
     }
 
-    /// Adds or replaces an entry and says how many others had to go. What is larger than the bound is not kept.
+    /// Adds or replaces an entry and says how many others had to go. What is larger than the bound
+    /// is not kept.
     pub(super) fn insert(&mut self, key: K, value: V, bytes: u64) -> u64 {
         let bytes = bytes.saturating_add(CACHE_ENTRY_OVERHEAD_BYTES);
         self.remove(&key);

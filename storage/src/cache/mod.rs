@@ -1,4 +1,5 @@
-//! What this broker keeps of objects in memory: bounded in bytes, in three pools that do not evict each other.
+//! What this broker keeps of objects in memory: bounded in bytes, in three pools that do not evict
+//! each other.
 //!
 //! | pool | holds | filled by |
 //! |---|---|---|
@@ -6,8 +7,9 @@
 //! | tail | blocks of 16 MiB | reads near the end of a partition: what other brokers wrote |
 //! | catch-up | blocks of 16 MiB | reads of the past |
 //!
-//! So a consumer that starts from the beginning takes nothing from those at the tail. Within a pool the entry that
-//! was not used for the longest time goes first. Nothing depends on a hash's order, so a simulation can repeat it.
+//! So a consumer that starts from the beginning takes nothing from those at the tail. Within a pool
+//! the entry that was not used for the longest time goes first. Nothing depends on a hash's order,
+//! so a simulation can repeat it.
 
 mod lru;
 mod written;
@@ -66,8 +68,8 @@ impl BlockKey {
     }
 }
 
-/// A block that was fetched, and which of its bytes were found to be whole batches: these bytes in memory do not change,
-/// so they are checked once and not for every reader.
+/// A block that was fetched, and which of its bytes were found to be whole batches: these bytes in
+/// memory do not change, so they are checked once and not for every reader.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pieces: Arc<Written>,

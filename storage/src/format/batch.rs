@@ -6,9 +6,10 @@
 //! 43 producer id i64 │ 51 producer epoch i16 │ 53 base sequence i32 │ 57 record count i32 │ 61 records …
 //! ```
 //!
-//! All numbers are big-endian. The batch length counts from the leader epoch on; the CRC covers everything from the
-//! attributes on. So base offset and leader epoch can be replaced when a batch is read, without touching the CRC:
-//! that is why an object never has to be rewritten to learn its offsets.
+//! All numbers are big-endian. The batch length counts from the leader epoch on; the CRC covers
+//! everything from the attributes on. So base offset and leader epoch can be replaced when a batch
+//! is read, without touching the CRC: that is why an object never has to be rewritten to learn its
+//! offsets.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -175,7 +176,8 @@ impl BatchHeader {
         Ok(header)
     }
 
-    /// Bytes of the whole batch, header included. At least [`BATCH_HEADER_BYTES`] in a parsed header.
+    /// Bytes of the whole batch, header included. At least [`BATCH_HEADER_BYTES`] in a parsed
+    /// header.
     pub fn total_bytes(&self) -> usize {
         // A negative length is none: 12 bytes are less than a header, which `parse` refuses.
         usize::try_from(self.batch_length)
@@ -261,8 +263,8 @@ impl VerifiedBatch {
         Crc32c::of(head).followed_by(Crc32c::known(self.crc, covered.len() as u64))
     }
 
-    /// Gives it the time of its append: all its records now have the timestamp `now_ms`. As in Kafka, only the flag and
-    /// the maximum timestamp change; the payload stays compressed.
+    /// Gives it the time of its append: all its records now have the timestamp `now_ms`. As in
+    /// Kafka, only the flag and the maximum timestamp change; the payload stays compressed.
     #[must_use]
     pub fn with_log_append_time(self, now_ms: i64) -> Self {
         // Without a copy if nobody else holds the buffer.
@@ -311,7 +313,8 @@ impl Iterator for SplitBatches {
     }
 }
 
-/// The first 16 bytes of a batch with another base offset and leader epoch; the rest of the batch follows as it is.
+/// The first 16 bytes of a batch with another base offset and leader epoch; the rest of the batch
+/// follows as it is.
 pub fn patched_prefix(header: &BatchHeader, base_offset: i64, leader_epoch: i32) -> [u8; MAGIC_AT] {
     let mut prefix = [0; MAGIC_AT];
     let mut at = &mut prefix[..];
@@ -339,7 +342,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// One record (no key, value "hello"). The CRC was computed by other means than the code under test.
+    /// One record (no key, value "hello"). The CRC was computed by other means than the code under
+    /// test.
     const GOLDEN: [u8; 73] = [
         0, 0, 0, 0, 0, 0, 0, 7, // base offset
         0, 0, 0, 61, // batch length

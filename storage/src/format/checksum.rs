@@ -1,8 +1,9 @@
 //! CRC-32C (Castagnoli) of bytes, put together from those of their parts.
 //!
-//! A producer's batch brings its CRC along, and it is checked once, when it comes. The checksums of a partition's range
-//! and of the whole object follow from it by arithmetic, without another pass over the bytes. So they also tell of what
-//! has changed in this process between the check and the PUT, which sums made of the bytes again would not.
+//! A producer's batch brings its CRC along, and it is checked once, when it comes. The checksums of
+//! a partition's range and of the whole object follow from it by arithmetic, without another pass
+//! over the bytes. So they also tell of what has changed in this process between the check and the
+//! PUT, which sums made of the bytes again would not.
 
 /// Castagnoli's polynomial, lowest power in the highest bit.
 const POLYNOMIAL: u32 = 0x82f6_3b78;

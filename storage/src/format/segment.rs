@@ -1,4 +1,5 @@
-//! The write object: the batches of many partitions, an index of where each partition's bytes lie, and a footer.
+//! The write object: the batches of many partitions, an index of where each partition's bytes lie,
+//! and a footer.
 //!
 //! ```text
 //! ┌────────────────────────── data ─────────────────────────┬──────── index ────────┬────── footer ──────┐
@@ -10,12 +11,14 @@
 //!         index position u64 │ index length u32 │ range count u32 │ version u16 │ kind u16 │ CRC-32 u32 │ magic [8]
 //! ```
 //!
-//! All numbers are big-endian, as in the batches between them. Entries are in ascending order of (topic id,
-//! partition), each occurs once, and their ranges tile the data without a gap. The footer's CRC covers the index and
-//! the footer's own bytes before it. A reader that knows only the object's size starts at its end.
+//! All numbers are big-endian, as in the batches between them. Entries are in ascending order of
+//! (topic id, partition), each occurs once, and their ranges tile the data without a gap. The
+//! footer's CRC covers the index and the footer's own bytes before it. A reader that knows only the
+//! object's size starts at its end.
 //!
-//! Version 1 has no identity in its footer, and the CRC-32 of a range instead of its CRC-32C, which takes another pass
-//! over the bytes. It is written until the feature level of the cluster says that every broker knows version 2.
+//! Version 1 has no identity in its footer, and the CRC-32 of a range instead of its CRC-32C, which
+//! takes another pass over the bytes. It is written until the feature level of the cluster says
+//! that every broker knows version 2.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -194,8 +197,8 @@ pub struct Segment {
 
 /// Collects batches into a write object.
 ///
-/// Large batches stay in the buffers that they came in. Small ones are copied together, since a request body of many
-/// small pieces costs more than the copy.
+/// Large batches stay in the buffers that they came in. Small ones are copied together, since a
+/// request body of many small pieces costs more than the copy.
 #[derive(Debug)]
 pub struct SegmentBuilder {
     id: ObjectId,
@@ -223,8 +226,9 @@ impl SegmentBuilder {
     ///
     /// # Panics
     ///
-    /// If partitions do not come in ascending order of (topic id, partition), each once, or a partition has no bytes
-    /// (`parse_index` checks the same), or there are more than [`MAX_SEGMENT_RANGES`].
+    /// If partitions do not come in ascending order of (topic id, partition), each once, or a
+    /// partition has no bytes (`parse_index` checks the same), or there are more than
+    /// [`MAX_SEGMENT_RANGES`].
     pub fn push(&mut self, topic_id: [u8; 16], partition: i32, parts: impl IntoIterator<Item = Part>) -> u64 {
         if let Some(last) = self.ranges.last() {
             assert!(
@@ -331,7 +335,8 @@ impl Footer {
         self.index_bytes + self.version.footer_bytes() as u64
     }
 
-    /// Reads the footer of an object of `size` bytes from `tail`, which are the object's last bytes.
+    /// Reads the footer of an object of `size` bytes from `tail`, which are the object's last
+    /// bytes.
     ///
     /// The footer alone is not protected: trust it only once [`Index::parse`] agrees.
     fn parse(tail: &[u8], size: u64) -> Result<Self, FormatError> {
@@ -375,8 +380,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// Reads the index of an object of `size` bytes from `tail`, which are the object's last bytes and hold at least
-    /// the whole index and the footer.
+    /// Reads the index of an object of `size` bytes from `tail`, which are the object's last bytes
+    /// and hold at least the whole index and the footer.
     pub fn parse(tail: &[u8], size: u64) -> Result<Self, FormatError> {
         let footer = Footer::parse(tail, size)?;
         let start = usize::try_from(footer.tail_bytes()).ok().and_then(|bytes| tail.len().checked_sub(bytes));
@@ -436,8 +441,8 @@ impl Index {
         Ok(())
     }
 
-    /// Refuses an object that says that it is another one than the one under `key`: nothing else tells two objects of
-    /// the same layout apart.
+    /// Refuses an object that says that it is another one than the one under `key`: nothing else
+    /// tells two objects of the same layout apart.
     pub fn check_identity(&self, key: &ObjectKey) -> Result<(), FormatError> {
         match (self.id, key.as_wal()) {
             (Some(own), Some(wanted)) if own != wanted => Err(FormatError::Identity(own)),
@@ -449,8 +454,8 @@ impl Index {
 /// The footer's CRC and magic, which the CRC does not cover.
 const FOOTER_BYTES_AFTER_CRC_START: usize = 4 + SEGMENT_MAGIC.len();
 
-/// Reads the index of a stored write object of `size` bytes, with one request unless it has very many partitions. An
-/// object that says that it is another one is corrupt.
+/// Reads the index of a stored write object of `size` bytes, with one request unless it has very
+/// many partitions. An object that says that it is another one is corrupt.
 pub async fn read_index(store: &dyn Store, key: &ObjectKey, size: u64) -> Result<Index, StoreError> {
     let corrupt = |error: FormatError| StoreError::corrupt(key, error.to_string());
     if size < SEGMENT_FOOTER_BYTES as u64 {
@@ -492,8 +497,8 @@ mod tests {
         builder.finish()
     }
 
-    /// The bytes of [`golden`]. If this test breaks, the format changed: objects already written become unreadable.
-    /// All checksums were computed by other means than the code under test.
+    /// The bytes of [`golden`]. If this test breaks, the format changed: objects already written
+    /// become unreadable. All checksums were computed by other means than the code under test.
     fn golden_bytes(version: SegmentVersion) -> Vec<u8> {
         let (first_crc, second_crc, identity, foot) = match version {
             SegmentVersion::V1 => (

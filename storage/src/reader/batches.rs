@@ -60,7 +60,8 @@ impl ReadBatch {
     }
 }
 
-/// Cuts pieces into batches, and checks the CRC of each if it is to. An error says where the batch begins that is none.
+/// Cuts pieces into batches, and checks the CRC of each if it is to. An error says where the batch
+/// begins that is none.
 pub(super) fn cut(pieces: Vec<Bytes>, check_crc: bool) -> Result<Vec<ReadBatch>, (u64, BatchError)> {
     let mut rest = Pieces::new(pieces);
     let mut found = Vec::new();

@@ -264,7 +264,8 @@ async fn a_flipped_byte_is_an_error_and_asked_for_again() {
                 let again = bench.reader.read_batches(ReadKind::Tail, id, size, 0..size).await.unwrap();
                 assert_eq!(again.len(), 20, "seed {seed}: the damage was remembered");
             }
-            // Base offset and leader epoch are outside of the CRC, and replaced before anybody sees them.
+            // Base offset and leader epoch are outside of the CRC, and replaced before anybody sees
+            // them.
             Ok(found) => {
                 for (found, sent) in found.iter().zip(&sent) {
                     let found = found.contiguous();

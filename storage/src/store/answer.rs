@@ -1,7 +1,8 @@
 //! From what `object_store` reports to what a caller should do next.
 //!
-//! The S3 client gives the HTTP status only as text inside of an error, so it is read back out of that text here, and
-//! nowhere else. The tests of the development S3 server hold the real client to it.
+//! The S3 client gives the HTTP status only as text inside of an error, so it is read back out of
+//! that text here, and nowhere else. The tests of the development S3 server hold the real client to
+//! it.
 
 use std::error::Error;
 
@@ -46,7 +47,8 @@ pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Er
         (_, Some(416), _) => {
             StoreError::Corrupt { key, what: format!("it ends before the range ({message})") }
         }
-        // The body was damaged or cut on its way to the server, or took too long: another attempt may do.
+        // The body was damaged or cut on its way to the server, or took too long: another attempt
+        // may do.
         (
             _,
             Some(400),
@@ -89,8 +91,8 @@ impl<'a> Answer<'a> {
         Self { status, code: element(text, "Code"), detail: element(text, "Message") }
     }
 
-    /// One line for people. Of an answer only code and message are kept: the rest of a refusal of a signature holds
-    /// the access key and what was signed.
+    /// One line for people. Of an answer only code and message are kept: the rest of a refusal of a
+    /// signature holds the access key and what was signed.
     fn message(&self, text: &str) -> String {
         let message = match (self.status, self.code) {
             (Some(status), Some(code)) => format!("{status} {code} {}", self.detail.unwrap_or_default()),

@@ -39,7 +39,8 @@ pub enum StoreUrl {
         /// Put before every key; may be empty.
         prefix: String,
     },
-    /// `file:///path`: a folder of this machine, made if absent. For one broker, or several on one machine.
+    /// `file:///path`: a folder of this machine, made if absent. For one broker, or several on one
+    /// machine.
     File {
         /// The folder.
         path: PathBuf,
@@ -95,11 +96,12 @@ impl fmt::Display for StoreUrl {
 pub enum Checksum {
     /// None, for servers that refuse a checksum header that they do not know.
     None,
-    /// CRC-32C: costs nothing, since it follows from the checksums of the batches; S3 itself, and MinIO since 2022, check
-    /// it.
+    /// CRC-32C: costs nothing, since it follows from the checksums of the batches; S3 itself, and
+    /// MinIO since 2022, check it.
     #[default]
     Crc32c,
-    /// CRC-64/NVME, which takes another pass over the bytes; S3 itself and MinIO since 2025 check it.
+    /// CRC-64/NVME, which takes another pass over the bytes; S3 itself and MinIO since 2025 check
+    /// it.
     Crc64Nvme,
     /// SHA-256: known to every server, and three times the cost of a PUT.
     Sha256,
@@ -130,13 +132,15 @@ pub struct StoreConfig {
     pub endpoint: Option<String>,
     /// The region that requests are signed for; `us-east-1` if absent.
     pub region: Option<String>,
-    /// Static credentials. If absent: the environment's (`AWS_…`), a web identity, the container's, the instance's.
+    /// Static credentials. If absent: the environment's (`AWS_…`), a web identity, the container's,
+    /// the instance's.
     pub access_key_id: Option<String>,
     /// The secret of the static credentials.
     pub secret_access_key: Option<Secret>,
     /// The session token of temporary static credentials.
     pub session_token: Option<Secret>,
-    /// Where the instance's credentials come from, instead of the environment and the usual address.
+    /// Where the instance's credentials come from, instead of the environment and the usual
+    /// address.
     pub metadata_endpoint: Option<String>,
     /// Whether plain HTTP will do.
     pub allow_http: bool,

@@ -1,6 +1,7 @@
 //! What every store must do, whatever it is built on. Backends and decorators alike are held to it.
 //!
-//! The store given must be empty, and reliable: a store with faults is tested through [`super::Retrying`].
+//! The store given must be empty, and reliable: a store with faults is tested through
+//! [`super::Retrying`].
 
 use bytes::Bytes;
 
@@ -128,7 +129,8 @@ async fn deleting_is_idempotent(store: &dyn Store) {
 }
 
 async fn pages_are_in_key_order(store: &dyn Store) {
-    // Byte order of whole keys: '-' and '.' come before '/', digits before letters, capitals before small ones.
+    // Byte order of whole keys: '-' and '.' come before '/', digits before letters, capitals before
+    // small ones.
     let sorted = ["l/A", "l/a-/x", "l/a.b", "l/a/1", "l/a/2/z", "l/a/20", "l/a0", "l/b"];
     for name in sorted.iter().rev() {
         put(store, name, b"x").await;

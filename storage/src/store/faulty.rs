@@ -1,4 +1,5 @@
-//! A store that fails on purpose, reproducibly: the same seed, plan and order of requests fail in the same way.
+//! A store that fails on purpose, reproducibly: the same seed, plan and order of requests fail in
+//! the same way.
 
 use std::collections::VecDeque;
 use std::future;
@@ -30,8 +31,8 @@ pub enum Fault {
     Delay(Duration),
     /// No answer ever comes. The request is not done.
     Hang,
-    /// A GET returns fewer bytes than it should, against the contract of [`Store`]: a caller must notice. Other
-    /// requests fail after they were done.
+    /// A GET returns fewer bytes than it should, against the contract of [`Store`]: a caller must
+    /// notice. Other requests fail after they were done.
     ShortAnswer,
     /// A GET returns one byte that is not what was written. Other requests pass.
     FlippedByte,
@@ -86,7 +87,8 @@ impl FaultPlan {
             (self.missing, Fault::Missing),
         ];
         let fault = chances.into_iter().find_map(|(chance, fault)| {
-            // No draw for what is off, so that switching one fault on does not shift the others' draws.
+            // No draw for what is off, so that switching one fault on does not shift the others'
+            // draws.
             (chance > 0.0 && rng.random_bool(chance.min(1.0))).then_some(fault)
         });
         (delay, fault)
@@ -120,7 +122,8 @@ impl FaultHandle {
         });
     }
 
-    /// This happens to the next request of that operation, whatever the plan; several wait for their turns.
+    /// This happens to the next request of that operation, whatever the plan; several wait for
+    /// their turns.
     pub fn inject(&self, operation: Operation, fault: Fault) {
         self.with(|state| state.once.push_back((operation, fault)));
     }

@@ -1,8 +1,8 @@
 //! A folder as a store: for one broker, or several on one machine.
 //!
-//! A PUT writes `<key>#<n>`, flushes it to the disk, renames it to `<key>` and flushes the folder, so that what was
-//! acknowledged survives a kill and a power cut, and nobody ever sees half an object. A kill in the middle leaves the
-//! `#` file behind; nothing lists it, so it is swept here.
+//! A PUT writes `<key>#<n>`, flushes it to the disk, renames it to `<key>` and flushes the folder,
+//! so that what was acknowledged survives a kill and a power cut, and nobody ever sees half an
+//! object. A kill in the middle leaves the `#` file behind; nothing lists it, so it is swept here.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

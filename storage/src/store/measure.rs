@@ -1,4 +1,5 @@
-//! Counts what is asked of a store, how long it takes and how it ends, and from that tells whether it is well.
+//! Counts what is asked of a store, how long it takes and how it ends, and from that tells whether
+//! it is well.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ impl Measured {
     }
 }
 
-/// One request under way. Counts itself when dropped, so that one whose caller went away is counted too.
+/// One request under way. Counts itself when dropped, so that one whose caller went away is counted
+/// too.
 struct Attempt<'a> {
     store: &'a Measured,
     operation: Operation,

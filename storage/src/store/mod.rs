@@ -1,12 +1,14 @@
-//! Where objects lie: one small trait, backends below it, and one decorator for each concern above it.
+//! Where objects lie: one small trait, backends below it, and one decorator for each concern above
+//! it.
 //!
 //! ```text
 //! open():  Retrying ─▶ Measured ─▶ TimeLimited ─▶ ObjectStoreBackend ─▶ S3 │ folder │ memory
 //! tests:   Retrying ─▶ Measured ─▶ TimeLimited ─▶ Faulty ─▶ …
 //! ```
 //!
-//! Every attempt is measured, so that what is counted is what is paid for. Policy is above the trait, once, and never
-//! in a backend. Nothing relies on conditional writes: keys are never reused (see [`crate::path`]).
+//! Every attempt is measured, so that what is counted is what is paid for. Policy is above the
+//! trait, once, and never in a backend. Nothing relies on conditional writes: keys are never reused
+//! (see [`crate::path`]).
 
 use std::fmt;
 use std::ops::Range;
@@ -51,19 +53,21 @@ pub struct ObjectMeta {
     pub size: u64,
 }
 
-/// Objects by key. Implementations are cheap to share and safe to drop in the middle of a call; a PUT or DELETE that
-/// was dropped may still happen.
+/// Objects by key. Implementations are cheap to share and safe to drop in the middle of a call; a
+/// PUT or DELETE that was dropped may still happen.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
     /// Writes a whole object. Unconditional; repeating it with the same bytes changes nothing. When
-    /// it returns `Ok` the object is durable, and visible to all. When it fails, whatever the error, the object may
-    /// exist, now or in a moment: whoever gives up on it deletes it, and a later LIST finds what came after that.
+    /// it returns `Ok` the object is durable, and visible to all. When it fails, whatever the
+    /// error, the object may exist, now or in a moment: whoever gives up on it deletes it, and a
+    /// later LIST finds what came after that.
     async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError>;
 
     /// Reads a range of an object, or all of it: exactly that, or an error. Never fewer bytes.
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;
 
-    /// Reads like [`Self::get`], in the pieces in which the answer came: whoever can do with pieces saves a copy.
+    /// Reads like [`Self::get`], in the pieces in which the answer came: whoever can do with pieces
+    /// saves a copy.
     async fn get_pieces(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<Bytes>, StoreError> {
         Ok(vec![self.get(key, range).await?])
     }
@@ -71,9 +75,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Deletes an object. Deleting what does not exist is `Ok`.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
-    /// One page of the objects whose keys begin with `prefix` (empty, or ending with `/`), in the order of their
-    /// keys, from the first key greater than `start_after` on. A page has at most `limit` objects and at most
-    /// [`crate::limits::MAX_LIST_PAGE`]; an empty page means that there are no more.
+    /// One page of the objects whose keys begin with `prefix` (empty, or ending with `/`), in the
+    /// order of their keys, from the first key greater than `start_after` on. A page has at most
+    /// `limit` objects and at most [`crate::limits::MAX_LIST_PAGE`]; an empty page means that there
+    /// are no more.
     async fn list(
         &self,
         prefix: &str,
@@ -82,8 +87,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<Vec<ObjectMeta>, StoreError>;
 }
 
-/// Opens the store that `config` names, with time limit, measuring and retries around it. It makes no request yet.
-/// `seed` feeds the jitter of the retries.
+/// Opens the store that `config` names, with time limit, measuring and retries around it. It makes
+/// no request yet. `seed` feeds the jitter of the retries.
 pub fn open(
     config: &StoreConfig,
     metrics: &StorageMetrics,

@@ -1,7 +1,7 @@
 //! The one backend: any `object_store`, which is S3, a folder, or memory.
 //!
-//! It adds a prefix, and holds the client to this crate's contract: exactly the range that was asked for, keys in
-//! order, deleting what is absent is no error.
+//! It adds a prefix, and holds the client to this crate's contract: exactly the range that was
+//! asked for, keys in order, deleting what is absent is no error.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,7 +28,8 @@ pub struct ObjectStoreBackend {
     inner: Arc<dyn ObjectStore>,
     /// Empty, or ending with a slash.
     prefix: String,
-    /// Whether the client lists keys in their order, so that a listing may stop at the end of a page.
+    /// Whether the client lists keys in their order, so that a listing may stop at the end of a
+    /// page.
     lists_in_order: bool,
 }
 
@@ -57,7 +58,8 @@ impl ObjectStoreBackend {
         Self { inner: Arc::new(InMemory::new()), prefix: String::new(), lists_in_order: true }
     }
 
-    /// A view of the same objects under another prefix, as another cluster of the same bucket has it.
+    /// A view of the same objects under another prefix, as another cluster of the same bucket has
+    /// it.
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, KeyError> {
         let prefix = normalize_prefix(prefix)?;
         Ok(Self { inner: Arc::clone(&self.inner), prefix, lists_in_order: self.lists_in_order })
@@ -67,7 +69,8 @@ impl ObjectStoreBackend {
         Path::parse(format!("{}{key}", self.prefix)).map_err(|error| StoreError::invalid(error.to_string()))
     }
 
-    /// Turns what was listed into a key of ours; `None` for what lies beside our objects and cannot be one.
+    /// Turns what was listed into a key of ours; `None` for what lies beside our objects and cannot
+    /// be one.
     fn listed(&self, meta: &object_store::ObjectMeta) -> Option<ObjectMeta> {
         let key = meta.location.as_ref().strip_prefix(&self.prefix)?;
         Some(ObjectMeta { key: ObjectKey::parse(key).ok()?, size: meta.size })
@@ -140,7 +143,8 @@ impl Store for ObjectStoreBackend {
 }
 
 impl ObjectStoreBackend {
-    /// Sends a GET; gives its answer, whose body is still to come, and how many bytes that must have.
+    /// Sends a GET; gives its answer, whose body is still to come, and how many bytes that must
+    /// have.
     async fn begin_get(
         &self,
         key: &ObjectKey,
@@ -188,7 +192,8 @@ async fn collect_pieces(key: &ObjectKey, found: GetResult, wanted: u64) -> Resul
     if got as u64 == wanted { Ok(pieces) } else { Err(cut(key, got, wanted)) }
 }
 
-/// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever the server sends.
+/// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever
+/// the server sends.
 async fn collect(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Bytes, StoreError> {
     let fail = |error: &object_store::Error| classify(Operation::Get, key.as_str(), error);
     let wanted_bytes =

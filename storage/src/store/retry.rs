@@ -1,13 +1,16 @@
-//! Trying again, with a total budget, growing pauses with jitter, and back-pressure when the server asks for it.
+//! Trying again, with a total budget, growing pauses with jitter, and back-pressure when the server
+//! asks for it.
 //!
 //! Two kinds of waiting:
 //!
 //! - A request that failed waits for itself, each time about twice as long.
-//! - When the server says SlowDown, *every* caller of this store waits: no request starts before a common instant.
-//!   The pause grows while SlowDown goes on and shrinks with each success, so the rate of requests follows what the
-//!   server takes. What waits here holds its flush, which holds its producers: back-pressure.
+//! - When the server says SlowDown, *every* caller of this store waits: no request starts before a
+//!   common instant. The pause grows while SlowDown goes on and shrinks with each success, so the
+//!   rate of requests follows what the server takes. What waits here holds its flush, which holds
+//!   its producers: back-pressure.
 //!
-//! An outage is two log lines, one when it begins and one when it ends, however many requests it hits.
+//! An outage is two log lines, one when it begins and one when it ends, however many requests it
+//! hits.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,8 +96,9 @@ impl Retrying {
         Self { inner, policy, shared: Mutex::new(shared) }
     }
 
-    /// Asks until there is an answer, the failure is final, or the budget is used up. If the outcome of any attempt
-    /// is unknown, then so is the outcome of all: a later refusal does not undo a PUT whose answer was lost.
+    /// Asks until there is an answer, the failure is final, or the budget is used up. If the
+    /// outcome of any attempt is unknown, then so is the outcome of all: a later refusal does not
+    /// undo a PUT whose answer was lost.
     async fn run<'a, T>(
         &self,
         operation: Operation,

@@ -11,11 +11,12 @@ use super::s3_checksum::ChecksumConnector;
 use crate::error::StoreError;
 use crate::limits::{CONNECT_TIMEOUT, POOL_IDLE_TIMEOUT};
 
-/// The region that requests are signed for when none is given; servers other than Amazon's mostly ignore it.
+/// The region that requests are signed for when none is given; servers other than Amazon's mostly
+/// ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// What the environment may say about credentials, and nothing else: an endpoint or a bucket there must not overrule
-/// the configuration.
+/// What the environment may say about credentials, and nothing else: an endpoint or a bucket there
+/// must not overrule the configuration.
 const ENVIRONMENT_CREDENTIALS: [AmazonS3ConfigKey; 10] = [
     AmazonS3ConfigKey::AccessKeyId,
     AmazonS3ConfigKey::SecretAccessKey,
@@ -39,7 +40,8 @@ pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, Stor
         .with_region(region)
         .with_allow_http(config.allow_http)
         .with_virtual_hosted_style_request(!config.path_style)
-        // The payload is covered by TLS and by the checksum below; signing it would cost more than all else.
+        // The payload is covered by TLS and by the checksum below; signing it would cost more than
+        // all else.
         .with_unsigned_payload(true)
         // One object, one DELETE: not every server has the bulk request.
         .with_disable_bulk_delete(true)
@@ -103,7 +105,8 @@ fn client_options(config: &StoreConfig) -> Result<ClientOptions, StoreError> {
         .with_allow_http(config.allow_http)
         .with_connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout))
         .with_pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        // The time limit of an attempt is a decorator; this one only frees the connection a little later.
+        // The time limit of an attempt is a decorator; this one only frees the connection a little
+        // later.
         .with_timeout(config.request_timeout * 2);
     if let Some(path) = &config.ca_file {
         let fail = |error: &dyn std::fmt::Display| {

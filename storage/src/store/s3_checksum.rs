@@ -1,8 +1,8 @@
 //! Sends the CRC-32C of an object along with its PUT.
 //!
-//! The S3 client can compute a checksum of what it sends, which takes another pass over the bytes, but not be told one.
-//! So the header is added below it, to a request that is ready to be sent. S3 takes no `x-amz-` header that is not
-//! signed, so the request is then signed once more.
+//! The S3 client can compute a checksum of what it sends, which takes another pass over the bytes,
+//! but not be told one. So the header is added below it, to a request that is ready to be sent. S3
+//! takes no `x-amz-` header that is not signed, so the request is then signed once more.
 
 use std::sync::{Arc, OnceLock};
 

@@ -12,7 +12,8 @@ use super::{ObjectMeta, Payload, Store};
 use crate::error::{Operation, StoreError};
 use crate::path::ObjectKey;
 
-/// A store whose requests fail as unavailable when they take too long. A PUT or DELETE that did may still happen.
+/// A store whose requests fail as unavailable when they take too long. A PUT or DELETE that did may
+/// still happen.
 #[derive(Debug)]
 pub struct TimeLimited {
     inner: Arc<dyn Store>,

@@ -1,5 +1,5 @@
-//! Consumer groups: what a commit costs beyond etcd's own transaction, what a thousand members cost etcd, and how long
-//! nobody reads when a coordinator is killed.
+//! Consumer groups: what a commit costs beyond etcd's own transaction, what a thousand members cost
+//! etcd, and how long nobody reads when a coordinator is killed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use crate::stack::{Broker, Stack};
 
 const QUICK: &[&str] = &["--group-initial-rebalance-delay-ms", "200"];
 
-/// Commits of one member, with a pause between them, beside etcd's own transaction of the same size.
+/// Commits of one member, with a pause between them, beside etcd's own transaction of the same
+/// size.
 pub async fn commits(stack: &mut Stack, report: &mut Report) {
     let (broker, _) = stack.broker(1, "commits", QUICK).await;
     let mut client = Client::connect(&broker.address).await.expect("a connection");
@@ -57,7 +58,8 @@ pub async fn commits(stack: &mut Stack, report: &mut Report) {
     report.target(what, commit - txn, "ms", Bound::AtMost, 5.0);
 }
 
-/// A thousand members in ten groups over three brokers, each committing a hundred partitions every five seconds.
+/// A thousand members in ten groups over three brokers, each committing a hundred partitions every
+/// five seconds.
 pub async fn thousand_members(stack: &mut Stack, report: &mut Report) {
     let brokers = three(stack, "thousand-members").await;
     let addresses: Vec<String> = brokers.iter().map(|b| b.address.clone()).collect();
@@ -119,7 +121,8 @@ fn hundred(group: &Group, member: &str, generation: i32, first: i32, offset: i64
     group.commit_request(member, generation, 0, offset).with_topics(vec![all])
 }
 
-/// Kills the coordinator of a group whose member reads, five times over, and looks for the longest time without a record.
+/// Kills the coordinator of a group whose member reads, five times over, and looks for the longest
+/// time without a record.
 pub async fn failover(stack: &mut Stack, report: &mut Report) {
     let (mut gaps, mut beats) = (Vec::new(), Vec::new());
     let mut rebalances = 0.0;
@@ -188,8 +191,9 @@ async fn write(address: String, partition: i32, until: Instant) {
     }
 }
 
-/// Reads where metadata lead, as clients do: after a failure it asks any broker for metadata, and waits 100 ms before it
-/// tries again. Gives the longest time between two answers with records, in seconds.
+/// Reads where metadata lead, as clients do: after a failure it asks any broker for metadata, and
+/// waits 100 ms before it tries again. Gives the longest time between two answers with records, in
+/// seconds.
 async fn read(addresses: Vec<String>, partition: i32, until: Instant) -> f64 {
     let (mut offset, mut last, mut longest) = (0, None::<Instant>, 0.0_f64);
     let mut connection: Option<Client> = None;

@@ -1,4 +1,5 @@
-//! Producers and consumers that cost little themselves: requests are encoded once and sent again and again.
+//! Producers and consumers that cost little themselves: requests are encoded once and sent again
+//! and again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +44,8 @@ pub fn produce_frames(topic: &str, partitions: i32) -> Vec<(Bytes, u64)> {
     frames.collect()
 }
 
-/// Sends `total` bytes over `connections` connections with a few requests in flight each; gives the time it took.
+/// Sends `total` bytes over `connections` connections with a few requests in flight each; gives the
+/// time it took.
 pub async fn produce(
     address: &str,
     frames: Vec<(Bytes, u64)>,

@@ -1,9 +1,10 @@
-//! Speed, measured side by side with the floor in one run: the machine is noisy, so only figures of the same run mean
-//! anything together.
+//! Speed, measured side by side with the floor in one run: the machine is noisy, so only figures of
+//! the same run mean anything together.
 //!
-//! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME …]` runs only
-//! the named parts: state, produce, sparse, puts, fetch, many, start, fair, commits, members, failover, observer. `observer-soak`, which takes
-//! an hour, or `observer-soak=MINUTES`, runs only if it is named.
+//! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
+//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, start, fair, commits,
+//! members, failover, observer. `observer-soak`, which takes an hour, or `observer-soak=MINUTES`,
+//! runs only if it is named.
 
 mod groups;
 mod load;
@@ -27,7 +28,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 const GIB: f64 = 1024.0 * MIB;
 /// Bytes of one sustained run.
 const RUN_BYTES: u64 = 1 << 30;
-/// Connections of a sustained run: with five requests of 1 MiB each in flight they keep more than four PUTs busy.
+/// Connections of a sustained run: with five requests of 1 MiB each in flight they keep more than
+/// four PUTs busy.
 const CONNECTIONS: usize = 12;
 /// Bytes at 10 MiB/s after which a saved-up burst of PUTs is spent.
 const SPEND_BURST: u64 = 40 << 20;
@@ -253,7 +255,8 @@ async fn fetch(stack: &mut Stack, report: &mut Report) {
     end_to_end(&writer, &reader, stack, report).await;
 }
 
-/// A partition that gets little lies in an object for each of its records. The floor is one GET after the other.
+/// A partition that gets little lies in an object for each of its records. The floor is one GET
+/// after the other.
 async fn many_objects(stack: &mut Stack, report: &mut Report) {
     const OBJECTS: usize = 400;
     const LATENCY_MS: u64 = 30;

@@ -1,5 +1,5 @@
-//! The observer over a large cluster: how long each of its tools takes, what a call costs etcd however many ask the same,
-//! how large answers are, and how much memory it holds over a long time.
+//! The observer over a large cluster: how long each of its tools takes, what a call costs etcd
+//! however many ask the same, how large answers are, and how much memory it holds over a long time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -215,7 +215,8 @@ pub async fn figures(stack: &mut Stack, report: &mut Report) {
     }
 }
 
-/// Calls one tool after the other for so long, with the loop at its default interval; looks at the memory every ten minutes.
+/// Calls one tool after the other for so long, with the loop at its default interval; looks at the
+/// memory every ten minutes.
 pub async fn soak(stack: &mut Stack, report: &mut Report, length: Duration) {
     let large = Large::make(stack).await;
     let (process, observer) = stack.observer("large", &[]).await;
@@ -232,7 +233,8 @@ pub async fn soak(stack: &mut Stack, report: &mut Report, length: Duration) {
             assert!(bytes <= ANSWER_BYTES, "{tool} answers {bytes} bytes");
             samples.entry(tool).or_default().push(ms);
             calls += 1;
-            // Whoever else uses the machine may keep etcd from answering in time; then the answer says so.
+            // Whoever else uses the machine may keep etcd from answering in time; then the answer
+            // says so.
             failed += usize::from(answer.get("error").is_some());
             if begun.elapsed() >= next {
                 let minutes = next.as_secs() / 60;

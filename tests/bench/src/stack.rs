@@ -1,4 +1,5 @@
-//! The processes that are measured: etcd, an S3 server in memory, brokers. All of them end when they are dropped.
+//! The processes that are measured: etcd, an S3 server in memory, brokers. All of them end when
+//! they are dropped.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

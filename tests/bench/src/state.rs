@@ -1,4 +1,5 @@
-//! What a large state costs those who read it, and what those who read it cost the ones that follow the log.
+//! What a large state costs those who read it, and what those who read it cost the ones that follow
+//! the log.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! A topic that is deleted, created again and grown under load. What was written to one life of it is there as long as
-//! that life lasts, and never in another one.
+//! A topic that is deleted, created again and grown under load. What was written to one life of it
+//! is there as long as that life lasts, and never in another one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,8 @@ impl Churn {
         self.repeat(&mut rng, Act::Create).await;
     }
 
-    /// Asks one broker after the other until it is done: also if the answer to an earlier attempt was lost.
+    /// Asks one broker after the other until it is done: also if the answer to an earlier attempt
+    /// was lost.
     async fn repeat(&self, rng: &mut StdRng, act: Act) {
         loop {
             let address = &self.addresses[rng.random_range(0..self.addresses.len())];
@@ -167,7 +168,8 @@ impl Churn {
         }
     }
 
-    /// Compares every broker's view of the topic with what was acknowledged. Gives the number of records, and of lives.
+    /// Compares every broker's view of the topic with what was acknowledged. Gives the number of
+    /// records, and of lives.
     pub(crate) async fn check(&self, live: &[String]) -> (usize, usize) {
         let acked = self.acked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let lives: std::collections::BTreeSet<Uuid> = acked.keys().map(|(id, ..)| *id).collect();

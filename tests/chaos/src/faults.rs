@@ -270,7 +270,8 @@ impl Fault {
                 start_broker(cluster, *i);
             }
             Self::TakeNodeId(i) => {
-                // The one that stood still has lost its node id, if the other one had the time to take it: then it ends.
+                // The one that stood still has lost its node id, if the other one had the time to
+                // take it: then it ends.
                 eventually("one of two brokers with the same node id ends", PATIENCE, async || {
                     (!cluster.is_running(*i) || !cluster.is_running(RESIDENTS)).then_some(())
                 })
@@ -364,7 +365,8 @@ async fn make_room(cluster: &mut Cluster) {
         }
         for i in 0..etcd.len() {
             etcd.try_ctl_of(i, &["defrag", "--command-timeout=60s"]).ok()?;
-            // A member that had not done its compaction yet has kept its size, and would raise the alarm again.
+            // A member that had not done its compaction yet has kept its size, and would raise the
+            // alarm again.
             if etcd.db_bytes(i).ok()? > QUOTA_BYTES / 2 {
                 return None;
             }
@@ -414,7 +416,8 @@ mod tests {
                 |f| if let Fault::Cut(ends, cut) = f { Some(format!("{ends:?} {cut:?}")) } else { None },
             )
             .collect();
-        // Four brokers with etcd, each of its members, S3 and clients, and three pairs of members in two orders.
+        // Four brokers with etcd, each of its members, S3 and clients, and three pairs of members
+        // in two orders.
         assert_eq!(links.len(), (4 * (1 + 3 + 1 + 1) + 6) * 5);
     }
 

@@ -1,15 +1,16 @@
-//! `make chaos`: a cluster of real processes is hurt in every way that this machine allows, under load, and checked again
-//! and again.
+//! `make chaos`: a cluster of real processes is hurt in every way that this machine allows, under
+//! load, and checked again and again.
 //!
 //! ```text
 //!  producers, tails, groups ──▶ proxy ──▶ broker ──▶ proxy ──▶ etcd 1, 2, 3 (proxies between them)
 //!                                            └─────▶ proxy ──▶ S3 server with faults
 //! ```
 //!
-//! It goes in rounds: topics of its own, load, faults by seed, up to three at a time; then everything is healed, and
-//! whatever clients were told must be there, on every broker, and the product's audit must find nothing. So a violation
-//! is found near its cause, and nothing grows with the length of the run. What processes do under these faults depends on
-//! the machine: a seed repeats the faults, not their outcome.
+//! It goes in rounds: topics of its own, load, faults by seed, up to three at a time; then
+//! everything is healed, and whatever clients were told must be there, on every broker, and the
+//! product's audit must find nothing. So a violation is found near its cause, and nothing grows
+//! with the length of the run. What processes do under these faults depends on the machine: a seed
+//! repeats the faults, not their outcome.
 
 mod churn;
 mod faults;
@@ -96,7 +97,8 @@ fn plan() -> Plan {
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
         .flag("drain-ms", 500)
-        // Ten objects a second and broker: everything is read back several times, eight objects at a time.
+        // Ten objects a second and broker: everything is read back several times, eight objects at
+        // a time.
         .flag("linger-ms", 100)
         .flag("put-budget-per-s", 5)
         .flag("put-budget-burst", 10)

@@ -1,11 +1,12 @@
-//! `strandline-chaos`: hurts a cluster of real processes for a while, and says whether anything was lost.
+//! `strandline-chaos`: hurts a cluster of real processes for a while, and says whether anything was
+//! lost.
 //!
 //! ```text
 //! strandline-chaos [MINUTES] [SEED] [SECONDS PER ROUND]
 //! ```
 //!
-//! It prints a line for each fault, and ends with 0 if nothing was found, with 1 if something was; then everything that
-//! may explain it is in the folder that it names.
+//! It prints a line for each fault, and ends with 0 if nothing was found, with 1 if something was;
+//! then everything that may explain it is in the folder that it names.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Members of consumer groups, of both protocols, that read a topic and commit what they have read.
 //!
-//! What was committed and acknowledged is the least that anybody may be told later; and whatever lies below a committed
-//! offset has been read by somebody. They come, vanish without a word and come back.
+//! What was committed and acknowledged is the least that anybody may be told later; and whatever
+//! lies below a committed offset has been read by somebody. They come, vanish without a word and
+//! come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -194,7 +195,8 @@ impl Members {
                         topic_id = topic.topic_id;
                         given.extend(topic.partitions);
                     }
-                    // What was taken away is committed already; the next heartbeat says that it is given up.
+                    // What was taken away is committed already; the next heartbeat says that it is
+                    // given up.
                     worker.next.retain(|partition, _| given.contains(partition));
                     self.take(worker, &given).await;
                     beat_at = Instant::now();
@@ -377,7 +379,8 @@ impl Members {
         group
     }
 
-    /// Checks what is committed in the end, and that everything below it was read. Gives the number of commits.
+    /// Checks what is committed in the end, and that everything below it was read. Gives the number
+    /// of commits.
     pub(crate) async fn check(&self) -> u64 {
         let known = self.ledger().committed.clone();
         let committed = self.asking().committed().await;

@@ -1,4 +1,5 @@
-//! One round: load on topics of its own, faults, and in the end, when all is quiet, every check that there is.
+//! One round: load on topics of its own, faults, and in the end, when all is quiet, every check
+//! that there is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ const WRITERS: usize = 3;
 const SHORT_MS: u64 = 15_000;
 /// Time for anything to happen that must happen once everything is well again.
 const PATIENCE: Duration = Duration::from_mins(4);
-/// Keeps the log moving while everything else is quiet, so that snapshots are written. It stays for the whole run.
+/// Keeps the log moving while everything else is quiet, so that snapshots are written. It stays for
+/// the whole run.
 const FILLER: &str = "filler";
 /// What a broker says that must not happen, whatever is done to it.
 const NEVER_SAID: [&str; 4] =
@@ -123,7 +125,8 @@ impl Round {
     fn load(&mut self, addresses: &[String], seed: u64) {
         let like = Options {
             request_timeout: Duration::from_secs(4),
-            // How long is not the question here: whether it goes on is asked when everything is well again.
+            // How long is not the question here: whether it goes on is asked when everything is
+            // well again.
             delivery_timeout: Duration::from_hours(1),
             pause: Duration::from_millis(100),
             ..Options::new(0, &self.main_topic, PARTITIONS, addresses.to_vec())
@@ -212,7 +215,8 @@ impl Round {
         assert_all_run(cluster);
     }
 
-    /// Heals everything, waits until all that was sent has its answer, and checks whatever can be checked.
+    /// Heals everything, waits until all that was sent has its answer, and checks whatever can be
+    /// checked.
     pub(crate) async fn finish(mut self, cluster: &mut Cluster, is_last: bool) -> Done {
         self.story.say("all is healed");
         faults::heal(cluster).await;
@@ -246,7 +250,8 @@ impl Round {
         Done { records, commits }
     }
 
-    /// Waits until a group has read and committed everything. However long that takes on this machine, it goes on.
+    /// Waits until a group has read and committed everything. However long that takes on this
+    /// machine, it goes on.
     async fn catch_up(&self, group: &Members, ends: &[i64]) {
         let mut left = i64::MAX;
         let mut until = Instant::now() + PATIENCE;
@@ -303,7 +308,8 @@ impl Round {
             delete_topic(&addresses, topic).await;
         }
         if is_last {
-            // Brokers that run may keep objects whose commit they know nothing of, for as long as they run.
+            // Brokers that run may keep objects whose commit they know nothing of, for as long as
+            // they run.
             for i in 0..cluster.len() {
                 if cluster.is_running(i) {
                     let status = cluster.stop(i).await;

@@ -1,4 +1,5 @@
-//! What has happened so far: said as it happens, and kept for whoever has to understand a violation.
+//! What has happened so far: said as it happens, and kept for whoever has to understand a
+//! violation.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! Record batches, and what is inside them: stored, packed anew, looked through for a timestamp, read back; and metrics
-//! that clients push, which are packed by the same codecs.
+//! Record batches, and what is inside them: stored, packed anew, looked through for a timestamp,
+//! read back; and metrics that clients push, which are packed by the same codecs.
 
 use bytes::Bytes;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -53,7 +53,8 @@ pub(crate) fn run(data: &[u8]) {
     });
 }
 
-/// A batch with this header, from its attributes on, and this payload, of the right length and checksum.
+/// A batch with this header, from its attributes on, and this payload, of the right length and
+/// checksum.
 fn batch(data: &[u8]) -> Option<Bytes> {
     let (head, payload) = data.split_at_checked(HEAD_BYTES)?;
     let mut batch = vec![0; 21];

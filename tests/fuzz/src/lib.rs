@@ -1,13 +1,14 @@
-//! Every decoder that reads foreign bytes, as a function of bytes: no input may panic, hang, or take memory beyond its
-//! bound. libFuzzer calls these functions (`make fuzz`), and so does a test with every input of the corpus.
+//! Every decoder that reads foreign bytes, as a function of bytes: no input may panic, hang, or
+//! take memory beyond its bound. libFuzzer calls these functions (`make fuzz`), and so does a test
+//! with every input of the corpus.
 //!
 //! ```text
 //!   corpus/<target>/*  ─▶ targets()[target](bytes) ◀─ libfuzzer/fuzz_targets/<target>.rs
 //! ```
 //!
-//! Most go through the door that the bytes come through in the product: a connection of the server, the loading of the
-//! state, the reader of objects, the observer's router. Where a checksum stands before a decoder, the checksum is put right
-//! here, or nothing behind it would ever be tried.
+//! Most go through the door that the bytes come through in the product: a connection of the server,
+//! the loading of the state, the reader of objects, the observer's router. Where a checksum stands
+//! before a decoder, the checksum is put right here, or nothing behind it would ever be tried.
 
 mod batches;
 mod configs;

@@ -1,7 +1,8 @@
 //! Log records, applied one after the other, and a snapshot of what comes of them.
 //!
-//! Brokers trust each other's records as far as they are records: one that names an object which another one has named before
-//! makes a state that contradicts itself, and the audit and the snapshot's writer say so. Nothing may panic.
+//! Brokers trust each other's records as far as they are records: one that names an object which
+//! another one has named before makes a state that contradicts itself, and the audit and the
+//! snapshot's writer say so. Nothing may panic.
 
 use strandline_metadata::invariants;
 use strandline_metadata::record::Record;

@@ -15,7 +15,8 @@ use crate::world;
 const SEALED: u8 = 1;
 /// Behind the checksum there is the magic.
 const MAGIC_BYTES: usize = 8;
-/// Of the footer: where the index begins, its length, how many entries it has, version, kind, checksum, magic.
+/// Of the footer: where the index begins, its length, how many entries it has, version, kind,
+/// checksum, magic.
 const FOOTER_BYTES: usize = 8 + 4 + 4 + 2 + 2 + 4 + MAGIC_BYTES;
 
 pub(crate) fn run(data: &[u8]) {

@@ -2,8 +2,8 @@
 
 use crate::{pieces, world};
 
-/// Bit of the first byte: the rest is said as it is. Otherwise it is cut into pieces, and each of them said as a frame of
-/// the right length.
+/// Bit of the first byte: the rest is said as it is. Otherwise it is cut into pieces, and each of
+/// them said as a frame of the right length.
 const RAW: u8 = 1;
 
 pub(crate) fn run(data: &[u8]) {

@@ -1,4 +1,5 @@
-//! What fuzzing begins with: sound inputs of every kind, made by the product and by the clients of the tests.
+//! What fuzzing begins with: sound inputs of every kind, made by the product and by the clients of
+//! the tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! Snapshots that may not be what was written: checksums are put right, so that what lies behind them is read.
+//! Snapshots that may not be what was written: checksums are put right, so that what lies behind
+//! them is read.
 
 use bytes::Bytes;
 use prost::Message;
@@ -43,7 +44,8 @@ pub(crate) fn run(data: &[u8]) {
         for chunk in &mut known.chunks {
             (chunk.bytes, chunk.checksum) = (chunk.inline.len() as u64, checksum(&chunk.inline));
         }
-        // Of a field that occurs twice the last word counts; of the repeated one every word does, so only the new ones may.
+        // Of a field that occurs twice the last word counts; of the repeated one every word does,
+        // so only the new ones may.
         bytes = without_chunks(manifest);
         let right = Manifest { chunks: known.chunks.clone(), ..Manifest::default() };
         bytes.extend(right.encode_to_vec());

@@ -45,7 +45,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
-/// A broker with the topic `t`, whose batches are stored as they come, and the topic `z`, whose batches are packed anew.
+/// A broker with the topic `t`, whose batches are stored as they come, and the topic `z`, whose
+/// batches are packed anew.
 pub(crate) async fn broker() -> Opened {
     broker_on(Arc::new(Embedded::in_memory()), Arc::new(ObjectStoreBackend::memory())).await
 }

@@ -1,4 +1,5 @@
-//! Every input that fuzzing begins with, has found worth keeping, or has found something with, is tried again.
+//! Every input that fuzzing begins with, has found worth keeping, or has found something with, is
+//! tried again.
 
 use std::fs;
 use std::path::{Path, PathBuf};

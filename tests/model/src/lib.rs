@@ -1,22 +1,26 @@
-//! The commit protocol as a small model, which is tried in every order of every step that it can take.
+//! The commit protocol as a small model, which is tried in every order of every step that it can
+//! take.
 //!
-//! What is modelled is what `metadata/src/commit/`, `metadata/src/brokers.rs`, `metadata/src/snapshot/maintain.rs` and
-//! `broker/src/jobs/gc.rs` do, step by step, where a step is one request to etcd or to the store, one message, or one thing
-//! that a broker does by itself:
+//! What is modelled is what `metadata/src/commit/`, `metadata/src/brokers.rs`,
+//! `metadata/src/snapshot/maintain.rs` and `broker/src/jobs/gc.rs` do, step by step, where a step
+//! is one request to etcd or to the store, one message, or one thing that a broker does by itself:
 //!
 //! ```text
 //!   PUT ─▶ transaction (registration and head compared, head advanced) ─▶ applied from the watch ─▶ acknowledged
 //!           └─ answer lost ─▶ head and registration looked up ─▶ committed, sent again, or refused
 //! ```
 //!
-//! beside that: requests that arrive late or never, leases that end, processes that die and are replaced under the same node
-//! id, orphans that are collected, snapshots, trims, and incarnations that are forgotten. A process that stands still needs no
-//! step of its own: in every state it may be somebody else's turn.
+//! beside that: requests that arrive late or never, leases that end, processes that die and are
+//! replaced under the same node id, orphans that are collected, snapshots, trims, and incarnations
+//! that are forgotten. A process that stands still needs no step of its own: in every state it may
+//! be somebody else's turn.
 //!
-//! Not modelled: several records in one transaction, producers' sequence numbers, objects that die, time.
+//! Not modelled: several records in one transaction, producers' sequence numbers, objects that die,
+//! time.
 //!
-//! The properties are the invariants 1, 2, 5 and 6 of ARCHITECTURE.md, and 4 as far as the model derives states. Each
-//! safeguard can be taken away by a [`Flaw`]; then one of them fails, which the tests demand.
+//! The properties are the invariants 1, 2, 5 and 6 of ARCHITECTURE.md, and 4 as far as the model
+//! derives states. Each safeguard can be taken away by a [`Flaw`]; then one of them fails, which
+//! the tests demand.
 
 mod step;
 
@@ -51,7 +55,8 @@ pub enum Flaw {
     StateBeforeRegistration,
     /// The collector looks into its state as it is, without the barrier.
     NoBarrier,
-    /// A node id is taken over by a put over the registration that is there, which keeps its create revision.
+    /// A node id is taken over by a put over the registration that is there, which keeps its create
+    /// revision.
     PutOverRegistration,
     /// The log is trimmed up to a snapshot before that is where brokers start from.
     TrimBeforePointer,
@@ -72,7 +77,8 @@ pub struct Limits {
     pub registrations: u8,
     /// Leases that end.
     pub expiries: u8,
-    /// Processes that are started after the first one of each node; the one before has died, or stands still.
+    /// Processes that are started after the first one of each node; the one before has died, or
+    /// stands still.
     pub restarts: u8,
     /// Answers that are lost.
     pub losses: u8,
@@ -126,7 +132,8 @@ pub struct Stored {
     pub incarnations: u8,
     /// The last number of each incarnation.
     pub heads: BTreeMap<Incarnation, Sequence>,
-    /// Every record that was ever committed, in order. A watch brings them all; a load only those that are not trimmed.
+    /// Every record that was ever committed, in order. A watch brings them all; a load only those
+    /// that are not trimmed.
     pub log: Vec<Record>,
     /// Which of them are deleted.
     pub trimmed: BTreeSet<u8>,
@@ -180,7 +187,8 @@ pub enum Collecting {
     Idle,
     /// What was in the store.
     Listed(BTreeSet<(Incarnation, Object)>),
-    /// Without those whose broker is registered; and the heads that must be applied before the next step.
+    /// Without those whose broker is registered; and the heads that must be applied before the next
+    /// step.
     Unregistered(BTreeSet<(Incarnation, Object)>, u8),
 }
 
@@ -294,7 +302,8 @@ impl Stored {
         self.load_from(self.listed.first())
     }
 
-    /// What follows from a snapshot, or from nothing, and the records after it that are still there.
+    /// What follows from a snapshot, or from nothing, and the records after it that are still
+    /// there.
     fn load_from(&self, snapshot: Option<&Snapshot>) -> Option<View> {
         let mut view = match snapshot {
             None => View::default(),

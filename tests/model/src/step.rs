@@ -248,7 +248,8 @@ impl Protocol {
         true
     }
 
-    /// Another process of the node, beside the one that there may be: that one stands still, or was killed.
+    /// Another process of the node, beside the one that there may be: that one stands still, or was
+    /// killed.
     fn start(&self, world: &mut World, node: u8) -> bool {
         let others = world.brokers.values().filter(|b| b.node == node).count();
         if others > 1 || !spend(&mut world.used.restarts, self.limits.restarts) {
@@ -436,7 +437,8 @@ fn is_registered(world: &World, p: Process, broker: &Broker) -> bool {
     broker.session.is_some_and(|session| registered == Some(&(session, p)))
 }
 
-/// Puts a snapshot on the list, if that is as it was, and the snapshot not older than what is there.
+/// Puts a snapshot on the list, if that is as it was, and the snapshot not older than what is
+/// there.
 fn move_list(world: &mut World, p: Process, broker: &mut Broker) -> bool {
     let Snapshotting::Written(snapshot, version) = std::mem::take(&mut broker.snapshotting) else {
         return false;

@@ -78,7 +78,8 @@ fn a_commit_that_does_not_compare_the_registration_is_found() {
 
 #[test]
 fn a_commit_that_does_not_compare_the_head_is_found() {
-    // A late copy of an earlier commit moves the head back; then a later one, whose answer was lost, is taken for refused.
+    // A late copy of an earlier commit moves the head back; then a later one, whose answer was
+    // lost, is taken for refused.
     let limits = Limits { nodes: 1, registrations: 1, losses: 3, ..COMMITS };
     assert_eq!(failures(limits, None), [""; 0]);
     assert_found(limits, Flaw::NoCompareOfHead, "6");

@@ -79,8 +79,8 @@ pub(crate) async fn run(
     while under_way.join_next().await.is_some() {}
 }
 
-/// The coordinator of a group dies and comes back, so many times, and whoever did without it hears of
-/// that late: two brokers coordinate the group at the same time, and both are registered.
+/// The coordinator of a group dies and comes back, so many times, and whoever did without it hears
+/// of that late: two brokers coordinate the group at the same time, and both are registered.
 pub(crate) async fn comebacks(nodes: Vec<Arc<Node>>, random: Random, trace: Trace, count: u32) {
     let addresses: Vec<String> = nodes.iter().map(|node| node.address()).collect();
     for _ in 0..count {

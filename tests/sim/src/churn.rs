@@ -1,4 +1,5 @@
-//! A topic that is deleted, created again and grown all the time. Nothing of the old one may be seen under the new one.
+//! A topic that is deleted, created again and grown all the time. Nothing of the old one may be
+//! seen under the new one.
 
 use std::time::Duration;
 
@@ -75,7 +76,8 @@ async fn live(
         }
         produced?;
     }
-    // By its id: a broker that lags may still have the old topic under the name, and says what was true of it.
+    // By its id: a broker that lags may still have the old topic under the name, and says what was
+    // true of it.
     let metadata = client.metadata(&[TOPIC]).await?;
     let id = metadata.topics[0].topic_id;
     let mut reader = connect(addresses, random).await?;

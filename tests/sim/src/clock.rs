@@ -1,4 +1,5 @@
-//! The wall clocks of simulated machines: each follows simulated time, from a common start, until it jumps.
+//! The wall clocks of simulated machines: each follows simulated time, from a common start, until
+//! it jumps.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

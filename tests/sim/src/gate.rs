@@ -1,4 +1,5 @@
-//! Stops a whole process between any two of its steps, and lets it go on, as SIGSTOP and SIGCONT do.
+//! Stops a whole process between any two of its steps, and lets it go on, as SIGSTOP and SIGCONT
+//! do.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,9 +1,10 @@
-//! What a broker commits is answered late, at the one moment at which that is dangerous: between the
-//! checkpoint of a snapshot and the snapshot itself.
+//! What a broker commits is answered late, at the one moment at which that is dangerous: between
+//! the checkpoint of a snapshot and the snapshot itself.
 //!
 //! All other calls are held back as well, until the broker's lease is over and another broker has
-//! written a snapshot; the watch goes on. So the broker registers again, has applied what the other one
-//! did, and then hears that its own checkpoint is committed. Its snapshot would be of an older state.
+//! written a snapshot; the watch goes on. So the broker registers again, has applied what the other
+//! one did, and then hears that its own checkpoint is committed. Its snapshot would be of an older
+//! state.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Whole clusters of the real broker code in one deterministic process: simulated time, a simulated network, and faults
-//! by seed.
+//! Whole clusters of the real broker code in one deterministic process: simulated time, a simulated
+//! network, and faults by seed.
 //!
 //! ```text
 //!   producers, consumers, members (of strandline-tests) ── network ── broker 1 ─┬─ link ── etcd: the embedded backend
@@ -8,9 +8,10 @@
 //!     history ─▶ checkers                        adversary: kill, stop, cut, fail, delay, jump
 //! ```
 //!
-//! One thread, tokio's paused clock, and one seed from which everything random is drawn: the same seed gives the same
-//! run, to the byte of the log. The product has no part in it: it is handed a backend, a store, a clock and a seed, as
-//! always, and a place for its tasks to run in, so that a process can be stopped from outside.
+//! One thread, tokio's paused clock, and one seed from which everything random is drawn: the same
+//! seed gives the same run, to the byte of the log. The product has no part in it: it is handed a
+//! backend, a store, a clock and a seed, as always, and a place for its tasks to run in, so that a
+//! process can be stopped from outside.
 
 mod adversary;
 mod check;
@@ -50,7 +51,8 @@ pub struct Outcome {
     pub trace: Vec<String>,
     /// What happened to the first record that an anomaly names, and to those around it.
     pub story: Vec<String>,
-    /// What clients did to the ends of partitions, and were told of them, for a checker of linearizability.
+    /// What clients did to the ends of partitions, and were told of them, for a checker of
+    /// linearizability.
     pub operations: Vec<Operation>,
     /// A digest of everything: what etcd and S3 hold in the end, and what clients saw.
     pub digest: u64,
@@ -90,7 +92,8 @@ pub fn run(plan: &Plan) -> Outcome {
     outcome
 }
 
-/// Looks for the first of `seeds` that finds a deliberate bug, on all processors. Gives it, and what it found.
+/// Looks for the first of `seeds` that finds a deliberate bug, on all processors. Gives it, and
+/// what it found.
 #[cfg(feature = "mutations")]
 pub fn first_to_find(mutation: Mutation, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -24,7 +24,8 @@ impl Link {
         Self { random, cut, calls_held, latency_ms }
     }
 
-    /// Cuts it, or joins it again. What is on its way waits, as what a TCP connection sends again and again.
+    /// Cuts it, or joins it again. What is on its way waits, as what a TCP connection sends again
+    /// and again.
     pub(crate) fn set_cut(&self, cut: bool) {
         self.cut.send_replace(cut);
     }

@@ -1,7 +1,9 @@
-//! Members of one consumer group that come, go and vanish, and what they are told about committed offsets.
+//! Members of one consumer group that come, go and vanish, and what they are told about committed
+//! offsets.
 //!
-//! A member commits, for each partition that it is given, numbers that only grow, from what is committed when it is given
-//! it. So whatever was acknowledged to anybody must be the least that anybody is told later.
+//! A member commits, for each partition that it is given, numbers that only grow, from what is
+//! committed when it is given it. So whatever was acknowledged to anybody must be the least that
+//! anybody is told later.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,8 @@
 //! Sees every transaction as etcd executes it, and who sent it. A broker does not know of it.
 //!
-//! Invariant 5: a broker whose registration was lost can commit nothing any more. And no snapshot is listed in front of
-//! newer ones, and no record goes that a start from the second-newest one needs. What comes of these is seen by chance at
-//! most, so it is looked at where it happens.
+//! Invariant 5: a broker whose registration was lost can commit nothing any more. And no snapshot
+//! is listed in front of newer ones, and no record goes that a start from the second-newest one
+//! needs. What comes of these is seen by chance at most, so it is looked at where it happens.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,8 +70,8 @@ impl Monitored {
         }
     }
 
-    /// Records go only when the pointer says that they may: whoever starts then does not need them, also if the newest
-    /// snapshot turns out bad.
+    /// Records go only when the pointer says that they may: whoever starts then does not need them,
+    /// also if the newest snapshot turns out bad.
     async fn deleted(&self, revision: i64, keys: &KeyRange) -> Result<(), BackendError> {
         let before = |keys| RangeRequest { keys, revision: Some(revision - 1), limit: 0, keys_only: false };
         let gone = self.inner.range(before(keys.clone())).await?.kvs;

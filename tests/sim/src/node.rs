@@ -146,7 +146,8 @@ impl Node {
         *lock(&self.etcd_plan) = plan;
     }
 
-    /// Starts a process, if none runs. One that ends by itself is started again, as a supervisor does.
+    /// Starts a process, if none runs. One that ends by itself is started again, as a supervisor
+    /// does.
     pub(crate) fn start(self: &Arc<Self>) {
         let mut current = self.lock();
         if current.is_some() {
@@ -243,7 +244,8 @@ impl Node {
         true
     }
 
-    /// Stops the process, and starts another one in its place. Gives a number for [`Node::resume_replaced`].
+    /// Stops the process, and starts another one in its place. Gives a number for
+    /// [`Node::resume_replaced`].
     pub(crate) fn replace(self: &Arc<Self>) -> Option<u64> {
         let process = self.lock().take()?;
         self.note("is stopped, and another process starts in its place");

@@ -28,8 +28,8 @@ pub struct Plan {
     pub waits_for_orphans: bool,
     /// Log records after which a snapshot is due.
     pub snapshot_records: u32,
-    /// How often a coordinator dies and comes back while the others do not hear of it; consumers that
-    /// are members of nothing commit offsets meanwhile.
+    /// How often a coordinator dies and comes back while the others do not hear of it; consumers
+    /// that are members of nothing commit offsets meanwhile.
     pub comebacks: u32,
     /// Whether the answer to a checkpoint may come when another broker has written newer snapshots.
     pub late_checkpoints: bool,
@@ -41,7 +41,8 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         let random = Random::new(seed);
-        // What few seeds have is drawn elsewhere, so that the others stay what they were without it.
+        // What few seeds have is drawn elsewhere, so that the others stay what they were without
+        // it.
         let rare = Random::new(seed ^ RARE);
         let has_comebacks = rare.chance(0.12);
         Self {

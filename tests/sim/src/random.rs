@@ -16,7 +16,8 @@ impl Random {
         Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 
-    /// Another source, which does not change what this one gives later, however often it is drawn from.
+    /// Another source, which does not change what this one gives later, however often it is drawn
+    /// from.
     pub(crate) fn fork(&self) -> Self {
         Self::new(self.number())
     }

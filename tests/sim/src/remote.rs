@@ -1,5 +1,6 @@
-//! etcd and S3 as a broker sees them: on the other end of a link. A call that has left the broker is under way on its
-//! own: it may be executed although the broker was killed meanwhile, and its answer may come when nobody waits for it.
+//! etcd and S3 as a broker sees them: on the other end of a link. A call that has left the broker
+//! is under way on its own: it may be executed although the broker was killed meanwhile, and its
+//! answer may come when nobody waits for it.
 
 use std::future::Future;
 use std::ops::Range;
@@ -139,8 +140,8 @@ impl Watch for RemoteWatch {
     }
 }
 
-/// An object store behind a link. A PUT or DELETE may be done twice, the second time much later, as something between
-/// broker and store may do that repeats requests.
+/// An object store behind a link. A PUT or DELETE may be done twice, the second time much later, as
+/// something between broker and store may do that repeats requests.
 #[derive(Debug)]
 pub(crate) struct RemoteStore {
     inner: Arc<dyn Store>,

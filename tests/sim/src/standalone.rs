@@ -1,9 +1,9 @@
-//! Consumers that give themselves a partition each and are members of nothing; their group only keeps
-//! their offsets, all in one key.
+//! Consumers that give themselves a partition each and are members of nothing; their group only
+//! keeps their offsets, all in one key.
 //!
-//! Each looks for the coordinator anew every time, and asks another broker first, so that two of them
-//! find two coordinators while brokers do not agree. Nobody else commits to its partition, so it is
-//! told at least what was acknowledged to it last.
+//! Each looks for the coordinator anew every time, and asks another broker first, so that two of
+//! them find two coordinators while brokers do not agree. Nobody else commits to its partition, so
+//! it is told at least what was acknowledged to it last.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What happened in a run, in order: for whoever has to understand a failure, and for the proof that a seed always gives
-//! the same run.
+//! What happened in a run, in order: for whoever has to understand a failure, and for the proof
+//! that a seed always gives the same run.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

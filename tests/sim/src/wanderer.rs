@@ -1,5 +1,5 @@
-//! A consumer that asks now this broker, now that one, as one does whose connections break: each must know what any other
-//! has acknowledged, or say that it does not know.
+//! A consumer that asks now this broker, now that one, as one does whose connections break: each
+//! must know what any other has acknowledged, or say that it does not know.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The proof of the proof: deliberate bugs in the product are found, each by one of the first seeds.
+//! The proof of the proof: deliberate bugs in the product are found, each by one of the first
+//! seeds.
 
 use strandline_sim::{Mutation, first_to_find};
 

@@ -1,4 +1,5 @@
-//! The quick part of the simulation: some seeds, those that once found something, and that a seed is a whole run.
+//! The quick part of the simulation: some seeds, those that once found something, and that a seed
+//! is a whole run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,23 +8,25 @@ use strandline_sim::{Plan, run};
 /// Seeds of the quick part; `make sim` takes as many as one likes.
 const QUICK: std::ops::Range<u64> = 0..100;
 
-/// Seeds that found something once. What a seed stands for changes with the simulation, so each of the defects has a test of
-/// its own as well, or is one of the deliberate bugs of `mutations.rs`.
+/// Seeds that found something once. What a seed stands for changes with the simulation, so each of
+/// the defects has a test of its own as well, or is one of the deliberate bugs of `mutations.rs`.
 const REGRESSIONS: &[(u64, &str)] = &[
-    // A broker that was stopped between its checkpoint and its snapshot pushed newer snapshots out, and the log that
-    // the older one needs was trimmed.
+    // A broker that was stopped between its checkpoint and its snapshot pushed newer snapshots out,
+    // and the log that the older one needs was trimmed.
     (208, "a snapshot of an older state"),
-    // A flush that was due a rounding error from now was looked for again at the same instant, for ever.
+    // A flush that was due a rounding error from now was looked for again at the same instant, for
+    // ever.
     (71, "a budget that allows the next flush at a time at which it does not"),
-    // A commit whose answer was lost was executed; when it was sent again the registration was gone, and the object was
-    // deleted as if nothing had been committed.
+    // A commit whose answer was lost was executed; when it was sent again the registration was
+    // gone, and the object was deleted as if nothing had been committed.
     (2280, "an object deleted although its commit was executed"),
-    // A broker was cut off with a commit under way; its incarnation was forgotten before it read the state anew.
+    // A broker was cut off with a commit under way; its incarnation was forgotten before it read
+    // the state anew.
     (324, "a producer that is never answered"),
     // The store denied the snapshots for a few seconds, and the broker ended at once.
     (146, "a broker that ends for what passes"),
-    // A watch left out what the coordinator itself had written of a group; from then on every write of the group was refused,
-    // since another broker seemed to have written it.
+    // A watch left out what the coordinator itself had written of a group; from then on every write
+    // of the group was refused, since another broker seemed to have written it.
     (8623, "a group that is refused for ever"),
     (8914, "a group that is refused for ever, by the only broker that commits"),
 ];

@@ -1,5 +1,5 @@
-//! The demo's gentle load: creates the topics `orders` and `payments`, then writes a few records per second to each
-//! until it is ended. Goes on by itself when a broker goes away.
+//! The demo's gentle load: creates the topics `orders` and `payments`, then writes a few records
+//! per second to each until it is ended. Goes on by itself when a broker goes away.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,12 +1,14 @@
-//! A cluster for clients in other languages: etcd, the S3 server and some brokers, each in a zone of its own.
+//! A cluster for clients in other languages: etcd, the S3 server and some brokers, each in a zone
+//! of its own.
 //!
 //! ```text
 //! strandline-test-cluster [BROKERS] [--FLAG VALUE …]      flags are the brokers'
 //! ```
 //!
-//! It prints one line of JSON when everything is ready, then takes commands from its standard input, one on a line,
-//! and answers each with a line: `restart N` asks broker N to leave and starts it again, `kill N` kills it with -9 and
-//! starts it again. It ends, and everything with it, when its input ends.
+//! It prints one line of JSON when everything is ready, then takes commands from its standard
+//! input, one on a line, and answers each with a line: `restart N` asks broker N to leave and
+//! starts it again, `kill N` kills it with -9 and starts it again. It ends, and everything with it,
+//! when its input ends.
 
 use std::io::{BufRead, Write};
 

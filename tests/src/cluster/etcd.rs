@@ -132,8 +132,8 @@ impl Etcd {
         self.members[i].process.as_mut().expect("etcd was started")
     }
 
-    /// Changes the link on which `from` connects to `to`. Of what members say to each other, most is said by the one that
-    /// was connected to.
+    /// Changes the link on which `from` connects to `to`. Of what members say to each other, most
+    /// is said by the one that was connected to.
     pub fn link(&self, from: usize, to: usize, link: Link) {
         self.members[to].peers.as_ref().expect("the plan has proxies").set(from, link);
     }
@@ -185,8 +185,8 @@ impl Etcd {
         self.try_ctl(args).unwrap_or_else(|why| panic!("etcdctl {args:?}: {why}"))
     }
 
-    /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save` has written. It must
-    /// be a single member, not run, and does not afterwards.
+    /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save`
+    /// has written. It must be a single member, not run, and does not afterwards.
     pub fn restore(&mut self, backup: &Path) {
         let cluster = self.initial_cluster();
         let member = &mut self.members[0];

@@ -1,6 +1,7 @@
 //! A whole cluster of real processes: etcd, the S3 server, brokers; and what can be done to them.
 //!
-//! One cluster runs at a time in a test program: whoever starts another one waits until the first is gone.
+//! One cluster runs at a time in a test program: whoever starts another one waits until the first
+//! is gone.
 
 mod etcd;
 mod plan;
@@ -285,7 +286,8 @@ impl Cluster {
         &mut self.etcd
     }
 
-    /// Starts the members of etcd that do not run, on what they had stored, and waits until each answers.
+    /// Starts the members of etcd that do not run, on what they had stored, and waits until each
+    /// answers.
     pub async fn restart_etcd(&mut self) {
         self.etcd.start(&self.nest).await;
     }
@@ -337,7 +339,8 @@ impl Cluster {
         self.brokers[i].s3.as_ref().expect("the plan has proxies").set(link);
     }
 
-    /// The sum of a metric of broker `i` over all its labels that contain `label`; 0 if there is none yet.
+    /// The sum of a metric of broker `i` over all its labels that contain `label`; 0 if there is
+    /// none yet.
     pub async fn metric(&self, i: usize, name: &str, label: &str) -> f64 {
         let (_, text) = http::get(self.brokers[i].http_port, "/metrics").await.expect("metrics are served");
         let values = text.lines().filter_map(|line| {
@@ -360,14 +363,15 @@ impl Cluster {
         eventually(&what, limit, async || process.log().contains(text).then_some(())).await;
     }
 
-    /// Starts an observer of the cluster with these flags beside the harness's own, and waits until it has read etcd.
+    /// Starts an observer of the cluster with these flags beside the harness's own, and waits until
+    /// it has read etcd.
     pub async fn observe(&self, flags: &[&str]) -> (Process, Observer) {
         let etcd = format!("http://127.0.0.1:{}", self.etcd.ports()[0]);
         observe(&self.nest, CLUSTER, &etcd, flags).await
     }
 
-    /// Audits everything with the product's own command, which reaches etcd and S3 directly. Gives its exit code, and what
-    /// it said.
+    /// Audits everything with the product's own command, which reaches etcd and S3 directly. Gives
+    /// its exit code, and what it said.
     pub async fn fsck(&self, words: &[&str]) -> (Option<i32>, String) {
         let endpoints: Vec<String> =
             self.etcd.ports().iter().map(|port| format!("http://127.0.0.1:{port}")).collect();

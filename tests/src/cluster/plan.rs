@@ -17,14 +17,16 @@ pub struct Plan {
     pub proxies: bool,
     /// Whether clients reach brokers, and members of etcd each other, through proxies too.
     pub all_proxies: bool,
-    /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's memory.
+    /// Whether objects are files, which can be damaged; otherwise they are in the S3 server's
+    /// memory.
     pub folder: bool,
     /// How many file descriptors a broker may have.
     pub descriptors: Option<u32>,
 }
 
 impl Plan {
-    /// So many brokers, with flushes that are quicker than the defaults: a test does not wait for a bill.
+    /// So many brokers, with flushes that are quicker than the defaults: a test does not wait for a
+    /// bill.
     pub fn new(brokers: usize) -> Self {
         let flags = [("linger-ms", "20"), ("put-budget-per-s", "100"), ("put-budget-burst", "20")];
         let flags = flags.into_iter().map(|(k, v)| (k, v.to_owned())).collect();

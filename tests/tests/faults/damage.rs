@@ -1,4 +1,5 @@
-//! Objects that are damaged, cut or gone: an error that names the object, for what lies in it and for nothing else.
+//! Objects that are damaged, cut or gone: an error that names the object, for what lies in it and
+//! for nothing else.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -75,7 +75,8 @@ async fn a_history_compacted_away_under_a_stopped_broker_is_read_anew() {
     let mut cluster = Cluster::start(Plan::new(3).flag("lease-ttl-s", 2).proxied()).await;
     let workload = Workload::start(&cluster, "compacted", 4).await;
     workload.progress(500).await;
-    // The watch is cut while the broker cannot open another one: when it can, the revisions that it needs are gone.
+    // The watch is cut while the broker cannot open another one: when it can, the revisions that it
+    // needs are gone.
     cluster.pause(0);
     cluster.link_to_etcd(0, Link::Down);
     workload.progress(1_000).await;
@@ -104,8 +105,9 @@ async fn an_etcd_that_was_restored_from_a_backup_is_not_trusted() {
     let backup = cluster.folder().join("backup");
     cluster.etcd().ctl(&["snapshot", "save", &backup.to_string_lossy()]);
     let known = cluster.s3().files("/snapshot/");
-    // What comes now is acknowledged, and the backup knows nothing of it.
-    // The restored etcd's own revision goes on, too, while brokers come back to it: the snapshot is ahead by more than that.
+    // What comes now is acknowledged, and the backup knows nothing of it. The restored etcd's own
+    // revision goes on, too, while brokers come back to it: the snapshot is ahead by more than
+    // that.
     let newest = cluster.etcd().revision();
     eventually("a snapshot is written that is newer than the backup", Duration::from_mins(2), async || {
         workload.progress(100).await;

@@ -1,4 +1,5 @@
-//! Too much at once: more connections than file descriptors, more names than topics, everybody asking for everything.
+//! Too much at once: more connections than file descriptors, more names than topics, everybody
+//! asking for everything.
 
 use std::time::Duration;
 
@@ -64,7 +65,8 @@ async fn more_connections_than_descriptors_leave_the_broker_its_own() {
 async fn a_crowd_at_the_port_of_the_metrics_leaves_the_broker_its_descriptors() {
     let cluster = Cluster::start(Plan::new(1).proxied().descriptors(120)).await;
     create_topic(&cluster.addresses(), "scraped", 1).await;
-    // More than the broker has descriptors for, no more than it serves and the kernel keeps waiting.
+    // More than the broker has descriptors for, no more than it serves and the kernel keeps
+    // waiting.
     let mut crowd = Vec::new();
     for _ in 0..140 {
         crowd.push(TcpStream::connect(cluster.http_address(0)).await.expect("the kernel takes connections"));

@@ -44,7 +44,8 @@ async fn moved(cluster: &Cluster, group: &Group, old: usize) -> usize {
     .await
 }
 
-/// Whoever coordinated the group before: its members go on with the same generation, and what is committed is there.
+/// Whoever coordinated the group before: its members go on with the same generation, and what is
+/// committed is there.
 async fn goes_on(group: &mut Group, ids: &[String], generation: i32, next_offset: i64) {
     for id in ids {
         assert_eq!(group.heartbeat(id, generation).await, 0, "the generation goes on");
@@ -110,7 +111,8 @@ async fn members_go_on_when_their_coordinator_is_killed_and_when_it_leaves() {
 async fn a_coordinator_that_was_replaced_while_it_stood_still_commits_nothing() {
     let mut cluster = cluster(Plan::new(3)).await;
     let Settled { group, ids, generation, old, mut client } = settled(&cluster).await;
-    // A commit that reaches the old coordinator while it stands still, and is handled when it wakes up.
+    // A commit that reaches the old coordinator while it stands still, and is handled when it wakes
+    // up.
     cluster.pause(old);
     let stale = group.commit_request(&ids[0], generation, 0, 666);
     let sent = client.send(&stale, 8).await.expect("the socket takes it");
@@ -166,7 +168,8 @@ async fn groups_outlive_etcds_absence_and_the_restart_of_everything() {
     }
     cluster.wait_all_ready().await;
     goes_on(&mut group, &ids, generation, 3).await;
-    // Members that died with everything are given up, counted from when a coordinator took the group up.
+    // Members that died with everything are given up, counted from when a coordinator took the
+    // group up.
     let started = Instant::now();
     eventually("silent members are given up", Duration::from_mins(1), async || {
         let id = &ids[0];
@@ -182,7 +185,8 @@ async fn groups_outlive_etcds_absence_and_the_restart_of_everything() {
 async fn offsets_never_go_back_while_coordinators_come_and_go() {
     let mut cluster = cluster(Plan::new(3)).await;
     let (ids, generation) = stable("g", &cluster.addresses(), 2).await;
-    // Two members commit to partitions of their own in the same key, so each commit competes with the other's.
+    // Two members commit to partitions of their own in the same key, so each commit competes with
+    // the other's.
     let committers: Vec<_> = ids
         .iter()
         .enumerate()

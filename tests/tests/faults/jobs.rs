@@ -81,8 +81,8 @@ async fn the_objects_of_a_deleted_topic_go_and_others_stay() {
     let doomed = cluster.s3().files("/wal/");
     assert!(doomed.len() > 10, "{} objects", doomed.len());
     cluster.client(0).await.delete_topic("gone").await.expect("the topic is deleted");
-    // What the killed broker had not committed is found when the bucket is listed after its registration is gone. Whoever
-    // takes over the jobs begins with that.
+    // What the killed broker had not committed is found when the bucket is listed after its
+    // registration is gone. Whoever takes over the jobs begins with that.
     eventually("the killed broker's registration is gone", Duration::from_mins(1), async || {
         let known = cluster.client(0).await.metadata(&[]).await.ok()?;
         (known.brokers.len() == 2).then_some(())
@@ -93,7 +93,8 @@ async fn the_objects_of_a_deleted_topic_go_and_others_stay() {
         cluster.restart(i);
         cluster.wait_ready(i).await;
     }
-    // Another topic's load goes on, so that snapshots are written and what died becomes older than all of them.
+    // Another topic's load goes on, so that snapshots are written and what died becomes older than
+    // all of them.
     let kept = Workload::start(&cluster, "kept", 2).await;
     eventually("the objects of the topic are deleted", Duration::from_mins(4), async || {
         doomed.iter().all(|path| !path.exists()).then_some(())

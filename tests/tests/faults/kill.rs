@@ -49,7 +49,8 @@ async fn brokers_killed_at_any_instant_lose_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_paused_for_longer_than_its_lease_comes_back() {
     let mut cluster = Cluster::start(Plan::new(3).flag("lease-ttl-s", 2)).await;
-    // Shorter than the pause: producers give up on the paused broker, whose buffer still has what they sent.
+    // Shorter than the pause: producers give up on the paused broker, whose buffer still has what
+    // they sent.
     let request_timeout = Duration::from_secs(3);
     let like = Options { request_timeout, ..Options::new(0, "paused", 4, cluster.addresses()) };
     let workload = Workload::with(&cluster, like).await;
@@ -134,7 +135,8 @@ async fn a_broker_that_is_still_opening_takes_no_connections() {
     let healthz = cluster.http_address(0);
     eventually("it lives", Duration::from_mins(1), async || TcpStream::connect(&healthz).await.ok()).await;
     assert_eq!(cluster.page(0, "/readyz").await.0, 503);
-    // What was sent now would be executed when it is open, after its sender has tried it again elsewhere.
+    // What was sent now would be executed when it is open, after its sender has tried it again
+    // elsewhere.
     let refused = TcpStream::connect(cluster.address(0)).await.expect_err("nobody may send it anything");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     cluster.link_to_etcd(0, Link::Up);
@@ -158,8 +160,8 @@ async fn a_rolling_restart_fails_no_request() {
     workload.progress(300).await;
     let history = workload.finish(&mut cluster).await;
     let errors = history.lock().errors.clone();
-    // Being led elsewhere, and connections that end while nothing is in flight on them, are how a broker leaves. A
-    // request that it has accepted is answered.
+    // Being led elsewhere, and connections that end while nothing is in flight on them, are how a
+    // broker leaves. A request that it has accepted is answered.
     let expected =
         ["NotLeaderOrFollower", "ConnectionRefused", "UnexpectedEof", "BrokenPipe", "ConnectionReset"];
     for error in errors.keys() {

@@ -1,5 +1,5 @@
-//! Clients that talk nonsense, take their time, come in crowds, or never listen: one broker, which must go on serving
-//! others with bounded memory.
+//! Clients that talk nonsense, take their time, come in crowds, or never listen: one broker, which
+//! must go on serving others with bounded memory.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ const MIB: u64 = 1 << 20;
 /// What a broker may take beyond what it took before, whatever clients do to it.
 const MEMORY: u64 = 600 * MIB;
 
-/// Sends bytes on a connection of their own and waits a moment for what comes of it: an answer, an end, or nothing.
+/// Sends bytes on a connection of their own and waits a moment for what comes of it: an answer, an
+/// end, or nothing.
 async fn send(address: &str, bytes: &[u8]) -> Option<Bytes> {
     let mut client = Client::connect(address).await.expect("the broker takes connections");
     client.set_timeout(Duration::from_millis(200));

@@ -110,7 +110,8 @@ async fn a_slow_etcd_and_a_killed_broker_are_named() {
     assert_eq!(report["severity"], "warning", "{report:#}");
     names_first(observer, "diagnose_broker", json!({"broker_id": 2}), "broker_down").await;
     drop(process);
-    // Whoever may not read the brokers' metrics does not know how they are, and does not say that they are well.
+    // Whoever may not read the brokers' metrics does not know how they are, and does not say that
+    // they are well.
     let (_process, observer) = cluster.observe(&["--metrics-hosts", "elsewhere.example"]).await;
     let report = explained(observer, "metrics_blind").await;
     assert_eq!(report["severity"], "unknown", "{report:#}");

@@ -1,4 +1,5 @@
-//! The observer beside a single broker as a developer starts it: metadata are in the broker, and are read as etcd's are.
+//! The observer beside a single broker as a developer starts it: metadata are in the broker, and
+//! are read as etcd's are.
 
 use serde_json::json;
 use strandline_tests::client::Client;

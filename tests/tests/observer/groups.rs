@@ -65,7 +65,8 @@ impl Member {
         assert_eq!(self.group.commit_for(&self.id, self.generation, &topics).await, 0);
     }
 
-    /// Says that it lives, reads at most so many records of each partition, and commits what it read.
+    /// Says that it lives, reads at most so many records of each partition, and commits what it
+    /// read.
     async fn round(&mut self, most: &[i64]) {
         assert_eq!(self.group.heartbeat(&self.id, self.generation).await, 0);
         for (partition, most) in (0..).zip(most) {
@@ -183,8 +184,8 @@ async fn each_group_gets_its_own_cause() {
     assert!(at_work.try_join_next().is_none());
 }
 
-/// Members that are there and commit nothing need a minute to be called stalled; a surge needs a calm minute before it;
-/// retention that catches up has to be seen before it has.
+/// Members that are there and commit nothing need a minute to be called stalled; a surge needs a
+/// calm minute before it; retention that catches up has to be seen before it has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes: make test-mcp"]
 async fn causes_that_need_minutes_are_named_too() {
@@ -192,7 +193,8 @@ async fn causes_that_need_minutes_are_named_too() {
     let topics: [Wanted<'_>; 3] = [("hung", 1, &[]), ("surge", 1, &[]), ("shrinking", 1, &retention)];
     let (cluster, address) = start(&topics).await;
     let mut at_work = JoinSet::new();
-    // Some ten thousand records fit; whoever starts at the end and reads a hundred a second too few has as many seconds.
+    // Some ten thousand records fit; whoever starts at the end and reads a hundred a second too few
+    // has as many seconds.
     at_work.spawn(produce(address.clone(), "shrinking".to_owned(), vec![300]));
     sleep(Duration::from_secs(45)).await;
     let (_process, observer) = cluster.observe(&[]).await;

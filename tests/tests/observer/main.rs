@@ -1,6 +1,8 @@
-//! The observer beside a real stack that something is done to: the cause that it names first is what was done.
+//! The observer beside a real stack that something is done to: the cause that it names first is
+//! what was done.
 //!
-//! Each test has a stack of its own; they take turns. What needs minutes is ignored here and run by `make test-mcp`.
+//! Each test has a stack of its own; they take turns. What needs minutes is ignored here and run by
+//! `make test-mcp`.
 
 mod cluster;
 mod dev;
@@ -13,7 +15,8 @@ use serde_json::{Value, json};
 use strandline_tests::observer::Observer;
 use tokio::time::{Instant, sleep};
 
-/// How long it may take until a cause is seen: rates need ten seconds, leases two, and the machine may be busy.
+/// How long it may take until a cause is seen: rates need ten seconds, leases two, and the machine
+/// may be busy.
 const SEEN: Duration = Duration::from_mins(2);
 /// What is right must stay right for so long.
 const STAYS: Duration = Duration::from_secs(3);

@@ -1,4 +1,5 @@
-//! What a plan prints is run as it is, by a shell, with Kafka's own tools; then the plan is applied.
+//! What a plan prints is run as it is, by a shell, with Kafka's own tools; then the plan is
+//! applied.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,8 @@ async fn state(observer: Observer, plan: &Value) -> Value {
     observer.call("check_plan", json!({"plan_id": plan["plan_id"]})).await["state"].clone()
 }
 
-/// Makes a plan and does what it says, command by command; then it is applied, and what it gives to look at says so too.
+/// Makes a plan and does what it says, command by command; then it is applied, and what it gives to
+/// look at says so too.
 async fn carry_out(observer: Observer, tools: &Path, tool: &str, arguments: Value, shows: &str) -> Value {
     let plan = observer.call(tool, arguments).await;
     assert_eq!(plan["runnable"], true, "{plan:#}");

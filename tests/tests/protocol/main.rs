@@ -1,4 +1,5 @@
-//! What a client may send and what it is told: three brokers that nothing happens to, shared by all tests here.
+//! What a client may send and what it is told: three brokers that nothing happens to, shared by all
+//! tests here.
 //!
 //! Whatever is written on one broker is read from another one.
 
@@ -17,7 +18,8 @@ use strandline_tests::client::{Client, ClientError};
 use strandline_tests::cluster::{Cluster, Plan};
 use tokio::sync::OnceCell;
 
-/// The cluster that all tests share; what it keeps is shown when one of them fails. It ends with this process.
+/// The cluster that all tests share; what it keeps is shown when one of them fails. It ends with
+/// this process.
 struct Shared(Arc<Cluster>);
 
 impl std::ops::Deref for Shared {

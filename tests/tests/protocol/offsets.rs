@@ -1,4 +1,5 @@
-//! ListOffsets and OffsetForLeaderEpoch: current on any broker, as soon as another one has acknowledged.
+//! ListOffsets and OffsetForLeaderEpoch: current on any broker, as soon as another one has
+//! acknowledged.
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::OffsetForLeaderEpochRequest;

@@ -1,9 +1,10 @@
 //! The shapes of the requests that are spoken, one entry each.
 //!
-//! They follow Kafka's message definitions as `kafka-protocol` reads them: fields in the order in which they are sent,
-//! with the versions that they exist in. That lengths are compact and structs end with tagged fields from some version
-//! on is the same for all of a request, and known from its header's version. Tagged fields that are not listed are
-//! allowed everywhere. The type behind an array is what one element is decoded to: its size is what the element costs.
+//! They follow Kafka's message definitions as `kafka-protocol` reads them: fields in the order in
+//! which they are sent, with the versions that they exist in. That lengths are compact and structs
+//! end with tagged fields from some version on is the same for all of a request, and known from its
+//! header's version. Tagged fields that are not listed are allowed everywhere. The type behind an
+//! array is what one element is decoded to: its size is what the element costs.
 
 use std::mem::size_of;
 

@@ -1,6 +1,7 @@
-//! The shapes against the decoders themselves, in both directions: frames that are written by the shapes are read by
-//! the decoders to the last byte and written again as they were, and frames that are broken in any one place are
-//! refused. So a field that is missing here, or is of the wrong kind, version or nullability, fails.
+//! The shapes against the decoders themselves, in both directions: frames that are written by the
+//! shapes are read by the decoders to the last byte and written again as they were, and frames that
+//! are broken in any one place are refused. So a field that is missing here, or is of the wrong
+//! kind, version or nullability, fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{
@@ -324,7 +325,8 @@ fn everything_that_is_spoken_has_a_shape() {
     assert_eq!(check(ApiKey::Envelope, 0, &[0; 100]), Err(ShapeError::NotDescribed));
 }
 
-/// The least bytes that a struct takes, if no text in it is empty; checks the arrays in it on the way.
+/// The least bytes that a struct takes, if no text in it is empty; checks the arrays in it on the
+/// way.
 fn least(fields: &[Field], version: i16, flexible: bool) -> usize {
     let mut bytes = usize::from(flexible);
     for field in fields.iter().filter(|f| f.tag.is_none() && f.versions.contains(version)) {
@@ -345,7 +347,8 @@ fn least(fields: &[Field], version: i16, flexible: bool) -> usize {
             continue;
         };
         bytes += if flexible { 1 } else { 4 };
-        // Less than the text's letter, it would still be a byte, and the walk ends where the frame does.
+        // Less than the text's letter, it would still be a byte, and the walk ends where the frame
+        // does.
         let is_fixed = matches!(field.kind, Kind::Fixed(_));
         assert!(is_fixed || value > 1, "{} in version {version}", field.name);
         assert!(
@@ -537,7 +540,8 @@ fn a_known_tagged_field_has_its_version() {
 
 #[test]
 fn a_known_tagged_field_that_lies_about_its_size_is_refused() {
-    // The decoders do not look at the size: what it covers too much they would read as the next thing.
+    // The decoders do not look at the size: what it covers too much they would read as the next
+    // thing.
     let state = ReplicaState::default().with_replica_id(BrokerId(4)).with_replica_epoch(9);
     let partition = FetchPartition::default();
     let with = |partition| vec![FetchTopic::default().with_partitions(vec![partition])];

@@ -1,5 +1,5 @@
-//! What administrators ask, over a connection, in every version: sizes, elections, reassignments, features, configs of
-//! groups and of client metrics, producers; and the metrics that clients push.
+//! What administrators ask, over a connection, in every version: sizes, elections, reassignments,
+//! features, configs of groups and of client metrics, producers; and the metrics that clients push.
 
 use std::collections::BTreeSet;
 

@@ -32,7 +32,8 @@ fn group(id: &str) -> GroupId {
     GroupId(text(id))
 }
 
-/// A broker on which a first rebalance waits for nobody, a client, and a topic `t` of two partitions.
+/// A broker on which a first rebalance waits for nobody, a client, and a topic `t` of two
+/// partitions.
 async fn ready() -> (Opened, TestClient, Uuid) {
     let opened = World::new().broker(1, &["--group-initial-rebalance-delay-ms", "0"]).await;
     let mut client = TestClient::connect(&opened.broker);
@@ -101,7 +102,8 @@ fn commit_request(id: &str, member: &str, generation: i32, offset: i64) -> Offse
         .with_topics(vec![topic("t", vec![partition(0), partition(7)]), topic("missing", vec![partition(0)])])
 }
 
-/// Commits, and gives the code of partition 0 of `t`; the other partitions of the request do not exist.
+/// Commits, and gives the code of partition 0 of `t`; the other partitions of the request do not
+/// exist.
 async fn commit(client: &mut TestClient, request: &OffsetCommitRequest, version: i16) -> i16 {
     let response = client.call(request, version).await;
     let [own, missing] = &response.topics[..] else { panic!("two topics") };
@@ -364,7 +366,8 @@ async fn a_group_goes_on_when_a_watch_has_left_out_what_its_own_coordinator_wrot
         while replica.read(|view| view.revision) < later {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // What the group stores next is refused for as long as the group seems to be another broker's.
+        // What the group stores next is refused for as long as the group seems to be another
+        // broker's.
         let request = sync_request("g", &id, joined.generation_id);
         let refused = ResponseError::NotCoordinator.code();
         let goes_on = tokio::time::timeout(Duration::from_secs(20), async {

@@ -1,11 +1,13 @@
 //! The balanced assignment of members that subscribe to different topics.
 //!
-//! The partitions of one topic are alike, so what has to be found is how many of each topic every member reads. No member
-//! shall read two partitions more than another that one of its partitions could go to, be it directly or by a chain: A
-//! gives B a partition of one topic, B gives C one of another. That is the point where the sum of the squares of the loads
-//! is smallest, and it is reached by three steps, each of which leaves little to the next:
+//! The partitions of one topic are alike, so what has to be found is how many of each topic every
+//! member reads. No member shall read two partitions more than another that one of its partitions
+//! could go to, be it directly or by a chain: A gives B a partition of one topic, B gives C one of
+//! another. That is the point where the sum of the squares of the loads is smallest, and it is
+//! reached by three steps, each of which leaves little to the next:
 //!
-//! 1. everyone keeps what it has; what is left goes to the subscriber with the least, rare topics first;
+//! 1. everyone keeps what it has; what is left goes to the subscriber with the least, rare topics
+//!    first;
 //! 2. topic by topic, the reader with the most gives to the subscriber with the least;
 //! 3. chains, found breadth first from the member with the most.
 //!
@@ -19,7 +21,8 @@ use uuid::Uuid;
 use super::Member;
 use super::uniform::Pool;
 
-/// Rounds over the topics before chains are tried: the first does nearly all, further ones cost as much.
+/// Rounds over the topics before chains are tried: the first does nearly all, further ones cost as
+/// much.
 const ROUNDS: usize = 3;
 
 pub(super) fn assign(pool: Pool, members: &[Member<'_>]) -> Vec<Vec<(Uuid, u32)>> {
@@ -112,7 +115,8 @@ impl Table {
             while let (Some(&(most, from)), Some(&Reverse((least, Reverse(to))))) =
                 (richest.peek(), poorest.peek())
             {
-                // A member's load has changed since it was put there: it is there once more, with the new one.
+                // A member's load has changed since it was put there: it is there once more, with
+                // the new one.
                 if self.load[from] != most || !self.read[from].contains_key(&topic) {
                     richest.pop();
                     continue;
@@ -135,8 +139,9 @@ impl Table {
 
     /// Shifts partitions along chains until no chain helps.
     ///
-    /// If none helps the member with the most, then none helps any member that it reaches, now or later: they all have
-    /// nearly as much as it has, and what they have can't leave their circle. So they are done with, and the search ends.
+    /// If none helps the member with the most, then none helps any member that it reaches, now or
+    /// later: they all have nearly as much as it has, and what they have can't leave their circle.
+    /// So they are done with, and the search ends.
     fn level_by_chains(&mut self) {
         let mut done = vec![false; self.load.len()];
         loop {
@@ -160,8 +165,8 @@ impl Table {
         }
     }
 
-    /// The shortest chain from a member to one that has two partitions less, as steps (topic, from, to); or, if there is
-    /// none, all members that chains reach.
+    /// The shortest chain from a member to one that has two partitions less, as steps (topic, from,
+    /// to); or, if there is none, all members that chains reach.
     fn chain(&self, from: usize, done: &[bool]) -> Result<Vec<(usize, usize, usize)>, Vec<usize>> {
         let mut came_by: Vec<Option<(usize, usize)>> = vec![None; self.load.len()];
         let mut seen_topics = vec![false; self.ids.len()];

@@ -1,10 +1,12 @@
 //! Who is to read what: the assignors that run on the broker for groups of KIP-848.
 //!
-//! An assignor is a pure function of the topics, the subscriptions and the target assignment so far. It makes the target
-//! that members then move to step by step; what they own in between is no concern of it. The same question always has the
-//! same answer: members come sorted by id, topics by topic id, and nothing depends on the order of a hash map.
+//! An assignor is a pure function of the topics, the subscriptions and the target assignment so
+//! far. It makes the target that members then move to step by step; what they own in between is no
+//! concern of it. The same question always has the same answer: members come sorted by id, topics
+//! by topic id, and nothing depends on the order of a hash map.
 //!
-//! Both assignors are sticky: a rebalance costs what it moves, so a partition stays where it is unless balance asks for it.
+//! Both assignors are sticky: a rebalance costs what it moves, so a partition stays where it is
+//! unless balance asks for it.
 
 mod balance;
 mod range;
@@ -24,7 +26,8 @@ use uuid::Uuid;
 pub(crate) enum Assignor {
     /// The same number of partitions for every member, as far as the subscriptions allow it.
     Uniform,
-    /// Of each topic a run of partitions for every member, the same run of topics with equally many partitions.
+    /// Of each topic a run of partitions for every member, the same run of topics with equally many
+    /// partitions.
     Range,
 }
 
@@ -45,7 +48,8 @@ impl Assignor {
         Self::ALL.into_iter().find(|a| a.name() == name)
     }
 
-    /// The target of each of the members, in their order. Topics that are subscribed to and not in `topics` don't exist.
+    /// The target of each of the members, in their order. Topics that are subscribed to and not in
+    /// `topics` don't exist.
     pub(crate) fn assign(self, topics: &BTreeMap<Uuid, u32>, members: &[Member<'_>]) -> Vec<Assignment> {
         debug_assert!(
             members.is_sorted_by(|a, b| a.id < b.id),
@@ -77,7 +81,8 @@ pub(crate) struct Member<'a> {
     pub(crate) current: &'a Assignment,
 }
 
-/// Whether every partition of a topic with subscribers has exactly one reader, which subscribes to it.
+/// Whether every partition of a topic with subscribers has exactly one reader, which subscribes to
+/// it.
 fn is_partition_of_topics(
     topics: &BTreeMap<Uuid, u32>,
     members: &[Member<'_>],

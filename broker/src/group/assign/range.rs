@@ -1,9 +1,10 @@
 //! `range`: of each topic, every subscriber gets a run of partitions.
 //!
-//! Topics are assigned one by one by the same rules and with the members in the same order, so members that subscribe to
-//! topics with equally many partitions get the same numbers of each, which is what joins of such topics need. The order
-//! is by instance id for static members and by member id for the others, which come after them: a static member that
-//! comes back under a new member id keeps its place.
+//! Topics are assigned one by one by the same rules and with the members in the same order, so
+//! members that subscribe to topics with equally many partitions get the same numbers of each,
+//! which is what joins of such topics need. The order is by instance id for static members and by
+//! member id for the others, which come after them: a static member that comes back under a new
+//! member id keeps its place.
 
 use std::collections::BTreeMap;
 
@@ -49,8 +50,9 @@ fn current(member: Option<&Member<'_>>, topic: Uuid, partitions: u32) -> Vec<u32
 
 /// Shares the partitions of one topic out, given what each subscriber has of it so far.
 ///
-/// Everyone keeps its lowest partitions up to its share. What is left goes in runs to those who lack some, in order. The
-/// subscribers that already have more than the smallest share are the first to keep one partition on top of it.
+/// Everyone keeps its lowest partitions up to its share. What is left goes in runs to those who
+/// lack some, in order. The subscribers that already have more than the smallest share are the
+/// first to keep one partition on top of it.
 fn share_out(partitions: u32, mut shares: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
     let count = partitions as usize;
     let smallest = count / shares.len().max(1);

@@ -137,7 +137,8 @@ fn uniform_gives_what_grew_to_those_with_less() {
 
 #[test]
 fn uniform_shifts_along_chains() {
-    // a reads the rare topic 1 and topic 2, b topics 2 and 3, c topic 3 only: a can unburden c only by way of b.
+    // a reads the rare topic 1 and topic 2, b topics 2 and 3, c topic 3 only: a can unburden c only
+    // by way of b.
     let topics = topics(&[2, 2, 2]);
     let mut members = Group::new();
     for (id, subscribed, current) in [
@@ -282,7 +283,8 @@ fn range_is_even_by_topic_whatever_came_before() {
     }
 }
 
-/// The partitions of the member that has most, and of the one that has least; of all topics, or of one.
+/// The partitions of the member that has most, and of the one that has least; of all topics, or of
+/// one.
 fn extremes(group: &Group, of_topic: Option<Uuid>) -> (usize, usize) {
     let of = |m: &Known| match of_topic {
         Some(topic) => m.current.get(&topic).map_or(0, |p| p.0.len()),
@@ -315,7 +317,8 @@ fn large_groups_are_assigned_evenly_too() {
                         members.pop_first();
                     }
                     let before = members.clone();
-                    // Which looks that every partition has exactly one reader, and that it subscribes to it.
+                    // Which looks that every partition has exactly one reader, and that it
+                    // subscribes to it.
                     run(assignor, &partitions, &mut members);
                     let evenly_by: Vec<Option<Uuid>> = match assignor {
                         // With so many subscriptions some chain leads from any member to any other.

@@ -1,7 +1,7 @@
 //! `uniform`, the default: as many partitions for one member as for any other.
 //!
-//! Where all members subscribe to the same topics, which is nearly always, the numbers are known beforehand and one pass
-//! suffices. Where they don't, see [`super::balance`].
+//! Where all members subscribe to the same topics, which is nearly always, the numbers are known
+//! beforehand and one pass suffices. Where they don't, see [`super::balance`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -64,7 +64,8 @@ fn share_out(mut pool: Pool, members: &[Member<'_>]) -> Vec<Vec<(Uuid, u32)>> {
     let smallest = count / members.len().max(1);
     let mut larger = count % members.len().max(1);
 
-    // Everyone keeps what it has, up to its share. Who has more than the smallest share is the first to get a larger one.
+    // Everyone keeps what it has, up to its share. Who has more than the smallest share is the
+    // first to get a larger one.
     let mut given: Vec<Vec<(Uuid, u32)>> = Vec::with_capacity(members.len());
     for member in members {
         let mut kept = Vec::with_capacity(smallest + 1);

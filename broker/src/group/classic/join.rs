@@ -29,7 +29,8 @@ pub(crate) struct Join {
     /// Why it joins, if it says so (KIP-800, from version 8).
     pub(crate) reason: Option<String>,
     pub(crate) sender: Sender,
-    /// Whether the client can be told to come back with the id that it is given (KIP-394, from version 4).
+    /// Whether the client can be told to come back with the id that it is given (KIP-394, from
+    /// version 4).
     pub(crate) knows_member_id_required: bool,
     /// Whether a leader can be told that it need not assign (KIP-814, from version 9).
     pub(crate) knows_skip_assignment: bool,
@@ -174,9 +175,11 @@ impl ClassicGroup {
                 self.update(ticket, &id, join, ctx.now);
                 self.try_complete_join(ctx);
             }
-            // It did not hear of the generation: its answer was lost. Nobody else needs to be disturbed.
+            // It did not hear of the generation: its answer was lost. Nobody else needs to be
+            // disturbed.
             Phase::Completing if is_same => self.answer_join(ticket, &id, ctx.now),
-            // A leader that joins again wants to assign anew; a follower that says nothing new does not.
+            // A leader that joins again wants to assign anew; a follower that says nothing new does
+            // not.
             Phase::Stable if is_same && !is_leader => self.answer_join(ticket, &id, ctx.now),
             Phase::Completing | Phase::Stable => {
                 self.update(ticket, &id, join, ctx.now);
@@ -225,8 +228,8 @@ impl ClassicGroup {
         }
     }
 
-    /// A process with the instance id of a member takes its place (KIP-345): the one before is fenced, and if nothing
-    /// about the group changes by it, nobody else notices.
+    /// A process with the instance id of a member takes its place (KIP-345): the one before is
+    /// fenced, and if nothing about the group changes by it, nobody else notices.
     fn replace_static(&mut self, ticket: Ticket, before: &str, id: &str, join: Join, ctx: &Context<'_>) {
         let Some(mut member) = self.members.remove(before) else { return };
         let fenced = MemberError::fenced(join.instance_id.as_deref().unwrap_or_default(), id, before);

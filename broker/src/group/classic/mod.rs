@@ -1,4 +1,5 @@
-//! The classic group protocol: the members agree on an assignor, one of them assigns, the coordinator keeps count.
+//! The classic group protocol: the members agree on an assignor, one of them assigns, the
+//! coordinator keeps count.
 //!
 //! ```text
 //!            first member                 all have joined             the leader's assignment
@@ -8,12 +9,13 @@
 //!                           └──────────────────────────── (rebalance) ◀────────────────────────────
 //! ```
 //!
-//! It is decided as Apache Kafka's coordinator decides it (KIP-62, KIP-134, KIP-345, KIP-394, KIP-814). Two things are
-//! stricter: a generation is stored before its members hear of it, so that no number is ever given to two memberships;
-//! and a member's metadata has a bound.
+//! It is decided as Apache Kafka's coordinator decides it (KIP-62, KIP-134, KIP-345, KIP-394,
+//! KIP-814). Two things are stricter: a generation is stored before its members hear of it, so that
+//! no number is ever given to two memberships; and a member's metadata has a bound.
 //!
-//! Requests that must wait (a join for the others, a sync for the leader) leave a ticket; the answers to tickets are
-//! taken with [`ClassicGroup::take_answers`], once what the step changed is stored.
+//! Requests that must wait (a join for the others, a sync for the leader) leave a ticket; the
+//! answers to tickets are taken with [`ClassicGroup::take_answers`], once what the step changed is
+//! stored.
 
 pub(crate) mod join;
 pub(crate) mod protocol;
@@ -155,10 +157,11 @@ impl ClassicGroup {
         group
     }
 
-    /// What is to be stored. While members gather for a rebalance, that is what the group was before.
+    /// What is to be stored. While members gather for a rebalance, that is what the group was
+    /// before.
     pub(crate) fn value(&self) -> ClassicGroupValue {
-        // A generation that was interrupted before its leader assigned anything is no stable one: its members would take
-        // the assignments that they do not have for empty ones.
+        // A generation that was interrupted before its leader assigned anything is no stable one:
+        // its members would take the assignments that they do not have for empty ones.
         let is_assigned = self.members.values().any(|m| !m.value.assignment.0.is_empty());
         ClassicGroupValue {
             state: match self.phase {
@@ -248,8 +251,8 @@ impl ClassicGroup {
             .with_protocol_data(agreed.clone().unwrap_or_default().into())
     }
 
-    /// The topics that consumers of this group subscribe to; `None` if that is not known: it is another kind of
-    /// group, or a member says what cannot be read.
+    /// The topics that consumers of this group subscribe to; `None` if that is not known: it is
+    /// another kind of group, or a member says what cannot be read.
     pub(crate) fn subscribed_topics(&self) -> Option<BTreeSet<String>> {
         if self.protocol_type != CONSUMER {
             return None;
@@ -293,12 +296,14 @@ impl ClassicGroup {
         Err(MemberError::Generation { named: generation, current: self.generation })
     }
 
-    /// That there is such a member, and that a static one is not fenced by another process with its instance id.
+    /// That there is such a member, and that a static one is not fenced by another process with its
+    /// instance id.
     fn check_member(&self, id: &str, instance_id: Option<&str>) -> Result<(), MemberError> {
         find_member(&self.members, &self.statics, id, instance_id).map(|_| ())
     }
 
-    /// About how many bytes the members but this one take when they are stored, without their assignments.
+    /// About how many bytes the members but this one take when they are stored, without their
+    /// assignments.
     fn members_bytes(&self, but: &str) -> usize {
         let others = self.members.iter().filter(|(id, _)| *id != but);
         others.map(|(_, m)| MEMBER_OVERHEAD_BYTES + in_base64(protocols_bytes(&m.value.protocols))).sum()

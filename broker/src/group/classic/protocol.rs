@@ -1,8 +1,10 @@
-//! What consumers of the classic protocol say to each other through the group: subscriptions and assignments.
+//! What consumers of the classic protocol say to each other through the group: subscriptions and
+//! assignments.
 //!
-//! Brokers need not understand it, except where a group has members of both protocols, and to know which topics a classic
-//! group reads. The bytes come from strangers: nothing is allocated because a count says so, only because elements are
-//! there. Versions beyond the last one known are read as the last one, and what follows is left alone, as Kafka does it.
+//! Brokers need not understand it, except where a group has members of both protocols, and to know
+//! which topics a classic group reads. The bytes come from strangers: nothing is allocated because
+//! a count says so, only because elements are there. Versions beyond the last one known are read as
+//! the last one, and what follows is left alone, as Kafka does it.
 //!
 //! ```text
 //! Subscription => version:int16 [topic:string] user_data:bytes?
@@ -60,7 +62,8 @@ pub(crate) fn assignment(bytes: &[u8]) -> Option<ClassicAssignment> {
     Reader(bytes).assignment().ok()
 }
 
-/// Writes an assignment for a consumer whose subscription has this version. None if it is too large for the format.
+/// Writes an assignment for a consumer whose subscription has this version. None if it is too large
+/// for the format.
 pub(crate) fn encode_assignment(version: i16, partitions: &[TopicPartitions]) -> Option<Bytes> {
     let mut bytes = BytesMut::new();
     bytes.put_i16(version.clamp(0, LAST_VERSION));

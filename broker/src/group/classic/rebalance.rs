@@ -1,4 +1,5 @@
-//! Rebalancing: gathering the members, beginning a generation, and giving up who does not take part.
+//! Rebalancing: gathering the members, beginning a generation, and giving up who does not take
+//! part.
 
 use strandline_metadata::values::group::Blob;
 use tokio::time::Instant;
@@ -12,14 +13,16 @@ const NOT_SYNCED: &str = "sync_missing";
 const DOWNGRADED: &str = "downgraded";
 
 impl ClassicGroup {
-    /// Calls everybody together. Whoever waits for the assignment of the generation before must join again.
+    /// Calls everybody together. Whoever waits for the assignment of the generation before must
+    /// join again.
     pub(super) fn prepare_rebalance(&mut self, reason: &'static str, ctx: &Context<'_>) {
         debug_assert!(!matches!(self.phase, Phase::Preparing { .. }), "it is under way already");
         self.rebalances.push(reason);
         if self.phase == Phase::Completing {
             for member in self.members.values_mut() {
                 if let Some(ticket) = member.syncing.take() {
-                    // While it waited nobody looked at its session, which may be over: it gets the time to come back.
+                    // While it waited nobody looked at its session, which may be over: it gets the
+                    // time to come back.
                     member.heard_of(ctx.now);
                     self.answers.push((ticket, Answer::Sync(Err(SyncError::Rebalance))));
                 }
@@ -68,7 +71,8 @@ impl ClassicGroup {
         self.complete_join(ctx);
     }
 
-    /// Begins the next generation with those who have joined. Static members keep their place (KIP-345).
+    /// Begins the next generation with those who have joined. Static members keep their place
+    /// (KIP-345).
     fn complete_join(&mut self, ctx: &Context<'_>) {
         let absent: Vec<String> = self
             .members
@@ -91,7 +95,8 @@ impl ClassicGroup {
         if !self.leader.as_ref().is_some_and(leads) {
             let joined = self.members.iter().find(|(_, m)| m.joining.is_some()).map(|(id, _)| id.clone());
             let Some(joined) = joined else {
-                // Nobody who could lead has come, and static members are not given up before their sessions end.
+                // Nobody who could lead has come, and static members are not given up before their
+                // sessions end.
                 self.phase = Phase::Preparing { until: ctx.now + self.rebalance_timeout(), first: None };
                 return;
             };

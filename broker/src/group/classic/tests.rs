@@ -1,4 +1,5 @@
-//! The classic protocol without a clock: each test says what members send and when, and looks at what they are told.
+//! The classic protocol without a clock: each test says what members send and when, and looks at
+//! what they are told.
 
 use std::time::Duration;
 

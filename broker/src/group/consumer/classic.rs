@@ -1,8 +1,10 @@
-//! Members of the classic protocol in a group of KIP-848, which there are while consumers move from one to the other.
+//! Members of the classic protocol in a group of KIP-848, which there are while consumers move from
+//! one to the other.
 //!
-//! Such a member sees a classic group that it does not lead and in which no round takes longer than its own requests: all
-//! are answered at once. Its generation is its member epoch. A heartbeat that is told of a rebalance stands for "there is
-//! a new target"; JoinGroup tells what it reads and takes the step; SyncGroup brings what it may read from now on.
+//! Such a member sees a classic group that it does not lead and in which no round takes longer than
+//! its own requests: all are answered at once. Its generation is its member epoch. A heartbeat that
+//! is told of a rebalance stands for "there is a new target"; JoinGroup tells what it reads and
+//! takes the step; SyncGroup brings what it may read from now on.
 
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as Owned;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
@@ -84,7 +86,8 @@ impl ConsumerGroup {
             .with_assignment(assignment))
     }
 
-    /// Answers a Heartbeat. It keeps the member's session alive also where the answer is that there is a rebalance.
+    /// Answers a Heartbeat. It keeps the member's session alive also where the answer is that there
+    /// is a rebalance.
     pub(crate) fn classic_heartbeat(
         &mut self,
         identity: &Identity,
@@ -109,8 +112,8 @@ impl ConsumerGroup {
         Ok(())
     }
 
-    /// Takes members out, of whichever protocol, and says for each whether it is gone. Instance ids suffice for static
-    /// members, so that an administrator can remove them.
+    /// Takes members out, of whichever protocol, and says for each whether it is gone. Instance ids
+    /// suffice for static members, so that an administrator can remove them.
     pub(crate) fn leave(&mut self, members: &[Identity], ctx: &Context<'_>) -> Vec<Result<(), MemberError>> {
         let mut leaving = Vec::new();
         let mut find = |identity: &Identity| {
@@ -148,7 +151,8 @@ impl ConsumerGroup {
         if !join.member_id.is_empty() {
             return self.named_member(id, Some(instance)).map(|_| Origin::Known);
         }
-        // A static member that has no member id has started anew, and whoever had its place is history.
+        // A static member that has no member id has started anew, and whoever had its place is
+        // history.
         Ok(self.instances.get(instance).map_or(Origin::New, |former| Origin::Replaces(former.clone())))
     }
 
@@ -178,8 +182,8 @@ impl ConsumerGroup {
     }
 }
 
-/// What a classic member says that it reads, with topic ids. Members of the eager kind give everything up before they
-/// join, and say nothing.
+/// What a classic member says that it reads, with topic ids. Members of the eager kind give
+/// everything up before they join, and say nothing.
 fn owned(subscription: &Subscription, ctx: &Context<'_>) -> Vec<Owned> {
     let of_topic = |topic: &protocol::TopicPartitions| {
         let (id, _) = ctx.topics.by_name(&topic.topic)?;

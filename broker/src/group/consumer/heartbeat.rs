@@ -1,4 +1,5 @@
-//! ConsumerGroupHeartbeat: how a member of the new protocol joins, stays, says what it reads, and leaves.
+//! ConsumerGroupHeartbeat: how a member of the new protocol joins, stays, says what it reads, and
+//! leaves.
 
 use kafka_protocol::messages::consumer_group_heartbeat_response::{
     Assignment as AssignmentResponse, TopicPartitions as AssignedPartitions,
@@ -61,7 +62,8 @@ impl ConsumerGroup {
         let after = self.admit(&id, &origin, &before, member, reported, ctx);
         self.timers.session(&id, ctx.settings.consumer_session_timeout_ms, ctx);
 
-        // A member that still names its epoch before has not got the answer with the new one, nor what was in it.
+        // A member that still names its epoch before has not got the answer with the new one, nor
+        // what was in it.
         let missed_answer = request.member_epoch != before.epoch;
         let told = request.member_epoch == JOINING
             || is_full(request)
@@ -90,7 +92,8 @@ impl ConsumerGroup {
         let Some(owner) = instance.and_then(|i| self.instances.get(i)) else {
             return Ok(if self.value.members.contains_key(id) { Origin::Known } else { Origin::New });
         };
-        // Under its own id it joins again, perhaps because the answer to its first request was lost.
+        // Under its own id it joins again, perhaps because the answer to its first request was
+        // lost.
         if owner == id {
             return Ok(Origin::Known);
         }
@@ -102,8 +105,8 @@ impl ConsumerGroup {
         Ok(Origin::Replaces(owner.clone()))
     }
 
-    /// The member before the request. One that takes the place of another starts with all that the other had: nothing
-    /// moves because a static member comes back.
+    /// The member before the request. One that takes the place of another starts with all that the
+    /// other had: nothing moves because a static member comes back.
     pub(super) fn before(&self, id: &str, origin: &Origin) -> ConsumerMemberValue {
         let former = match origin {
             Origin::New => None,
@@ -238,8 +241,8 @@ fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(),
 
 /// Refuses a member whose epoch is not the one that it was told.
 ///
-/// The epoch before is good as long as the member reads nothing but what it may read by now: the answer with the new epoch
-/// may have been lost.
+/// The epoch before is good as long as the member reads nothing but what it may read by now: the
+/// answer with the new epoch may have been lost.
 fn check_epoch(
     member: &ConsumerMemberValue,
     request: &ConsumerGroupHeartbeatRequest,
@@ -284,7 +287,8 @@ fn updated(
     member
 }
 
-/// Whether a request says everything that a member has to say, as it does after anything went wrong.
+/// Whether a request says everything that a member has to say, as it does after anything went
+/// wrong.
 fn is_full(request: &ConsumerGroupHeartbeatRequest) -> bool {
     request.rebalance_timeout_ms != -1
         && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())

@@ -1,8 +1,9 @@
 //! Classic groups that become groups of KIP-848, and back, while their members go on reading.
 //!
-//! The first heartbeat of the new protocol at a classic group has it converted, members and all; the last member of the
-//! new protocol that leaves has it converted back. In both directions the members keep what they read, and the
-//! generation goes on as the group epoch: nobody is told anything but that there is a rebalance.
+//! The first heartbeat of the new protocol at a classic group has it converted, members and all;
+//! the last member of the new protocol that leaves has it converted back. In both directions the
+//! members keep what they read, and the generation goes on as the group epoch: nobody is told
+//! anything but that there is a rebalance.
 
 use std::collections::BTreeSet;
 
@@ -25,14 +26,14 @@ use crate::group::error::UpgradeError;
 pub(crate) struct Downgraded {
     /// The classic group.
     pub(crate) group: ClassicGroupValue,
-    /// Whether it must rebalance at once. If so, it has no leader: a coordinator that takes over before the rebalance is
-    /// through sees from that that one is due.
+    /// Whether it must rebalance at once. If so, it has no leader: a coordinator that takes over
+    /// before the rebalance is through sees from that that one is due.
     pub(crate) rebalance: bool,
 }
 
 impl ConsumerGroup {
-    /// The classic group as one of KIP-848, for a member of the new protocol to join. If that is then refused, the
-    /// classic group must stay.
+    /// The classic group as one of KIP-848, for a member of the new protocol to join. If that is
+    /// then refused, the classic group must stay.
     pub(crate) fn from_classic(classic: &ClassicGroupValue, ctx: &Context<'_>) -> Result<Self, UpgradeError> {
         if classic.members.is_empty() {
             return Ok(Self::new());
@@ -62,7 +63,8 @@ impl ConsumerGroup {
         Ok(group)
     }
 
-    /// Whether the group has members, may become a classic one, and could: all members speak the classic protocol.
+    /// Whether the group has members, may become a classic one, and could: all members speak the
+    /// classic protocol.
     pub(crate) fn can_downgrade(&self, ctx: &Context<'_>) -> bool {
         let members = &self.value.members;
         ctx.settings.may_downgrade
@@ -71,8 +73,9 @@ impl ConsumerGroup {
             && members.values().all(|m| m.classic.is_some())
     }
 
-    /// The classic group that is left when the last member of the new protocol is gone. To be asked for after everything
-    /// that takes members out or lets a classic one join, and to be persisted in the place of the consumer group.
+    /// The classic group that is left when the last member of the new protocol is gone. To be asked
+    /// for after everything that takes members out or lets a classic one join, and to be persisted
+    /// in the place of the consumer group.
     pub(crate) fn to_classic(&self, ctx: &Context<'_>) -> Option<Downgraded> {
         if !self.can_downgrade(ctx) {
             return None;
@@ -133,8 +136,8 @@ fn from_classic_member(
     })
 }
 
-/// What a leader assigned, with topic ids. What is gone is left out, and so is what another member has already: a classic
-/// group does not care if its leader assigns something twice.
+/// What a leader assigned, with topic ids. What is gone is left out, and so is what another member
+/// has already: a classic group does not care if its leader assigns something twice.
 fn from_classic_assignment(
     blob: &Blob,
     taken: &mut Owners,

@@ -1,8 +1,9 @@
 //! The protocol of KIP-848: the coordinator assigns.
 //!
-//! A group moves by three epochs. The *group epoch* grows when members, subscriptions or topics change. The next heartbeat
-//! of anyone has the *assignment epoch* follow: the assignor makes a new target for every member. Every member then gets
-//! to its target by itself, heartbeat by heartbeat, and with it to a new *member epoch*:
+//! A group moves by three epochs. The *group epoch* grows when members, subscriptions or topics
+//! change. The next heartbeat of anyone has the *assignment epoch* follow: the assignor makes a new
+//! target for every member. Every member then gets to its target by itself, heartbeat by heartbeat,
+//! and with it to a new *member epoch*:
 //!
 //! ```text
 //!                     nothing to give up
@@ -13,14 +14,15 @@
 //!                  keeps its epoch           give theirs up
 //! ```
 //!
-//! What must never happen is that two members read one partition. So a partition is owned by who was told to read it until
-//! that member says that it no longer does, or is fenced; only then anyone else is told. [`Owners`] is the index of that.
+//! What must never happen is that two members read one partition. So a partition is owned by who
+//! was told to read it until that member says that it no longer does, or is fenced; only then
+//! anyone else is told. [`Owners`] is the index of that.
 //!
 //! Members of the classic protocol may be in such a group: see `classic` and `migrate`.
 //!
-//! The engine is pure. Its caller persists [`ConsumerGroup::value`] whenever [`ConsumerGroup::take_changed`] says so, and
-//! answers only then; if that fails, it throws the engine away and makes one from what is persisted. A refused request
-//! leaves the value as it was.
+//! The engine is pure. Its caller persists [`ConsumerGroup::value`] whenever
+//! [`ConsumerGroup::take_changed`] says so, and answers only then; if that fails, it throws the
+//! engine away and makes one from what is persisted. A refused request leaves the value as it was.
 
 mod classic;
 mod describe;
@@ -51,13 +53,15 @@ use super::{Context, find_member};
 const JOINING: i32 = 0;
 /// Member epoch of a request to leave.
 const LEAVING: i32 = -1;
-/// Member epoch of a request of a static member that leaves and will be back, and of the member while it is away.
+/// Member epoch of a request of a static member that leaves and will be back, and of the member
+/// while it is away.
 const AWAY: i32 = -2;
 
 /// A group of KIP-848.
 #[derive(Debug)]
 pub(crate) struct ConsumerGroup {
-    /// What must survive. Only [`Self::store`], [`Self::forget`] and those that move the group's epochs write to it.
+    /// What must survive. Only [`Self::store`], [`Self::forget`] and those that move the group's
+    /// epochs write to it.
     value: ConsumerGroupValue,
     /// Derived: who is told to read what.
     owners: Owners,
@@ -67,7 +71,8 @@ pub(crate) struct ConsumerGroup {
     patterns: Patterns,
     timers: Timers,
     changed: bool,
-    /// Whether a member has gone in a way that leaves a group for the classic protocol. See [`Self::to_classic`].
+    /// Whether a member has gone in a way that leaves a group for the classic protocol. See
+    /// [`Self::to_classic`].
     left_to_classic: bool,
 }
 
@@ -85,8 +90,9 @@ impl ConsumerGroup {
         }
     }
 
-    /// The group that another coordinator left, or this one before a restart. All timers start anew: nobody is to blame
-    /// for the time without a coordinator. Topics may have changed meanwhile, in which case the value has changed, too.
+    /// The group that another coordinator left, or this one before a restart. All timers start
+    /// anew: nobody is to blame for the time without a coordinator. Topics may have changed
+    /// meanwhile, in which case the value has changed, too.
     pub(crate) fn from_value(value: ConsumerGroupValue, ctx: &Context<'_>) -> Self {
         let mut group = Self::new();
         for member in value.members.values() {
@@ -182,7 +188,8 @@ impl ConsumerGroup {
         }
     }
 
-    /// Takes members out that left or were fenced. The others get their partitions from the next heartbeat on.
+    /// Takes members out that left or were fenced. The others get their partitions from the next
+    /// heartbeat on.
     fn remove_members(&mut self, ids: &[String], ctx: &Context<'_>) {
         for id in ids {
             self.forget(id);
@@ -191,8 +198,9 @@ impl ConsumerGroup {
             return;
         }
         if self.can_downgrade(ctx) {
-            // The group epoch stays: as the classic group's generation it is one that its members know, so they are told
-            // that a rebalance goes on, and not that they lost their partitions.
+            // The group epoch stays: as the classic group's generation it is one that its members
+            // know, so they are told that a rebalance goes on, and not that they lost their
+            // partitions.
             self.left_to_classic = true;
         } else {
             self.bump_epoch(ctx);

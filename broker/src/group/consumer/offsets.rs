@@ -7,7 +7,8 @@ use crate::group::error::{CommitError, MemberError};
 const MEMBER_EPOCH_VERSION: i16 = 9;
 
 impl ConsumerGroup {
-    /// Whether a member may commit offsets. `version` is that of OffsetCommit; None for a commit in a transaction.
+    /// Whether a member may commit offsets. `version` is that of OffsetCommit; None for a commit in
+    /// a transaction.
     ///
     /// As in Kafka, the instance id of a commit is of no importance: the member id says it all.
     pub(crate) fn validate_offset_commit(

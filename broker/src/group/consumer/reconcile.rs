@@ -69,7 +69,8 @@ pub(super) fn reconcile(member: &mut ConsumerMemberValue, around: &Surroundings<
     }
 }
 
-/// Tells the member to give up what it no longer subscribes to, besides what it was already told to give up.
+/// Tells the member to give up what it no longer subscribes to, besides what it was already told to
+/// give up.
 fn revoke_unsubscribed(member: &mut ConsumerMemberValue, subscribed: &BTreeSet<Uuid>) {
     let unsubscribed = member.assigned.extract_if(.., |topic, _| !subscribed.contains(topic));
     for (topic, partitions) in unsubscribed {
@@ -77,7 +78,8 @@ fn revoke_unsubscribed(member: &mut ConsumerMemberValue, subscribed: &BTreeSet<U
     }
 }
 
-/// From what it has, which excludes what it has just given up: gives up what the target lacks, or takes what is free.
+/// From what it has, which excludes what it has just given up: gives up what the target lacks, or
+/// takes what is free.
 fn step(member: &mut ConsumerMemberValue, around: &Surroundings<'_>) {
     let mut kept = Assignment::new();
     let mut to_revoke = Assignment::new();

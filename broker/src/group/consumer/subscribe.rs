@@ -1,4 +1,5 @@
-//! What the members subscribe to, by name and by pattern, and what follows from it: the group epoch and the target.
+//! What the members subscribe to, by name and by pattern, and what follows from it: the group epoch
+//! and the target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -15,14 +16,15 @@ use crate::patterns;
 
 /// The patterns that members subscribe to, and the topics that they match.
 ///
-/// Matching costs a pass over all topics, so it is done when a pattern is new and when topics change, and not at every
-/// heartbeat.
+/// Matching costs a pass over all topics, so it is done when a pattern is new and when topics
+/// change, and not at every heartbeat.
 #[derive(Debug, Default)]
 pub(super) struct Patterns(BTreeMap<String, Pattern>);
 
 #[derive(Debug)]
 struct Pattern {
-    /// None for a pattern that can't be compiled: persisted by a broker that could. It matches nothing.
+    /// None for a pattern that can't be compiled: persisted by a broker that could. It matches
+    /// nothing.
     regex: Option<Regex>,
     topics: BTreeSet<String>,
 }
@@ -68,7 +70,8 @@ impl Patterns {
         member.subscribed_topics.iter().chain(matched.into_iter().flat_map(|p| &p.topics))
     }
 
-    /// Forgets what no member subscribes to, learns what is persisted, and matches all with the topics that there are now.
+    /// Forgets what no member subscribes to, learns what is persisted, and matches all with the
+    /// topics that there are now.
     fn refresh<'a>(&mut self, members: impl Iterator<Item = &'a ConsumerMemberValue>, topics: &dyn Topics) {
         let used: BTreeSet<&String> = members.filter_map(|m| m.subscribed_regex.as_ref()).collect();
         self.0.retain(|pattern, _| used.contains(pattern));
@@ -89,7 +92,8 @@ fn compile(pattern: &str) -> Result<Regex, ConsumerHeartbeatError> {
 }
 
 impl ConsumerGroup {
-    /// Topics were created or deleted, or have more partitions: moves the group epoch if that concerns the group.
+    /// Topics were created or deleted, or have more partitions: moves the group epoch if that
+    /// concerns the group.
     pub(crate) fn topics_changed(&mut self, ctx: &Context<'_>) {
         if self.is_empty() {
             return;
@@ -108,7 +112,8 @@ impl ConsumerGroup {
         })
     }
 
-    /// Moves the group epoch, with the topics as they are now. The target assignment follows at the next heartbeat.
+    /// Moves the group epoch, with the topics as they are now. The target assignment follows at the
+    /// next heartbeat.
     pub(super) fn bump_epoch(&mut self, ctx: &Context<'_>) {
         self.value.topics = self.subscribed_topics(ctx);
         self.value.epoch += 1;
@@ -159,7 +164,8 @@ impl ConsumerGroup {
         self.patterns.topics_of(member).filter_map(|name| Some(ctx.topics.by_name(name)?.0)).collect()
     }
 
-    /// What every member subscribes to. Members that subscribe to the same share it, which is nearly always the case.
+    /// What every member subscribes to. Members that subscribe to the same share it, which is
+    /// nearly always the case.
     fn subscriptions(&self, ctx: &Context<'_>) -> Vec<Rc<BTreeSet<Uuid>>> {
         let mut subscriptions = Vec::with_capacity(self.value.members.len());
         let mut last: Option<(&ConsumerMemberValue, Rc<BTreeSet<Uuid>>)> = None;

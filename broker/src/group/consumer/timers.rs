@@ -13,7 +13,8 @@ use crate::group::millis;
 pub(crate) enum ExpiredBy {
     /// It was silent for too long.
     SessionTimeout,
-    /// It took too long to give partitions up; or, with the classic protocol, to join again or to ask for its assignment.
+    /// It took too long to give partitions up; or, with the classic protocol, to join again or to
+    /// ask for its assignment.
     RebalanceTimeout,
 }
 

@@ -184,7 +184,8 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
     (key, value)
 }
 
-/// Something happens: a put, a deletion, a deletion and the same key again, one key for another, a compaction.
+/// Something happens: a put, a deletion, a deletion and the same key again, one key for another, a
+/// compaction.
 fn happen(history: &mut History, random: &mut StdRng) {
     let (key, value) = random_put(random);
     match random.random_range(0..20) {
@@ -391,7 +392,8 @@ async fn after_an_error_everything_is_read_whole() {
     assert_eq!(model.asked(), ["whole"], "although not it was in error");
 }
 
-/// The same keys at the same revisions, with other values: what a backup of another time may look like.
+/// The same keys at the same revisions, with other values: what a backup of another time may look
+/// like.
 fn restore(model: &Model, revisions: usize) {
     let mut history = model.history();
     history.revisions.clear();

@@ -1,6 +1,8 @@
-//! What a diagnosis rests on, collected from etcd, the history of metrics and the changes that were seen.
+//! What a diagnosis rests on, collected from etcd, the history of metrics and the changes that were
+//! seen.
 //!
-//! Nothing is judged here: [`crate::diagnose`] does that. What is not known is noted as missing, with why.
+//! Nothing is judged here: [`crate::diagnose`] does that. What is not known is noted as missing,
+//! with why.
 
 pub(super) mod group;
 

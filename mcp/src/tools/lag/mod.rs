@@ -1,7 +1,7 @@
 //! Lag: how far groups are behind, as of one revision, and whether they catch up.
 //!
-//! Committed offsets and ends of partitions come from etcd, so lag is exact as of the watermarks' revision also when
-//! brokers are down. Rates come from what earlier reads of etcd left behind.
+//! Committed offsets and ends of partitions come from etcd, so lag is exact as of the watermarks'
+//! revision also when brokers are down. Rates come from what earlier reads of etcd left behind.
 
 mod readiness;
 mod row;

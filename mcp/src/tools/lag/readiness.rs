@@ -14,7 +14,8 @@ pub(in crate::tools) struct Readiness {
     pub(in crate::tools) reason: String,
 }
 
-/// Judges by what the log's start and the group did in the last minutes; by nothing that is not seen.
+/// Judges by what the log's start and the group did in the last minutes; by nothing that is not
+/// seen.
 pub(in crate::tools) fn readiness(row: &Row, retains_forever: bool) -> Readiness {
     let unknown = |reason: &str| Readiness {
         verdict: "unknown",

@@ -82,8 +82,8 @@ fn lag_of(now: &Now) -> Option<i64> {
     Some((now.end? - now.committed?).max(0))
 }
 
-/// Whether what is committed is not in the log. A commit that is ahead of the end is new, and the watermarks are not,
-/// unless it has been there for a while.
+/// Whether what is committed is not in the log. A commit that is ahead of the end is new, and the
+/// watermarks are not, unless it has been there for a while.
 fn is_out_of_range(now: &Now) -> bool {
     let (Some(committed), Some(start), Some(end)) = (now.committed, now.log_start, now.end) else {
         return false;
@@ -129,8 +129,9 @@ fn judge(now: &Now, past: Option<Past>) -> (Status, Option<f64>, Option<f64>, Op
     (status, consume, produce, eta_s)
 }
 
-/// The partitions of every group, as of one view, judged when the first caller needs them: what a group's partitions are does
-/// not depend on who asks, so that whoever shares a read shares this too.
+/// The partitions of every group, as of one view, judged when the first caller needs them: what a
+/// group's partitions are does not depend on who asks, so that whoever shares a read shares this
+/// too.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
     latest: Mutex<Option<(Weak<View>, OfView)>>,
@@ -159,8 +160,8 @@ pub(in crate::tools) fn every(call: &Call<'_>, view: &Arc<View>) -> Arc<ByGroup>
     cell.get_or_init(judge).clone()
 }
 
-/// The partitions that a group has to do with: of topics that it committed to or subscribes to, as far as the caller sees
-/// them.
+/// The partitions that a group has to do with: of topics that it committed to or subscribes to, as
+/// far as the caller sees them.
 pub(in crate::tools) fn rows(call: &Call<'_>, view: &View, id: &str) -> Vec<Row> {
     of_group(view, &call.observer.samples.progress(), id, |topic| call.sees_topic(topic))
 }

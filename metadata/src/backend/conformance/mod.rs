@@ -1,8 +1,8 @@
 //! What every backend must do, as tests that any of them can be put through.
 //!
-//! [`run_all`] panics with the name of the first behaviour that a store does not have. A behaviour uses keys of
-//! its own, so that a store may be used again; but some compact history or count revisions, so nothing else may
-//! write to the store meanwhile.
+//! [`run_all`] panics with the name of the first behaviour that a store does not have. A behaviour
+//! uses keys of its own, so that a store may be used again; but some compact history or count
+//! revisions, so nothing else may write to the store meanwhile.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "this is a test suite: a failed check is a panic")]
 
 mod leases;
@@ -88,8 +88,8 @@ fn all() -> impl Iterator<Item = (&'static str, Behaviour)> {
     .into_iter()
 }
 
-/// Puts a store through every behaviour, one after the other. `make` is asked for a store before each; it may
-/// give the same one again.
+/// Puts a store through every behaviour, one after the other. `make` is asked for a store before
+/// each; it may give the same one again.
 pub async fn run_all<F>(make: impl Fn() -> F)
 where
     F: Future<Output = Arc<dyn Backend>>,

@@ -7,18 +7,18 @@
 //!   ...
 //! ```
 //!
-//! **A frame is what one write and one fdatasync made durable**: the records of all changes that came together.
-//! The next frame is written only after that, so an interrupted write can damage the last frame and no other.
-//! Hence, at opening: a last frame that is incomplete or does not match its checksum is cut off, with a warning;
-//! nobody was told that it is durable. Damage with a valid frame after it cannot come from an interruption, and
-//! such a journal is not opened.
+//! **A frame is what one write and one fdatasync made durable**: the records of all changes that
+//! came together. The next frame is written only after that, so an interrupted write can damage the
+//! last frame and no other. Hence, at opening: a last frame that is incomplete or does not match
+//! its checksum is cut off, with a warning; nobody was told that it is durable. Damage with a valid
+//! frame after it cannot come from an interruption, and such a journal is not opened.
 //!
-//! **It does not grow for ever.** When it is large and at least twice what it was when it was last rewritten, a
-//! compaction (or opening it) writes what is left of the store to `<name>.new`, syncs that, renames it over the
-//! journal and syncs the directory.
+//! **It does not grow for ever.** When it is large and at least twice what it was when it was last
+//! rewritten, a compaction (or opening it) writes what is left of the store to `<name>.new`, syncs
+//! that, renames it over the journal and syncs the directory.
 //!
-//! **One process at a time**: `<name>.lock` is locked for as long as the store lives. A file of its own, because
-//! the journal is replaced.
+//! **One process at a time**: `<name>.lock` is locked for as long as the store lives. A file of its
+//! own, because the journal is replaced.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -57,7 +57,8 @@ pub enum OpenError {
         /// The journal.
         path: PathBuf,
     },
-    /// The file is damaged, or no journal. Restore it from a backup, or move it away to start from nothing.
+    /// The file is damaged, or no journal. Restore it from a backup, or move it away to start from
+    /// nothing.
     #[error("the journal {} is damaged at byte {offset}: {why}", path.display())]
     Corrupt {
         /// The journal.
@@ -204,8 +205,8 @@ impl Journal {
     }
 }
 
-/// Makes the store that a journal tells of. Also says how much of it is valid; what follows is the remains of an
-/// interrupted write. An error names where the damage is, and what it is.
+/// Makes the store that a journal tells of. Also says how much of it is valid; what follows is the
+/// remains of an interrupted write. An error names where the damage is, and what it is.
 fn replay(content: &[u8]) -> Result<(Mvcc, usize), (usize, String)> {
     let mut mvcc = Mvcc::new();
     let Some(frames) = content.strip_prefix(&MAGIC) else {

@@ -11,23 +11,26 @@
 //!   EmbeddedWatch: a revision and a filter; reads the shared history
 //! ```
 //!
-//! Everything is as in etcd (see `conformance`), with these differences, all of which make it stricter or
-//! more predictable: a lease may be as short as one second and ends exactly at its deadline; lease ids count up
-//! from 1; a delete and a put of one key never share a transaction, whichever nested transactions they are in.
+//! Everything is as in etcd (see `conformance`), with these differences, all of which make it
+//! stricter or more predictable: a lease may be as short as one second and ends exactly at its
+//! deadline; lease ids count up from 1; a delete and a put of one key never share a transaction,
+//! whichever nested transactions they are in.
 //!
-//! **Leases.** No task runs behind this store. A lease that is past its deadline is ended by whatever call comes
-//! next, whoever makes it, and by any watch that is being waited on. An owner who wants keys to vanish in time
-//! although nobody calls and nobody watches runs [`Embedded::run_leases`] as a task.
+//! **Leases.** No task runs behind this store. A lease that is past its deadline is ended by
+//! whatever call comes next, whoever makes it, and by any watch that is being waited on. An owner
+//! who wants keys to vanish in time although nobody calls and nobody watches runs
+//! [`Embedded::run_leases`] as a task.
 //!
-//! **Journal.** A store that was opened with [`Embedded::open`] survives kill -9. What a call has answered is
-//! durable, and nothing is shown, by a range or a watch, that is not. Changes that come together share one write
-//! and one fdatasync, on a blocking thread. After opening, every lease has its full time to live again: how much
-//! of it had passed is not written down, and a broker that is still alive gets to keep its keys. If the journal
-//! cannot be written any more, calls that were waiting for it end with [`BackendError::OutcomeUnknown`] and all
-//! later ones with [`BackendError::Unavailable`], until the store is opened again.
+//! **Journal.** A store that was opened with [`Embedded::open`] survives kill -9. What a call has
+//! answered is durable, and nothing is shown, by a range or a watch, that is not. Changes that come
+//! together share one write and one fdatasync, on a blocking thread. After opening, every lease has
+//! its full time to live again: how much of it had passed is not written down, and a broker that is
+//! still alive gets to keep its keys. If the journal cannot be written any more, calls that were
+//! waiting for it end with [`BackendError::OutcomeUnknown`] and all later ones with
+//! [`BackendError::Unavailable`], until the store is opened again.
 //!
-//! **Determinism.** In memory nothing is spawned, no clock but tokio's is read and no order is arbitrary: under
-//! a paused clock and one thread, a run can be repeated.
+//! **Determinism.** In memory nothing is spawned, no clock but tokio's is read and no order is
+//! arbitrary: under a paused clock and one thread, a run can be repeated.
 
 #[cfg(feature = "etcd-api")]
 pub mod api;
@@ -73,8 +76,9 @@ impl Embedded {
         Self { shared: Arc::new(Shared::new(Mvcc::new(), None)) }
     }
 
-    /// A store that lives in a file, which is made if it is not there. Call it when the program starts: it reads
-    /// the whole file before it returns. See the module's documentation for what a journal promises.
+    /// A store that lives in a file, which is made if it is not there. Call it when the program
+    /// starts: it reads the whole file before it returns. See the module's documentation for what a
+    /// journal promises.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, Durability::default())
     }
@@ -85,8 +89,8 @@ impl Embedded {
         Ok(Self { shared: Arc::new(Shared::new(mvcc, Some(journal))) })
     }
 
-    /// Ends leases in time although nobody calls or watches. Never returns; the owner of the store runs it as a
-    /// task, and may drop it at any moment.
+    /// Ends leases in time although nobody calls or watches. Never returns; the owner of the store
+    /// runs it as a task, and may drop it at any moment.
     pub async fn run_leases(&self) {
         let mut changed = self.shared.changed.subscribe();
         loop {

@@ -15,8 +15,9 @@
 //!
 //! A change is tag 1 (lease i64, key, value) for a put and tag 2 (key) for a deletion.
 //!
-//! Tags 5 to 8 are a snapshot, with which a rewritten journal begins: a `Base`, the leases (`Granted`), the keys as
-//! of `oldest` (`BaseKey`), what happened at `oldest` (`BaseEvents`), what happened since (`Committed`), a `BaseEnd`.
+//! Tags 5 to 8 are a snapshot, with which a rewritten journal begins: a `Base`, the leases
+//! (`Granted`), the keys as of `oldest` (`BaseKey`), what happened at `oldest` (`BaseEvents`), what
+//! happened since (`Committed`), a `BaseEnd`.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes};

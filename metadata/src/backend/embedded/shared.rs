@@ -128,8 +128,9 @@ impl Shared {
         }
     }
 
-    /// Ends the leases that have run out, does something with the state, sees to it that changes are written down
-    /// and tells those who wait for changes. Also returns up to where the journal must be for what was seen.
+    /// Ends the leases that have run out, does something with the state, sees to it that changes
+    /// are written down and tells those who wait for changes. Also returns up to where the journal
+    /// must be for what was seen.
     pub(super) fn with_state<T>(self: &Arc<Self>, action: impl FnOnce(&mut State, Instant) -> T) -> (T, u64) {
         let now = Instant::now();
         let mut state = self.state();
@@ -170,7 +171,8 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock; were it to happen in a test, that test has failed already.
+        // No code panics while it holds the lock; were it to happen in a test, that test has failed
+        // already.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -291,7 +293,8 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let store = Embedded::open(&directory.path().join("journal")).unwrap();
         let mut watch = store.watch(KeyRange::key("k"), 2).await.unwrap();
-        // While this thread has the journal, nobody can write to it. It lets go when `release` is dropped.
+        // While this thread has the journal, nobody can write to it. It lets go when `release` is
+        // dropped.
         let (held, is_held) = std::sync::mpsc::sync_channel::<()>(0);
         let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
         let shared = Arc::clone(&store.shared);
@@ -321,7 +324,8 @@ mod tests {
         for _ in 0..20 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                // Polled once: the transaction is done and its writing asked for, then everything is dropped.
+                // Polled once: the transaction is done and its writing asked for, then everything
+                // is dropped.
                 let mut txn = Box::pin(store.txn(put("k")));
                 let _ = futures::poll!(&mut txn);
             });

@@ -158,8 +158,8 @@ impl Model {
         }
     }
 
-    /// Every revision that was not forgotten reads as it did when it was the newest, and the events between two
-    /// revisions lead from the one to the other.
+    /// Every revision that was not forgotten reads as it did when it was the newest, and the events
+    /// between two revisions lead from the one to the other.
     fn check(&self, store: &Mvcc, oldest: i64) {
         let readable = self.revisions.iter().filter(|(revision, _)| *revision >= oldest);
         for ((_, before), (revision, after)) in readable.clone().zip(readable.skip(1)) {

@@ -48,7 +48,8 @@ impl EmbeddedWatch {
             return Ok((None, lease_deadline));
         }
         self.progress_at = now + PROGRESS_INTERVAL;
-        // A watch from a future revision has delivered everything there is, not everything before its start.
+        // A watch from a future revision has delivered everything there is, not everything before
+        // its start.
         Ok((Some(WatchBatch { events: found.events, revision: visible.min(self.next - 1) }), None))
     }
 }

@@ -11,7 +11,8 @@ use crate::limits::{PING_INTERVAL, PING_TIMEOUT};
 /// Where etcd is and how to log in.
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
-    /// Members of one cluster, as `http://host:port` or `https://host:port`. The first is tried first.
+    /// Members of one cluster, as `http://host:port` or `https://host:port`. The first is tried
+    /// first.
     pub endpoints: Vec<String>,
     /// User name, if etcd's authentication is on. It goes together with `password`.
     pub user: Option<String>,
@@ -19,7 +20,8 @@ pub struct EtcdConfig {
     pub password: Option<Password>,
     /// PEM file with the certificates that sign etcd's own; needed for `https`.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with this client's certificate, if etcd asks for one. It goes together with `key_file`.
+    /// PEM file with this client's certificate, if etcd asks for one. It goes together with
+    /// `key_file`.
     pub cert_file: Option<PathBuf>,
     /// PEM file with the private key of `cert_file`.
     pub key_file: Option<PathBuf>,

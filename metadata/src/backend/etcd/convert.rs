@@ -1,4 +1,5 @@
-//! Between etcd's messages and this crate's types. Values are moved, not copied, where etcd-client lets them go.
+//! Between etcd's messages and this crate's types. Values are moved, not copied, where etcd-client
+//! lets them go.
 
 use bytes::Bytes;
 use etcd_client::proto::{PbEvent, PbKeyValue};

@@ -1,8 +1,10 @@
-//! What a failed call to etcd means: whether it was executed is the question that everything else hangs on.
+//! What a failed call to etcd means: whether it was executed is the question that everything else
+//! hangs on.
 //!
-//! etcd's answers are told apart by their text, which is part of its API (`rpctypes`): one gRPC code stands for
-//! "no leader", which comes before a request is looked at, and for "request timed out", which comes after it was
-//! handed to raft and may still be executed. What is not known here counts as "may have been executed".
+//! etcd's answers are told apart by their text, which is part of its API (`rpctypes`): one gRPC
+//! code stands for "no leader", which comes before a request is looked at, and for "request timed
+//! out", which comes after it was handed to raft and may still be executed. What is not known here
+//! counts as "may have been executed".
 
 use std::error::Error as _;
 
@@ -39,7 +41,8 @@ impl Failure {
         }
     }
 
-    /// What it means for a call that changes something. `lease` is the lease that it names, if it names one.
+    /// What it means for a call that changes something. `lease` is the lease that it names, if it
+    /// names one.
     #[cfg(feature = "log")]
     pub(super) fn of_write(self, lease: i64) -> BackendError {
         match self {
@@ -122,7 +125,8 @@ pub(super) fn is_about_token(text: &str) -> bool {
     ["auth token", "user name is empty", "auth store is old"].iter().any(|known| text.contains(known))
 }
 
-/// Of everything that can happen to a connection, only this is certain: without a connection, nothing was sent.
+/// Of everything that can happen to a connection, only this is certain: without a connection,
+/// nothing was sent.
 fn of_transport(status: &Status) -> Failure {
     let mut why = status.message().to_owned();
     let mut cause = status.source();

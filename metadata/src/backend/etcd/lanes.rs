@@ -1,4 +1,5 @@
-//! The connections to etcd: one per purpose, so that none waits behind another, each with fail-over.
+//! The connections to etcd: one per purpose, so that none waits behind another, each with
+//! fail-over.
 //!
 //! ```text
 //!                    ┌ kv     ── channel to endpoint 0 │ 1 │ 2      ranges, transactions, logging in
@@ -6,8 +7,8 @@
 //!                    └ lease  ── channel to endpoint 0 │ 1 │ 2      keep-alives
 //! ```
 //!
-//! A lane stays with one endpoint until that gives reason to doubt it; then the next call uses the next one. A
-//! request is sent to one endpoint, once: nothing here sends it again.
+//! A lane stays with one endpoint until that gives reason to doubt it; then the next call uses the
+//! next one. A request is sent to one endpoint, once: nothing here sends it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,7 +57,8 @@ impl Lanes {
         Choice(self.lane(purpose).choice.load(Ordering::Relaxed))
     }
 
-    /// Uses the next endpoint from now on, unless somebody else has seen to that since `choice` was made.
+    /// Uses the next endpoint from now on, unless somebody else has seen to that since `choice` was
+    /// made.
     pub(super) fn doubt(&self, purpose: Purpose, choice: Choice) {
         let next = choice.0.wrapping_add(1);
         let _ =
@@ -102,7 +104,8 @@ impl Service<http::Request<Body>> for Lanes {
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    /// Which lane must be ready is known when the request is there, so that wait is part of the call.
+    /// Which lane must be ready is known when the request is there, so that wait is part of the
+    /// call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }

@@ -7,17 +7,21 @@
 //!         (feature `log`)        what failed, how
 //! ```
 //!
-//! - **Once.** A request is sent to one member once. etcd-client's own retry (its token refresh) is off, tonic and
-//!   hyper have none. The only second sending is of a request that etcd turned away for its token.
-//! - **Outcomes.** `failure.rs` decides what was certainly not executed. A refused connection is certain; a
-//!   time-out, a reset, "leader changed" and "request timed out" are not. For calls that change nothing all of
-//!   these are [`BackendError::Unavailable`]; for all others they are [`BackendError::OutcomeUnknown`].
-//! - **A dead etcd is noticed** by the connect time-out, the request time-out, pings while requests are open, and
-//!   by a watch that asks for progress every two seconds. Connections come back by themselves.
-//! - **A member without a leader** answers at once that it has none (`hasleader`), instead of making calls wait.
+//! - **Once.** A request is sent to one member once. etcd-client's own retry (its token refresh) is
+//!   off, tonic and hyper have none. The only second sending is of a request that etcd turned away
+//!   for its token.
+//! - **Outcomes.** `failure.rs` decides what was certainly not executed. A refused connection is
+//!   certain; a time-out, a reset, "leader changed" and "request timed out" are not. For calls that
+//!   change nothing all of these are [`BackendError::Unavailable`]; for all others they are
+//!   [`BackendError::OutcomeUnknown`].
+//! - **A dead etcd is noticed** by the connect time-out, the request time-out, pings while requests
+//!   are open, and by a watch that asks for progress every two seconds. Connections come back by
+//!   themselves.
+//! - **A member without a leader** answers at once that it has none (`hasleader`), instead of
+//!   making calls wait.
 //!
-//! A watch that begins exactly at the compacted revision may miss a deletion at that very revision (etcd forgets
-//! it first): leave a margin when compacting, as the snapshot writer does.
+//! A watch that begins exactly at the compacted revision may miss a deletion at that very revision
+//! (etcd forgets it first): leave a margin when compacting, as the snapshot writer does.
 
 mod config;
 mod convert;

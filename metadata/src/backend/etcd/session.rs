@@ -1,4 +1,5 @@
-//! One client's way to etcd: logs in, sends a call once, waits for it so long, and says what came of it.
+//! One client's way to etcd: logs in, sends a call once, waits for it so long, and says what came
+//! of it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,7 +21,8 @@ pub(super) struct Session {
     client: Client,
     lanes: Lanes,
     credentials: Option<(String, Password)>,
-    /// Counts how often this client has logged in. Held while it does, so that many calls log in once.
+    /// Counts how often this client has logged in. Held while it does, so that many calls log in
+    /// once.
     logins: Mutex<u64>,
     pub(super) request_timeout: Duration,
 }
@@ -31,8 +33,8 @@ impl Session {
         let credentials = config.credentials()?;
         let lanes = Lanes::new(&config.transport()?);
         let channel = etcd_client::Channel::Custom(BoxCloneSyncService::new(lanes.clone()));
-        // No user here: this client logs in itself. Then etcd-client, too, sends every request exactly once; with
-        // its own token refresh it would send some twice.
+        // No user here: this client logs in itself. Then etcd-client, too, sends every request
+        // exactly once; with its own token refresh it would send some twice.
         let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(false);
         let client = Client::from_channel(channel, Some(options))
             .await
@@ -69,8 +71,8 @@ impl Session {
         self.lanes.doubt(purpose, choice);
     }
 
-    /// Makes a call. It is sent once; a second time only if etcd turned it away for its token, before it looked
-    /// at what it was asked.
+    /// Makes a call. It is sent once; a second time only if etcd turned it away for its token,
+    /// before it looked at what it was asked.
     pub(super) async fn call<T, F>(&self, purpose: Purpose, send: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -100,8 +102,8 @@ impl Session {
         result
     }
 
-    /// Logs in unless that was done more than `stale` times. Whatever goes wrong here, the call that needs the
-    /// token was not sent.
+    /// Logs in unless that was done more than `stale` times. Whatever goes wrong here, the call
+    /// that needs the token was not sent.
     async fn log_in(&self, stale: u64) -> Result<u64, Failure> {
         let Some((user, password)) = &self.credentials else { return Ok(0) };
         let choice = self.lanes.choice(Purpose::Kv);

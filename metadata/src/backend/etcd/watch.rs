@@ -1,19 +1,22 @@
 //! A watch on etcd.
 //!
-//! **Whole revisions.** etcd keeps the events of one revision together, except in a response that it sends in
-//! fragments; then the newest revision's events are held back until the last fragment has come.
+//! **Whole revisions.** etcd keeps the events of one revision together, except in a response that
+//! it sends in fragments; then the newest revision's events are held back until the last fragment
+//! has come.
 //!
-//! **What a progress report says.** A batch's `revision` is the one of its last event, and that of an empty batch
-//! is the last one that was delivered. The revision in etcd's own progress responses is *not* passed on: before
-//! 3.4.25 and 3.5.8 the answer to a progress request overtakes events that are still queued for the watch
-//! (etcd-io/etcd#15220), so that skipping to it would lose them; and the header of a response with events names
-//! the store's revision, which the watch may not have reached. So a report proves that the stream is alive and
-//! says nothing new about revisions. Whoever wants to know how far the store is ranges.
+//! **What a progress report says.** A batch's `revision` is the one of its last event, and that of
+//! an empty batch is the last one that was delivered. The revision in etcd's own progress responses
+//! is *not* passed on: before 3.4.25 and 3.5.8 the answer to a progress request overtakes events
+//! that are still queued for the watch (etcd-io/etcd#15220), so that skipping to it would lose
+//! them; and the header of a response with events names the store's revision, which the watch may
+//! not have reached. So a report proves that the stream is alive and says nothing new about
+//! revisions. Whoever wants to know how far the store is ranges.
 //!
-//! **Silence.** While somebody waits, progress is asked for every two seconds, and a stream that leaves a
-//! question unanswered for the request time-out is given up. The first question comes after the first two
-//! seconds and not at once: between 3.4.25 and 3.4.31, and 3.5.8 and 3.5.13, etcd never answers one that finds a watch not
-//! yet caught up unless an event follows (etcd-io/etcd#17507); by then a watch without events has caught up.
+//! **Silence.** While somebody waits, progress is asked for every two seconds, and a stream that
+//! leaves a question unanswered for the request time-out is given up. The first question comes
+//! after the first two seconds and not at once: between 3.4.25 and 3.4.31, and 3.5.8 and 3.5.13,
+//! etcd never answers one that finds a watch not yet caught up unless an event follows
+//! (etcd-io/etcd#17507); by then a watch without events has caught up.
 
 use std::sync::Arc;
 
@@ -66,7 +69,8 @@ impl EtcdWatch {
         Ok(Self { session: Arc::clone(session), choice, stream, assembly, questions, asked_at: None })
     }
 
-    /// The next message, or why there is none. Cancellation-safe: a message is taken only in the last step.
+    /// The next message, or why there is none. Cancellation-safe: a message is taken only in the
+    /// last step.
     async fn message(&mut self) -> Result<PbWatchResponse, Failure> {
         loop {
             let given_up_at = self.asked_at.map(|asked_at| asked_at + self.session.request_timeout);
@@ -114,7 +118,8 @@ impl Watch for EtcdWatch {
 }
 
 impl Assembly {
-    /// Takes a response; gives a batch unless the response is a fragment that completes no revision.
+    /// Takes a response; gives a batch unless the response is a fragment that completes no
+    /// revision.
     fn accept(&mut self, response: PbWatchResponse) -> Result<Option<WatchBatch>, BackendError> {
         let fragment = response.fragment;
         let mut events = std::mem::take(&mut self.held_back);
@@ -168,7 +173,8 @@ fn why_canceled(response: &PbWatchResponse) -> Failure {
         return Failure::Refused(BackendError::Compacted { oldest: response.compact_revision });
     }
     let reason = &response.cancel_reason;
-    // etcd before 3.5.9 says so of an old token as well; the caller finds out which it is by logging in again.
+    // etcd before 3.5.9 says so of an old token as well; the caller finds out which it is by
+    // logging in again.
     if reason.contains("permission denied") || is_about_token(reason) {
         return Failure::Token(reason.clone());
     }

@@ -43,7 +43,8 @@ impl Etcd {
         &self.reader
     }
 
-    /// Opening a stream keeps the lease alive for a first time; how long it now has, only a second one tells.
+    /// Opening a stream keeps the lease alive for a first time; how long it now has, only a second
+    /// one tells.
     async fn keeper(&self, lease: i64) -> Result<(LeaseKeeper, LeaseKeepAliveStream), Failure> {
         if let Some(keeper) = self.keepers.take(lease) {
             return Ok(keeper);
@@ -222,7 +223,8 @@ fn response_of(response: PbTxnResponse, revision: i64) -> Option<TxnResponse> {
     Some(TxnResponse { revision, succeeded: response.succeeded, responses })
 }
 
-/// The lease to name when etcd says that one is gone but not which. Nobody here uses two in one transaction.
+/// The lease to name when etcd says that one is gone but not which. Nobody here uses two in one
+/// transaction.
 fn first_lease(txn: &Txn) -> i64 {
     let lease = |op: &Op| match op {
         Op::Put { lease, .. } => *lease,

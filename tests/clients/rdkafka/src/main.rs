@@ -1,5 +1,6 @@
-//! Rust's rdkafka: an idempotent producer with every codec on one broker, and a consumer that assigns its partitions on
-//! another. Every record must come back, in order, byte for byte. Arguments: where to write, where to read.
+//! Rust's rdkafka: an idempotent producer with every codec on one broker, and a consumer that
+//! assigns its partitions on another. Every record must come back, in order, byte for byte.
+//! Arguments: where to write, where to read.
 //!
 //! With the arguments `agent BOOTSTRAP CLIENT_ID` it does what it is told (agent.py).
 
@@ -62,7 +63,8 @@ async fn produce(address: &str, topic: &str, codec: &str) -> BTreeMap<i32, Vec<R
         let (key, value, header) = record(i);
         let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some(&header) });
         let sent = FutureRecord::to(topic).key(&key).payload(&value).headers(headers);
-        // Waiting for each would take a linger each; every tenth is enough to keep an order that is known.
+        // Waiting for each would take a linger each; every tenth is enough to keep an order that is
+        // known.
         let partition = (i % PARTITIONS as usize) as i32;
         let delivery = producer.send_result(sent.partition(partition)).expect("room in the queue");
         written.entry(partition).or_default().push((key.clone(), value.clone(), header.clone()));

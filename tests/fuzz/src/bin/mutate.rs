@@ -1,7 +1,9 @@
-//! `strandline-fuzz-mutate TARGET SECONDS [SEED]`: tries changed inputs of the corpus with any compiler, blindly. libFuzzer
-//! (`make fuzz`) sees which changes lead anywhere; this one finds what lies near.
+//! `strandline-fuzz-mutate TARGET SECONDS [SEED]`: tries changed inputs of the corpus with any
+//! compiler, blindly. libFuzzer (`make fuzz`) sees which changes lead anywhere; this one finds what
+//! lies near.
 //!
-//! An input that panics is left in `found-<target>` of the working folder, and the program ends with 1.
+//! An input that panics is left in `found-<target>` of the working folder, and the program ends
+//! with 1.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -166,7 +166,8 @@ impl World {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Lets time pass as the coordinator's task does: whatever is due happens in order. Says who was fenced.
+    /// Lets time pass as the coordinator's task does: whatever is due happens in order. Says who
+    /// was fenced.
     fn expire_for(&mut self, ms: u64) -> Vec<(String, super::ExpiredBy)> {
         let end = self.now + Duration::from_millis(ms);
         let mut expired = Vec::new();
@@ -193,7 +194,8 @@ impl World {
     }
 }
 
-/// What always holds: one owner for each partition, indexes that agree with what they are derived from.
+/// What always holds: one owner for each partition, indexes that agree with what they are derived
+/// from.
 fn assert_sound(group: &ConsumerGroup) {
     let mut owned: BTreeSet<(Uuid, u32)> = BTreeSet::new();
     for (id, member) in &group.value().members {

@@ -1,5 +1,6 @@
-//! Members that come and go, requests and answers that get lost, coordinators that die, topics that grow: whatever
-//! happens, no two members believe at once that a partition is theirs, and once it is quiet all have what they should.
+//! Members that come and go, requests and answers that get lost, coordinators that die, topics that
+//! grow: whatever happens, no two members believe at once that a partition is theirs, and once it
+//! is quiet all have what they should.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +81,8 @@ impl Simulation {
         self.random.random_bool(loses)
     }
 
-    /// Whether the coordinator dies before what it decided is written, so that nobody ever hears of it.
+    /// Whether the coordinator dies before what it decided is written, so that nobody ever hears of
+    /// it.
     fn is_not_persisted(&mut self) -> bool {
         self.loses > 0.0 && self.random.random_bool(0.05)
     }

@@ -130,7 +130,8 @@ impl PbClusterService for Api {
 impl PbMaintenanceService for Api {
     type SnapshotStream = BoxStream<'static, Result<PbSnapshotResponse, Status>>;
 
-    /// Sizes are those of keys and values in memory, of all versions and of the newest. There is no quota.
+    /// Sizes are those of keys and values in memory, of all versions and of the newest. There is no
+    /// quota.
     async fn status(&self, _: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
         let (revision, sizes) = self.read(|state, _| (state.mvcc.revision(), state.mvcc.sizes())).await?;
         Ok(Response::new(PbStatusResponse {

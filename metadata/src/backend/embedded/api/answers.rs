@@ -1,5 +1,5 @@
-//! How many answers are in memory at a time: one that its client does not take holds its place until it does, or until
-//! the connection is given up.
+//! How many answers are in memory at a time: one that its client does not take holds its place
+//! until it does, or until the connection is given up.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Range, in all its forms but the streamed one. Puts, deletions, transactions and compactions are refused.
+//! Range, in all its forms but the streamed one. Puts, deletions, transactions and compactions are
+//! refused.
 
 use crate::limits::API_ANSWER_BYTES;
 use async_trait::async_trait;
@@ -81,7 +82,8 @@ fn select(request: PbRangeRequest) -> Result<Select, Status> {
     })
 }
 
-/// An order, by etcd's numbers. Keys ascend without being sorted; everything else does if nothing is said.
+/// An order, by etcd's numbers. Keys ascend without being sorted; everything else does if nothing
+/// is said.
 fn order(order: i32, target: i32) -> Result<Option<Order>, Status> {
     let wrong = || Status::invalid_argument("etcdserver: invalid sort option");
     let by = match target {

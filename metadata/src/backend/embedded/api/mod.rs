@@ -1,5 +1,5 @@
-//! The part of etcd's v3 API that reads, answered by an embedded store on a socket: `etcdctl` and the read side of this
-//! crate see what a single-process broker keeps as if it were in an etcd.
+//! The part of etcd's v3 API that reads, answered by an embedded store on a socket: `etcdctl` and
+//! the read side of this crate see what a single-process broker keeps as if it were in an etcd.
 //!
 //! ```text
 //!   TcpListener ─▶ Connection (at most API_CONNECTIONS) ─▶ tonic ─▶ Api ─▶ Shared: one lock, as every handle has
@@ -8,15 +8,17 @@
 //!                                                               └ about.rs   leases, members, status, alarms
 //! ```
 //!
-//! **Nothing can be changed**: whatever would is refused with PERMISSION_DENIED and a sentence. What only the API's less usual
-//! calls read (snapshots of the file, hashes, streamed ranges, the value before an event) is refused with UNIMPLEMENTED, and
-//! there is nobody to log in as. What is answered is durable, as with every other handle of the store.
+//! **Nothing can be changed**: whatever would is refused with PERMISSION_DENIED and a sentence.
+//! What only the API's less usual calls read (snapshots of the file, hashes, streamed ranges, the
+//! value before an event) is refused with UNIMPLEMENTED, and there is nobody to log in as. What is
+//! answered is durable, as with every other handle of the store.
 //!
-//! **Bounds**: connections, streams of a connection, watches of a stream, bytes of a request and of an answer, answers at a
-//! time (see the constants). A range whose answer would be larger is refused with a text in which clients of etcd recognise that they have to
-//! ask for less.
+//! **Bounds**: connections, streams of a connection, watches of a stream, bytes of a request and of
+//! an answer, answers at a time (see the constants). A range whose answer would be larger is
+//! refused with a text in which clients of etcd recognise that they have to ask for less.
 //!
-//! There is no authentication and no encryption: whoever owns the listener must see to it that only this machine reaches it.
+//! There is no authentication and no encryption: whoever owns the listener must see to it that only
+//! this machine reaches it.
 
 mod about;
 mod answers;
@@ -70,8 +72,8 @@ pub enum ServeError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Answers on a socket, for as long as this is polled. It is the caller's to bind it where only those reach it who may read
-/// everything.
+/// Answers on a socket, for as long as this is polled. It is the caller's to bind it where only
+/// those reach it who may read everything.
 pub async fn serve(store: Embedded, listener: TcpListener) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
     let api = Api { shared: store.shared, client_url: format!("http://{address}").into() };
@@ -119,8 +121,8 @@ fn header(revision: i64) -> Option<PbResponseHeader> {
     Some(PbResponseHeader { cluster_id: CLUSTER_ID, member_id: MEMBER_ID, revision, raft_term: 1 })
 }
 
-/// The keys that a request means: one, those from `key` up to `end`, or with an end of `\0` all from `key` on. `None` if there
-/// are none between the two.
+/// The keys that a request means: one, those from `key` up to `end`, or with an end of `\0` all
+/// from `key` on. `None` if there are none between the two.
 fn key_range(key: Vec<u8>, end: Vec<u8>) -> Option<KeyRange> {
     let end = match &end[..] {
         [] => return Some(KeyRange::key(key)),

@@ -6,11 +6,12 @@
 //!                         changed, or the time has come
 //! ```
 //!
-//! Nothing is spawned and nothing piles up: a watch is a position in the store's history, which is read when the client has
-//! taken the answer before. A client that is too slow finds the history compacted, as with etcd.
+//! Nothing is spawned and nothing piles up: a watch is a position in the store's history, which is
+//! read when the client has taken the answer before. A client that is too slow finds the history
+//! compacted, as with etcd.
 //!
-//! **Progress.** The answer to a progress request comes when everything up to the revision that it names has been sent to
-//! every watch of the stream.
+//! **Progress.** The answer to a progress request comes when everything up to the revision that it
+//! names has been sent to every watch of the stream.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -208,8 +209,8 @@ impl Watches {
         Ok(self.next_id - 1)
     }
 
-    /// Puts what one of the watches has to tell into the outbox, in turns. If none has, says when to look again although
-    /// nothing changes.
+    /// Puts what one of the watches has to tell into the outbox, in turns. If none has, says when
+    /// to look again although nothing changes.
     fn poll(&mut self) -> Instant {
         let mut wake_at = Instant::now() + PROGRESS_INTERVAL;
         let after = (Bound::Excluded(self.last), Bound::Unbounded);

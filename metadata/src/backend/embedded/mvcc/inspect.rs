@@ -1,5 +1,5 @@
-//! What people and tools want to know of the store, beyond what brokers ask: how many keys there are, in another order,
-//! how large they are, what hangs on a lease.
+//! What people and tools want to know of the store, beyond what brokers ask: how many keys there
+//! are, in another order, how large they are, what hangs on a lease.
 
 use std::cmp::Ordering;
 

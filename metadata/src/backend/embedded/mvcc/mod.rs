@@ -1,7 +1,9 @@
-//! The store as a pure state machine: revisions, versions of keys, history, and which keys hang on which lease.
+//! The store as a pure state machine: revisions, versions of keys, history, and which keys hang on
+//! which lease.
 //!
-//! No clock, no I/O, no randomness: time decides elsewhere that a lease has ended, and tells this by [`Mvcc::end_lease`].
-//! Each change returns the [`Record`] that [`Mvcc::replay`] turns into the same change again.
+//! No clock, no I/O, no randomness: time decides elsewhere that a lease has ended, and tells this
+//! by [`Mvcc::end_lease`]. Each change returns the [`Record`] that [`Mvcc::replay`] turns into the
+//! same change again.
 //!
 //! ```text
 //!             oldest                                   revision
@@ -207,8 +209,8 @@ impl Mvcc {
         Ok(Some(Record::Compacted { revision }))
     }
 
-    /// Events of `keys` from revision `from` to `to`, both inclusive, but of no more than `limit` revisions with
-    /// events and no further than `max_bytes` of keys and values.
+    /// Events of `keys` from revision `from` to `to`, both inclusive, but of no more than `limit`
+    /// revisions with events and no further than `max_bytes` of keys and values.
     pub(super) fn events(
         &self,
         keys: &KeyRange,
@@ -243,7 +245,8 @@ impl Mvcc {
         self.leases.iter().map(|(id, lease)| (*id, lease.ttl_s))
     }
 
-    /// The live keys of a range at a revision that is neither forgotten nor in the future, in key order.
+    /// The live keys of a range at a revision that is neither forgotten nor in the future, in key
+    /// order.
     fn live(&self, keys: &KeyRange, at: i64) -> impl Iterator<Item = &KeyValue> {
         self.keys.range::<[u8], _>(bounds(keys)).filter_map(move |(_, versions)| {
             let newer = versions.partition_point(|version| version.revision <= at);
@@ -279,7 +282,8 @@ impl Mvcc {
         }
     }
 
-    /// A put on a lease that is gone fails the whole transaction, so this comes before the first change.
+    /// A put on a lease that is gone fails the whole transaction, so this comes before the first
+    /// change.
     fn check_leases(&self, path: &Path<'_>) -> Result<(), BackendError> {
         for step in &path.steps {
             match step {

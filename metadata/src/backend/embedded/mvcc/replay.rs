@@ -1,4 +1,5 @@
-//! From records to a store and back: what a journal is read into, and what a rewritten one begins with.
+//! From records to a store and back: what a journal is read into, and what a rewritten one begins
+//! with.
 
 use super::{FIRST_REVISION, Lease, Mvcc, Version};
 use crate::backend::Event;
