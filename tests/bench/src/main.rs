@@ -2,7 +2,7 @@
 //! the same run mean anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
-//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, start, fair, commits,
+//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair, commits,
 //! members, failover, observer. `observer-soak`, which takes an hour, or `observer-soak=MINUTES`,
 //! runs only if it is named.
 
@@ -12,6 +12,7 @@ mod observer;
 mod report;
 mod stack;
 mod state;
+mod wide;
 
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,9 @@ async fn main() {
         }
         if runs("many") {
             many_objects(&mut stack, &mut report).await;
+        }
+        if runs("wide") {
+            wide::figures(&mut stack, &mut report).await;
         }
         if runs("start") {
             start(&mut stack, &mut report).await;
