@@ -12,7 +12,7 @@ use super::{Commits, Replica, View};
 use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::commit::decode_count;
 use crate::keys::Key;
-use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT, WATCH_SILENCE};
+use crate::limits::{APPLY_TIMEOUT, BACKEND_TIMEOUT, WATCH_REVISIONS_BEHIND, WATCH_SILENCE};
 use crate::record::Record;
 use crate::state::{ApplyError, Effects, Position};
 use crate::values::{SnapshotValue, Value, ValueError};
@@ -27,6 +27,8 @@ pub struct ReplicaLoop {
     /// The view that is published after the next step.
     view: View,
     backoff: Duration,
+    /// The watch was interrupted, and it is not known yet whether it came back to the same history.
+    is_doubtful: bool,
 }
 
 /// Why following ended, and so how to go on.
@@ -57,7 +59,7 @@ impl From<ValueError> for Interrupted {
 
 impl ReplicaLoop {
     pub(super) fn new(replica: Replica, view: View) -> Self {
-        Self { replica, view, backoff: BACKOFF.0 }
+        Self { replica, view, backoff: BACKOFF.0, is_doubtful: false }
     }
 
     /// Follows until it is dropped, or until it meets something that this build must not pass over:
@@ -87,8 +89,9 @@ impl ReplicaLoop {
                     debug!(why, "opening the watch again");
                     self.count(|c| c.rewatches += 1);
                     self.pause().await;
-                    if self.is_far_behind().await
-                        && let Some(reason) = self.rebuild("the watch would begin too far in the past").await
+                    self.is_doubtful = true;
+                    if let Some(why) = self.doubt().await
+                        && let Some(reason) = self.rebuild(why).await
                     {
                         return reason;
                     }
@@ -120,6 +123,14 @@ impl ReplicaLoop {
                 }
                 batch = watch.next() => {
                     match batch {
+                        Ok(batch) if batch.events.is_empty() && self.is_doubtful => {
+                            // The store may not have answered when the watch was opened again. One that was
+                            // restored from a backup has no events for a watch that begins in its future.
+                            if let Some(why) = self.doubt().await {
+                                return Err(Interrupted::Rebuild(why.to_owned()));
+                            }
+                            self.apply(&batch)?;
+                        }
                         Ok(batch) => self.apply(&batch)?,
                         Err(BackendError::Compacted { .. }) => {
                             return Err(Interrupted::Rebuild("the history was compacted under the watch".into()));
@@ -237,10 +248,12 @@ impl ReplicaLoop {
         shared.applied.send_replace(revision);
     }
 
-    async fn is_far_behind(&self) -> bool {
+    /// Why a watch from the next revision on cannot go on with what is known, if the store says so. The doubt stays
+    /// as long as the store does not answer.
+    async fn doubt(&mut self) -> Option<&'static str> {
         let shared = &self.replica.shared;
         let newest = timeout(
-            BACKEND_TIMEOUT,
+            APPLY_TIMEOUT,
             shared.backend.range(crate::backend::RangeRequest {
                 keys: crate::backend::KeyRange::Key(shared.keys.encode(&Key::Snapshot)),
                 revision: None,
@@ -249,13 +262,14 @@ impl ReplicaLoop {
             }),
         );
         let known = self.replica.read(|view| view.revision);
-        match newest.await {
-            Ok(Ok(answer)) => {
-                // A store that is behind what was applied has been restored; `load` says so.
-                answer.revision > known + crate::limits::WATCH_REVISIONS_BEHIND || answer.revision < known
-            }
-            _ => false,
+        let Ok(Ok(answer)) = newest.await else { return None };
+        self.is_doubtful = false;
+        if answer.revision < known {
+            // `load` refuses it.
+            return Some("the metadata store is behind what was applied");
         }
+        (answer.revision > known + WATCH_REVISIONS_BEHIND)
+            .then_some("the watch would begin too far in the past")
     }
 
     /// Reads the state anew and puts it in the place of the old one. Gives the reason if that can

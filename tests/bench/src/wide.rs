@@ -57,11 +57,7 @@ async fn sessions(client: &mut Client, report: &mut Report) {
     let begun = Instant::now();
     let whole = fetch_request("wide", &wanted, 0, 1 << 20).with_session_epoch(0);
     let answer: FetchResponse = client.call(&whole, FETCH_VERSION).await.expect("a session");
-    report.figure(
-        "fetch session, 10,000 partitions: to begin",
-        begun.elapsed().as_secs_f64() * 1000.0,
-        "ms",
-    );
+    report.figure("fetch session, 10,000 partitions: to begin", begun.elapsed().as_secs_f64() * 1000.0, "ms");
     assert!(answer.error_code == 0 && answer.session_id > 0, "there is a session");
     let mut samples = Vec::new();
     for round in 0..ROUNDS {
