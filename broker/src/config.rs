@@ -49,7 +49,7 @@ pub struct Advertised {
 pub struct ProduceConfig {
     /// A buffer of this size is flushed, in bytes.
     pub flush_bytes: usize,
-    /// The longest that a record waits for its flush while a PUT slot is free.
+    /// Longest time a record waits for its flush while a PUT slot is free.
     pub linger: Duration,
     /// PUTs per second that flushes before the linger may use.
     pub put_budget_per_s: f64,
@@ -64,9 +64,9 @@ pub struct ProduceConfig {
 /// What new topics and unset topic configs default to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicDefaults {
-    /// Whether naming a topic that does not exist creates it.
+    /// Create a topic when a client asks for metadata of one that does not exist.
     pub auto_create: bool,
-    /// Partitions of a topic that is created without a number.
+    /// Default number of partitions of a new topic.
     pub partitions: u32,
     /// The broker's value for each topic config that it may set, by the topic config's name.
     pub configs: BTreeMap<String, String>,
@@ -77,13 +77,13 @@ pub struct TopicDefaults {
 pub struct GroupConfig {
     /// What the protocols are told.
     pub(crate) settings: GroupSettings,
-    /// Groups that one broker coordinates.
+    /// Most groups coordinated by one broker.
     pub(crate) max_groups: usize,
     /// How long committed offsets stay after the group was left, in ms.
     pub(crate) offsets_retention_ms: i64,
     /// How often it is looked whether offsets have expired.
     pub(crate) offsets_check_interval: Duration,
-    /// The most that a client may store with an offset.
+    /// Longest metadata of a committed offset.
     pub(crate) offset_metadata_max_bytes: usize,
 }
 
@@ -124,7 +124,7 @@ pub struct Config {
     pub fetch_sessions: usize,
     /// Connections at a time.
     pub max_connections: usize,
-    /// A connection without a request for so long is closed.
+    /// Idle time after which a connection is closed.
     pub connection_idle: Duration,
     /// The registration ends so long after the broker's last sign of life.
     pub lease_ttl_s: i64,
@@ -134,15 +134,15 @@ pub struct Config {
     pub groups: GroupConfig,
     /// Offset ranges that the state may have before producers are refused.
     pub max_state_ranges: u64,
-    /// Log records after which a snapshot is written.
+    /// Write a snapshot after this many log records.
     pub snapshot_records: u64,
-    /// Bytes of log after which a snapshot is written.
+    /// Write a snapshot after this many bytes of log.
     pub snapshot_log_bytes: u64,
-    /// How often background jobs look whether there is something to do.
+    /// Interval of the background jobs.
     pub job_interval: Duration,
     /// How long a dead object stays after it is certain that nobody plans with it.
     pub delete_delay: Duration,
-    /// A producer that wrote nothing for so long is forgotten.
+    /// Idle time after which an idempotent producer is forgotten.
     pub producer_id_expiration: Duration,
     /// How long a leaving broker serves on before it closes connections.
     pub drain: Duration,
@@ -283,7 +283,7 @@ fn groups(values: &Values) -> Result<GroupConfig, ConfigError> {
     let policy = values.text("group_consumer_migration_policy");
     if !["bidirectional", "upgrade", "downgrade", "disabled"].contains(&policy) {
         return Err(ConfigError::new(format!(
-            "group_consumer_migration_policy: {policy:?} is none of bidirectional, upgrade, downgrade, disabled"
+            "group_consumer_migration_policy: {policy:?} is not one of bidirectional, upgrade, downgrade, disabled"
         )));
     }
     let settings = GroupSettings {

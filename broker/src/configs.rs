@@ -221,7 +221,7 @@ fn alterable(broker: &Broker) -> Vec<Alterable> {
         Some((config.synonym?, config.kind, config.default, own.clone(), config.help))
     });
     let partitions = broker.config.topics.partitions.to_string();
-    let help = "Partitions of a topic that is created without a number.";
+    let help = "Default number of partitions of a new topic.";
     defaults.chain([("num.partitions", ConfigType::Int, "1", partitions, help)]).collect()
 }
 

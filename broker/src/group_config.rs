@@ -12,7 +12,7 @@ use strandline_metadata::limits::MAX_GROUP_ID_BYTES;
 /// What the group protocols are told of the configuration. Times in ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GroupSettings {
-    /// Members that a group may have.
+    /// Most members of a group.
     pub(crate) max_size: usize,
     /// Shortest session time-out that a classic member may ask for.
     pub(crate) min_session_timeout_ms: i32,
@@ -73,7 +73,7 @@ pub(crate) const DYNAMIC_CONFIGS: [DynamicGroupConfig; 2] = [
         range_ms: 100..=600_000,
         setting: "group_consumer_heartbeat_interval_ms",
         synonym: "group.consumer.heartbeat.interval.ms",
-        help: "How often members of the new group protocol are told to send heartbeats, in ms, from 100 to 600000 and below the session time-out.",
+        help: "Heartbeat interval of members of the new group protocol (KIP-848), in ms, from 100 to 600000 and below the session time-out.",
     },
     DynamicGroupConfig {
         name: SESSION_TIMEOUT_MS,

@@ -136,7 +136,7 @@ async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Partitions of a topic that is created without a number: the dynamic default, else the broker's.
+/// Default number of partitions of a new topic: the dynamic default, else the broker's.
 pub(crate) fn default_partitions(broker: &Broker) -> u32 {
     let dynamic =
         broker.replica.read(|view| view.names.broker_configs(None).0.get("num.partitions").cloned());

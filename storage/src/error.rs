@@ -62,7 +62,7 @@ pub enum StoreError {
     },
     /// The credentials do not allow it. Worth trying again for a while: credentials are rotated and
     /// policies spread.
-    #[error("the object store denies {operation} {key}: {message}")]
+    #[error("the object store denied {operation} {key}: {message}")]
     Denied {
         /// The object.
         key: String,
@@ -93,7 +93,7 @@ pub enum StoreError {
     },
     /// The request or the configuration cannot work (no such bucket, wrong region, a bad range).
     /// Permanent.
-    #[error("the object store refuses: {what}")]
+    #[error("the object store refused the request: {what}")]
     Invalid {
         /// What is wrong, in a sentence for the operator.
         what: String,

@@ -38,17 +38,17 @@ pub(crate) enum CoordinatorError {
     InvalidId(#[from] GroupIdError),
     #[error("another broker coordinates the group")]
     NotCoordinator,
-    #[error("the group is moving")]
+    #[error("the group is moving to another coordinator")]
     Moving,
     #[error("this broker stopped coordinating the group")]
     Unanswered,
-    #[error("this broker coordinates as many groups as it may")]
+    #[error("this broker has reached its limit of groups (max_groups)")]
     TooManyGroups,
     #[error("the metadata store does not answer")]
     NoAnswer,
     #[error("the outcome of a write is not known yet")]
     UnknownOutcome,
-    #[error("what is stored of the group cannot be read")]
+    #[error("the stored group cannot be read")]
     Unreadable,
     #[error("the group is too large: {0}")]
     TooLarge(String),
@@ -68,7 +68,7 @@ impl From<GroupWriteError> for CoordinatorError {
 /// Why a request does not speak for a member of the group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MemberError {
-    #[error("{0:?} is no member of the group.")]
+    #[error("{0:?} is not a member of the group.")]
     Unknown(String),
     #[error("The instance id {0:?} is not known.")]
     UnknownInstance(String),
@@ -76,9 +76,9 @@ pub(crate) enum MemberError {
     Fenced { instance: String, owner: String, member: String },
     #[error("{0:?} does not speak the classic protocol.")]
     NotClassic(String),
-    #[error("The member is at generation {named} and ought to be at {current}.")]
+    #[error("The member is at generation {named}; the group is at {current}.")]
     Generation { named: i32, current: i32 },
-    #[error("The member is at epoch {named} and ought to be at {current}.")]
+    #[error("The member is at epoch {named}; the group expects {current}.")]
     StaleEpoch { named: i32, current: i32 },
 }
 
@@ -104,9 +104,9 @@ pub(crate) enum JoinError {
     Full(#[from] GroupFull),
     #[error("a session time-out is between {least} and {most} ms")]
     SessionTimeout { least: i32, most: i32 },
-    #[error("a member's metadata may have {most} bytes, these are {bytes}")]
+    #[error("a member's metadata has {bytes} bytes; the limit is {most}")]
     MetadataTooLarge { bytes: usize, most: usize },
-    #[error("the members' metadata would not fit into what is stored of a group")]
+    #[error("the members' metadata exceeds the size limit of a stored group")]
     GroupTooLarge,
     #[error("a member must name a protocol type and a protocol")]
     NoProtocol,
@@ -140,7 +140,7 @@ pub(crate) enum SyncError {
     AskedAgain,
     #[error("the group changes its protocol")]
     ProtocolChange,
-    #[error("the assignment would not fit into what is stored of a group")]
+    #[error("the assignment exceeds the size limit of a stored group")]
     AssignmentTooLarge,
 }
 
@@ -180,7 +180,7 @@ pub(crate) enum ConsumerHeartbeatError {
     #[error("{0}")]
     InvalidPattern(String),
     #[error(
-        "The member is at epoch {named} and ought to be at {current}. It must abandon all its partitions and rejoin."
+        "The member is at epoch {named}; the group expects {current}. It must abandon all its partitions and rejoin."
     )]
     FencedEpoch { named: i32, current: i32 },
     #[error("The instance id of {member:?} still belongs to {owner:?}, which must leave first.")]
@@ -217,7 +217,7 @@ pub(crate) enum UpgradeError {
 pub(crate) enum CommitError {
     #[error(transparent)]
     Member(#[from] MemberError),
-    #[error("the group has members, so only they commit")]
+    #[error("the group has members, and only members may commit")]
     OnlyMembers,
     #[error("the group has no members, so it has no generation")]
     NoGeneration,

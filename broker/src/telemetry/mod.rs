@@ -41,17 +41,17 @@ pub(crate) const CODECS: [i8; 4] = [4, 3, 1, 2];
 pub(crate) enum Refusal {
     #[error("the client has no instance id")]
     NoInstance,
-    #[error("the client asks or pushes more often than it was told")]
+    #[error("the client polls or pushes more often than its push interval allows")]
     TooEarly,
-    #[error("something else is wanted of the client now")]
+    #[error("the subscription of the client has changed")]
     UnknownSubscription,
-    #[error("the client has pushed for the last time")]
+    #[error("the client has already sent its terminating push")]
     Ended,
-    #[error("this codec is none")]
+    #[error("unknown compression codec")]
     UnknownCodec,
-    #[error("the client pushes too much at once")]
+    #[error("the push is larger than a push may be")]
     TooLarge,
-    #[error("what the client pushes is no metrics data")]
+    #[error("the push is not valid metrics data")]
     Garbage,
 }
 

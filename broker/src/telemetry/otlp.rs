@@ -106,11 +106,11 @@ pub(super) struct Point {
 /// Why a payload cannot be understood.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PayloadError {
-    #[error("it is no metrics data: {0}")]
+    #[error("not OTLP metrics data: {0}")]
     Garbage(#[from] DecodeError),
-    #[error("it ends in the middle of a message")]
+    #[error("the OTLP message is truncated")]
     Cut,
-    #[error("a metric has more than {PUSHED_METRIC_BYTES} bytes")]
+    #[error("a metric is larger than {PUSHED_METRIC_BYTES} bytes")]
     LargeMetric,
 }
 

@@ -94,7 +94,7 @@ fn matchers(value: &str) -> Result<Vec<(&'static str, Regex)>, String> {
         let (name, pattern) = (name.trim(), pattern.trim());
         let attribute = ATTRIBUTES.iter().copied().find(|a| *a == name);
         let attribute =
-            attribute.ok_or_else(|| format!("match: {name:?} is none of {}", ATTRIBUTES.join(", ")))?;
+            attribute.ok_or_else(|| format!("match: {name:?} is not one of {}", ATTRIBUTES.join(", ")))?;
         if matchers.iter().any(|(other, _)| *other == attribute) {
             return Err(format!("match: {name} occurs twice"));
         }

@@ -176,7 +176,7 @@ impl JwtVerifier {
             return Err(invalid("is not valid yet"));
         }
         let subject = claims.get("sub").and_then(Value::as_str).filter(|s| !s.is_empty());
-        let subject = subject.ok_or_else(|| invalid("names no subject"))?;
+        let subject = subject.ok_or_else(|| invalid("has no subject"))?;
         let scopes = match claims.get("scope") {
             Some(Value::String(text)) => text.split(' ').filter_map(Scope::parse).collect(),
             _ => Vec::new(),

@@ -45,10 +45,10 @@ pub const SETTINGS: &[Setting] = &[
         "origins",
         "Web pages that may call it, as https://host:port, separated by commas; none by default",
     ),
-    setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "etcd's client URLs, separated by commas"),
+    setting("etcd_endpoints", "http://127.0.0.1:2379", "urls", "Client URLs of etcd, separated by commas"),
     setting("etcd_user", "", "name", "User for etcd; it needs to read only"),
-    secret("etcd_password", "Password of that user"),
-    setting("etcd_ca_file", "", "path", "Certificates (PEM) that etcd's is checked against"),
+    secret("etcd_password", "Password for etcd"),
+    setting("etcd_ca_file", "", "path", "CA certificates (PEM) for etcd's certificate"),
     setting("etcd_cert_file", "", "path", "Client certificate (PEM) for etcd"),
     setting("etcd_key_file", "", "path", "Key (PEM) of the client certificate"),
     setting("etcd_timeout_ms", "3000", "ms", "How long etcd may take to answer"),
@@ -104,8 +104,8 @@ pub const SETTINGS: &[Setting] = &[
         "Price of PUT and LIST requests, for the estimated request cost",
     ),
     setting("s3_get_usd_per_1000", "0.0004", "USD", "Price of GET requests, for the same"),
-    setting("log", "info,rmcp=warn", "filter", "What is logged, in tracing's filter syntax"),
-    setting("log_format", "text", "text|json", "How it is logged"),
+    setting("log", "info,rmcp=warn", "filter", "Log filter, in the syntax of tracing"),
+    setting("log_format", "text", "text|json", "Log format"),
 ];
 
 /// The observer, as its command line and its environment know it.

@@ -299,7 +299,7 @@ pub enum BackendError {
     #[error("the request is too large for the metadata store: {0}")]
     TooLarge(String),
     /// The credentials do not allow it.
-    #[error("the metadata store denies it: {0}")]
+    #[error("the metadata store denied the request: {0}")]
     Denied(String),
     /// The lease does not exist (any more).
     #[error("lease {0} is gone")]

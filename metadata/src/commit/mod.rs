@@ -46,7 +46,7 @@ pub enum CommitError {
     #[error("the broker is not registered")]
     NotRegistered,
     /// One of its own compares did not hold: look again and decide anew.
-    #[error("somebody else changed it first")]
+    #[error("a concurrent change was committed first")]
     Conflict,
     /// The metadata store refuses it; nothing was committed.
     #[error(transparent)]

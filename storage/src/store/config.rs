@@ -51,7 +51,7 @@ pub enum StoreUrl {
 
 /// A text that names no store.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0:?} names no store: give s3://bucket/prefix, file:///path or memory:")]
+#[error("{0:?} is not a store URL: use s3://bucket/prefix, file:///path or memory:")]
 pub struct ParseUrlError(String);
 
 impl FromStr for StoreUrl {
@@ -116,7 +116,7 @@ impl FromStr for Checksum {
             "crc32c" => Ok(Self::Crc32c),
             "crc64nvme" => Ok(Self::Crc64Nvme),
             "sha256" => Ok(Self::Sha256),
-            _ => Err(format!("{name:?} is no checksum: give none, crc32c, crc64nvme or sha256")),
+            _ => Err(format!("{name:?} is not a checksum: use none, crc32c, crc64nvme or sha256")),
         }
     }
 }
@@ -142,17 +142,17 @@ pub struct StoreConfig {
     /// Where the instance's credentials come from, instead of the environment and the usual
     /// address.
     pub metadata_endpoint: Option<String>,
-    /// Whether plain HTTP will do.
+    /// Allow plain HTTP for S3.
     pub allow_http: bool,
     /// Bucket in the path (`host/bucket/key`) instead of the host (`bucket.host/key`).
     pub path_style: bool,
-    /// Certificates (PEM) to trust beside the system's.
+    /// Additional CA certificates (PEM) for S3.
     pub ca_file: Option<PathBuf>,
     /// The checksum that accompanies every PUT.
     pub checksum: Checksum,
     /// How long one attempt of one request may take.
     pub request_timeout: Duration,
-    /// How long all attempts of one request may take together.
+    /// Time-out of a request to the object store, retries included.
     pub retry_budget: Duration,
     /// Whether a folder's files and directories are flushed to the disk before a PUT returns.
     pub fsync: bool,

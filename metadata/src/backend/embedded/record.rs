@@ -80,7 +80,7 @@ pub(super) enum Change {
 
 /// Bytes that no version of this program has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the bytes are no record")]
+#[error("not a record of the journal")]
 pub(super) struct Garbage;
 
 impl Change {

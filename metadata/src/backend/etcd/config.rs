@@ -39,7 +39,7 @@ pub struct Password(String);
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdConfigError {
     /// There is nothing to connect to.
-    #[error("etcd endpoints: at least one is needed")]
+    #[error("etcd endpoints: at least one is required")]
     NoEndpoints,
     /// An endpoint is not a URL, or not one that this client speaks.
     #[error("etcd endpoint {endpoint:?}: {reason}")]
