@@ -44,8 +44,8 @@ pub(crate) async fn run(broker: Arc<Broker>) -> MembershipEnd {
         // Committing starts only when the own registration is part of the view: everything that
         // came before is known.
         broker.replica.wait_applied(incarnation).await;
-        broker.registration.send_replace(Some(registration));
         broker.sessions.begin(registration.session);
+        broker.registration.send_replace(Some(registration));
         broker.metrics.registered(true);
         info!(node_id = broker.config.node_id, incarnation, "registered");
         keep_alive(&broker, &registration).await;

@@ -85,17 +85,17 @@ pub async fn ensure_cluster(
 pub fn level_known_to(version: &str) -> u32 {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     match (numbers.next(), numbers.next()) {
-        (Some(0), Some(0 | 1)) => 1,
-        _ => FEATURE_LEVEL,
+        (Some(major), Some(minor)) if (major, minor) >= (0, 2) => FEATURE_LEVEL,
+        _ => 1,
     }
 }
 
 /// Raises the feature level of a cluster whose own key is `cluster`, for whoever comes and for the
-/// state machine at once. Nobody registers with another value than the one that is there, so no
-/// older build slips in.
+/// state machine at once. Nobody registers afterwards who does not know the level; an older broker
+/// that registers in the same moment stops when it meets the record.
 pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, level: u32) -> Change {
     let key = keys.encode(&Key::Cluster);
-    let raised = ClusterValue { feature_level: level, ..cluster.clone() };
+    let raised = ClusterValue { feature_level: level.max(cluster.feature_level), ..cluster.clone() };
     Change {
         compares: vec![Compare::Value(key.clone(), cluster.encode().into())],
         ops: vec![Op::put(key, raised.encode())],

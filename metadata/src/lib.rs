@@ -34,7 +34,6 @@ pub mod commit;
 pub mod groups;
 #[cfg(feature = "log")]
 pub mod invariants;
-#[cfg(feature = "log")]
 pub mod limits;
 #[cfg(feature = "log")]
 pub mod names;

@@ -74,17 +74,17 @@ pub const MAX_GROUP_ID_BYTES: usize = 1_024;
 
 /// Ranges of a full chunk: 32 of 72 bytes. A partition that changes copies at most one chunk, about
 /// a microsecond.
-pub(crate) const RANGES_PER_CHUNK: usize = 32;
+pub const RANGES_PER_CHUNK: usize = 32;
 
 /// How many batches of a producer are remembered in a partition, as in Kafka: a client may have so
 /// many in flight.
 pub const REMEMBERED_BATCHES: usize = 5;
 
 /// How many checkpoints' digests are kept for comparing with snapshots.
-pub(crate) const CHECKPOINTS: usize = 8;
+pub const CHECKPOINTS: usize = 8;
 
 /// No topic has more: a range in a damaged value must not take all memory.
-pub(crate) const STORED_PARTITION: u32 = 1_000_000;
+pub const STORED_PARTITION: u32 = 1_000_000;
 
 /// Partitions whose offsets share one key. A topic with more has further keys, so that no value
 /// outgrows etcd's limit and no commit rewrites much that it does not change.
@@ -95,111 +95,111 @@ pub const WATERMARKS_PER_KEY: usize = 4_096;
 
 /// Keys of offsets per page when a group is read: a value may have a megabyte, and an answer has a
 /// limit.
-pub(crate) const OFFSETS_PAGE_KEYS: usize = 32;
+pub const OFFSETS_PAGE_KEYS: usize = 32;
 
 /// Names of groups per page.
-pub(crate) const GROUP_NAMES_PAGE_KEYS: usize = 5_000;
+pub const GROUP_NAMES_PAGE_KEYS: usize = 5_000;
 
 /// How often watermarks are written.
 pub const WATERMARK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Bytes of watermarks that one pass may write.
-pub(crate) const WATERMARK_BYTES_PER_PASS: usize = 256 * 1024;
+pub const WATERMARK_BYTES_PER_PASS: usize = 256 * 1024;
 
 /// Keys per page when stored watermarks are read.
-pub(crate) const WATERMARK_PAGE_KEYS: usize = 100;
+pub const WATERMARK_PAGE_KEYS: usize = 100;
 
 /// Ranges that one chunk of a snapshot should hold, about 64 KiB.
-pub(crate) const SNAPSHOT_CHUNK_RANGES: u64 = 4_096;
+pub const SNAPSHOT_CHUNK_RANGES: u64 = 4_096;
 
 /// The most chunks of a snapshot: the values of the byte that picks one.
-pub(crate) const SNAPSHOT_CHUNKS: u64 = 256;
+pub const SNAPSHOT_CHUNKS: u64 = 256;
 
 /// The only chunk of a snapshot lies in the manifest itself up to this size.
-pub(crate) const SNAPSHOT_INLINE_BYTES: u64 = 256 * 1024;
+pub const SNAPSHOT_INLINE_BYTES: u64 = 256 * 1024;
 
 /// Objects of a snapshot that are encoded at a time.
-pub(crate) const SNAPSHOT_OBJECTS_PER_SLICE: usize = 4_096;
+pub const SNAPSHOT_OBJECTS_PER_SLICE: usize = 4_096;
 
 /// Objects per page when the snapshots in the store are listed.
-pub(crate) const SNAPSHOT_LIST_PAGE: usize = 1_000;
+pub const SNAPSHOT_LIST_PAGE: usize = 1_000;
 
 /// A watch that says nothing at all for this long, not even that there is nothing, is opened again.
-pub(crate) const WATCH_SILENCE: Duration = Duration::from_secs(15);
+pub const WATCH_SILENCE: Duration = Duration::from_secs(15);
 
 /// Barriers that may wait for their turn.
-pub(crate) const BARRIER_QUEUE: usize = 1_024;
+pub const BARRIER_QUEUE: usize = 1_024;
 
 /// For how long a load starts over: because the log was trimmed under it, or because no snapshot
 /// could be read. A store that is ill may deny an object that it has, or send something else, and
 /// give it a moment later.
-pub(crate) const LOAD_PATIENCE: Duration = Duration::from_secs(20);
+pub const LOAD_PATIENCE: Duration = Duration::from_secs(20);
 
 /// etcd's default `--max-request-bytes`: 1.5 MiB.
 pub const ETCD_REQUEST_BYTES: usize = 1536 * 1024;
 
 /// Keep-alive streams that stay open between calls. A broker has one or two leases.
-pub(crate) const KEEP_ALIVE_STREAMS: usize = 16;
+pub const KEEP_ALIVE_STREAMS: usize = 16;
 
 /// How often a connection with requests on it is pinged. etcd closes connections that ping more
 /// often than every 5 s, or that ping without a request (its `--grpc-keepalive-min-time`).
-pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(6);
+pub const PING_INTERVAL: Duration = Duration::from_secs(6);
 
 /// How long a ping may take before the connection counts as dead.
-pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(4);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often a watch asks for progress, and the embedded store reports it.
-pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The largest answer of etcd that is accepted. A full page of the largest log records has room.
-pub(crate) const BACKEND_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+pub const BACKEND_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// The longest lease that etcd grants, in seconds.
-pub(crate) const LEASE_TTL_S: i64 = 9_000_000_000;
+pub const LEASE_TTL_S: i64 = 9_000_000_000;
 
 /// Revisions with events that one batch of a watch of the embedded store holds at most, as in etcd.
-pub(crate) const WATCH_BATCH_REVISIONS: usize = 1000;
+pub const WATCH_BATCH_REVISIONS: usize = 1000;
 
 /// Such a batch ends with the revision that takes it beyond this many bytes of keys and values.
-pub(crate) const WATCH_BATCH_BYTES: usize = 1024 * 1024;
+pub const WATCH_BATCH_BYTES: usize = 1024 * 1024;
 
 /// A smaller journal of the embedded store is never rewritten.
-pub(crate) const JOURNAL_REWRITE_BYTES: u64 = 4 * 1024 * 1024;
+pub const JOURNAL_REWRITE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A snapshot in the journal is written in frames of about this size.
-pub(crate) const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
+pub const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
 
 /// How long opening the journal waits for its lock: a process that was killed, or a store that was
 /// dropped, may be about to give it up.
-pub(crate) const JOURNAL_LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub const JOURNAL_LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it looks for the lock.
-pub(crate) const JOURNAL_LOCK_POLL: Duration = Duration::from_millis(20);
+pub const JOURNAL_LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// What of an answer the embedded store's API hands over at a time: the rest stays here, with its
 /// place, until the client has taken so much.
-pub(crate) const API_PIECE_BYTES: usize = 64 * 1024;
+pub const API_PIECE_BYTES: usize = 64 * 1024;
 
 /// Its pause after accepting failed, for example because file descriptors ran out.
-pub(crate) const API_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub const API_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that it serves at a time; others wait to be accepted.
-pub(crate) const API_CONNECTIONS: usize = 8;
+pub const API_CONNECTIONS: usize = 8;
 
 /// Requests and watch streams that are open on one of its connections; others wait at the client.
-pub(crate) const API_STREAMS_PER_CONNECTION: u32 = 32;
+pub const API_STREAMS_PER_CONNECTION: u32 = 32;
 
 /// Answers to ranges that it has in memory at a time, over all connections.
-pub(crate) const API_ANSWERS: usize = 8;
+pub const API_ANSWERS: usize = 8;
 
 /// Bytes of a request to it: what etcd takes, so that a large put is refused for what it is.
-pub(crate) const API_REQUEST_BYTES: usize = 1_572_864;
+pub const API_REQUEST_BYTES: usize = 1_572_864;
 
 /// Bytes of keys and values in one of its answers: clients in Rust take 4 MiB of a message.
-pub(crate) const API_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+pub const API_ANSWER_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// Watches of one stream of it.
-pub(crate) const API_WATCHES_PER_STREAM: usize = 64;
+pub const API_WATCHES_PER_STREAM: usize = 64;
 
 // Two steps beside records and parts: `commits` and the head. One key beside the offsets: the
 // group's own.

@@ -1,11 +1,11 @@
 //! Writing `watermarks/…`: the state's offsets as plain keys, for the observer, who never reads the
 //! log.
 //!
-//! One broker writes them, at most every [`WATERMARK_INTERVAL`], what changed, within a budget of
-//! bytes: each write goes through every broker's watch. When more has changed than the budget
-//! allows, the rest has its turn in the next pass, so the interval stretches for all topics alike.
-//! Each write compares the key as it was read and never replaces what is of a later revision, so
-//! two brokers that both write do no harm.
+//! One broker writes them, at most every [`WATERMARK_INTERVAL`](crate::limits::WATERMARK_INTERVAL),
+//! what changed, within a budget of bytes: each write goes through every broker's watch. When more
+//! has changed than the budget allows, the rest has its turn in the next pass, so the interval
+//! stretches for all topics alike. Each write compares the key as it was read and never replaces
+//! what is of a later revision, so two brokers that both write do no harm.
 
 use std::collections::BTreeMap;
 

@@ -128,13 +128,13 @@ async fn a_broker_that_runs_notices_although_the_store_does_not_answer_at_first(
         let objects = Arc::new(ObjectStoreBackend::memory());
         let (replica, replica_loop, _barrier) =
             Replica::open(backend.clone(), keys(), objects, Box::new(NoObserver)).await.unwrap();
-        let following = tokio::spawn(replica_loop.run());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!following.is_finished());
+        let mut following = Box::pin(replica_loop.run());
+        let at_first = timeout(Duration::from_secs(1), &mut following).await;
+        assert!(at_first.is_err(), "it follows");
         backend.replace(store_with(1).await, failing_reads);
         let ended = timeout(Duration::from_secs(30), following).await;
         let reason = ended.unwrap_or_else(|_| panic!("after {failing_reads} failed reads it is trusted"));
-        assert!(matches!(reason.unwrap(), LoadError::Restored { .. }));
+        assert!(matches!(reason, LoadError::Restored { .. }));
         drop(replica);
     }
 }

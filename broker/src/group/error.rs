@@ -322,11 +322,11 @@ impl CoordinatorError {
             Self::InvalidId(_) => Code::InvalidGroupId,
             Self::NotCoordinator
             | Self::Moving
+            | Self::Unanswered
             | Self::Write(
                 GroupWriteError::NotRegistered | GroupWriteError::Conflict | GroupWriteError::Closed,
             ) => Code::NotCoordinator,
-            Self::Unanswered
-            | Self::TooManyGroups
+            Self::TooManyGroups
             | Self::NoAnswer
             | Self::UnknownOutcome
             | Self::Write(GroupWriteError::Backend(_)) => Code::CoordinatorNotAvailable,

@@ -4,8 +4,8 @@ use tokio::sync::oneshot;
 
 use super::error::{CoordinatorError, GroupError};
 
-/// Where the answer to one request goes. Dropped without one, it says that the coordinator is not
-/// available.
+/// Where the answer to one request goes. Dropped without one, it says that this broker does not
+/// coordinate the group: the client asks who does, and tries again.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Reply<T>(Option<oneshot::Sender<Result<T, GroupError>>>);

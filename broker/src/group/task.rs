@@ -146,6 +146,8 @@ impl GroupTask {
 
     async fn serve(&mut self) -> End {
         self.show_offsets(None);
+        // Before the first answer: whoever has one may look at the group.
+        self.show();
         loop {
             for _ in 0..STEPS_PER_WRITE {
                 if !self.store.takes_requests() {

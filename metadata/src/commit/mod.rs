@@ -10,7 +10,7 @@
 //! broker's registration still has the create revision that it got (invariant 5), and that the head
 //! of its incarnation is as the one before left it; each moves that head. So no sequence number is
 //! ever used twice, and a transaction whose answer is lost has left a trace that tells whether it
-//! was executed, and when: one rule for all of them, in [`settle`](self::settle). Each puts
+//! was executed, and when: one rule for all of them, in `settle`. Each puts
 //! `commits` as well, whose version counts the transactions of all brokers: whoever follows them
 //! notices if a watch leaves one out.
 //!

@@ -124,8 +124,9 @@ impl ReplicaLoop {
                 batch = watch.next() => {
                     match batch {
                         Ok(batch) if batch.events.is_empty() && self.is_doubtful => {
-                            // The store may not have answered when the watch was opened again. One that was
-                            // restored from a backup has no events for a watch that begins in its future.
+                            // The store may not have answered when the watch was opened again. One
+                            // that was restored from a backup has no events for a watch that begins
+                            // in its future.
                             if let Some(why) = self.doubt().await {
                                 return Err(Interrupted::Rebuild(why.to_owned()));
                             }
@@ -248,8 +249,8 @@ impl ReplicaLoop {
         shared.applied.send_replace(revision);
     }
 
-    /// Why a watch from the next revision on cannot go on with what is known, if the store says so. The doubt stays
-    /// as long as the store does not answer.
+    /// Why a watch from the next revision on cannot go on with what is known, if the store says so.
+    /// The doubt stays as long as the store does not answer.
     async fn doubt(&mut self) -> Option<&'static str> {
         let shared = &self.replica.shared;
         let newest = timeout(

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::limits::{SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
 use crate::record::{ObjectRef, topic_id};
 use crate::state::{
-    CheckpointDigest, Incarnation, Object, Partition, PartitionParts, Producer, Range, SeenBatch, State,
-    StateParts, Topic, object_id,
+    CheckpointDigest, FEATURE_LEVEL, Incarnation, Object, Partition, PartitionParts, Producer, Range,
+    SeenBatch, State, StateParts, Topic, object_id,
 };
 use crate::turns::Turns;
 
@@ -417,6 +417,12 @@ pub(super) fn assemble(
         .iter()
         .map(|c| CheckpointDigest { revision: c.revision, digest: c.digest })
         .collect();
+    if manifest.feature_level > FEATURE_LEVEL {
+        return Err(wrong(&format!(
+            "its feature level is {}, this build knows {FEATURE_LEVEL}",
+            manifest.feature_level
+        )));
+    }
     State::from_parts(StateParts {
         revision: manifest.revision,
         digest: manifest.digest,

@@ -254,7 +254,7 @@ impl<'de> Deserialize<'de> for Blob {
 }
 
 /// The value of `offsets/<group>/<topic>`, and of `offsets/<group>/<topic>/<n>` for the partitions
-/// from n times [`OFFSETS_PER_KEY`] on.
+/// from n times [`OFFSETS_PER_KEY`](crate::limits::OFFSETS_PER_KEY) on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OffsetsValue {

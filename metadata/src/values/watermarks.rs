@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Value;
 
 /// The value of `watermarks/<topic id>`, and of `watermarks/<topic id>/<n>` for the partitions from
-/// n times [`WATERMARKS_PER_KEY`] on.
+/// n times [`WATERMARKS_PER_KEY`](crate::limits::WATERMARKS_PER_KEY) on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatermarksValue {

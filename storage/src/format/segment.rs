@@ -428,7 +428,9 @@ impl Index {
         let actual = match self.version {
             SegmentVersion::V1 => {
                 let mut crc = crc32fast::Hasher::new();
-                pieces.iter().for_each(|piece| crc.update(piece));
+                for piece in pieces {
+                    crc.update(piece);
+                }
                 crc.finalize()
             }
             SegmentVersion::V2 => {

@@ -2,9 +2,9 @@
 //! the same run mean anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
-//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair, commits,
-//! members, failover, observer. `observer-soak`, which takes an hour, or `observer-soak=MINUTES`,
-//! runs only if it is named.
+//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair,
+//! commits, members, failover, observer. `observer-soak`, which takes an hour, or
+//! `observer-soak=MINUTES`, runs only if it is named.
 
 mod groups;
 mod load;

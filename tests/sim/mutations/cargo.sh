@@ -13,9 +13,12 @@ set -euo pipefail
 next=$target/mutants/next
 tree=$target/mutants/tree
 
+mkdir -p "$target/mutants"
+exec 9>"$target/mutants/lock"
+flock 9
 copy_workspace "$next"
 for crate in "${crates[@]}"; do
-	if ! patch --directory="$next" --strip=1 --quiet --no-backup-if-mismatch --reject-file=- <"$here/$crate.patch" >&2; then
+	if ! patch --directory="$next" --strip=1 --fuzz=0 --quiet --no-backup-if-mismatch --reject-file=- <"$here/$crate.patch" >&2; then
 		say "$crate.patch does not apply to the product any more: run tests/sim/mutations/refresh.sh"
 		exit 1
 	fi
@@ -38,6 +41,7 @@ done
 done
 rm -rf "$next"
 
+exec 9>&-
 cd "$tree"
 # Programs with bugs must not take the place of those without.
 export CARGO_BUILD_BUILD_DIR=$target CARGO_TARGET_DIR=$target/mutants/target
