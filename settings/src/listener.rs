@@ -1,4 +1,4 @@
-//! A listener for HTTP that holds so many connections at a time; more wait in the system's queue.
+//! An HTTP listener with a connection limit; further connections wait in the accept queue.
 
 use std::io;
 use std::net::SocketAddr;
