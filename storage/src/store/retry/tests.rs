@@ -94,7 +94,7 @@ async fn an_attempt_that_hangs_until_the_end_may_have_happened() {
     faults.inject(Operation::Put, Fault::Hang);
     let error = store.put(&key(), payload()).await.unwrap_err();
     assert!(
-        matches!(&error, StoreError::Unavailable { message, .. } if message.contains("denies")),
+        matches!(&error, StoreError::Unavailable { message, .. } if message.contains("denied")),
         "{error}"
     );
 }
