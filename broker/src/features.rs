@@ -120,7 +120,7 @@ pub(crate) fn too_old<'a>(level: u32, brokers: impl Iterator<Item = &'a BrokerVa
     let mut old = brokers.filter(|broker| level_known_to(&broker.version) < level);
     let first = old.next()?;
     Some(format!(
-        "Broker {} has version {}, which does not know level {level}; so have {} others. Upgrade them first.",
+        "Broker {} has version {}, which does not know level {level}; {} more brokers are too old. Upgrade them first.",
         first.node_id,
         first.version,
         old.count()

@@ -106,7 +106,7 @@ impl Audit {
         let (backend, _) = backend(&config.metadata).await?;
         let keys = Keyspace::new(&config.cluster).ok_or("the cluster's name cannot be used")?;
         let cluster = brokers::read_cluster(backend.as_ref(), &keys).await?;
-        let cluster = cluster.ok_or_else(|| format!("there is no cluster {:?}", config.cluster))?;
+        let (cluster, _) = cluster.ok_or_else(|| format!("there is no cluster {:?}", config.cluster))?;
         let metrics = Metrics::new()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let open = store_opener(config.store.clone(), metrics.storage().clone(), clock, 0);

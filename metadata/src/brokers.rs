@@ -90,27 +90,31 @@ pub fn level_known_to(version: &str) -> u32 {
     }
 }
 
-/// Raises the feature level of a cluster whose own key is `cluster`, for whoever comes and for the
-/// state machine at once. Nobody registers afterwards who does not know the level; an older broker
-/// that registers in the same moment stops when it meets the record.
-pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, level: u32) -> Change {
+/// Raises the feature level of a cluster whose own key is `cluster` since `revision`, for whoever
+/// comes and for the state machine at once. Nobody registers afterwards who does not know the
+/// level; an older broker that registers in the same moment stops when it meets the record.
+pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, revision: i64, level: u32) -> Change {
     let key = keys.encode(&Key::Cluster);
     let raised = ClusterValue { feature_level: level.max(cluster.feature_level), ..cluster.clone() };
     Change {
-        compares: vec![Compare::Value(key.clone(), cluster.encode().into())],
+        compares: vec![Compare::ModRevision(key.clone(), revision)],
         ops: vec![Op::put(key, raised.encode())],
         body: Some(Body::FeatureLevel(FeatureLevel { level })),
     }
 }
 
-/// Reads `cluster`, and writes nothing; `None` if there is no such cluster.
+/// Reads `cluster`, and writes nothing: what it says, and since which revision. `None` if there is
+/// no such cluster.
 pub async fn read_cluster(
     backend: &dyn Backend,
     keys: &Keyspace,
-) -> Result<Option<ClusterValue>, RegisterError> {
+) -> Result<Option<(ClusterValue, i64)>, RegisterError> {
     let key = KeyRange::Key(keys.encode(&Key::Cluster));
     let read = backend.range(RangeRequest { keys: key, revision: None, limit: 1, keys_only: false }).await?;
-    Ok(read.kvs.first().map(|kv| ClusterValue::decode(&kv.value)).transpose()?)
+    match read.kvs.first() {
+        None => Ok(None),
+        Some(kv) => Ok(Some((ClusterValue::decode(&kv.value)?, kv.mod_revision))),
+    }
 }
 
 /// The registration of a node id as it is now, read linearizably.
@@ -164,8 +168,8 @@ pub async fn register(
     ttl_s: i64,
 ) -> Result<Registration, RegisterError> {
     // As it is now: its level may have been raised since this broker started.
-    let cluster = read_cluster(backend, keys).await?.filter(|c| c.cluster_id == cluster_id);
-    let cluster = cluster.ok_or_else(|| RegisterError::OtherCluster(cluster_id.to_owned()))?;
+    let cluster = read_cluster(backend, keys).await?.filter(|(cluster, _)| cluster.cluster_id == cluster_id);
+    let (cluster, revision) = cluster.ok_or_else(|| RegisterError::OtherCluster(cluster_id.to_owned()))?;
     if cluster.feature_level > FEATURE_LEVEL {
         return Err(RegisterError::FeatureLevel(cluster.feature_level));
     }
@@ -183,7 +187,7 @@ pub async fn register(
     let create = Txn {
         compares: vec![
             Compare::CreateRevision(key.clone(), 0),
-            Compare::Value(keys.encode(&Key::Cluster), cluster.encode().into()),
+            Compare::ModRevision(keys.encode(&Key::Cluster), revision),
         ],
         then: vec![Op::Put { key: key.clone(), value: value.encode().into(), lease }],
         otherwise: vec![Op::Range(KeyRange::Key(key.clone()))],

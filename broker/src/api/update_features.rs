@@ -67,8 +67,8 @@ async fn apply(
         return Ok(());
     }
     let (backend, keys) = (broker.replica.backend(), broker.replica.keys());
-    let cluster = match brokers::read_cluster(backend.as_ref(), keys).await {
-        Ok(Some(cluster)) => cluster,
+    let (cluster, revision) = match brokers::read_cluster(backend.as_ref(), keys).await {
+        Ok(Some(stored)) => stored,
         Ok(None) => {
             return Err((ResponseError::UnknownServerError, "the cluster's own key is gone".to_owned()));
         }
@@ -76,7 +76,7 @@ async fn apply(
     };
     let conflict =
         TopicError::new(ResponseError::RequestTimedOut, "somebody else changes it just now; try again");
-    commit(broker, brokers::raise_level(keys, &cluster, wanted))
+    commit(broker, brokers::raise_level(keys, &cluster, revision, wanted))
         .await
         .map_err(|error| commit_error(&error, conflict))
         .map_err(|error| (error.code, error.message))?;

@@ -203,7 +203,9 @@ async fn the_level_of_an_older_cluster_is_raised_when_every_broker_knows_the_nex
     };
     let put =
         |key: &Key, value: Vec<u8>| Txn { then: vec![Op::put(keys.encode(key), value)], ..Txn::default() };
-    world.backend.txn(put(&Key::Cluster, cluster.encode())).await.unwrap();
+    // As a person might have written it: what counts is what it says.
+    let written = serde_json::to_vec_pretty(&cluster).unwrap();
+    world.backend.txn(put(&Key::Cluster, written)).await.unwrap();
     let flags = ["--linger-ms", "1", "--put-budget-per-s", "1000", "--job-interval-ms", "10"];
     let opened = world.broker(1, &flags).await;
     let mut client = TestClient::connect(&opened.broker);
