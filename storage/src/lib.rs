@@ -33,5 +33,5 @@ pub use clock::{Clock, SystemClock};
 pub use error::{Operation, StoreError};
 pub use metrics::StorageMetrics;
 pub use path::{KeyError, ObjectId, ObjectKey};
-pub use reader::{ReadBatch, ReadKind, Reader, ReaderConfig};
+pub use reader::{ReadBatch, ReadKind, ReadRange, Reader, ReaderConfig};
 pub use store::{ObjectMeta, Payload, Store, StoreConfig, open};

@@ -30,6 +30,13 @@ pub const COALESCE_BUFFER_BYTES: usize = 256 * KIB;
 /// checksums does.
 pub const SUM_AGAIN_BELOW_BYTES: usize = 4 * KIB;
 
+/// Pieces of a server's answer that are shorter than this are copied together: the HTTP client's
+/// buffers grow up to about 400 KiB, and a piece keeps the one alive that it is of.
+pub const COPIED_PIECE_BELOW_BYTES: usize = 64 * KIB;
+/// Size of the buffers that such pieces are copied into; the last one is as large as what is
+/// missing.
+pub const COPIED_PIECES_BUFFER_BYTES: usize = 256 * KIB;
+
 /// Bytes of one index entry of a write object.
 pub const SEGMENT_INDEX_ENTRY_BYTES: usize = 40;
 /// Bytes of the footer of a write object that every version has, at the object's end.
@@ -90,6 +97,7 @@ const _: () = assert!(INDEX_TAIL_BYTES < BLOCK_BYTES);
 const _: () = assert!(CACHE_WRITTEN_PERCENT + CACHE_TAIL_PERCENT + CACHE_CATCH_UP_PERCENT == 100);
 const _: () = assert!(DEFAULT_REQUEST_TIMEOUT.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DEFAULT_REQUEST_TIMEOUT.as_millis());
+const _: () = assert!(COPIED_PIECE_BELOW_BYTES < COPIED_PIECES_BUFFER_BYTES);
 const _: () = assert!(RETRY_BASE_BACKOFF.as_millis() < RETRY_MAX_BACKOFF.as_millis());
 const _: () = assert!(THROTTLE_BASE.as_millis() < THROTTLE_MAX.as_millis());
 const _: () = assert!(THROTTLE_MAX.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());

@@ -23,7 +23,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
-use crate::cache::{Block, BlockKey, Cache, Pool};
+use crate::cache::{Block, BlockKey, Cache, Pool, Slices};
 use crate::error::{Operation, StoreError};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
 use crate::metrics::{CacheOutcome, StorageMetrics};
@@ -67,6 +67,16 @@ impl ReadKind {
 #[derive(Clone, Debug)]
 pub struct Reader {
     inner: Arc<Inner>,
+}
+
+/// The record batches of a range.
+#[derive(Clone, Debug)]
+pub struct ReadRange {
+    /// The batches, in slices of what was read.
+    pub batches: Vec<ReadBatch>,
+    /// Bytes that stay in memory for as long as one of the batches does, also when the cache has
+    /// given the object up.
+    pub kept_alive: usize,
 }
 
 type FetchFuture = BoxFuture<'static, Result<Block, StoreError>>;
@@ -144,7 +154,7 @@ impl Drop for SharedFetch {
 
 /// Bytes that were read, and whether this broker has only just written them.
 struct ReadBytes {
-    pieces: Vec<Bytes>,
+    slices: Slices,
     own: bool,
     /// The block that the range lies in, if it was fetched and lies in one.
     block: Option<Block>,
@@ -197,7 +207,7 @@ impl Reader {
         object_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<Bytes>, StoreError> {
-        Ok(self.find(kind, id, object_bytes, range).await?.pieces)
+        Ok(self.find(kind, id, object_bytes, range).await?.slices.pieces)
     }
 
     /// Reads a range of an object that consists of whole record batches, and checks each: an error
@@ -210,10 +220,22 @@ impl Reader {
         object_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<ReadBatch>, StoreError> {
+        Ok(self.read_range(kind, id, object_bytes, range).await?.batches)
+    }
+
+    /// Reads like [`Self::read_batches`], and says what the batches keep in memory: whoever holds
+    /// them for long does better to copy few out of much.
+    pub async fn read_range(
+        &self,
+        kind: ReadKind,
+        id: ObjectId,
+        object_bytes: u64,
+        range: Range<u64>,
+    ) -> Result<ReadRange, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
         // What this broker wrote was checked when it came, and has not left its memory.
         let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
-        let batches = batches::cut(found.pieces, !trusted).map_err(|(position, error)| {
+        let batches = batches::cut(found.slices.pieces, !trusted).map_err(|(position, error)| {
             self.evict(id);
             let at = range.start + position;
             StoreError::corrupt(&id.key(), format!("no valid record batch at {at}: {error}"))
@@ -221,7 +243,7 @@ impl Reader {
         if let Some(block) = found.block.filter(|_| !trusted) {
             block.note_checked(&range);
         }
-        Ok(batches)
+        Ok(ReadRange { batches, kept_alive: found.slices.kept_alive })
     }
 
     /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks
@@ -250,11 +272,11 @@ impl Reader {
             return Err(StoreError::invalid(format!("bytes {range:?} of {id}, which has {object_bytes}")));
         }
         let own = self.inner.lock().cache.written(id, range.clone());
-        if let Some(pieces) = own {
+        if let Some(slices) = own {
             self.inner.metrics.observe_cache(CacheOutcome::Hit);
-            return Ok(ReadBytes { pieces, own: true, block: None });
+            return Ok(ReadBytes { slices, own: true, block: None });
         }
-        let mut pieces = Vec::new();
+        let mut slices = Slices::default();
         let mut only = None;
         for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
             let key = BlockKey { id, index };
@@ -262,15 +284,16 @@ impl Reader {
             let block = self.block(kind, key, object_bytes).await?;
             let from = range.start.max(place.start) - place.start;
             let to = range.end.min(place.end) - place.start;
-            let Some(slices) = block.slice(from..to) else {
+            let Some(more) = block.slice(from..to) else {
                 // Cached by a read that was told another size of the same object.
                 let what = format!("it has other than the {object_bytes} bytes that it should have");
                 return Err(StoreError::corrupt(&id.key(), what));
             };
-            only = pieces.is_empty().then_some(block);
-            pieces.extend(slices);
+            only = slices.pieces.is_empty().then_some(block);
+            slices.pieces.extend(more.pieces);
+            slices.kept_alive += more.kept_alive;
         }
-        Ok(ReadBytes { pieces, own: false, block: only })
+        Ok(ReadBytes { slices, own: false, block: only })
     }
 
     async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use self::lru::Lru;
+pub(crate) use self::written::Slices;
 use self::written::Written;
 use crate::limits::{
     BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_TAIL_PERCENT, CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES,
@@ -88,7 +89,7 @@ impl Block {
     }
 
     /// A part of it, without a copy; `None` if it ends before.
-    pub(crate) fn slice(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
+    pub(crate) fn slice(&self, range: Range<u64>) -> Option<Slices> {
         self.pieces.slice(range)
     }
 
@@ -154,7 +155,7 @@ impl Cache {
     }
 
     /// A range of an object that this broker wrote, in pieces that share its buffers.
-    pub(crate) fn written(&mut self, id: ObjectId, range: Range<u64>) -> Option<Vec<Bytes>> {
+    pub(crate) fn written(&mut self, id: ObjectId, range: Range<u64>) -> Option<Slices> {
         self.written.get(&id).and_then(|object| object.slice(range))
     }
 
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn catching_up_takes_nothing_from_the_tail() {
         let mut cache = Cache::new(100_000, StorageMetrics::unregistered());
-        cache.insert_written(id(1), block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap());
+        cache.insert_written(id(1), block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap().pieces);
         cache.insert_block(Pool::Tail, BlockKey { id: id(2), index: 0 }, block(1000));
         for number in 3..1000 {
             cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: 0 }, block(1000));
@@ -224,7 +225,8 @@ mod tests {
     fn evicting_forgets_every_block_of_one_object_only() {
         let mut cache = Cache::new(1_000_000, StorageMetrics::unregistered());
         for number in 1..=3 {
-            cache.insert_written(id(number), block(300).slice(0..300 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap());
+            let object = block(300).slice(0..300 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap();
+            cache.insert_written(id(number), object.pieces);
             for index in [0, 1, 7] {
                 cache.insert_block(Pool::Tail, BlockKey { id: id(number), index }, block(300));
                 cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: index + 10 }, block(300));

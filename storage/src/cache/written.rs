@@ -11,6 +11,15 @@ pub(super) struct Written {
     bytes: u64,
 }
 
+/// A range of an object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slices {
+    pub(crate) pieces: Vec<Bytes>,
+    /// Bytes of all the pieces that they are slices of: so much stays in memory for as long as they
+    /// do, also when the cache has given the object up.
+    pub(crate) kept_alive: usize,
+}
+
 impl Written {
     pub(super) fn new(payload: Vec<Bytes>) -> Self {
         let mut bytes = 0;
@@ -32,19 +41,20 @@ impl Written {
     }
 
     /// The pieces of a range, without a copy. `None` if the object ends before the range does.
-    pub(super) fn slice(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
+    pub(super) fn slice(&self, range: Range<u64>) -> Option<Slices> {
         if range.end > self.bytes || range.is_empty() {
             return None;
         }
         let first = self.pieces.partition_point(|(start, _)| *start <= range.start).checked_sub(1)?;
-        let mut slices = Vec::new();
+        let mut slices = Slices::default();
         for (start, piece) in self.pieces.get(first..)? {
             if *start >= range.end {
                 break;
             }
             let from = usize::try_from(range.start.saturating_sub(*start)).ok()?;
             let to = usize::try_from(range.end - start).ok()?.min(piece.len());
-            slices.push(piece.slice(from..to));
+            slices.pieces.push(piece.slice(from..to));
+            slices.kept_alive += piece.len();
         }
         Some(slices)
     }
@@ -79,7 +89,11 @@ mod tests {
                     assert!(found.is_none());
                     continue;
                 }
-                let found = found.unwrap();
+                let Slices { pieces: found, kept_alive } = found.unwrap();
+                let touched = pieces
+                    .iter()
+                    .filter(|piece| found.iter().any(|slice| piece.as_ptr_range().contains(&slice.as_ptr())));
+                assert_eq!(kept_alive, touched.map(Bytes::len).sum::<usize>(), "seed {seed}, {from}..{to}");
                 assert_eq!(found.concat(), whole[from..to], "seed {seed}, {from}..{to}");
                 for slice in &found {
                     let inside = pieces.iter().any(|piece| piece.as_ptr_range().contains(&slice.as_ptr()));

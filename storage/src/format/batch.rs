@@ -248,6 +248,12 @@ impl VerifiedBatch {
         &self.bytes
     }
 
+    /// The same in a buffer of its own, which keeps nothing else in memory.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), crc: self.crc }
+    }
+
     /// How many bytes it has, header included. Never 0.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {

@@ -283,6 +283,10 @@ impl SegmentBuilder {
         tail.put_slice(&SEGMENT_MAGIC);
         let tail = Part::of(tail.freeze());
         self.append(tail.bytes);
+        if self.small.len() < COALESCE_BUFFER_BYTES / 2 {
+            // The object is cached as it is sent, and must take no more memory than it has bytes.
+            self.small = BytesMut::from(&self.small[..]);
+        }
         self.flush_small();
         let checksum = self.checksum.followed_by(tail.checksum);
         let payload = Payload::summed(self.pieces, checksum);

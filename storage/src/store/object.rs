@@ -19,7 +19,7 @@ use super::answer::classify;
 use super::config::{StoreConfig, StoreUrl};
 use super::{ObjectMeta, Payload, Store, folder, s3};
 use crate::error::{Operation, StoreError};
-use crate::limits::MAX_LIST_PAGE;
+use crate::limits::{COPIED_PIECE_BELOW_BYTES, COPIED_PIECES_BUFFER_BYTES, MAX_LIST_PAGE};
 use crate::path::{KeyError, ObjectKey, check_list_prefix, normalize_prefix};
 
 /// A store on top of an [`ObjectStore`].
@@ -177,19 +177,41 @@ fn cut(key: &ObjectKey, got: usize, wanted: u64) -> StoreError {
     }
 }
 
-/// The pieces of an answer as they come, never more than were asked for.
+/// The pieces of an answer as they come, never more than were asked for. Small ones are copied
+/// together: each is a part of a buffer that the HTTP client reads into, and would keep all of it
+/// in memory.
 async fn collect_pieces(key: &ObjectKey, found: GetResult, wanted: u64) -> Result<Vec<Bytes>, StoreError> {
     let mut stream = found.into_stream();
     let (mut pieces, mut got) = (Vec::new(), 0);
+    let mut small = BytesMut::new();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|error| classify(Operation::Get, key.as_str(), &error))?;
+        let missing = wanted.saturating_sub(got as u64);
         got += piece.len();
-        if got as u64 > wanted {
+        if piece.len() as u64 > missing {
             return Err(cut(key, got, wanted));
         }
-        pieces.push(piece);
+        if piece.len() >= COPIED_PIECE_BELOW_BYTES {
+            push_whole(&mut pieces, &mut small);
+            pieces.push(piece);
+            continue;
+        }
+        if small.capacity() - small.len() < piece.len() {
+            push_whole(&mut pieces, &mut small);
+            let room = usize::try_from(missing).unwrap_or(usize::MAX).min(COPIED_PIECES_BUFFER_BYTES);
+            small = BytesMut::with_capacity(room);
+        }
+        small.extend_from_slice(&piece);
     }
+    push_whole(&mut pieces, &mut small);
     if got as u64 == wanted { Ok(pieces) } else { Err(cut(key, got, wanted)) }
+}
+
+/// Adds what was copied, if there is something.
+fn push_whole(pieces: &mut Vec<Bytes>, small: &mut BytesMut) {
+    if !small.is_empty() {
+        pieces.push(std::mem::take(small).freeze());
+    }
 }
 
 /// The bytes of an answer in one buffer of the right size, which is all that is allocated whatever
