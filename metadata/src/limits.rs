@@ -65,6 +65,9 @@ pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// One read or transaction of the backend may take so long before its outcome is looked up.
 pub const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A transaction that has had no answer for this long is trouble that others should hear of.
+pub const COMMIT_SILENCE: Duration = Duration::from_secs(3);
+
 /// Keys of offsets that one write of a group changes. Its transaction may be nested beside records
 /// and other parts.
 pub const GROUP_WRITE_KEYS: usize = 60;
@@ -210,6 +213,7 @@ const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);
 const _: () = assert!(SNAPSHOT_INLINE_BYTES < BACKEND_REQUEST_BYTES as u64);
 const _: () = assert!(PROGRESS_INTERVAL.as_millis() * 2 < WATCH_SILENCE.as_millis());
 const _: () = assert!(BACKEND_TIMEOUT.as_millis() < LOAD_PATIENCE.as_millis());
+const _: () = assert!(COMMIT_SILENCE.as_millis() < BACKEND_TIMEOUT.as_millis());
 const _: () = assert!(APPLY_TIMEOUT.as_millis() < BACKEND_TIMEOUT.as_millis());
 const _: () = assert!(WATERMARK_BYTES_PER_PASS < BACKEND_REQUEST_BYTES);
 const _: () = assert!(BACKEND_REQUEST_BYTES < ETCD_REQUEST_BYTES && ETCD_REQUEST_BYTES <= API_REQUEST_BYTES);

@@ -19,6 +19,7 @@
 //! itself, since its compares decide whether its sequence number is used.
 
 mod gather;
+mod health;
 mod run;
 mod session;
 mod settle;
@@ -28,6 +29,7 @@ mod transaction;
 use tokio::sync::{mpsc, oneshot};
 
 use self::gather::{Part, Proposal};
+pub use self::health::{CommitHealth, CommitTrouble};
 pub use self::run::CommitLoop;
 pub use self::session::{Session, SessionCell};
 pub(crate) use self::settle::{Settled, Trace, Verdict, settle};
@@ -132,17 +134,24 @@ pub struct Committer {
     proposals: mpsc::Sender<Proposal>,
     patient: mpsc::Sender<Part>,
     replica: Replica,
+    health: CommitHealth,
 }
 
 /// Makes a broker's committer. The loop must be run for as long as the handle is used.
 pub fn committer(replica: Replica, sessions: SessionCell) -> (Committer, CommitLoop) {
     let (proposals, urgent_queue) = mpsc::channel(PROPOSAL_QUEUE);
     let (patient, patient_queue) = mpsc::channel(PATIENT_QUEUE);
-    let commit_loop = CommitLoop::new(replica.clone(), sessions, urgent_queue, patient_queue);
-    (Committer { proposals, patient, replica }, commit_loop)
+    let health = CommitHealth::default();
+    let commit_loop = CommitLoop::new(replica.clone(), sessions, urgent_queue, patient_queue, health.clone());
+    (Committer { proposals, patient, replica, health }, commit_loop)
 }
 
 impl Committer {
+    /// Whether commits come through.
+    pub fn health(&self) -> &CommitHealth {
+        &self.health
+    }
+
     /// What every broker of the cluster is known to understand (see
     /// [`crate::state::FEATURE_LEVEL`]).
     pub fn feature_level(&self) -> u32 {

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::gather::{Part, Proposal, Shared};
+use super::health::CommitHealth;
 use super::settle::{Settled, settle};
 use super::transaction::{Contents, Head, HeadTrace};
 use super::{CommitError, Committed, Session, SessionCell};
@@ -33,6 +34,7 @@ pub struct CommitLoop {
     /// The session that `head` belongs to.
     session: Option<Session>,
     head: Head,
+    health: CommitHealth,
 }
 
 impl CommitLoop {
@@ -41,6 +43,7 @@ impl CommitLoop {
         sessions: SessionCell,
         proposals: mpsc::Receiver<Proposal>,
         patient: mpsc::Receiver<Part>,
+        health: CommitHealth,
     ) -> Self {
         Self {
             replica,
@@ -52,6 +55,7 @@ impl CommitLoop {
             patient_due: Instant::now(),
             session: None,
             head: Head::default(),
+            health,
         }
     }
 
@@ -242,7 +246,9 @@ impl CommitLoop {
         let (keys, sessions) = (self.replica.keys(), &self.sessions);
         let is_awaited = || sessions.current() == Some(session) && is_awaited();
         let trace = HeadTrace { keys, is_awaited: &is_awaited, session, before: self.head, after };
+        self.health.begin();
         let settled = settle(self.replica.backend().as_ref(), &txn, &trace).await;
+        self.health.end(&settled);
         (self.conclude(session, contents, after, settled).await, receivers)
     }
 
