@@ -1,8 +1,10 @@
 //! The broker's settings: a table, of which [`strandline_settings`] makes flags, variables, a file
 //! and `--help`, and what the values have to be.
 
+mod memory;
 mod table;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +17,7 @@ use strandline_storage::store::StoreConfig;
 
 use crate::group_config::GroupSettings;
 
+pub use self::memory::{MemoryBudgets, available};
 pub use self::table::SETTINGS;
 
 /// Where the order of commits is kept.
@@ -108,6 +111,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// The write path.
     pub produce: ProduceConfig,
+    /// The memory that is shared out.
+    pub memory: MemoryBudgets,
     /// Bytes of the cache.
     pub cache_bytes: u64,
     /// Bytes of GETs in flight.
@@ -158,26 +163,43 @@ pub struct Config {
 pub type Parsed = strandline_settings::Parsed<Box<Config>>;
 
 /// Reads flags (without the program's name), environment and file. `environment` looks a variable
-/// up.
+/// up. The machine has plenty of memory, so that nothing depends on it.
 pub fn parse(
     flags: impl IntoIterator<Item = String>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, ConfigError> {
-    table::PROGRAM.read(flags, environment)?.try_map(|values| validate(&values).map(Box::new))
+    parse_on(memory::DEFAULT_MEMORY_BYTES, flags, environment)
 }
 
-fn validate(values: &Values) -> Result<Config, ConfigError> {
+/// The same on a machine that lets this process use so many bytes of memory.
+pub fn parse_on(
+    available_bytes: u64,
+    flags: impl IntoIterator<Item = String>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, ConfigError> {
+    let after_help = [table::AUDIT_HELP, &memory::help(available_bytes), table::SOURCES_HELP].join("\n\n");
+    let program = strandline_settings::Program { after_help: Cow::Owned(after_help), ..table::PROGRAM };
+    program.read(flags, environment)?.try_map(|values| validate(&values, available_bytes).map(Box::new))
+}
+
+fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError> {
+    let memory = MemoryBudgets::of(values, available_bytes)?;
+    let budget = |key| usize::try_from(memory.bytes(key)).unwrap_or(usize::MAX);
     let (cluster, _) = values.cluster()?;
     let log = values.log()?;
-    let produce = ProduceConfig {
+    let mut produce = ProduceConfig {
         flush_bytes: values.within("flush_bytes", 1024, 64 << 20)?,
         linger: values.millis("linger_ms")?,
         put_budget_per_s: values.within("put_budget_per_s", 0.0, 100_000.0)?,
         put_budget_burst: values.within("put_budget_burst", 1.0, 100_000.0)?,
         puts_in_flight: values.within("puts_in_flight", 1, 64)?,
-        buffer_bytes: values.within("buffer_bytes", 1 << 20, 1 << 40)?,
+        buffer_bytes: budget("buffer_bytes"),
     };
-    let max_request_bytes = values.within("max_request_bytes", 1024, 1 << 30)?;
+    let mut max_request_bytes = values.within("max_request_bytes", 1024, 1 << 30)?;
+    if values.optional("buffer_bytes").is_none() {
+        max_request_bytes = max_request_bytes.min(produce.buffer_bytes);
+        produce.flush_bytes = produce.flush_bytes.min(produce.buffer_bytes / 4);
+    }
     if produce.buffer_bytes < max_request_bytes {
         return Err(ConfigError::new(
             "buffer_bytes: must not be below max_request_bytes, or the largest request would never fit",
@@ -198,11 +220,12 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         metadata: metadata(values)?,
         store: store(values)?,
         produce,
-        cache_bytes: values.get("cache_bytes")?,
-        read_in_flight_bytes: values.within("read_in_flight_bytes", 1 << 20, 1 << 40)?,
+        memory,
+        cache_bytes: memory.bytes("cache_bytes"),
+        read_in_flight_bytes: memory.bytes("read_in_flight_bytes"),
         max_request_bytes,
-        request_memory_bytes: values.within("request_memory_bytes", 1 << 20, 1 << 40)?,
-        response_memory_bytes: values.within("response_memory_bytes", 1 << 20, 1 << 40)?,
+        request_memory_bytes: budget("request_memory_bytes"),
+        response_memory_bytes: budget("response_memory_bytes"),
         fetch_max_bytes: values.within("fetch_max_bytes", 1024, 1 << 30)?,
         fetch_sessions: values.get("fetch_sessions")?,
         max_connections: values.within("max_connections", 1, 10_000_000)?,
@@ -219,8 +242,29 @@ fn validate(values: &Values) -> Result<Config, ConfigError> {
         drain: values.millis("drain_ms")?,
         log,
         seed: values.optional("seed").map(|_| values.get("seed")).transpose()?,
-        effective: values.effective().to_vec(),
+        effective: effective(values, &memory, max_request_bytes, produce.flush_bytes),
     })
+}
+
+/// What the settings come to: what was derived stands in the place of what was not set.
+fn effective(
+    values: &Values,
+    memory: &MemoryBudgets,
+    max_request_bytes: usize,
+    flush_bytes: usize,
+) -> Vec<(String, String)> {
+    let mut effective = values.effective().to_vec();
+    let derived = [
+        ("memory_bytes", memory.memory_bytes),
+        ("max_request_bytes", max_request_bytes as u64),
+        ("flush_bytes", flush_bytes as u64),
+    ];
+    for (key, bytes) in derived.into_iter().chain(memory.iter()) {
+        if let Some((_, value)) = effective.iter_mut().find(|(own, _)| own == key) {
+            *value = bytes.to_string();
+        }
+    }
+    effective
 }
 
 fn advertised(text: &str) -> Result<Advertised, ConfigError> {
@@ -379,6 +423,33 @@ mod tests {
             let error = run(flags, &[]).unwrap_err().to_string();
             assert!(error.contains(key), "{flags:?}: {error}");
         }
+    }
+
+    #[test]
+    fn memory_is_shared_out_unless_it_is_set() {
+        const MIB: u64 = 1 << 20;
+        let on = |available, flags: &[&str]| {
+            let flags = flags.iter().map(|flag| (*flag).to_owned());
+            match parse_on(available, flags, |_| None).unwrap() {
+                Parsed::Run(config) => *config,
+                Parsed::Print(text) => panic!("{text}"),
+            }
+        };
+        let plenty = on(1 << 40, &[]);
+        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1152 * MIB));
+        assert_eq!((plenty.cache_bytes, plenty.read_in_flight_bytes), (256 * MIB, 128 * MIB));
+        let small = on(360 * MIB, &[]);
+        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (180 * MIB, 40 * MIB));
+        assert_eq!(small.max_request_bytes as u64, 40 * MIB, "the largest request fits");
+        let shown = small.effective.iter().find(|(key, _)| key == "cache_bytes").unwrap();
+        assert_eq!(shown.1, (40 * MIB).to_string());
+        let set = on(360 * MIB, &["--memory-bytes", "18000000000", "--cache-bytes", "7"]);
+        assert_eq!((set.cache_bytes, set.request_memory_bytes), (7, 2_000_000_000));
+        let Ok(Parsed::Print(help)) = parse_on(360 * MIB, ["--help".to_owned()], |_| None) else {
+            panic!("no help");
+        };
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains("here 360 MiB, of which the five have 180 MiB"), "{help}");
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod patterns;
 pub mod process;
 pub mod produce;
 mod producer_ids;
+mod readiness;
 mod records;
 pub mod run;
 pub mod server;
@@ -58,7 +59,7 @@ use strandline_metadata::values::{BrokerValue, ClusterValue, VALUE_FORMAT};
 use strandline_storage::clock::Clock;
 use strandline_storage::reader::Reader;
 use strandline_storage::store::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::clock_skew::ClockSkew;
@@ -72,7 +73,9 @@ pub use crate::membership::MembershipEnd;
 use crate::metrics::Metrics;
 use crate::produce::ProduceBuffer;
 use crate::producer_ids::ProducerIds;
-use crate::server::memory::ReplyMemory;
+use crate::readiness::Readiness;
+use crate::server::frame::RequestMemory;
+use crate::server::memory::MemoryBudget;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
 
@@ -97,8 +100,12 @@ pub struct Broker {
     pub(crate) groups: Arc<Groups>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) telemetry: Telemetry,
+    pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
-    pub(crate) reply_memory: ReplyMemory,
+    pub(crate) request_memory: RequestMemory,
+    pub(crate) reply_memory: MemoryBudget,
+    /// Places for reads that go on after their fetch was answered.
+    pub(crate) reads_on: Arc<Semaphore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
     pub(crate) tasks: TaskSet,
@@ -155,17 +162,5 @@ impl Broker {
         let mut closing = self.closing.subscribe();
         // The sender lives in `self`.
         let _ = closing.wait_for(|closing| *closing).await;
-    }
-
-    /// Why clients should not be sent here now; `None` if they should.
-    pub(crate) fn not_ready(&self) -> Option<String> {
-        if self.is_draining() {
-            return Some("this broker is leaving".to_owned());
-        }
-        if self.sessions.current().is_none() {
-            return Some("this broker is not registered with the cluster".to_owned());
-        }
-        let health = self.metrics.storage().health();
-        (!health.healthy).then(|| "the object store does not answer".to_owned())
     }
 }

@@ -14,40 +14,72 @@ pub(crate) const REQUESTS_IN_FLIGHT: usize = 64;
 /// One more answer may be ready for each request that was in flight by then; the memory of all
 /// connections together bounds those.
 pub(crate) const CONNECTION_REPLY_BYTES: usize = 4 * 1024 * 1024;
-/// A fetch gets at most this share of what is left of the memory for answers, so that clients that
-/// read slowly leave something to those that come later: with 256 MiB the first gets 64, the tenth
-/// 5, the twentieth a quarter of one.
-pub(crate) const REPLY_MEMORY_SHARE: usize = 4;
-/// A fetch may always have this much, which is about what a first batch has.
+/// Who reserves memory that all share gets at most this share of what is left but for the last
+/// part: with 256 MiB the first one gets 56, the tenth 4. So clients that read slowly leave
+/// something to those that come later.
+pub(crate) const MEMORY_GRANT_SHARE: usize = 4;
+/// The last part of such memory, of which nobody is granted more than the least that it asks for:
+/// of 256 MiB the least of 512 fetches, and the largest fetch still gets all that it may have.
+pub(crate) const LAST_MEMORY_SHARE: usize = 8;
+/// Percent of such memory that the connections from one address hold together at most, unless they
+/// hold it with a single request: the last quarter is always left to others.
+pub(crate) const ADDRESS_MEMORY_PERCENT: usize = 75;
+/// A fetch waits until it may have this much, which is about what a first batch has.
 pub(crate) const LEAST_FETCH_BYTES: usize = 64 * 1024;
+/// A fetch whose first range is larger reserves up to so much for it, since its first batch comes
+/// whole: Kafka's default for the largest batch.
+pub(crate) const FIRST_BATCH_BYTES: usize = 1024 * 1024;
+/// A reply whose size is not known yet counts so much while it is built: most are smaller.
+pub(crate) const LEAST_REPLY_BYTES: usize = 16 * 1024;
 /// Pieces that one vectored write hands to the kernel.
 pub(crate) const PIECES_PER_WRITE: usize = 256;
 /// Disconnect a client that reads nothing of its responses for this long.
 pub(crate) const STUCK_WRITER: Duration = Duration::from_mins(1);
-/// A request that has begun may take this long, whatever its length.
+/// A request that has begun may pause this long.
 pub(crate) const ARRIVAL_GRACE: Duration = Duration::from_secs(30);
-/// After that it must have arrived at this rate, in bytes per second: it holds memory that others
-/// wait for.
+/// But for the pauses it must arrive at this rate, in bytes per second.
 pub(crate) const ARRIVAL_BYTES_PER_S: usize = 32 * 1024;
+/// While others wait for memory, whoever holds much of it may pause only this long. Five seconds
+/// are what recovery from hostile clients may take.
+pub(crate) const CONTENDED_GRACE: Duration = Duration::from_secs(5);
+/// And must arrive at this rate: at it, a request of 100 MiB takes as long as a client waits for an
+/// answer by default.
+pub(crate) const CONTENDED_ARRIVAL_BYTES_PER_S: usize = 1024 * 1024;
+/// While others wait for memory, responses must be read at this rate, in bytes per second.
+pub(crate) const DEPARTURE_BYTES_PER_S: usize = 32 * 1024;
+/// How often whoever holds much memory looks whether others wait for it.
+pub(crate) const CONTENTION_CHECK: Duration = Duration::from_secs(1);
+/// A request that takes no more than this share of the memory for large requests need not hurry:
+/// 3 MiB of 192.
+pub(crate) const PATIENT_FRAME_SHARE: usize = 64;
+/// Requests up to this length have memory of their own, in which none waits for larger ones: what
+/// clients send but for records is hardly ever larger.
+pub(crate) const SMALL_FRAME_BYTES: usize = 64 * 1024;
+/// How much of the memory for requests that is, in percent.
+pub(crate) const SMALL_FRAMES_PERCENT: usize = 25;
+/// A connection whose requests that are being handled hold this share of the memory starts no
+/// other.
+pub(crate) const CONNECTION_REQUEST_SHARE: usize = 8;
 /// What a frame's buffer starts with; larger frames grow into larger buffers. It is not taken from
-/// the shared memory, so that clients which send little never wait for those which promise much:
-/// the number of connections bounds it. So much of the next request is read ahead while no other
-/// one may be started, to see whether the client has gone.
+/// the shared memory: the number of connections bounds it. So much of the next request is read
+/// ahead while no other one may be started, to see whether the client has gone.
 pub(crate) const FIRST_FRAME_BYTES: usize = 4 * 1024;
 /// A buffer that is full grows by this factor, as far as the frame goes: so a frame holds at most
 /// so many times the memory of what has arrived.
 pub(crate) const FRAME_GROWTH: usize = 16;
 /// A request header cannot be shorter: api key, version, correlation id.
 pub(crate) const LEAST_FRAME_BYTES: usize = 8;
-/// Unit of the memory that frames share, in bytes.
-pub(crate) const REQUEST_MEMORY_UNIT: usize = 1024;
 /// Connections that wait to be accepted.
 pub(crate) const BACKLOG: u32 = 1024;
 /// Pause after accepting failed, for example because file descriptors ran out.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const _: () = assert!(LEAST_FRAME_BYTES < FIRST_FRAME_BYTES && REQUEST_MEMORY_UNIT <= FIRST_FRAME_BYTES);
-const _: () = assert!(LEAST_FETCH_BYTES < CONNECTION_REPLY_BYTES && REPLY_MEMORY_SHARE > 1);
+const _: () = assert!(LEAST_FRAME_BYTES < FIRST_FRAME_BYTES && FIRST_FRAME_BYTES < SMALL_FRAME_BYTES);
+const _: () = assert!(LEAST_REPLY_BYTES <= LEAST_FETCH_BYTES && LEAST_FETCH_BYTES <= FIRST_BATCH_BYTES);
+const _: () = assert!(FIRST_BATCH_BYTES < CONNECTION_REPLY_BYTES && MEMORY_GRANT_SHARE > 1);
+const _: () = assert!(ADDRESS_MEMORY_PERCENT < 100 && SMALL_FRAMES_PERCENT < 100);
+const _: () = assert!(CONTENTION_CHECK.as_millis() < CONTENDED_GRACE.as_millis());
+const _: () = assert!(CONTENDED_GRACE.as_millis() < ARRIVAL_GRACE.as_millis());
 
 // What one request may cost before its handler has seen it (api/shape).
 
@@ -79,15 +111,22 @@ pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
 
 /// No fetch waits longer than this, whatever it asks for.
 pub(crate) const FETCH_MAX_WAIT: Duration = Duration::from_mins(1);
-/// Partitions of one fetch that are read at the same time.
-pub(crate) const PARTITION_READS_AT_ONCE: usize = 16;
-/// Objects of one partition that are read at the same time: a partition that gets little lies in
-/// very many, and each is a round trip to the store.
-pub(crate) const OBJECT_READS_AT_ONCE: usize = 8;
-/// A fetch that has something is answered after so long, with less than it might have: a partition
-/// that gets little lies in very many objects, and a client that has to wait for all of them asks
-/// again before they are read.
+/// Blocks of objects that one fetch reads at the same time. With 60 ms to the store and records of
+/// many partitions in each object, two seconds are enough for 2,000 objects.
+pub(crate) const FETCH_READS_AT_ONCE: usize = 64;
+/// Ranges of one fetch that are read at all. What else was asked for is for the next fetch, in
+/// which the client or its session puts it first.
+pub(crate) const FETCH_RANGES: usize = 20_000;
+/// A fetch is answered so long after its wait, with what has been read by then: a partition that
+/// gets little lies in very many objects, and clients give up what takes them longer.
 pub(crate) const FETCH_READS_FOR: Duration = Duration::from_secs(2);
+/// Bytes of records whose checksums are looked at before others have their turn: at some GB/s, half
+/// a millisecond.
+pub(crate) const CHECKED_IN_ONE_GO_BYTES: u64 = 2 * 1024 * 1024;
+/// Fetches whose reads go on after they were answered.
+pub(crate) const FETCHES_READ_ON: usize = 64;
+/// Blocks that are read ahead for one fetch.
+pub(crate) const READ_AHEAD_BLOCKS: usize = 16;
 /// Batches up to this size are copied behind their patched header: cheaper than another piece to
 /// send.
 pub(crate) const COPIED_BATCH_BYTES: usize = 1024;
@@ -250,6 +289,10 @@ pub(crate) const ABANDON_WAIT: Duration = Duration::from_millis(500);
 pub(crate) const OPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Pause before registering is tried again: doubles from the first to the second.
 pub(crate) const REGISTER_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often a broker looks what clients can do with it.
+pub(crate) const READINESS_CHECK: Duration = Duration::from_secs(1);
+/// A metadata store that answers no keep-alive for this long is said not to answer.
+pub(crate) const METADATA_SILENCE: Duration = Duration::from_secs(3);
 /// How many keep-alives fit into the time of a lease.
 pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
 /// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.

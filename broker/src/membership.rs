@@ -128,7 +128,9 @@ async fn keep_alive(broker: &Broker, registration: &Registration) {
             pause.max(Duration::from_millis(500)),
             broker.lease_backend.lease_keep_alive(registration.lease),
         );
-        match kept.await {
+        let kept = kept.await;
+        broker.readiness.metadata_answers(matches!(kept, Ok(Ok(_))), broker.clock.now_ms());
+        match kept {
             Ok(Ok(_)) => {}
             Ok(Err(BackendError::LeaseGone(_))) => return,
             // While etcd is silent nobody can say whether the lease still lives. Only a commit can

@@ -1,6 +1,7 @@
 //! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A
 //! call site says what happened, not which label.
 
+pub(crate) mod bounds;
 pub(crate) mod groups;
 mod registrar;
 mod telemetry;
@@ -18,6 +19,7 @@ use strandline_metadata::replica::ReplicaCounters;
 use strandline_storage::metrics::StorageMetrics;
 use uuid::Uuid;
 
+use self::bounds::BoundMetrics;
 use self::groups::GroupMetrics;
 use self::registrar::Registrar;
 use self::telemetry::TelemetryMetrics;
@@ -91,6 +93,7 @@ struct Shared {
     fetch_sessions: IntGauge,
     connections: IntGauge,
     connections_refused: IntCounter,
+    bounds: BoundMetrics,
     read_failures: IntCounter,
     registered: IntGauge,
     brokers: IntGauge,
@@ -181,6 +184,7 @@ impl Metrics {
             connections: r.gauge("connections", "Open connections of Kafka clients")?,
             connections_refused: r
                 .counter("connections_refused_total", "Connections refused because there were too many")?,
+            bounds: BoundMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
             registered: r.gauge("registered", "1 while this broker is registered with the cluster")?,
@@ -283,6 +287,11 @@ impl Metrics {
         self.shared.connections_refused.inc();
     }
 
+    /// What is counted of what has a bound.
+    pub(crate) fn bounds(&self) -> &BoundMetrics {
+        &self.shared.bounds
+    }
+
     pub(crate) fn read_failed(&self) {
         self.shared.read_failures.inc();
     }
@@ -338,6 +347,7 @@ impl Metrics {
         s.fetch_sessions.set(number(broker.fetch_sessions.len()));
         s.groups.look(&broker.replica, |visit| broker.groups.each(visit));
         s.telemetry.look(broker);
+        s.bounds.look(broker);
         let mut text = Vec::new();
         let mut families = s.registry.gather();
         families.extend(telemetry::families(broker)?);

@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let config = match config::parse(flags, environment)? {
+    let config = match config::parse_on(config::available(), flags, environment)? {
         Parsed::Run(config) => *config,
         Parsed::Print(text) => return Ok(print(&text)),
     };
@@ -122,6 +122,9 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
 async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
+    let memory = &config.memory;
+    let budgets = memory.iter().map(|(key, bytes)| format!("{key}={bytes}")).collect::<Vec<_>>().join(" ");
+    info!(memory_bytes = memory.memory_bytes, sum = memory.sum(), budgets, "memory is shared out");
     // Ports first: a second broker on the same machine should say so before it does anything else.
     // It learns of one that is itself still opening by its metrics port, or else when it begins to
     // listen.
@@ -197,7 +200,10 @@ async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std
         }
     };
     tokio::select! {
-        () = opened.drain() => {}
+        drained = opened.drain() => if let Err(reason) = drained {
+            error!(%reason, "the broker must end");
+            return Ok(complain(&reason));
+        },
         () = signals.told_to_end() => info!("told twice to end: ending now"),
     }
     drop(stop_http);

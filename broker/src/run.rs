@@ -18,7 +18,7 @@ use strandline_storage::error::StoreError;
 use strandline_storage::reader::{Reader, ReaderConfig};
 use strandline_storage::store::Store;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -28,11 +28,15 @@ use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::group::environment::Environment;
 use crate::ids::Ids;
-use crate::limits::{ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT};
+use crate::limits::{
+    ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
+};
 use crate::metrics::Metrics;
 use crate::produce::{Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
-use crate::server::memory::ReplyMemory;
+use crate::readiness::{self, Readiness};
+use crate::server::frame::RequestMemory;
+use crate::server::memory::MemoryBudget;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
 use crate::{Broker, MembershipEnd, jobs, membership};
@@ -182,8 +186,11 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         groups,
         producer_ids: ProducerIds::default(),
         telemetry: Telemetry::default(),
+        readiness: Readiness::default(),
         metrics: parts.metrics,
-        reply_memory: ReplyMemory::new(config.response_memory_bytes),
+        request_memory: RequestMemory::new(config.request_memory_bytes),
+        reply_memory: MemoryBudget::new(config.response_memory_bytes),
+        reads_on: Arc::new(Semaphore::new(FETCHES_READ_ON)),
         clock: parts.clock,
         clock_skew,
         tasks: tasks.clone(),
@@ -207,22 +214,29 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         // The buffer is closed and empty: the broker is leaving, and this is no death.
         std::future::pending::<()>().await;
     });
-    let (member, member_fatal) = (broker.clone(), fatal_sender.clone());
-    lease_tasks.start(TaskKind::Critical, "membership", async move {
-        let end = membership::run(member).await;
-        let _ = member_fatal.send(Fatal::Membership(end)).await;
-    });
-    let deaths = tasks.clone();
-    lease_tasks.start(TaskKind::Background, "deaths", async move {
-        let death = deaths.death().await;
-        let _ = fatal_sender.send(Fatal::Task(death)).await;
-    });
+    start_beside(&lease_tasks, &broker, fatal_sender);
     tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
     tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
     }
     Ok(Opened { broker, fatal })
+}
+
+/// Starts what must not be held up by requests: the registration, the look at what clients can do,
+/// and the watch over the other tasks.
+fn start_beside(lease_tasks: &TaskSet, broker: &Arc<Broker>, fatal: mpsc::Sender<Fatal>) {
+    let (member, member_fatal) = (broker.clone(), fatal.clone());
+    lease_tasks.start(TaskKind::Critical, "membership", async move {
+        let end = membership::run(member).await;
+        let _ = member_fatal.send(Fatal::Membership(end)).await;
+    });
+    let deaths = broker.tasks.clone();
+    lease_tasks.start(TaskKind::Background, "deaths", async move {
+        let death = deaths.death().await;
+        let _ = fatal.send(Fatal::Task(death)).await;
+    });
+    lease_tasks.start(TaskKind::Critical, "readiness", readiness::run(broker.clone()));
 }
 
 async fn ensure_cluster(
@@ -283,37 +297,48 @@ impl Opened {
     }
 
     /// Leaves the cluster without failing anybody: clients are led elsewhere, what was accepted is
-    /// acknowledged, then connections close and the registration is given back.
-    pub async fn drain(self) {
-        let broker = self.broker;
+    /// acknowledged, then connections close and the registration is given back. If the broker
+    /// cannot go on meanwhile it ends at once, and says why.
+    pub async fn drain(mut self) -> Result<(), Fatal> {
+        let broker = self.broker.clone();
         info!("leaving: clients are led to other brokers");
-        broker.draining.store(true, Ordering::Relaxed);
-        membership::announce_draining(&broker).await;
-        sleep(ANNOUNCE_PAUSE).await;
-        let others = broker.replica.read(|view| {
-            view.names
-                .brokers()
-                .values()
-                .any(|b| b.value.node_id != broker.config.node_id && !b.value.draining)
-        });
-        if others {
-            // Clients ask for new metadata when they hear that somebody else is in charge.
-            broker.turning_away.store(true, Ordering::Relaxed);
-            sleep(broker.config.drain).await;
-        }
-        broker.buffer.close();
-        let until = Instant::now() + FLUSH_WAIT;
-        while broker.buffer.bytes_in_use() > 0 && Instant::now() < until {
-            sleep(Duration::from_millis(10)).await;
-        }
-        broker.closing.send_replace(true);
-        let until = Instant::now() + CLOSE_WAIT;
-        while broker.metrics.open_connections() > 0 && Instant::now() < until {
-            sleep(Duration::from_millis(10)).await;
+        tokio::select! {
+            biased;
+            Some(reason) = self.fatal.recv() => {
+                self.abandon().await;
+                return Err(reason);
+            }
+            () = finish_requests(&broker) => {}
         }
         membership::leave(&broker).await;
         broker.tasks.abort_all();
         info!("left");
+        Ok(())
+    }
+}
+
+/// Leads clients elsewhere, acknowledges what was accepted, and closes connections.
+async fn finish_requests(broker: &Broker) {
+    broker.draining.store(true, Ordering::Relaxed);
+    membership::announce_draining(broker).await;
+    sleep(ANNOUNCE_PAUSE).await;
+    let others = broker.replica.read(|view| {
+        view.names.brokers().values().any(|b| b.value.node_id != broker.config.node_id && !b.value.draining)
+    });
+    if others {
+        // Clients ask for new metadata when they hear that somebody else is in charge.
+        broker.turning_away.store(true, Ordering::Relaxed);
+        sleep(broker.config.drain).await;
+    }
+    broker.buffer.close();
+    let until = Instant::now() + FLUSH_WAIT;
+    while broker.buffer.bytes_in_use() > 0 && Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+    broker.closing.send_replace(true);
+    let until = Instant::now() + CLOSE_WAIT;
+    while broker.metrics.open_connections() > 0 && Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
     }
 }
 

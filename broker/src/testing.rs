@@ -153,7 +153,12 @@ impl TestClient {
 
     /// Writes a batch to each of the first partitions of a topic, in one request.
     pub(crate) async fn produce(&mut self, topic: &str, batches: impl IntoIterator<Item = Bytes>) {
-        let data = (0..).zip(batches).map(|(partition, batch)| {
+        self.produce_to(topic, (0..).zip(batches)).await;
+    }
+
+    /// Writes batches to these partitions of a topic, in one request.
+    pub(crate) async fn produce_to(&mut self, topic: &str, batches: impl IntoIterator<Item = (i32, Bytes)>) {
+        let data = batches.into_iter().map(|(partition, batch)| {
             PartitionProduceData::default().with_index(partition).with_records(Some(batch))
         });
         let topic =

@@ -23,12 +23,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use strandline_mcp::clock::SystemClock;
 use strandline_mcp::config::{self, Parsed};
-use strandline_mcp::http::{Peer, limited, router_to};
+use strandline_mcp::http::router_to;
+use strandline_mcp::limits::CONNECTIONS;
 use strandline_mcp::server::{Answers, Caller};
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::{
     BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse, ReadBackend, Watch,
 };
+use strandline_settings::serve_http;
 use tokio::net::TcpListener;
 
 /// One red pixel.
@@ -452,7 +454,7 @@ async fn main() {
     let address = config.listen;
     let parts = Parts { reader: Arc::new(Nothing), clock: Arc::new(SystemClock), random: [7; 32] };
     let observer = Observer::open(*config, parts).unwrap();
-    let routes = router_to(&observer, Fixtures).into_make_service_with_connect_info::<Peer>();
+    let routes = router_to(&observer, Fixtures);
     let listener = TcpListener::bind(address).await.unwrap();
-    axum::serve(limited(listener), routes).await.unwrap();
+    serve_http(listener, routes, CONNECTIONS, std::future::pending()).await;
 }

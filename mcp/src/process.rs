@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use rand::TryRng as _;
 use strandline_metadata::backend::etcd::EtcdReader;
-use strandline_settings::{Signals, environment, print};
+use strandline_settings::{Signals, environment, print, serve_http};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
 use crate::clock::SystemClock;
 use crate::config::{self, Config, Parsed};
-use crate::http::{self, Peer};
+use crate::http;
+use crate::limits::CONNECTIONS;
 use crate::{Observer, Parts};
 
 /// Runs the process; its exit code says whether it ended as asked.
@@ -56,13 +57,13 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let reader = Arc::new(EtcdReader::new(&config.etcd).await?);
     let mut signals = Signals::new()?;
     let observer = Observer::open(config, Parts { reader, clock: Arc::new(SystemClock), random })?;
-    let routes = http::router(&observer).into_make_service_with_connect_info::<Peer>();
+    let routes = http::router(&observer);
     info!(address = %listener.local_addr()?, "serving MCP at /mcp");
     let stopping = observer.clone();
     let stop = async move {
         signals.told_to_end().await;
         stopping.stop();
     };
-    axum::serve(http::limited(listener), routes).with_graceful_shutdown(stop).await?;
+    serve_http(listener, routes, CONNECTIONS, stop).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What the programs share that are started by people: settings as data, logs, signals, a listener
-//! that is bounded.
+//! What the programs share that are started by people: settings as data, logs, signals, an HTTP
+//! server that is bounded.
 //!
 //! ```text
 //!   Program { name, settings, … } ── read ──▶ Values ── the program's own checks ──▶ its configuration
@@ -14,12 +14,13 @@
 //! What the values mean is the program's own business; here is only what means the same in all of
 //! them: the cluster's name, etcd, the log.
 
-mod listener;
+mod http;
+mod limits;
 mod process;
 mod program;
 mod values;
 
-pub use self::listener::{Counted, Limited};
+pub use self::http::serve_http;
 pub use self::process::{Signals, complain, environment, print};
 pub use self::program::{Parsed, Program, Setting, dev, secret, setting};
 pub use self::values::{LogConfig, Values};

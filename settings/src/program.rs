@@ -1,5 +1,6 @@
 //! A program's table of settings, and how it is read: flags, environment, file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -64,7 +65,7 @@ impl Setting {
 }
 
 /// A program that has settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     /// Its name.
     pub name: &'static str,
@@ -73,7 +74,7 @@ pub struct Program {
     /// What it is.
     pub about: &'static str,
     /// What `--help` ends with.
-    pub after_help: &'static str,
+    pub after_help: Cow<'static, str>,
     /// What its variables in the environment begin with.
     pub prefix: &'static str,
     /// What its flag `--dev` does, if it has that.
@@ -149,8 +150,10 @@ impl Program {
 
     /// The command line, as the table says.
     fn command(&self) -> Command {
-        let mut command =
-            Command::new(self.name).version(self.version).about(self.about).after_help(self.after_help);
+        let mut command = Command::new(self.name)
+            .version(self.version)
+            .about(self.about)
+            .after_help(self.after_help.to_string());
         if let Some(help) = self.dev {
             command = command.arg(Arg::new("dev").long("dev").action(ArgAction::SetTrue).help(help));
         }
@@ -213,7 +216,7 @@ mod tests {
         name: "thing",
         version: "1.2.3",
         about: "Does things",
-        after_help: "That is all.",
+        after_help: Cow::Borrowed("That is all."),
         prefix: "THING_",
         dev: Some("Be small"),
         settings: &[

@@ -19,7 +19,12 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=9;
 
 pub(super) async fn handle(call: &Call, request: JoinGroupRequest) -> JoinGroupResponse {
     let join = Box::new(Join::from_request(&request, call.version, call.sender()));
-    let answer = call.broker.groups.ask(&request.group_id, |reply| Command::Join(join, reply)).await;
+    // The group has copies, and what it keeps is bounded by its own limits. It may have this
+    // request wait for days.
+    let (group_id, member_id) = (request.group_id.to_string(), request.member_id.to_string());
+    drop(request);
+    call.frame_memory.release();
+    let answer = call.broker.groups.ask(&group_id, |reply| Command::Join(join, reply)).await;
     let mut response = answer.unwrap_or_else(|error| {
         let answer = JoinGroupResponse::default()
             .with_error_code(error.code().code())
@@ -27,7 +32,7 @@ pub(super) async fn handle(call: &Call, request: JoinGroupRequest) -> JoinGroupR
             .with_protocol_name(None);
         match error {
             GroupError::Join(JoinError::MemberIdRequired(id)) => answer.with_member_id(text(id)),
-            _ => answer.with_member_id(request.member_id),
+            _ => answer.with_member_id(text(member_id)),
         }
     });
     if call.version < 7 {

@@ -59,7 +59,8 @@ use tokio::time::Instant;
 use self::access::{Access, Principal, access};
 use crate::Broker;
 use crate::group::Sender;
-use crate::server::memory::{ConnectionReplies, ReplyMemory, ReplyPermit};
+use crate::server::frame::{Frame, FrameMemory};
+use crate::server::memory::{MemoryAccount, MemoryBudget, MemoryPermit};
 
 /// A response, ready to be written.
 #[derive(Debug, Default)]
@@ -67,7 +68,7 @@ pub(crate) struct Reply {
     /// Its bytes, length included.
     pub(crate) pieces: Vec<Bytes>,
     /// Memory that was set aside for it before it was built, if it was.
-    pub(crate) memory: Option<ReplyPermit>,
+    pub(crate) memory: Option<MemoryPermit>,
     /// For how long no further request of the connection is started once this is answered
     /// (KIP-219). The response says so too.
     pub(crate) throttle: Duration,
@@ -96,19 +97,20 @@ pub(crate) struct Client {
     /// Its port, if it has one.
     pub(crate) port: Option<u16>,
     /// The memory of its responses that are not written yet.
-    pub(crate) replies: ConnectionReplies,
+    pub(crate) replies: MemoryAccount,
 }
 
 impl Client {
-    pub(crate) fn new(peer: &str, memory: &ReplyMemory) -> Self {
+    pub(crate) fn new(peer: &str, memory: &MemoryBudget) -> Self {
         let address = peer.parse::<SocketAddr>().ok();
         let host = address.map_or_else(|| peer.to_owned(), |a| a.ip().to_string());
+        let host = format!("/{host}");
         Self {
             principal: Principal::ANONYMOUS,
             software: OnceLock::new(),
-            host: format!("/{host}"),
+            replies: memory.account(&host),
+            host,
             port: address.map(|a| a.port()),
-            replies: memory.connection(),
         }
     }
 }
@@ -123,6 +125,10 @@ pub(crate) struct Call {
     pub(crate) correlation_id: i32,
     /// The client id that the request names; empty for none.
     pub(crate) client_id: StrBytes,
+    /// How many bytes the request had.
+    pub(crate) frame_bytes: usize,
+    /// Held for as long as something of the frame may be in use.
+    pub(crate) frame_memory: Arc<FrameMemory>,
     started: Instant,
 }
 
@@ -228,14 +234,48 @@ pub(crate) fn versions(api: ApiKey) -> Option<&'static RangeInclusive<i16>> {
     SUPPORTED.iter().find(|spoken| spoken.key == api).map(|spoken| &spoken.versions)
 }
 
+/// Which API a frame is for, if there is one.
+fn api_of(frame: &[u8]) -> Option<ApiKey> {
+    ApiKey::try_from(i16::from_be_bytes(*frame.first_chunk()?)).ok()
+}
+
+/// Whether what was begun of a request goes on when its client has gone: records may want no
+/// answer.
+pub(crate) fn outlives_client(frame: &[u8]) -> bool {
+    api_of(frame) == Some(ApiKey::Produce)
+}
+
+/// Whether a request is handled before the next one of its connection is started, as Kafka handles
+/// all of them: those that may wait long, or are many, are not, since their replies are bounded by
+/// what they ask for or have their memory reserved.
+pub(crate) fn is_handled_first(frame: &[u8]) -> bool {
+    !matches!(
+        api_of(frame),
+        Some(
+            ApiKey::Produce
+                | ApiKey::Fetch
+                | ApiKey::JoinGroup
+                | ApiKey::SyncGroup
+                | ApiKey::Heartbeat
+                | ApiKey::LeaveGroup
+                | ApiKey::OffsetCommit
+                | ApiKey::ConsumerGroupHeartbeat
+                | ApiKey::InitProducerId
+                | ApiKey::FindCoordinator
+                | ApiKey::ApiVersions
+        )
+    )
+}
+
 /// Takes a request in: when this returns, a produce is in the buffer, and the next request of the
 /// connection may be read. The future that it gives waits for the answer.
 pub(crate) async fn take(
     broker: Arc<Broker>,
     client: Arc<Client>,
-    frame: Bytes,
+    frame: Frame,
 ) -> Result<PendingReply, RequestError> {
     let started = Instant::now();
+    let Frame { bytes: frame, memory } = frame;
     let (key, version) = match (frame.get(..2), frame.get(2..4)) {
         (Some(mut key), Some(mut version)) => (key.get_i16(), version.get_i16()),
         _ => {
@@ -261,6 +301,7 @@ pub(crate) async fn take(
         version,
         why: e.to_string(),
     })?;
+    let frame_bytes = frame.len();
     let mut body = frame;
     let header = RequestHeader::decode(&mut body, api.request_header_version(version))
         .map_err(|e| RequestError::Malformed { api: key, version, why: e.to_string() })?;
@@ -270,7 +311,10 @@ pub(crate) async fn take(
         api,
         version,
         correlation_id: header.correlation_id,
-        client_id: header.client_id.unwrap_or_default(),
+        // A slice of the frame would keep all of it alive for as long as the request waits.
+        client_id: header.client_id.map(|id| text(id.to_string())).unwrap_or_default(),
+        frame_bytes,
+        frame_memory: Arc::new(memory),
         started,
     };
     match api {
@@ -305,7 +349,9 @@ impl Call {
 
     /// Frames a response.
     pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Option<Reply> {
-        let mut body = BytesMut::new();
+        // Of the right size at once: a buffer that grows would have up to twice that.
+        let size = response.compute_size(self.version).unwrap_or_default();
+        let mut body = BytesMut::with_capacity(size);
         if let Err(error) = response.encode(&mut body, self.version) {
             // The handler built something that this version cannot say: a bug, seen by the test
             // that walks versions.

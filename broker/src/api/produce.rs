@@ -17,13 +17,15 @@ use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
-use tokio::sync::oneshot;
+use strandline_storage::limits::COALESCE_BELOW_BYTES;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{Call, PendingReply, text};
-use crate::limits::PRODUCE_MAX_WAIT;
-use crate::produce::{Accepted, Entry, EntryResult, Invalid, ProduceError, TopicRules, validate};
+use crate::limits::{FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT};
+use crate::produce::{
+    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, TopicRules, validate,
+};
 use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 3..=13;
@@ -58,6 +60,7 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
     let acks = request.acks;
     let mut entries = Vec::new();
     let mut answer = lay_out(&call, request, &mut entries).await;
+    detach(&mut entries, call.frame_bytes);
     let bytes: usize = entries.iter().map(|e: &Entry| e.batch.len()).sum();
     let mut waiting = None;
     if !entries.is_empty() {
@@ -68,9 +71,9 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
             }
             _ if broker.is_turning_away() => Some(ProduceError::Draining),
             _ if broker.sessions.current().is_none() => Some(ProduceError::NotRegistered),
-            Err(_) => Some(ProduceError::TimedOut),
+            Err(_) => Some(ProduceError::Expired),
             Ok(None) => Some(ProduceError::Draining),
-            Ok(Some(space)) => match broker.buffer.append(entries, space) {
+            Ok(Some(space)) => match broker.buffer.append(entries, space, (acks != 0).then_some(deadline)) {
                 None => Some(ProduceError::Draining),
                 Some(receiver) => {
                     waiting = Some(receiver);
@@ -82,7 +85,31 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
             refuse_all(&mut answer, &error);
         }
     }
+    // What is left of the frame are batches, and those are memory of the buffer.
+    call.frame_memory.release();
     Box::pin(acknowledge(call, acks, answer, waiting, deadline))
+}
+
+/// Copies batches out of their frame where most of that is something else: otherwise they would
+/// keep all of it in memory, the small ones until they are written, when they are copied together,
+/// and the large ones for as long as they are cached.
+fn detach(entries: &mut [Entry], frame_bytes: usize) {
+    if frame_bytes <= FIRST_FRAME_BYTES {
+        return;
+    }
+    let bytes_from = |least: usize| -> usize {
+        entries.iter().map(|entry| entry.batch.len()).filter(|&bytes| bytes >= least).sum()
+    };
+    let copied_from = if bytes_from(0) < frame_bytes / 2 {
+        0
+    } else if bytes_from(COALESCE_BELOW_BYTES) < frame_bytes / 2 {
+        COALESCE_BELOW_BYTES
+    } else {
+        return;
+    };
+    for entry in entries.iter_mut().filter(|entry| entry.batch.len() >= copied_from) {
+        entry.batch = entry.batch.copied();
+    }
 }
 
 /// Waits for the flush and builds the answer.
@@ -90,7 +117,7 @@ async fn acknowledge(
     call: Call,
     acks: i16,
     answer: Vec<Topic>,
-    waiting: Option<oneshot::Receiver<Vec<EntryResult>>>,
+    waiting: Option<BufferTicket>,
     deadline: Instant,
 ) -> Option<super::Reply> {
     if acks == 0 {
@@ -98,9 +125,11 @@ async fn acknowledge(
     }
     let results = match waiting {
         None => Ok(Vec::new()),
-        Some(receiver) => match timeout_at(deadline, receiver).await {
+        Some(mut appended) => match timeout_at(deadline, &mut appended.results).await {
             Ok(Ok(results)) => Ok(results),
             Ok(Err(_)) => Err(ProduceError::Draining),
+            // Otherwise it would be written later, beside what the client sends again.
+            Err(_) if call.broker.buffer.withdraw(&appended) => Err(ProduceError::Expired),
             Err(_) => Err(ProduceError::TimedOut),
         },
     };
@@ -154,7 +183,9 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
             };
             partitions.push(Partition { index: data.index, outcome });
         }
-        answer.push(Topic { name: topic.name, id: topic.topic_id, partitions });
+        // A slice of the frame would keep it in memory until this is answered.
+        let name = TopicName(text(topic.name.to_string()));
+        answer.push(Topic { name, id: topic.topic_id, partitions });
     }
     answer
 }
@@ -258,4 +289,89 @@ fn topic_response(
     }
     let response = TopicProduceResponse::default().with_partition_responses(partitions);
     if call.version >= 13 { response.with_topic_id(topic.id) } else { response.with_name(topic.name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use kafka_protocol::records::Compression;
+    use strandline_storage::error::Operation;
+    use strandline_storage::format::batch::VerifiedBatch;
+    use strandline_storage::store::{Fault, Faulty, ObjectStoreBackend};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::records::tests::batch;
+    use crate::testing::{TestClient, World};
+
+    #[test]
+    fn batches_that_are_little_of_their_frame_let_go_of_it() {
+        let (small, large) = (batch(Compression::None, 0, 1), batch(Compression::None, 0, 300));
+        assert!(small.len() < COALESCE_BELOW_BYTES && large.len() >= COALESCE_BELOW_BYTES);
+        // How many small ones, how much of something else, and whether small and large ones are
+        // copied.
+        for (count, junk, copied) in [
+            (1, 0, (false, false)),
+            (1, 200_000, (true, true)),
+            (2 * large.len() / small.len(), 0, (false, true)),
+        ] {
+            let mut whole = large.to_vec();
+            (0..count).for_each(|_| whole.extend_from_slice(&small));
+            whole.resize(whole.len() + junk, 0);
+            let frame = Bytes::from(whole);
+            let mut begin = 0;
+            let mut entries = Vec::new();
+            for length in std::iter::once(large.len()).chain(std::iter::repeat_n(small.len(), count)) {
+                let batch = VerifiedBatch::new(frame.slice(begin..begin + length)).unwrap();
+                begin += length;
+                entries.push(Entry {
+                    topic_id: Uuid::nil(),
+                    partition: 0,
+                    batch,
+                    offsets: 1,
+                    max_timestamp_ms: 0,
+                    producer: None,
+                });
+            }
+            detach(&mut entries, frame.len());
+            let is_copied = |entry: &Entry| !frame.as_ptr_range().contains(&entry.batch.bytes().as_ptr());
+            assert_eq!(
+                (is_copied(&entries[1]), is_copied(&entries[0])),
+                copied,
+                "{count} small, {junk} of junk"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_that_waited_too_long_for_their_flush_are_never_written() {
+        let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
+        let faults = faulty.handle();
+        let world = World::with_store(Arc::new(faulty));
+        let opened = world.broker(1, &["--puts-in-flight", "1", "--put-budget-per-s", "1000"]).await;
+        let mut first = TestClient::connect(&opened.broker);
+        let mut second = TestClient::connect(&opened.broker);
+        let topic_id = first.create_topic("t", 1, &[]).await;
+        faults.inject(Operation::Put, Fault::Delay(Duration::from_secs(5)));
+        let data = PartitionProduceData::default().with_records(Some(batch(Compression::None, 0, 1)));
+        let topic =
+            TopicProduceData::default().with_name(TopicName(text("t"))).with_partition_data(vec![data]);
+        let request =
+            ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic]);
+        let late = async {
+            // The only PUT is under way.
+            sleep(Duration::from_secs(1)).await;
+            second.call(&request, 9).await
+        };
+        let ((), answer) = futures::join!(first.produce("t", [batch(Compression::None, 0, 1)]), late);
+        let code = answer.responses[0].partition_responses[0].error_code;
+        assert_eq!(code, ResponseError::RequestTimedOut.code());
+        assert_eq!(opened.broker.produce_bytes_in_use(), 0, "its space is free");
+        sleep(Duration::from_secs(10)).await;
+        let end = opened.broker.replica.read(|view| view.state.partition(topic_id, 0).map(|p| p.end()));
+        assert_eq!(end, Some(1), "what the client was told is not written is not");
+    }
 }

@@ -15,6 +15,11 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=5;
 
 pub(super) async fn handle(call: &Call, request: SyncGroupRequest) -> SyncGroupResponse {
     let sync = Box::new(Sync::from_request(&request));
-    let answer = call.broker.groups.ask(&request.group_id, |reply| Command::Sync(sync, reply)).await;
+    // The group has copies, and what it keeps is bounded by its own limits. It may have this
+    // request wait for long.
+    let group_id = request.group_id.to_string();
+    drop(request);
+    call.frame_memory.release();
+    let answer = call.broker.groups.ask(&group_id, |reply| Command::Sync(sync, reply)).await;
     answer.unwrap_or_else(|error| SyncGroupResponse::default().with_error_code(error.code().code()))
 }

@@ -1,5 +1,7 @@
 //! The table of settings.
 
+use std::borrow::Cow;
+
 use strandline_settings::{Program, Setting, dev, secret, setting};
 
 /// Every setting of the broker.
@@ -87,7 +89,12 @@ pub const SETTINGS: &[Setting] = &[
         "ms",
         "Time-out of a request to the object store, retries included",
     ),
-    setting("flush_bytes", "8388608", "bytes", "Flush when this many bytes are buffered"),
+    setting(
+        "flush_bytes",
+        "8388608",
+        "bytes",
+        "Flush when this many bytes are buffered; no more than a quarter of buffer_bytes where that is not set",
+    ),
     setting("linger_ms", "250", "ms", "Longest time a record waits for its flush while a PUT slot is free"),
     setting(
         "put_budget_per_s",
@@ -98,30 +105,44 @@ pub const SETTINGS: &[Setting] = &[
     setting("put_budget_burst", "8", "PUTs", "Burst of put_budget_per_s after idle time"),
     setting("puts_in_flight", "4", "PUTs", "Most concurrent PUTs"),
     setting(
-        "buffer_bytes",
-        "268435456",
+        "memory_bytes",
+        "",
         "bytes",
-        "Memory for records that are buffered or being written, all connections together",
+        "Memory that this process may use, of which the next five have a share each [default: the least of what the cgroup, \
+         ulimit -v and the machine allow, at most 2415919104]",
     ),
-    setting("cache_bytes", "268435456", "bytes", "Memory of the read cache"),
+    setting(
+        "buffer_bytes",
+        "",
+        "bytes",
+        "Memory for records that are buffered or being written, all connections together [default: 2/18 of memory_bytes]",
+    ),
+    setting("cache_bytes", "", "bytes", "Memory of the read cache [default: 2/18 of memory_bytes]"),
     setting(
         "read_in_flight_bytes",
-        "134217728",
+        "",
         "bytes",
-        "Memory for reads from the object store in progress",
+        "Memory for reads from the object store in progress [default: 1/18 of memory_bytes]",
     ),
-    setting("max_request_bytes", "104857600", "bytes", "Largest request accepted from a client"),
     setting(
         "request_memory_bytes",
-        "268435456",
+        "",
         "bytes",
-        "Memory for requests that are being received, all connections together",
+        "Memory for requests that are being received or handled, all connections together, a quarter of it for those up to \
+         64 KiB [default: 2/18 of memory_bytes]",
     ),
     setting(
         "response_memory_bytes",
-        "268435456",
+        "",
         "bytes",
-        "Memory for responses not yet sent, all connections together; one fetch may use a quarter of what is free",
+        "Memory for responses not yet sent, all connections together; one fetch may use a quarter of what is free \
+         [default: 2/18 of memory_bytes]",
+    ),
+    setting(
+        "max_request_bytes",
+        "104857600",
+        "bytes",
+        "Largest request accepted from a client; no more than buffer_bytes where that is not set",
     ),
     setting("fetch_max_bytes", "57671680", "bytes", "Largest fetch response"),
     setting("fetch_sessions", "1000", "number", "Most incremental fetch sessions (KIP-227)"),
@@ -246,12 +267,18 @@ pub const SETTINGS: &[Setting] = &[
     setting("seed", "", "number", "Seed of the random number generator, for reproducible runs"),
 ];
 
+/// How a cluster is audited.
+pub(super) const AUDIT_HELP: &str = "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped.";
+
+/// Where else settings may stand.
+pub(super) const SOURCES_HELP: &str = "Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.";
+
 /// The broker, as its command line and its environment know it.
 pub(super) const PROGRAM: Program = Program {
     name: "strandline",
     version: env!("CARGO_PKG_VERSION"),
     about: "A Kafka-compatible broker whose log lives in object storage",
-    after_help: "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped.\n\nMemory: buffer_bytes, cache_bytes, read_in_flight_bytes, request_memory_bytes and response_memory_bytes allow 1152 MiB together by default. Beside that the state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.\n\nEvery setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    after_help: Cow::Borrowed(AUDIT_HELP),
     prefix: "STRANDLINE_",
     dev: Some("Run alone, with nothing else installed: embedded metadata and objects in ./strandline-data"),
     settings: SETTINGS,
@@ -262,20 +289,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn help_says_what_memory_the_settings_allow_together() {
-        let budgets = [
-            "buffer_bytes",
-            "cache_bytes",
-            "read_in_flight_bytes",
-            "request_memory_bytes",
-            "response_memory_bytes",
-        ];
-        let default =
-            |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.parse::<u64>().unwrap();
-        let sum = budgets.iter().map(|key| default(key)).sum::<u64>() >> 20;
-        assert!(PROGRAM.after_help.contains(&format!("{} allow {sum} MiB", budgets[4])), "{sum} MiB");
-        // Whatever else is a budget of memory belongs into that sentence.
+    fn every_budget_of_memory_is_shared_out_or_is_none() {
+        // Whatever else is a budget of memory belongs into the sum.
         let others = [
+            "memory_bytes",
             "max_request_bytes",
             "fetch_max_bytes",
             "flush_bytes",
@@ -284,9 +301,10 @@ mod tests {
             "message_max_bytes",
             "offset_metadata_max_bytes",
         ];
+        let help = super::super::memory::help(1 << 40);
         for setting in SETTINGS.iter().filter(|s| s.unit == "bytes" && s.key.ends_with("_bytes")) {
-            let is_known = budgets.contains(&setting.key) || others.contains(&setting.key);
-            assert!(is_known, "{} is in neither list", setting.key);
+            let is_shared_out = help.contains(&format!("{} (", setting.key));
+            assert!(is_shared_out || others.contains(&setting.key), "{} is in neither list", setting.key);
         }
     }
 }

@@ -139,6 +139,7 @@ mod tests {
             pieces: vec![Bytes::from(vec![1; 200]), Bytes::from(vec![2; 100])],
             bytes: 300,
             count: 1,
+            kept_alive: 300,
         };
         let full = Fetched { error: None, high_watermark: 9, last_stable: 8, log_start: 1, records };
         let failed = Fetched::failed(ResponseError::OffsetOutOfRange);

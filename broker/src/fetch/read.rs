@@ -1,138 +1,240 @@
-//! Reading what was planned, and giving each batch its offset.
+//! Reading what was planned, of all partitions of a fetch at a time.
+//!
+//! What is flushed together lies together, so one block of an object may serve hundreds of
+//! partitions: it is read once for all of them. Blocks that have the first range of a partition
+//! come first, those with the second ones then; and within such a round the block that gives most
+//! bytes. When the time is up, what has been begun goes on without the fetch.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use kafka_protocol::error::ResponseError;
-use strandline_metadata::state::{Range, State};
+use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
-use strandline_storage::format::batch::patched_prefix;
-use strandline_storage::reader::{ReadBatch, ReadKind};
-use tokio::time::Instant;
+use strandline_storage::limits::BLOCK_BYTES;
+use strandline_storage::path::ObjectId;
+use strandline_storage::reader::{ReadKind, ReadRange, Reader};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::plan::{self, Assessment, PlannedRange};
+use super::records::PartitionRecords;
 use super::{Fetched, PartitionRead};
 use crate::Broker;
-use crate::limits::{COPIED_BATCH_BYTES, FETCH_READS_FOR, OBJECT_READS_AT_ONCE};
+use crate::limits::{CHECKED_IN_ONE_GO_BYTES, FETCH_RANGES, FETCH_READS_AT_ONCE, READ_AHEAD_BLOCKS};
 use crate::tasks::TaskKind;
 
-/// Record batches, ready to be sent, in pieces.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Records {
-    pub(crate) pieces: Vec<Bytes>,
-    pub(crate) bytes: usize,
-    /// Records in them.
-    pub(crate) count: u64,
+/// A range that is to be read: that of this number, of the partition of this number.
+#[derive(Clone, Copy, Debug)]
+struct RangeToRead {
+    partition: usize,
+    index: usize,
+    planned: PlannedRange,
 }
 
-/// Collects batches; large ones stay in the buffers that they were read into.
-#[derive(Debug, Default)]
-struct Collector {
-    records: Records,
-    scratch: BytesMut,
-}
+/// Part of an object that is read with one request: the object and the block's number.
+type BlockPlace = (ObjectId, u64);
 
-impl Collector {
-    fn push(&mut self, batch: &ReadBatch, base_offset: i64) {
-        self.records.bytes += batch.len();
-        self.records.count += u64::try_from(batch.header.record_count).unwrap_or(0);
-        let prefix = patched_prefix(&batch.header, base_offset, 0);
-        self.scratch.put_slice(&prefix);
-        let mut replaced = prefix.len();
-        for piece in batch.pieces() {
-            let before = replaced.min(piece.len());
-            replaced -= before;
-            let kept = piece.slice(before..);
-            if kept.len() <= COPIED_BATCH_BYTES {
-                self.scratch.put_slice(&kept);
-                continue;
-            }
-            if !self.scratch.is_empty() {
-                self.records.pieces.push(self.scratch.split().freeze());
-            }
-            self.records.pieces.push(kept);
-        }
-    }
-
-    fn finish(mut self) -> Records {
-        if !self.scratch.is_empty() {
-            self.records.pieces.push(self.scratch.freeze());
-        }
-        self.records
+impl PlannedRange {
+    /// Where it begins.
+    fn block(&self) -> BlockPlace {
+        (self.range.object, self.range.position / BLOCK_BYTES)
     }
 }
 
-/// Reads one partition: up to `budget` bytes, but always the first batch; nothing if there is no
-/// budget.
+/// What was read of a block, and where it belongs.
+type BlockRead = Vec<(RangeToRead, Result<ReadRange, StoreError>)>;
+
+/// Reads partitions until all is there or the time is up: of each up to its budget, but always the
+/// first batch; nothing if there is no budget.
 pub(super) async fn read(
     broker: &Broker,
-    wanted: &PartitionRead,
-    assessment: Assessment,
-    budget: Option<usize>,
-) -> Fetched {
-    let mut fetched = without_records(&assessment);
-    let Some(budget) = budget else { return fetched };
-    if let Some(next) = &assessment.next {
-        read_ahead(broker, next);
+    wanted: &[PartitionRead],
+    assessed: Vec<Assessment>,
+    budgets: Vec<Option<usize>>,
+    until: Instant,
+) -> Vec<Fetched> {
+    let plans = wanted.iter().zip(&assessed).zip(&budgets);
+    let mut partitions: Vec<PartitionRecords> = plans
+        .map(|((wanted, assessment), budget)| {
+            let planned = budget.map_or(&[][..], |_| &assessment.planned);
+            PartitionRecords::new(wanted.offset, budget.unwrap_or(0), planned)
+        })
+        .collect();
+    let is_done = read_ranges(broker, &mut partitions, until).await;
+    if is_done {
+        let next = assessed.iter().zip(&budgets).filter(|(_, budget)| budget.is_some());
+        read_ahead(broker, next.filter_map(|(assessment, _)| assessment.next.as_ref()));
     }
-    match read_planned(broker, wanted.offset, &assessment.planned, budget).await {
-        Ok(records) => fetched.records = records,
-        Err(StoreError::NotFound { key }) => {
-            // The object may have been collected since the plan was made. Only if it is still
-            // planned is it an error.
-            warn!(object = key, "an object that was to be read is not there; planning again");
-            if broker.replica.barrier().await.is_err() {
-                return Fetched::failed(ResponseError::KafkaStorageError);
+    let mut fetched = Vec::with_capacity(wanted.len());
+    for (((wanted, assessment), budget), records) in wanted.iter().zip(assessed).zip(budgets).zip(partitions)
+    {
+        fetched.push(match records.finish() {
+            Ok(records) => Fetched { records, ..Fetched::without_records(&assessment) },
+            Err(StoreError::NotFound { key }) => {
+                read_again(broker, wanted, &key, budget.unwrap_or(0), until).await
             }
-            let again = broker.replica.read(|view: &strandline_metadata::replica::View| {
-                let state: &State = &view.state;
-                plan::assess(state, wanted)
-            });
-            // Where the partition ends belongs to the plan: what is read now may lie above the old
-            // end.
-            fetched = without_records(&again);
-            if again.is_error() {
-                return fetched;
-            }
-            match read_planned(broker, wanted.offset, &again.planned, budget).await {
-                Ok(records) => fetched.records = records,
-                Err(failed) => return refuse(broker, wanted, &again, &failed),
-            }
-        }
-        Err(failed) => return refuse(broker, wanted, &assessment, &failed),
+            Err(failed) => refuse(broker, wanted, assessment.topic_id, &failed),
+        });
     }
     fetched
 }
 
-fn without_records(assessment: &Assessment) -> Fetched {
-    Fetched {
-        error: assessment.error,
-        high_watermark: assessment.high_watermark,
-        last_stable: assessment.last_stable,
-        log_start: assessment.log_start,
-        records: Records::default(),
-    }
-}
-
-/// Gets the next object of a consumer that catches up while this one is being sent. What comes of
-/// it is found in the cache, or not; an error is the business of whoever really reads.
-fn read_ahead(broker: &Broker, next: &PlannedRange) {
-    let PlannedRange { range, object_bytes, tail } = *next;
-    if tail || !broker.reader.lacks(range.object, range.position) {
-        return;
-    }
-    let reader = broker.reader.clone();
-    broker.tasks.start(TaskKind::Background, "read ahead", async move {
-        let span = range.position..range.position + range.bytes;
-        if let Err(error) = reader.read_as(ReadKind::CatchUp, range.object, object_bytes, span).await {
-            debug!(object = %range.object, %error, "reading ahead failed");
+/// Reads the ranges of partitions. Whether all is there that was wanted.
+async fn read_ranges(broker: &Broker, partitions: &mut [PartitionRecords], until: Instant) -> bool {
+    let mut waiting = blocks(partitions).into_iter();
+    let mut running: FuturesUnordered<BoxFuture<'static, BlockRead>> = FuturesUnordered::new();
+    loop {
+        while running.len() < FETCH_READS_AT_ONCE {
+            let Some(mut block) = waiting.next() else { break };
+            // What came meanwhile may have filled some of the partitions.
+            block.retain(|range| partitions.get(range.partition).is_some_and(|p| p.wants(range.index)));
+            if !block.is_empty() {
+                running.push(Box::pin(read_block(broker.reader.clone(), block)));
+            }
         }
-    });
+        match timeout_at(until, running.next()).await {
+            Ok(Some(read)) => {
+                for (range, read) in read {
+                    if let Some(records) = partitions.get_mut(range.partition) {
+                        records.add(range.index, read);
+                    }
+                }
+            }
+            Ok(None) => return true,
+            Err(_) => break,
+        }
+    }
+    broker.metrics.bounds().fetch_cut("time");
+    // Who waits for them now is the next fetch.
+    if let Ok(place) = broker.reads_on.clone().try_acquire_owned() {
+        broker.tasks.start(TaskKind::Background, "read on", async move {
+            while running.next().await.is_some() {}
+            drop(place);
+        });
+    }
+    false
 }
 
-fn refuse(broker: &Broker, wanted: &PartitionRead, assessment: &Assessment, failed: &StoreError) -> Fetched {
+/// The blocks in the order in which they are read, each with all that is wanted of it.
+fn blocks(partitions: &[PartitionRecords]) -> Vec<Vec<RangeToRead>> {
+    let mut ranges = Vec::new();
+    let mut unfinished: Vec<usize> = (0..partitions.len()).collect();
+    for index in 0.. {
+        unfinished.retain(|partition| {
+            let planned = partitions.get(*partition).and_then(|records| records.ranges().get(index));
+            ranges.extend(planned.map(|planned| RangeToRead {
+                partition: *partition,
+                index,
+                planned: *planned,
+            }));
+            planned.is_some()
+        });
+        // What comes behind is for the next fetch; so is looking at it.
+        if unfinished.is_empty() || ranges.len() >= FETCH_RANGES {
+            break;
+        }
+    }
+    ranges.truncate(FETCH_RANGES);
+    let mut blocks: BTreeMap<BlockPlace, Vec<RangeToRead>> = BTreeMap::new();
+    for range in ranges {
+        blocks.entry(range.planned.block()).or_default().push(range);
+    }
+    let mut blocks: Vec<Vec<RangeToRead>> = blocks.into_values().collect();
+    blocks.sort_by_cached_key(|ranges| {
+        let round = ranges.first().map_or(0, |first| first.index);
+        let bytes: u64 = ranges.iter().filter(|r| r.index == round).map(|r| r.planned.range.bytes).sum();
+        (round, Reverse(bytes))
+    });
+    blocks
+}
+
+/// Reads what is wanted of a block: one request to the store, or none.
+async fn read_block(reader: Reader, block: Vec<RangeToRead>) -> BlockRead {
+    let mut done = Vec::with_capacity(block.len());
+    let mut since_pause = 0;
+    for range in block {
+        let PlannedRange { range: place, object_bytes, tail } = range.planned;
+        let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
+        let span = place.position..place.position + place.bytes;
+        done.push((range, reader.read_range(kind, place.object, object_bytes, span).await));
+        // Checking what was read takes a millisecond for about so much.
+        since_pause += place.bytes;
+        if since_pause >= CHECKED_IN_ONE_GO_BYTES {
+            since_pause = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    done
+}
+
+/// Reads a partition once more of which an object was not there: it may have been collected since
+/// the plan was made. Only if it is still planned is it an error.
+async fn read_again(
+    broker: &Broker,
+    wanted: &PartitionRead,
+    key: &str,
+    budget: usize,
+    until: Instant,
+) -> Fetched {
+    warn!(object = key, "an object that was to be read is not there; planning again");
+    if !timeout_at(until, broker.replica.barrier()).await.is_ok_and(|reached| reached.is_ok()) {
+        return Fetched::failed(ResponseError::KafkaStorageError);
+    }
+    let assessment = broker.replica.read(|view: &strandline_metadata::replica::View| {
+        let state: &State = &view.state;
+        plan::assess(state, wanted)
+    });
+    // Where the partition ends belongs to the plan: what is read now may lie above the old end.
+    let without = Fetched::without_records(&assessment);
+    if assessment.is_error() {
+        return without;
+    }
+    let mut records = [PartitionRecords::new(wanted.offset, budget, &assessment.planned)];
+    read_ranges(broker, &mut records, until).await;
+    let [records] = records;
+    match records.finish() {
+        Ok(records) => Fetched { records, ..without },
+        Err(failed) => refuse(broker, wanted, assessment.topic_id, &failed),
+    }
+}
+
+/// Gets what consumers that catch up want next while this is being sent, the blocks that most
+/// partitions want first. What comes of it is found in the cache, or not; an error is the business
+/// of whoever really reads.
+fn read_ahead<'a>(broker: &Broker, next: impl Iterator<Item = &'a PlannedRange>) {
+    let mut blocks: BTreeMap<BlockPlace, (u64, PlannedRange)> = BTreeMap::new();
+    for planned in next.filter(|planned| !planned.tail) {
+        match blocks.entry(planned.block()) {
+            Entry::Vacant(place) => {
+                place.insert((planned.range.bytes, *planned));
+            }
+            Entry::Occupied(mut place) => place.get_mut().0 += planned.range.bytes,
+        }
+    }
+    let mut blocks: Vec<(u64, PlannedRange)> = blocks.into_values().collect();
+    blocks.sort_by_key(|(bytes, _)| Reverse(*bytes));
+    for (_, PlannedRange { range, object_bytes, .. }) in blocks.into_iter().take(READ_AHEAD_BLOCKS) {
+        if !broker.reader.lacks(range.object, range.position) {
+            continue;
+        }
+        let reader = broker.reader.clone();
+        broker.tasks.start(TaskKind::Background, "read ahead", async move {
+            let span = range.position..range.position + range.bytes;
+            if let Err(error) = reader.read_as(ReadKind::CatchUp, range.object, object_bytes, span).await {
+                debug!(object = %range.object, %error, "reading ahead failed");
+            }
+        });
+    }
+}
+
+fn refuse(broker: &Broker, wanted: &PartitionRead, topic_id: uuid::Uuid, failed: &StoreError) -> Fetched {
     error!(
-        topic_id = %assessment.topic_id,
+        %topic_id,
         partition = wanted.partition,
         offset = wanted.offset,
         error = %failed,
@@ -142,180 +244,5 @@ fn refuse(broker: &Broker, wanted: &PartitionRead, assessment: &Assessment, fail
     Fetched::failed(ResponseError::KafkaStorageError)
 }
 
-async fn read_planned(
-    broker: &Broker,
-    offset: i64,
-    planned: &[PlannedRange],
-    budget: usize,
-) -> Result<Records, StoreError> {
-    let mut collector = Collector::default();
-    let until = Instant::now() + FETCH_READS_FOR;
-    let reads = within(planned, budget).into_iter().map(|planned| read_range(broker, planned));
-    let mut reads = futures::stream::iter(reads).buffered(OBJECT_READS_AT_ONCE);
-    'ranges: while let Some((range, read)) = reads.next().await {
-        let batches = match read {
-            Ok(batches) => batches,
-            // What lies before a range that cannot be read is served; the next fetch begins at that
-            // range and is told. Otherwise a consumer would never get the good records in front of
-            // it.
-            Err(error) if collector.records.bytes > 0 => {
-                debug!(object = %range.object, %error, "a fetch ends before a range that cannot be read");
-                break 'ranges;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut base_offset = range.base_offset;
-        for batch in &batches {
-            let end_offset = base_offset + i64::from(batch.header.record_count);
-            // A fetch starts at the batch that contains the offset.
-            if end_offset > offset {
-                let bytes = collector.records.bytes;
-                if bytes > 0 && bytes + batch.len() > budget {
-                    break 'ranges;
-                }
-                collector.push(batch, base_offset);
-            }
-            base_offset = end_offset;
-        }
-        // Invariant 2 again, after the read: the batches must tile the range that the log promised.
-        if base_offset != range.end_offset {
-            let what = format!(
-                "the batches at {}..{} end at offset {base_offset}, the log says {}",
-                range.position,
-                range.position + range.bytes,
-                range.end_offset
-            );
-            return Err(StoreError::corrupt(&range.object.key(), what));
-        }
-        if collector.records.bytes > 0 && Instant::now() >= until {
-            break;
-        }
-    }
-    Ok(collector.finish())
-}
-
-/// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted
-/// is not known before it is read, so it does not count.
-fn within(planned: &[PlannedRange], budget: usize) -> Vec<PlannedRange> {
-    let mut before = 0;
-    let fits = |(i, planned): &(usize, &PlannedRange)| {
-        let fits = *i == 0 || before < budget as u64;
-        if *i > 0 {
-            before += planned.range.bytes;
-        }
-        fits
-    };
-    planned.iter().enumerate().take_while(fits).map(|(_, planned)| *planned).collect()
-}
-
-/// The batches of a range, and the range that they are of.
-async fn read_range(
-    broker: &Broker,
-    PlannedRange { range, object_bytes, tail }: PlannedRange,
-) -> (Range, Result<Vec<ReadBatch>, StoreError>) {
-    let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
-    let span = range.position..range.position + range.bytes;
-    (range, broker.reader.read_batches(kind, range.object, object_bytes, span).await)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use kafka_protocol::records::Compression;
-    use strandline_storage::error::Operation;
-    use strandline_storage::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
-
-    use super::*;
-    use crate::records::tests::batch;
-    use crate::run::Opened;
-    use crate::testing::{TestClient, World};
-
-    /// A broker that reads what another one has written, from a store with faults.
-    struct Reading {
-        _writer: Opened,
-        reader: Opened,
-        faults: FaultHandle,
-        client: TestClient,
-        wanted: PartitionRead,
-    }
-
-    impl Reading {
-        async fn new() -> Self {
-            let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
-            let faults = faulty.handle();
-            let world = World::with_store(Arc::new(faulty));
-            let writer = world.broker(1, &["--put-budget-per-s", "1000"]).await;
-            let reader = world.broker(2, &[]).await;
-            let mut client = TestClient::connect(&writer.broker);
-            let topic = Ok(client.create_topic("t", 1, &[]).await);
-            let wanted =
-                PartitionRead { topic, partition: 0, offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
-            Self { _writer: writer, reader, faults, client, wanted }
-        }
-
-        /// Writes a record, in an object of its own.
-        async fn produce(&mut self) {
-            self.client.produce("t", [batch(Compression::None, 0, 1)]).await;
-        }
-
-        /// What the reader knows now.
-        async fn assess(&self) -> Assessment {
-            let replica = &self.reader.broker.replica;
-            replica.barrier().await.unwrap();
-            replica.read(|view| plan::assess(&view.state, &self.wanted))
-        }
-
-        async fn read(&self, assessment: Assessment) -> Fetched {
-            read(&self.reader.broker, &self.wanted, assessment, Some(1 << 20)).await
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_planned_again_has_its_own_end() {
-        let mut reading = Reading::new().await;
-        reading.produce().await;
-        let old = reading.assess().await;
-        reading.produce().await;
-        assert_eq!(reading.assess().await.high_watermark, 2);
-        reading.faults.inject(Operation::Get, Fault::Missing);
-        let fetched = reading.read(old).await;
-        assert_eq!(reading.faults.injected(), 1);
-        assert_eq!((fetched.error, fetched.records.count), (None, 2));
-        assert_eq!((fetched.high_watermark, fetched.last_stable), (2, 2), "no record lies above the end");
-    }
-
-    #[tokio::test]
-    async fn what_cannot_fit_any_more_is_not_read() {
-        let mut reading = Reading::new().await;
-        for _ in 0..5 {
-            reading.produce().await;
-        }
-        let planned = reading.assess().await.planned;
-        let one = usize::try_from(planned[0].range.bytes).unwrap();
-        // The first always is, and may give next to nothing.
-        let read = [0, 1, one, 2 * one, 100 * one].map(|budget| within(&planned, budget).len());
-        assert_eq!(read, [1, 2, 2, 3, 5]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fetch_does_not_wait_for_every_one_of_many_slow_objects() {
-        let mut reading = Reading::new().await;
-        let at_once = OBJECT_READS_AT_ONCE as u64;
-        for _ in 0..at_once * 3 {
-            reading.produce().await;
-        }
-        let slow = FETCH_READS_FOR * 2 / 5;
-        reading.faults.set(FaultPlan {
-            delay: slow..slow + std::time::Duration::from_millis(1),
-            ..FaultPlan::default()
-        });
-        let assessment = reading.assess().await;
-        let fetched = reading.read(assessment).await;
-        assert_eq!(
-            (fetched.error, fetched.records.count),
-            (None, at_once * 2 + 1),
-            "the rest is fetched next"
-        );
-    }
-}
+mod tests;

@@ -197,7 +197,7 @@ async fn groups_are_listed_also_while_they_are_being_read() {
     let mut client = TestClient::connect(&first.broker);
     client.create_topic("t", 1, &[]).await;
     commit(&mut client, "g", "t", 0, 5).await;
-    first.drain().await;
+    first.drain().await.unwrap();
     let second = world.broker(2, QUICK).await;
     // Somebody asks for it, which begins to read it, and is not waited for.
     let asked = second.broker.groups.ask("g", Command::Describe);
@@ -266,7 +266,7 @@ async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
         ["strandline_group_offset_commits_total 1"]
     );
     // Another broker takes over, and nobody asks it for the group.
-    first.drain().await;
+    first.drain().await.unwrap();
     let second = world.broker(2, QUICK).await;
     eventually("the new coordinator looks at the group by itself", async || lag(&second) == expected).await;
 }

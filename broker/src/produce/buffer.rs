@@ -1,13 +1,14 @@
 //! What waits to be written, and when it is time to write it.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::{Entry, EntryResult};
+use super::{Entry, EntryResult, ProduceError};
 use crate::config::ProduceConfig;
 use crate::limits::BUFFER_UNIT;
 
@@ -17,6 +18,9 @@ pub(super) struct Queued {
     pub(super) entries: Vec<Entry>,
     pub(super) bytes: usize,
     pub(super) since: Instant,
+    /// When it is answered at the latest. What was not taken by then is never written: its client
+    /// sends it again, or has given it up. `None` if nobody waits for an answer.
+    pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Vec<EntryResult>>,
     /// Gives the space back when the request is done with.
     pub(super) space: OwnedSemaphorePermit,
@@ -103,13 +107,34 @@ struct Shared {
     arrived: Notify,
     space: Arc<Semaphore>,
     space_units: u32,
+    /// Counts those that had to wait for space.
+    waits: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    requests: VecDeque<Queued>,
+    /// By their numbers, in the order in which they came.
+    requests: BTreeMap<u64, Queued>,
+    appended: u64,
     bytes: usize,
     closed: bool,
+}
+
+impl Queue {
+    fn remove(&mut self, number: u64) -> Option<Queued> {
+        let removed = self.requests.remove(&number)?;
+        self.bytes -= removed.bytes;
+        Some(removed)
+    }
+}
+
+/// A request that was appended.
+#[derive(Debug)]
+pub struct BufferTicket {
+    /// One result for each entry.
+    pub results: oneshot::Receiver<Vec<EntryResult>>,
+    /// Its number in the buffer.
+    number: u64,
 }
 
 impl ProduceBuffer {
@@ -121,6 +146,7 @@ impl ProduceBuffer {
             arrived: Notify::new(),
             space: Arc::new(Semaphore::new(units as usize)),
             space_units: units,
+            waits: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -130,27 +156,43 @@ impl ProduceBuffer {
     pub async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units =
             u32::try_from(bytes.div_ceil(BUFFER_UNIT)).unwrap_or(u32::MAX).clamp(1, self.shared.space_units);
-        self.shared.space.clone().acquire_many_owned(units).await.ok()
+        let space = self.shared.space.clone();
+        if let Ok(permit) = space.clone().try_acquire_many_owned(units) {
+            return Some(permit);
+        }
+        self.shared.waits.fetch_add(1, Ordering::Relaxed);
+        space.acquire_many_owned(units).await.ok()
     }
 
-    /// Appends a request's entries, in order, at once. The receiver gets one result for each entry.
-    /// `None` if the broker is leaving.
+    /// Appends a request's entries, in order, at once. `None` if the broker is leaving. Those that
+    /// nothing has begun to write at `deadline` are dropped.
     pub fn append(
         &self,
         entries: Vec<Entry>,
         space: OwnedSemaphorePermit,
-    ) -> Option<oneshot::Receiver<Vec<EntryResult>>> {
-        let (reply, result) = oneshot::channel();
+        deadline: Option<Instant>,
+    ) -> Option<BufferTicket> {
+        let (reply, results) = oneshot::channel();
         let bytes = entries.iter().map(|e| e.batch.len()).sum();
         let mut queue = self.lock();
         if queue.closed {
             return None;
         }
         queue.bytes += bytes;
-        queue.requests.push_back(Queued { entries, bytes, since: Instant::now(), reply, space });
+        queue.appended += 1;
+        let number = queue.appended;
+        let queued = Queued { entries, bytes, since: Instant::now(), deadline, reply, space };
+        queue.requests.insert(number, queued);
         drop(queue);
         self.shared.arrived.notify_one();
-        Some(result)
+        Some(BufferTicket { results, number })
+    }
+
+    /// Drops a request that nothing has begun to write: it never will be written. `false` if it is
+    /// too late for that.
+    pub fn withdraw(&self, appended: &BufferTicket) -> bool {
+        let withdrawn = self.lock().remove(appended.number);
+        withdrawn.is_some()
     }
 
     /// Bytes that wait to be taken by a flush.
@@ -161,6 +203,16 @@ impl ProduceBuffer {
     /// Bytes that are buffered or being written.
     pub fn bytes_in_use(&self) -> usize {
         (self.shared.space_units as usize - self.shared.space.available_permits()) * BUFFER_UNIT
+    }
+
+    /// Bytes that may be buffered or being written.
+    pub fn limit(&self) -> usize {
+        self.shared.space_units as usize * BUFFER_UNIT
+    }
+
+    /// How many requests had to wait for space.
+    pub fn waits(&self) -> u64 {
+        self.shared.waits.load(Ordering::Relaxed)
     }
 
     /// Takes no more requests.
@@ -183,7 +235,7 @@ impl ProduceBuffer {
         now: Instant,
     ) -> Result<FlushReason, Option<Instant>> {
         let queue = self.lock();
-        let Some(oldest) = queue.requests.front() else { return Err(None) };
+        let Some((_, oldest)) = queue.requests.first_key_value() else { return Err(None) };
         if queue.bytes >= config.flush_bytes {
             return Ok(FlushReason::Size);
         }
@@ -197,19 +249,30 @@ impl ProduceBuffer {
         Err(Some(budget.next(now).map_or(lingered, |at| at.min(lingered))))
     }
 
-    /// Takes whole requests from the front until they make `flush_bytes`.
-    pub(super) fn take(&self, flush_bytes: usize) -> Vec<Queued> {
-        let mut queue = self.lock();
-        let mut taken = Vec::new();
+    /// Takes whole requests from the front until they make `flush_bytes`. Those whose time is up
+    /// are answered instead. There may be nothing left.
+    pub(super) fn take(&self, flush_bytes: usize, now: Instant) -> Vec<Queued> {
+        let (mut taken, mut expired) = (Vec::new(), Vec::new());
         let mut bytes = 0;
-        while let Some(next) = queue.requests.front() {
-            if bytes > 0 && bytes + next.bytes > flush_bytes {
+        let mut queue = self.lock();
+        while let Some((&number, next)) = queue.requests.first_key_value() {
+            let is_expired = next.deadline.is_some_and(|deadline| deadline <= now);
+            if !is_expired && bytes > 0 && bytes + next.bytes > flush_bytes {
                 break;
             }
-            bytes += next.bytes;
-            taken.extend(queue.requests.pop_front());
+            let Some(next) = queue.remove(number) else { break };
+            if is_expired {
+                expired.push(next);
+            } else {
+                bytes += next.bytes;
+                taken.push(next);
+            }
         }
-        queue.bytes -= bytes;
+        drop(queue);
+        for Queued { entries, reply, .. } in expired {
+            // Whoever waited may have gone.
+            let _ = reply.send(vec![Err(ProduceError::Expired); entries.len()]);
+        }
         taken
     }
 
@@ -256,9 +319,17 @@ mod tests {
         Entry { topic_id: Uuid::nil(), partition: 0, batch, offsets: 1, max_timestamp_ms: 0, producer: None }
     }
 
-    async fn append(buffer: &ProduceBuffer, bytes: usize) {
+    async fn append(buffer: &ProduceBuffer, bytes: usize) -> BufferTicket {
+        append_until(buffer, bytes, None).await
+    }
+
+    async fn append_until(buffer: &ProduceBuffer, bytes: usize, deadline: Option<Instant>) -> BufferTicket {
         let space = buffer.reserve(bytes).await.unwrap();
-        buffer.append(vec![entry(bytes)], space).unwrap();
+        buffer.append(vec![entry(bytes)], space, deadline).unwrap()
+    }
+
+    fn take(buffer: &ProduceBuffer) -> Vec<Queued> {
+        buffer.take(1000, Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,7 +352,7 @@ mod tests {
             append(&buffer, 100).await;
             assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Budget));
             budget.spend(Instant::now());
-            assert_eq!(buffer.take(1000).len(), 1);
+            assert_eq!(take(&buffer).len(), 1);
         }
         append(&buffer, 100).await;
         let Err(Some(until)) = buffer.due(&config, &mut budget, Instant::now()) else {
@@ -290,7 +361,7 @@ mod tests {
         assert_eq!(until, Instant::now() + Duration::from_millis(250));
         append(&buffer, 900).await;
         assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Size));
-        assert_eq!(buffer.take(1000).len(), 2);
+        assert_eq!(take(&buffer).len(), 2);
         assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Err(None));
     }
 
@@ -316,6 +387,26 @@ mod tests {
         assert!(buffer.reserve(1).await.is_some());
         buffer.close();
         let space = buffer.reserve(1).await.unwrap();
-        assert!(buffer.append(vec![entry(100)], space).is_none(), "a closed buffer takes nothing");
+        assert!(buffer.append(vec![entry(100)], space, None).is_none(), "a closed buffer takes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nothing_has_begun_to_write_in_its_time_never_is_written() {
+        let buffer = ProduceBuffer::new(&config());
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let _unanswered = append(&buffer, 100).await;
+        let expiring = append_until(&buffer, 200, Some(deadline)).await;
+        let later = append_until(&buffer, 300, Some(deadline + Duration::from_secs(1))).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let taken: Vec<usize> = take(&buffer).iter().map(|q| q.bytes).collect();
+        assert_eq!(taken, [100, 300], "the others keep their order");
+        assert_eq!(expiring.results.await.unwrap(), [Err(ProduceError::Expired)]);
+        assert!(!buffer.withdraw(&later), "it is being written");
+        assert_eq!(buffer.bytes(), 0);
+
+        let withdrawn = append_until(&buffer, 400, Some(deadline)).await;
+        assert!(buffer.withdraw(&withdrawn) && !buffer.withdraw(&withdrawn));
+        assert!(take(&buffer).is_empty());
+        assert_eq!((buffer.bytes(), buffer.bytes_in_use()), (0, 0), "its space is free again");
     }
 }

@@ -126,7 +126,10 @@ impl Flusher {
             if in_flight.len() < self.config.puts_in_flight {
                 match self.buffer.due(&self.config, &mut budget, now) {
                     Ok(reason) => {
-                        let requests = self.buffer.take(self.config.flush_bytes);
+                        let requests = self.buffer.take(self.config.flush_bytes, now);
+                        if requests.is_empty() {
+                            continue;
+                        }
                         let Some(session) = self.sessions.current() else {
                             waiters_of(requests).fail(&ProduceError::NotRegistered);
                             continue;

@@ -13,7 +13,7 @@ use strandline_storage::format::batch::VerifiedBatch;
 use uuid::Uuid;
 
 pub(crate) use self::buffer::FlushReason;
-pub use self::buffer::{Budget, ProduceBuffer};
+pub use self::buffer::{Budget, BufferTicket, ProduceBuffer};
 pub use self::flush::Flusher;
 pub(crate) use self::validate::{Accepted, Invalid, TopicRules, validate};
 
@@ -60,6 +60,9 @@ pub enum ProduceError {
     /// The request's time was up; the records may still be committed.
     #[error("the records were not acknowledged within the request's time")]
     TimedOut,
+    /// The request's time was up before anything of it was written, and it never will be.
+    #[error("the records waited for longer than the request's time, and were dropped")]
+    Expired,
     /// The state machine refused the batch.
     #[error("{0}")]
     Refused(Refused),
@@ -88,7 +91,7 @@ impl ProduceError {
         match self {
             Self::Store(_) | Self::Commit(_) | Self::StateFull => ResponseError::KafkaStorageError,
             Self::NotRegistered | Self::Draining => ResponseError::NotLeaderOrFollower,
-            Self::TimedOut => ResponseError::RequestTimedOut,
+            Self::TimedOut | Self::Expired => ResponseError::RequestTimedOut,
             Self::Refused(Refused::UnknownTopicOrPartition) => ResponseError::UnknownTopicOrPartition,
             Self::Refused(Refused::OutOfOrderSequence) => ResponseError::OutOfOrderSequenceNumber,
             Self::Refused(Refused::InvalidProducerEpoch) => ResponseError::InvalidProducerEpoch,

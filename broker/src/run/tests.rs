@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use strandline_metadata::backend::{RangeRequest, ReadBackend};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Fatal;
 use crate::testing::World;
 
 /// The tasks without which a broker would only look alive.
-const CRITICAL: [&str; 8] =
-    ["barrier", "committer", "flush", "groups", "jobs", "membership", "replica", "watermarks"];
+const CRITICAL: [&str; 9] =
+    ["barrier", "committer", "flush", "groups", "jobs", "membership", "readiness", "replica", "watermarks"];
 
 #[tokio::test(start_paused = true)]
 async fn the_death_of_each_critical_task_ends_the_broker_and_its_registration() {
@@ -34,4 +34,23 @@ async fn the_death_of_each_critical_task_ends_the_broker_and_its_registration() 
         let registered = world.backend.range(request).await.unwrap().kvs;
         assert!(registered.is_empty(), "{name}: others would wait for the lease to end");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_leaving_does_not_wait_for_a_task_that_is_dead() {
+    let world = World::new();
+    let opened = world.broker(1, &[]).await;
+    let broker = opened.broker.clone();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    // What nobody will ever write.
+    let space = broker.buffer.reserve(1 << 20).await.unwrap();
+    let flush = broker.tasks.critical().into_iter().find(|(name, _)| *name == "flush").unwrap().1;
+    let begun = Instant::now();
+    let (drained, ()) = futures::join!(opened.drain(), async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        flush.abort();
+    });
+    assert!(matches!(drained, Err(Fatal::Task(_))), "{drained:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    drop(space);
 }

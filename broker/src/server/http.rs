@@ -4,16 +4,17 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use strandline_settings::Limited;
+use strandline_settings::serve_http;
 use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::{ListenError, descriptors};
 use crate::Broker;
+use crate::readiness::{self, Capability};
 
 /// Binds `address`.
 pub async fn bind(address: &str) -> Result<TcpListener, ListenError> {
@@ -34,10 +35,7 @@ pub async fn run(
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .with_state(broker);
-    let listener = Limited::new(listener, descriptors::room_for_http());
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
-        warn!(%error, "the HTTP server ended");
-    }
+    serve_http(listener, routes, descriptors::room_for_http(), stop).await;
 }
 
 fn unavailable(why: &str) -> Response {
@@ -58,11 +56,18 @@ async fn metrics(State(broker): State<OpenedBroker>) -> Response {
     }
 }
 
-/// Ready means: registered, not leaving, and the store answers as far as is known.
-async fn ready(State(broker): State<OpenedBroker>) -> Response {
-    match broker.get().map(|b| b.not_ready()) {
-        None => unavailable(OPENING),
-        Some(Some(why)) => unavailable(&why),
-        Some(None) => (StatusCode::OK, "ready\n").into_response(),
-    }
+/// What clients can do here, as JSON: 503 if any of writes, reads and groups is not possible, or if
+/// the one is not that the query names, such as `?for=reads`.
+async fn ready(State(broker): State<OpenedBroker>, RawQuery(query): RawQuery) -> Response {
+    let Some(broker) = broker.get() else { return unavailable(OPENING) };
+    let only = match query.as_deref().unwrap_or_default() {
+        "" => None,
+        query => match query.strip_prefix("for=").and_then(Capability::named) {
+            Some(only) => Some(only),
+            None => return (StatusCode::BAD_REQUEST, "for is writes, reads or groups\n").into_response(),
+        },
+    };
+    let (ready, page) = readiness::page(&broker.readiness.look(broker), only);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(header::CONTENT_TYPE, "application/json")], page).into_response()
 }

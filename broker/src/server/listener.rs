@@ -9,7 +9,6 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::frame::RequestMemory;
 use super::{connection, descriptors};
 use crate::Broker;
 use crate::limits::{ACCEPT_PAUSE, BACKLOG};
@@ -103,7 +102,6 @@ pub struct Listener {
 impl Listener {
     /// Accepts and serves connections until it is dropped.
     pub async fn run(self, broker: Arc<Broker>) {
-        let memory = RequestMemory::new(broker.config.request_memory_bytes);
         let limit = descriptors::room_for_connections(broker.config.max_connections);
         let room = Arc::new(Semaphore::new(limit));
         loop {
@@ -124,9 +122,10 @@ impl Listener {
                 info!(%peer, %error, "a connection cannot be set up");
                 continue;
             }
-            let (serving, memory) = (broker.clone(), memory.clone());
+            let serving = broker.clone();
+            let (input, output) = socket.into_split();
             broker.tasks.start(TaskKind::Connection, "connection", async move {
-                connection::serve(serving, socket, peer.to_string(), memory).await;
+                connection::serve(serving, input, output, peer.to_string()).await;
                 drop(place);
             });
         }

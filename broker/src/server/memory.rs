@@ -1,78 +1,291 @@
-//! The memory of answers: from when they are ready until their last byte is written.
+//! Memory that all connections share: of requests while they arrive and are handled, of responses
+//! from when they are built until their last byte is written (invariant 9).
+//!
+//! A [`MemoryBudget`] has a limit, and each connection an account of it. Who wants more than is
+//! left waits in a line of its address, and the lines take turns. One address never holds more than
+//! its share of the budget, except with a single permit: so clients that hold what they have leave
+//! something to those of other addresses.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use crate::limits::{LEAST_FETCH_BYTES, REPLY_MEMORY_SHARE};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// What the answers of all connections may take together (invariant 9). Cheap to clone.
+use crate::limits::{ADDRESS_MEMORY_PERCENT, LAST_MEMORY_SHARE, MEMORY_GRANT_SHARE};
+
+/// What all connections may take together. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct ReplyMemory {
+pub(crate) struct MemoryBudget {
     limit: usize,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: usize,
+    /// Addresses that hold something or wait for it.
+    addresses: BTreeMap<Arc<str>, Address>,
+    /// Addresses in whose lines somebody waits, the next one first.
+    turns: VecDeque<Arc<str>>,
+    contended_since: Option<Instant>,
+    /// Numbers those who come, in their order.
+    numbers: u64,
+    /// Counts everybody who ever had to wait.
+    waits: u64,
+}
+
+#[derive(Debug, Default)]
+struct Address {
+    used: usize,
+    /// In the order in which they came.
+    line: BTreeMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    account: MemoryAccount,
+    least: usize,
+    most: usize,
+    grant: oneshot::Sender<MemoryPermit>,
+}
+
+/// What one connection takes of a budget. Clones are the same account.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryAccount {
+    budget: MemoryBudget,
+    address: Arc<str>,
     used: Arc<AtomicUsize>,
 }
 
-/// What the answers of one connection take of it.
+/// Memory that is held; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct ConnectionReplies {
-    memory: ReplyMemory,
-    used: Arc<AtomicUsize>,
-}
-
-/// Memory that an answer holds; given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct ReplyPermit {
+pub(crate) struct MemoryPermit {
     bytes: usize,
-    counters: [Arc<AtomicUsize>; 2],
+    account: MemoryAccount,
 }
 
-impl ReplyMemory {
-    /// Memory of `limit` bytes.
+/// A place in the line, or the permit that came of it. Leaves the line when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    granted: oneshot::Receiver<MemoryPermit>,
+    /// Dropped after the receiver, so that it finds nobody waiting there.
+    place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    account: MemoryAccount,
+    number: u64,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, used: Arc::default() }
+        Self { limit, state: Arc::default() }
     }
 
-    /// Bytes that answers hold now.
+    /// Most bytes that may be reserved at a time.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes that are held now.
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.lock().used
     }
 
-    /// The account of a connection.
-    pub(crate) fn connection(&self) -> ConnectionReplies {
-        ConnectionReplies { memory: self.clone(), used: Arc::default() }
-    }
-}
-
-impl ConnectionReplies {
-    /// Bytes of this connection's answers that are not written yet.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// How often somebody had to wait.
+    pub(crate) fn waits(&self) -> u64 {
+        self.lock().waits
     }
 
-    /// Whether all connections together have reached the limit.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.memory.used() >= self.memory.limit
+    /// Since when there has always been somebody who waits; `None` if nobody does.
+    pub(crate) fn contended_since(&self) -> Option<Instant> {
+        self.lock().contended_since
     }
 
-    /// Takes memory for an answer that is there already, also beyond the limit.
-    pub(crate) fn take(&self, bytes: usize) -> ReplyPermit {
-        let counters = [self.memory.used.clone(), self.used.clone()];
-        for used in &counters {
-            used.fetch_add(bytes, Ordering::Relaxed);
+    /// The account of a connection from `address`.
+    pub(crate) fn account(&self, address: &str) -> MemoryAccount {
+        MemoryAccount { budget: self.clone(), address: address.into(), used: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives what is left to those who wait, one address after the other.
+    fn grant(&self) {
+        let mut granted = Vec::new();
+        let mut state = self.lock();
+        let mut refused = 0;
+        while refused < state.turns.len() {
+            let Some(address) = state.turns.pop_front() else { break };
+            let first = state.addresses.get(&address).and_then(|a| a.line.first_key_value());
+            let Some((least, most)) = first.map(|(_, waiter)| (waiter.least, waiter.most)) else { continue };
+            if let Some(bytes) = state.fitting(self.limit, &address, least, most) {
+                refused = 0;
+                if let Some(Waiter { account, grant, .. }) = state.leave(&address, None) {
+                    account.add(&mut state, bytes);
+                    granted.push((grant, MemoryPermit { bytes, account }));
+                }
+            } else if state.has_its_share(self.limit, &address, least) {
+                // It waits for what it holds itself: others go on.
+                refused += 1;
+                state.turns.push_back(address);
+            } else {
+                // Nobody overtakes who waits for much, or it would wait for ever.
+                state.turns.push_front(address);
+                break;
+            }
         }
-        ReplyPermit { bytes, counters }
-    }
-
-    /// Takes up to `bytes` for records that are to be read: at most a share of what is left, but
-    /// always as much as a first batch has. So clients that do not read what they fetch never leave
-    /// the others with nothing.
-    pub(crate) fn take_up_to(&self, bytes: usize) -> ReplyPermit {
-        let left = self.memory.limit.saturating_sub(self.memory.used());
-        self.take(bytes.min((left / REPLY_MEMORY_SHARE).max(LEAST_FETCH_BYTES)))
+        drop(state);
+        for (grant, permit) in granted {
+            // Who has gone meanwhile gives it back by that.
+            let _ = grant.send(permit);
+        }
     }
 }
 
-impl ReplyPermit {
+impl State {
+    /// How much an address may have now, if at least `least`.
+    fn fitting(&self, limit: usize, address: &str, least: usize, most: usize) -> Option<usize> {
+        let left = limit.saturating_sub(self.used);
+        if least > left || self.has_its_share(limit, address, least) {
+            return None;
+        }
+        let generous = left.saturating_sub(limit / LAST_MEMORY_SHARE) / MEMORY_GRANT_SHARE;
+        Some(most.min(least.max(generous)))
+    }
+
+    /// Whether an address holds too much to have so much more. A single permit is always possible,
+    /// however large.
+    fn has_its_share(&self, limit: usize, address: &str, more: usize) -> bool {
+        let held = self.addresses.get(address).map_or(0, |a| a.used);
+        held > 0 && held + more > limit / 100 * ADDRESS_MEMORY_PERCENT
+    }
+
+    /// Takes somebody out of a line: the one with this number, or the first one of a line that has
+    /// its turn now, and has its next one after all others.
+    fn leave(&mut self, address: &Arc<str>, number: Option<u64>) -> Option<Waiter> {
+        let entry = self.addresses.get_mut(address)?;
+        let waiter = match number {
+            Some(number) => entry.line.remove(&number),
+            None => entry.line.pop_first().map(|(_, waiter)| waiter),
+        };
+        let is_waiting = !entry.line.is_empty();
+        if number.is_none() && is_waiting {
+            self.turns.push_back(address.clone());
+        } else if !is_waiting {
+            self.turns.retain(|a| a != address);
+            self.forget_idle(address);
+        }
+        if self.turns.is_empty() {
+            self.contended_since = None;
+        }
+        waiter
+    }
+
+    fn forget_idle(&mut self, address: &str) {
+        if self.addresses.get(address).is_some_and(|a| a.used == 0 && a.line.is_empty()) {
+            self.addresses.remove(address);
+        }
+    }
+}
+
+impl MemoryAccount {
+    /// Bytes that this connection holds.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The budget that it is of.
+    pub(crate) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// Whether nothing is left for this connection's address.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.budget.lock().fitting(self.budget.limit, &self.address, 1, 1).is_none()
+    }
+
+    /// Takes memory for what is there already, also beyond the limit.
+    pub(crate) fn take(&self, bytes: usize) -> MemoryPermit {
+        self.add(&mut self.budget.lock(), bytes);
+        MemoryPermit { bytes, account: self.clone() }
+    }
+
+    /// Waits for at least `least` bytes: as many as there are at all, if that is more. More are
+    /// granted, up to `most`, while plenty is left: a share of that, so that clients which hold
+    /// what they have leave something to those that come later.
+    pub(crate) fn reserve(&self, least: usize, most: usize) -> Reservation {
+        let limit = self.budget.limit;
+        let (least, most) = (least.min(limit), most.max(least).min(limit));
+        let (grant, granted) = oneshot::channel();
+        let mut state = self.budget.lock();
+        let bytes = state.fitting(limit, &self.address, least, most).filter(|_| state.turns.is_empty());
+        if let Some(bytes) = bytes {
+            self.add(&mut state, bytes);
+            drop(state);
+            // The receiver is in this very function.
+            let _ = grant.send(MemoryPermit { bytes, account: self.clone() });
+            return Reservation { granted, place: None };
+        }
+        state.numbers += 1;
+        let number = state.numbers;
+        let line = &mut state.addresses.entry(self.address.clone()).or_default().line;
+        line.insert(number, Waiter { account: self.clone(), least, most, grant });
+        if line.len() == 1 {
+            state.turns.push_back(self.address.clone());
+        }
+        state.contended_since.get_or_insert_with(Instant::now);
+        drop(state);
+        // Those before may all wait for what their addresses hold.
+        self.budget.grant();
+        let mut state = self.budget.lock();
+        let still_waits = state.addresses.get(&self.address).is_some_and(|a| a.line.contains_key(&number));
+        state.waits += u64::from(still_waits);
+        drop(state);
+        Reservation { granted, place: Some(Place { account: self.clone(), number }) }
+    }
+
+    fn add(&self, state: &mut State, bytes: usize) {
+        if bytes > 0 {
+            state.used += bytes;
+            if let Some(address) = state.addresses.get_mut(&self.address) {
+                address.used += bytes;
+            } else {
+                let address = Address { used: bytes, ..Address::default() };
+                state.addresses.insert(self.address.clone(), address);
+            }
+            self.used.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut state = self.budget.lock();
+        state.used -= bytes;
+        if let Some(address) = state.addresses.get_mut(&self.address) {
+            address.used -= bytes;
+        }
+        state.forget_idle(&self.address);
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        let someone_waits = !state.turns.is_empty();
+        drop(state);
+        if someone_waits {
+            self.budget.grant();
+        }
+    }
+}
+
+impl MemoryPermit {
     /// How much it is.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -80,44 +293,46 @@ impl ReplyPermit {
 
     /// Makes it `bytes`, whatever it was.
     pub(crate) fn resize(&mut self, bytes: usize) {
-        for used in &self.counters {
-            used.fetch_add(bytes, Ordering::Relaxed);
-            used.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes >= before {
+            self.account.add(&mut self.account.budget.lock(), bytes - before);
+        } else {
+            self.account.give_back(before - bytes);
         }
-        self.bytes = bytes;
     }
 }
 
-impl Drop for ReplyPermit {
+impl Drop for MemoryPermit {
     fn drop(&mut self) {
-        self.resize(0);
+        self.account.give_back(self.bytes);
+    }
+}
+
+impl Future for Reservation {
+    type Output = MemoryPermit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<MemoryPermit> {
+        match Pin::new(&mut self.granted).poll(cx) {
+            Poll::Ready(Ok(permit)) => {
+                self.place = None;
+                Poll::Ready(permit)
+            }
+            // The waiter is in the line until it gets a permit.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let budget = &self.account.budget;
+        let left = budget.lock().leave(&self.account.address, Some(self.number));
+        // Those behind it may want less.
+        if left.is_some() {
+            budget.grant();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slow_clients_leave_something_to_those_that_come_later() {
-        let memory = ReplyMemory::new(256 << 20);
-        let connections: Vec<ConnectionReplies> = (0..100).map(|_| memory.connection()).collect();
-        let held: Vec<ReplyPermit> = connections.iter().map(|c| c.take_up_to(64 << 20)).collect();
-        assert_eq!(held[0].bytes(), 64 << 20);
-        assert!(held.iter().all(|permit| permit.bytes() >= LEAST_FETCH_BYTES));
-        let most = (256 << 20) + 100 * LEAST_FETCH_BYTES;
-        assert!(memory.used() <= most, "{} bytes", memory.used());
-        drop(held);
-        assert_eq!((memory.used(), connections[0].used()), (0, 0));
-    }
-
-    #[test]
-    fn what_is_there_is_counted_beyond_the_limit() {
-        let memory = ReplyMemory::new(1_000);
-        let connection = memory.connection();
-        let mut permit = connection.take(5_000);
-        assert!(connection.is_exhausted());
-        permit.resize(10);
-        assert_eq!((memory.used(), connection.used(), connection.is_exhausted()), (10, 10, false));
-    }
-}
+mod tests;

@@ -2,10 +2,11 @@
 
 mod connection;
 mod descriptors;
-mod frame;
+pub(crate) mod frame;
 pub mod http;
 mod listener;
 pub(crate) mod memory;
+mod pace;
 mod writer;
 
 use std::sync::Arc;
@@ -21,6 +22,6 @@ pub async fn serve<S>(broker: Arc<Broker>, io: S, peer: String)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let memory = frame::RequestMemory::new(broker.config.request_memory_bytes);
-    connection::serve(broker, io, peer, memory).await;
+    let (input, output) = tokio::io::split(io);
+    connection::serve(broker, input, output, peer).await;
 }

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::memory::ReplyPermit;
+use super::memory::MemoryPermit;
 use crate::limits::{PIECES_PER_WRITE, STUCK_WRITER};
 
 /// An answer on its way out.
@@ -17,7 +17,7 @@ use crate::limits::{PIECES_PER_WRITE, STUCK_WRITER};
 struct Outgoing {
     pieces: VecDeque<Bytes>,
     /// Given back with the last byte.
-    _memory: ReplyPermit,
+    _memory: MemoryPermit,
 }
 
 /// Writes answers in the order in which they were pushed.
@@ -47,7 +47,7 @@ impl<W: AsyncWrite + Unpin> ReplyWriter<W> {
     }
 
     /// Queues an answer.
-    pub(super) fn push(&mut self, pieces: Vec<Bytes>, memory: ReplyPermit) {
+    pub(super) fn push(&mut self, pieces: Vec<Bytes>, memory: MemoryPermit) {
         if self.is_idle() {
             self.progress = Instant::now();
         }
@@ -55,12 +55,13 @@ impl<W: AsyncWrite + Unpin> ReplyWriter<W> {
         self.answers.push_back(Outgoing { pieces, _memory: memory });
     }
 
-    /// Writes as much as the client takes now, waiting until it takes something. Cancellation-safe.
-    pub(super) async fn advance(&mut self) -> io::Result<()> {
+    /// Writes as much as the client takes now, waiting until it takes something. Gives how much
+    /// that was. Cancellation-safe.
+    pub(super) async fn advance(&mut self) -> io::Result<usize> {
         if self.answers.is_empty() {
             self.output.flush().await?;
             self.needs_flush = false;
-            return Ok(());
+            return Ok(0);
         }
         let slices: Vec<IoSlice<'_>> = self
             .answers
@@ -71,28 +72,29 @@ impl<W: AsyncWrite + Unpin> ReplyWriter<W> {
             .collect();
         let output = &mut self.output;
         // There may be answers without a byte.
-        let mut written = if slices.is_empty() {
+        let taken = if slices.is_empty() {
             0
         } else {
             poll_fn(|cx| Pin::new(&mut *output).poll_write_vectored(cx, &slices)).await?
         };
-        if written == 0 && !slices.is_empty() {
+        if taken == 0 && !slices.is_empty() {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.needs_flush = true;
         self.progress = Instant::now();
+        let mut written = taken;
         while let Some(answer) = self.answers.front_mut() {
             while let Some(piece) = answer.pieces.front_mut() {
                 if piece.len() > written {
                     piece.advance(written);
-                    return Ok(());
+                    return Ok(taken);
                 }
                 written -= piece.len();
                 answer.pieces.pop_front();
             }
             self.answers.pop_front();
         }
-        Ok(())
+        Ok(taken)
     }
 }
 
@@ -101,13 +103,13 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::server::memory::ReplyMemory;
+    use crate::server::memory::MemoryBudget;
 
     #[tokio::test]
     async fn many_pieces_arrive_whole_and_in_order_and_give_their_memory_back() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let memory = ReplyMemory::new(1 << 20);
-        let replies = memory.connection();
+        let memory = MemoryBudget::new(1 << 20);
+        let replies = memory.account("/10.0.0.1");
         let mut writer = ReplyWriter::new(near);
         let pieces: Vec<Bytes> =
             (0..2000_u32).map(|i| Bytes::from(vec![i.to_be_bytes()[3]; (i % 7) as usize])).collect();

@@ -1,5 +1,7 @@
 //! The table of settings.
 
+use std::borrow::Cow;
+
 use strandline_settings::{Program, Setting, secret, setting};
 
 /// Every setting of the observer.
@@ -113,7 +115,9 @@ pub(super) const PROGRAM: Program = Program {
     name: "strandline-mcp",
     version: env!("CARGO_PKG_VERSION"),
     about: "Strandline's read-only observer: MCP over HTTP for an operator's assistant",
-    after_help: "Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    after_help: Cow::Borrowed(
+        "Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.",
+    ),
     prefix: "STRANDLINE_MCP_",
     dev: None,
     settings: SETTINGS,

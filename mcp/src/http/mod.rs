@@ -12,43 +12,23 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
-use axum::serve::IncomingStream;
 use serde_json::json;
-use strandline_settings::Limited;
-use tokio::net::TcpListener;
 
 use crate::Observer;
 use crate::access::{Principal, Refusal};
 use crate::audit::AuditLine;
 use crate::clock::rfc3339;
 use crate::foreign::clean;
-use crate::limits::CONNECTIONS;
 use crate::metrics::RefusedFor;
 use crate::server::{self, Answers, Caller, Own};
 
 /// Where RFC 9728 says that the metadata of `/mcp` are.
 const METADATA_PATH: &str = "/.well-known/oauth-protected-resource/mcp";
-
-/// The other end's address.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
-
-impl Connected<IncomingStream<'_, Limited>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-/// A listener that takes as many connections as this observer holds.
-pub fn limited(listener: TcpListener) -> Limited {
-    Limited::new(listener, CONNECTIONS)
-}
 
 /// Every route.
 pub fn router(observer: &Arc<Observer>) -> Router {
@@ -58,7 +38,7 @@ pub fn router(observer: &Arc<Observer>) -> Router {
 /// Every route, with somebody else's answers at `/mcp`.
 pub fn router_to<A: Answers>(observer: &Arc<Observer>, answers: A) -> Router {
     let answer = move |State(observer): State<Arc<Observer>>,
-                       ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+                       ConnectInfo(peer): ConnectInfo<SocketAddr>,
                        request: Request| {
         let answers = answers.clone();
         async move { mcp(&observer, &answers, peer, request).await }

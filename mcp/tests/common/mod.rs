@@ -20,7 +20,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use strandline_mcp::clock::SystemClock;
 use strandline_mcp::config::{self, Parsed};
-use strandline_mcp::http::{Peer, limited, router};
+use strandline_mcp::http::router;
+use strandline_mcp::limits::CONNECTIONS;
 use strandline_mcp::tasks::TaskSet;
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::{
@@ -36,6 +37,7 @@ use strandline_metadata::values::watermarks::{Watermarks, WatermarksValue};
 use strandline_metadata::values::{
     BrokerValue, ClusterValue, ConfigsValue, LeaderValue, TopicValue, VALUE_FORMAT,
 };
+use strandline_settings::serve_http;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -324,9 +326,9 @@ pub async fn serve(store: &Arc<Store>, flags: &[&str]) -> Served {
     let observer = Observer::open(*config, parts).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let routes = router(&observer).into_make_service_with_connect_info::<Peer>();
+    let routes = router(&observer);
     let tasks = TaskSet::default();
-    tasks.start("server", async move { axum::serve(limited(listener), routes).await.unwrap() });
+    tasks.start("server", serve_http(listener, routes, CONNECTIONS, std::future::pending()));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     Served { observer, url, http, _tasks: tasks }
 }

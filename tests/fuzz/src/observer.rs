@@ -8,7 +8,7 @@ use axum::extract::ConnectInfo;
 use axum::http::Request;
 use strandline_mcp::clock::SystemClock;
 use strandline_mcp::config::{self, Config, ConfigError, Parsed};
-use strandline_mcp::http::{Peer, router};
+use strandline_mcp::http::router;
 use strandline_mcp::source::exposition;
 use strandline_mcp::{Observer, Parts};
 use strandline_metadata::backend::embedded::Embedded;
@@ -45,7 +45,7 @@ pub(crate) fn run(data: &[u8]) {
                 .header("authorization", format!("Bearer {TOKEN}"))
                 .body(Body::from(body.to_vec()))
                 .expect("a request");
-            request.extensions_mut().insert(ConnectInfo(Peer(SocketAddr::from(([127, 0, 0, 1], 1)))));
+            request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 1))));
             let answering = async {
                 let answer = router(&observer).oneshot(request).await.expect("every request is answered");
                 // A stream of events may stay open: what has come by then is enough.

@@ -296,7 +296,8 @@ impl Node {
         self.note("is told to leave");
         let (done, is_done) = tokio::sync::oneshot::channel();
         tasks.start(TaskKind::Background, "drain", async move {
-            opened.drain().await;
+            // A broker that cannot go on ends as well.
+            let _ = opened.drain().await;
             let _ = done.send(());
         });
         // The end of its tasks, whichever way, is the end of the channel.

@@ -34,8 +34,10 @@ pub(crate) struct Sync {
 impl Sync {
     /// A request as it is meant.
     pub(crate) fn from_request(request: &SyncGroupRequest) -> Self {
+        // Copies, so that nothing of the frame is kept while this waits.
+        let copied = |assignment: &Bytes| Bytes::copy_from_slice(assignment);
         let assignments =
-            request.assignments.iter().map(|a| (a.member_id.to_string(), a.assignment.clone())).collect();
+            request.assignments.iter().map(|a| (a.member_id.to_string(), copied(&a.assignment))).collect();
         Self {
             identity: Identity::new(&request.member_id, request.group_instance_id.as_ref()),
             generation: request.generation_id,
@@ -102,9 +104,7 @@ impl ClassicGroup {
     fn assign(&mut self, mut assignments: BTreeMap<String, Bytes>, now: Instant) {
         let mut waiting = Vec::new();
         for (id, member) in &mut self.members {
-            // A copy: what the request brought is not to be kept whole.
-            let assignment = assignments.remove(id).map(|a| Bytes::copy_from_slice(&a));
-            member.value.assignment = Blob(assignment.unwrap_or_default());
+            member.value.assignment = Blob(assignments.remove(id).unwrap_or_default());
             if let Some(ticket) = member.syncing.take() {
                 waiting.push((ticket, id.clone()));
             }

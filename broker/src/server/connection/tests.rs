@@ -12,9 +12,9 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::api::text;
-use crate::limits::{ARRIVAL_BYTES_PER_S, ARRIVAL_GRACE, STUCK_WRITER};
+use crate::limits::{ARRIVAL_BYTES_PER_S, ARRIVAL_GRACE, CONTENDED_GRACE, STUCK_WRITER};
 use crate::run::Opened;
-use crate::server::memory::ReplyMemory;
+use crate::server::memory::MemoryBudget;
 use crate::testing::{TestClient, World, frame};
 
 const SOON: Duration = Duration::from_secs(1);
@@ -138,6 +138,32 @@ async fn responses_that_are_not_read_are_bounded_in_bytes_and_given_up_in_time()
 }
 
 #[tokio::test(start_paused = true)]
+async fn replies_that_wait_behind_a_request_are_given_up_when_others_wait_for_their_memory() {
+    let opened = World::new().broker(1, &["--response-memory-bytes", "6000000"]).await;
+    let mut holder = TestClient::connect_by(&opened.broker, 1 << 16);
+    holder.create_topic("large", 20_000, &[]).await;
+    holder.create_topic("t", 1, &[]).await;
+    let mut holders = vec![holder];
+    for _ in 0..3 {
+        holders.push(TestClient::connect_by(&opened.broker, 1 << 16));
+    }
+    for holder in &mut holders {
+        holder.send_raw(&long_poll()).await;
+        for _ in 0..10 {
+            holder.send_raw(&metadata("large")).await;
+        }
+    }
+    assert_eq!(connections_after(&opened, SOON).await, 4);
+    let used = opened.broker.reply_memory.used();
+    assert!((4_000_000..8_000_000).contains(&used), "{used} bytes");
+    let mut other = TestClient::connect_by(&opened.broker, 1 << 16);
+    other.send_raw(&metadata("large")).await;
+    let answered = timeout(CONTENDED_GRACE + SOON * 2, other.receive_raw()).await;
+    assert!(answered.is_ok_and(|response| response.is_some()), "who reads is answered");
+    assert!(opened.broker.metrics.open_connections() < 5, "some of the holders have been given up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_reads_late_gets_everything() {
     let opened = ready().await;
     let mut client = TestClient::connect_by(&opened.broker, 1 << 16);
@@ -193,10 +219,10 @@ async fn a_throttled_connection_starts_no_request_until_its_time_is_over() {
     let opened = ready().await;
     let (mut near, far) = tokio::io::duplex(1 << 16);
     let broker = opened.broker.clone();
-    let memory = RequestMemory::new(1 << 20);
-    let mut connection = Connection::new(broker, far, "test", memory);
+    let (input, output) = tokio::io::split(far);
+    let mut connection = Connection::new(broker, input, output, "test");
     let throttle = Duration::from_secs(10);
-    let replies = ReplyMemory::new(1 << 20).connection();
+    let replies = MemoryBudget::new(1 << 20).account("/test");
     let reply = Reply { pieces: vec![Bytes::from_static(b"first")], throttle, memory: None };
     connection.answer(Some((reply, replies.take(5))));
     let request = frame(&ApiVersionsRequest::default(), 0, 5);

@@ -1,0 +1,241 @@
+//! The records of one partition, as the ranges that they lie in are read.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use strandline_metadata::state::Range;
+use strandline_storage::error::StoreError;
+use strandline_storage::format::batch::patched_prefix;
+use strandline_storage::reader::{ReadBatch, ReadRange};
+use tracing::debug;
+
+use super::plan::PlannedRange;
+use crate::limits::COPIED_BATCH_BYTES;
+
+/// Record batches, ready to be sent, in pieces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) pieces: Vec<Bytes>,
+    pub(crate) bytes: usize,
+    /// Records in them.
+    pub(crate) count: u64,
+    /// Bytes that the pieces keep in memory: those of the buffers that they are slices of.
+    pub(crate) kept_alive: usize,
+}
+
+/// Collects batches; large ones stay in the buffers that they were read into.
+#[derive(Debug, Default)]
+struct Collector {
+    records: Records,
+    scratch: BytesMut,
+}
+
+impl Collector {
+    /// Adds a batch. Pieces of it up to `copied` bytes are copied.
+    fn push(&mut self, batch: &ReadBatch, base_offset: i64, copied: usize) {
+        self.records.bytes += batch.len();
+        self.records.count += u64::try_from(batch.header.record_count).unwrap_or(0);
+        let prefix = patched_prefix(&batch.header, base_offset, 0);
+        self.scratch.put_slice(&prefix);
+        let mut replaced = prefix.len();
+        for piece in batch.pieces() {
+            let before = replaced.min(piece.len());
+            replaced -= before;
+            let kept = piece.slice(before..);
+            if kept.len() <= copied {
+                self.scratch.put_slice(&kept);
+                continue;
+            }
+            if !self.scratch.is_empty() {
+                self.records.pieces.push(self.scratch.split().freeze());
+            }
+            self.records.pieces.push(kept);
+        }
+    }
+
+    fn finish(mut self) -> Records {
+        if !self.scratch.is_empty() {
+            self.records.pieces.push(self.scratch.freeze());
+        }
+        self.records
+    }
+}
+
+/// The records of a partition while its ranges arrive, in whatever order.
+#[derive(Debug)]
+pub(super) struct PartitionRecords {
+    /// Where the fetch begins.
+    offset: i64,
+    /// Most bytes, but for the first batch.
+    budget: usize,
+    ranges: Vec<PlannedRange>,
+    /// The range that is to be added next.
+    next: usize,
+    /// Ranges that arrived before those in front of them.
+    early: BTreeMap<usize, Result<ReadRange, StoreError>>,
+    collector: Collector,
+    /// Why nothing can be said of this partition.
+    failed: Option<StoreError>,
+}
+
+impl PartitionRecords {
+    pub(super) fn new(offset: i64, budget: usize, planned: &[PlannedRange]) -> Self {
+        Self {
+            offset,
+            budget,
+            ranges: within(planned, budget),
+            next: 0,
+            early: BTreeMap::new(),
+            collector: Collector::default(),
+            failed: None,
+        }
+    }
+
+    /// The ranges of which something may be wanted.
+    pub(super) fn ranges(&self) -> &[PlannedRange] {
+        &self.ranges
+    }
+
+    /// Whether a range that has not been read yet may still be wanted.
+    pub(super) fn wants(&self, index: usize) -> bool {
+        index >= self.next && index < self.ranges.len()
+    }
+
+    /// Adds what was read of a range, once all that lies before it is there.
+    pub(super) fn add(&mut self, index: usize, read: Result<ReadRange, StoreError>) {
+        if !self.wants(index) {
+            return;
+        }
+        self.early.insert(index, read);
+        while let Some(read) = self.early.remove(&self.next) {
+            let Some(planned) = self.ranges.get(self.next).copied() else { return };
+            self.next += 1;
+            if !self.add_next(&planned.range, read) {
+                self.ranges.truncate(self.next);
+                self.early.clear();
+            }
+        }
+    }
+
+    /// Whether there may be more.
+    fn add_next(&mut self, range: &Range, read: Result<ReadRange, StoreError>) -> bool {
+        let read = match read {
+            Ok(read) => read,
+            // What lies before a range that cannot be read is served; the next fetch begins at that
+            // range and is told. Otherwise a consumer would never get the good records in front of
+            // it.
+            Err(error) if self.collector.records.bytes > 0 => {
+                debug!(object = %range.object, %error, "a fetch ends before a range that cannot be read");
+                return false;
+            }
+            Err(error) => {
+                self.failed = Some(error);
+                return false;
+            }
+        };
+        let wanted = self.wanted_of(range, &read.batches);
+        let bytes: usize = wanted.batches.iter().map(|(_, batch)| batch.len()).sum();
+        // Little of much is copied, so that it does not keep the rest in memory until it is sent.
+        let is_little = bytes < read.kept_alive / 2;
+        self.collector.records.kept_alive += if is_little { bytes } else { bytes.max(read.kept_alive) };
+        if is_little {
+            self.collector.scratch.reserve(bytes);
+        }
+        for (base_offset, batch) in &wanted.batches {
+            self.collector.push(batch, *base_offset, if is_little { usize::MAX } else { COPIED_BATCH_BYTES });
+        }
+        // Invariant 2 again, after the read: the batches must tile the range that the log promised.
+        if let Some(end_offset) = wanted.end_offset.filter(|end| *end != range.end_offset) {
+            let what = format!(
+                "the batches at {}..{} end at offset {end_offset}, the log says {}",
+                range.position,
+                range.position + range.bytes,
+                range.end_offset
+            );
+            self.failed = Some(StoreError::corrupt(&range.object.key(), what));
+            return false;
+        }
+        wanted.end_offset.is_some()
+    }
+
+    /// Which batches of a range belong into the response.
+    fn wanted_of<'a>(&self, range: &Range, batches: &'a [ReadBatch]) -> RangeSelection<'a> {
+        let mut wanted = RangeSelection { batches: Vec::new(), end_offset: None };
+        let mut bytes = self.collector.records.bytes;
+        let mut base_offset = range.base_offset;
+        for batch in batches {
+            let end_offset = base_offset + i64::from(batch.header.record_count);
+            // A fetch starts at the batch that contains the offset.
+            if end_offset > self.offset {
+                if bytes > 0 && bytes + batch.len() > self.budget {
+                    return wanted;
+                }
+                bytes += batch.len();
+                wanted.batches.push((base_offset, batch));
+            }
+            base_offset = end_offset;
+        }
+        wanted.end_offset = Some(base_offset);
+        wanted
+    }
+
+    /// What was read so far. A partition whose ranges lie in objects that cannot be read has failed
+    /// unless there are records before those.
+    pub(super) fn finish(self) -> Result<Records, StoreError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.collector.finish()),
+        }
+    }
+}
+
+/// Batches of a range with their offsets.
+struct RangeSelection<'a> {
+    batches: Vec<(i64, &'a ReadBatch)>,
+    /// Where the range ends, if all of it was looked at.
+    end_offset: Option<i64>,
+}
+
+/// The ranges of which something may fit into `budget` bytes. How much of the first one is wanted
+/// is not known before it is read, so it does not count.
+fn within(planned: &[PlannedRange], budget: usize) -> Vec<PlannedRange> {
+    let mut before = 0;
+    let fits = |(i, planned): &(usize, &PlannedRange)| {
+        let fits = *i == 0 || before < budget as u64;
+        if *i > 0 {
+            before += planned.range.bytes;
+        }
+        fits
+    };
+    planned.iter().enumerate().take_while(fits).map(|(_, planned)| *planned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use strandline_storage::path::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_fit_any_more_is_not_read() {
+        let planned: Vec<PlannedRange> = (0..5)
+            .map(|number| {
+                let object = ObjectId { incarnation: 1, number, salt: 0 };
+                let base_offset = i64::try_from(number).unwrap();
+                let range = Range {
+                    base_offset,
+                    end_offset: base_offset + 1,
+                    object,
+                    position: 0,
+                    bytes: 100,
+                    max_timestamp_ms: 0,
+                    batches: 1,
+                };
+                PlannedRange { range, object_bytes: 100, tail: false }
+            })
+            .collect();
+        // The first always is, and may give next to nothing.
+        let read = [0, 1, 100, 200, 10_000].map(|budget| within(&planned, budget).len());
+        assert_eq!(read, [1, 2, 2, 3, 5]);
+    }
+}
