@@ -7,7 +7,7 @@ const MIB: u64 = 1 << 20;
 /// Settings of the broker under attack: the budgets of memory are small, so that it is soon seen if
 /// something is in none of them.
 pub(crate) const SETTINGS: &[(&str, u64)] = &[
-    ("buffer-bytes", 64 * MIB),
+    ("buffer-bytes", 128 * MIB),
     ("cache-bytes", 128 * MIB),
     ("read-in-flight-bytes", 64 * MIB),
     ("request-memory-bytes", 128 * MIB),

@@ -112,7 +112,7 @@ pub(super) async fn garbage(target: Target, number: usize) {
             for _ in 0..50 {
                 let mut bytes = template.to_vec();
                 if rng.random_bool(0.5) {
-                    let length = rng.random_range(1..4_096_usize);
+                    let length = rng.random_range(8..4_096_usize);
                     bytes = vec![0; 4 + length];
                     rng.fill_bytes(&mut bytes[4..]);
                     bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());

@@ -28,7 +28,7 @@ const WIDE_PARTITIONS: i32 = 10_000;
 /// A topic with more in it than the broker caches.
 const LARGE: &str = "large";
 const LARGE_PARTITIONS: i32 = 8;
-const LARGE_BATCHES: usize = 40;
+const LARGE_BATCHES: usize = 240;
 /// A topic with one small batch that inflates to [`BOMB_BYTES`].
 const BOMB: &str = "bomb";
 const BOMB_BYTES: usize = 127 << 20;
@@ -101,9 +101,8 @@ impl Target {
         }
         let noise: Vec<u8> =
             (0..1_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        let noise: Vec<&[u8]> = vec![&noise; 5];
         for number in 0..LARGE_BATCHES {
-            let record = batch(&noise, now_ms(), None, Compression::None);
+            let record = batch(&[&noise], now_ms(), None, Compression::None);
             let partition = number as i32 % LARGE_PARTITIONS;
             client.produce(LARGE, partition, record).await.expect("a large batch is written");
         }
