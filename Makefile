@@ -72,6 +72,12 @@ chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10
 	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-chaos
 	$(CARGO_TARGET_DIR)/release/strandline-chaos $(or $(MINUTES),10) $(SEED)
 
+.PHONY: hostile
+hostile: ## Press on a broker with hostile clients of every kind: make hostile [SECONDS=20] [KINDS="…"]
+	@deploy/scripts/deps.sh build test
+	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-hostile
+	$(CARGO_TARGET_DIR)/release/strandline-hostile $(or $(SECONDS),20) $(KINDS)
+
 .PHONY: model
 model: ## Check larger models of the commit protocol than make test does
 	@deploy/scripts/deps.sh build

@@ -1,0 +1,30 @@
+//! What must hold whatever clients do.
+
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// Settings of the broker under attack: the budgets of memory are small, so that it is soon seen if
+/// something is in none of them.
+pub(crate) const SETTINGS: &[(&str, u64)] = &[
+    ("buffer-bytes", 128 * MIB),
+    ("cache-bytes", 128 * MIB),
+    ("read-in-flight-bytes", 64 * MIB),
+    ("request-memory-bytes", 128 * MIB),
+    ("response-memory-bytes", 128 * MIB),
+];
+
+/// Resident memory may be the sum of the budgets and so much more, in percent.
+const BEYOND_BUDGETS_PERCENT: u64 = 20;
+
+/// The neighbour's p99 may be so many times its own without hostile clients.
+pub(crate) const SLOWDOWN: f64 = 5.0;
+
+/// So long after the last hostile byte everything is as before.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
+
+/// The most resident memory, in bytes.
+pub(crate) fn resident() -> u64 {
+    let sum: u64 = SETTINGS.iter().map(|(_, bytes)| bytes).sum();
+    sum + sum * BEYOND_BUDGETS_PERCENT / 100
+}
