@@ -105,6 +105,7 @@ pub struct StorageMetrics {
     cache_requests: [IntCounter; CacheOutcome::ALL.len()],
     cache_bytes: [IntGauge; Pool::ALL.len()],
     cache_evictions: [IntCounter; Pool::ALL.len()],
+    wrong_objects: IntCounter,
 }
 
 #[derive(Clone, Debug)]
@@ -169,6 +170,11 @@ impl StorageMetrics {
             Opts::new("strandline_cache_evictions_total", "Entries that were dropped to make room, by pool."),
             &["pool"],
         )?;
+        let wrong_objects = IntCounter::new(
+            "strandline_wrong_objects_total",
+            "Objects that were read and whose footer says that they are other ones: the bucket's objects were exchanged.",
+        )?;
+        registry.register(Box::new(wrong_objects.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(bytes.clone()))?;
@@ -196,6 +202,7 @@ impl StorageMetrics {
                 .map(|outcome| cache_requests.with_label_values(&[outcome.as_str()])),
             cache_bytes: Pool::ALL.map(|pool| cache_bytes.with_label_values(&[pool.as_str()])),
             cache_evictions: Pool::ALL.map(|pool| cache_evictions.with_label_values(&[pool.as_str()])),
+            wrong_objects,
         })
     }
 
@@ -292,6 +299,15 @@ impl StorageMetrics {
         if let Some(counter) = self.cache_evictions.get(pool as usize) {
             counter.inc_by(entries);
         }
+    }
+
+    pub(crate) fn observe_wrong_object(&self) {
+        self.wrong_objects.inc();
+    }
+
+    /// How many objects were other ones than they should be.
+    pub fn wrong_objects(&self) -> u64 {
+        self.wrong_objects.get()
     }
 
     /// How many attempts ended like this, for tests.

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | write object | `wal/<salt>/<incarnation>-<number>` | salt: 8 hex digits, so that a bucket spreads over prefixes |
 //! | snapshot | `snapshot/<hash>/<revision>-<name>` | hash: 8 hex digits of the rest, for the same reason |
+//! | marker | `bucket/<bucket id>` | says whose bucket this is; etcd names the id |
+//! | beacon | `beacon` | one, written again and again: how far the log had come |
 //!
 //! Keys are relative: a store puts its own prefix (`<operator's prefix>/<cluster id>/`) before
 //! every one of them. They consist of letters, digits and `._=-`, in segments joined by `/`, so
@@ -18,6 +20,10 @@ use crate::limits::{MAX_KEY_BYTES, MAX_PREFIX_BYTES};
 const WAL: &str = "wal";
 /// The first segment of every snapshot object's key.
 const SNAPSHOT: &str = "snapshot";
+/// The first segment of a bucket's marker.
+const MARKER: &str = "bucket";
+/// The key of the beacon.
+const BEACON: &str = "beacon";
 
 /// The name of a write object: which incarnation of which broker wrote it, and as which of its
 /// objects.
@@ -75,6 +81,19 @@ impl ObjectKey {
         Self::parse(&format!("{SNAPSHOT}/{hash:08x}/{tail}"))
     }
 
+    /// The key of the marker of the bucket with this id, which is one segment.
+    pub fn marker(bucket_id: &str) -> Result<Self, KeyError> {
+        if bucket_id.contains('/') {
+            return Err(KeyError { key: bucket_id.to_owned(), what: "a bucket's id is one segment" });
+        }
+        Self::parse(&format!("{MARKER}/{bucket_id}"))
+    }
+
+    /// The key of the beacon: the only object that is written more than once.
+    pub fn beacon() -> Self {
+        Self(BEACON.into())
+    }
+
     /// Takes any key that keeps the rules of this module.
     pub fn parse(key: &str) -> Result<Self, KeyError> {
         check(key, MAX_KEY_BYTES)?;
@@ -98,6 +117,15 @@ impl ObjectKey {
         // One name, one key: what is not written as `key` writes it ("+1", "01", "FF") is something
         // else.
         (id.key() == *self).then_some(id)
+    }
+
+    /// Whether this is a key of a kind that this module knows.
+    pub fn is_known(&self) -> bool {
+        let is_marker = || match self.as_str().split_once('/') {
+            Some((MARKER, id)) => !id.contains('/'),
+            _ => false,
+        };
+        self.as_wal().is_some() || self.as_snapshot().is_some() || self.as_str() == BEACON || is_marker()
     }
 
     /// The revision and the name in a snapshot object's key, if it is one.
@@ -205,6 +233,19 @@ mod tests {
         for (revision, name) in [(-1, "a"), (1, "a/b"), (1, "a b"), (1, "ä")] {
             assert!(ObjectKey::snapshot(revision, name).is_err(), "{revision} {name}");
         }
+    }
+
+    #[test]
+    fn marker_and_beacon_have_these_very_keys() {
+        let marker = ObjectKey::marker("0a1b").unwrap();
+        assert_eq!((marker.as_str(), ObjectKey::beacon().as_str()), ("bucket/0a1b", "beacon"));
+        for known in [marker, ObjectKey::beacon(), ID.key(), ObjectKey::snapshot(9, "manifest").unwrap()] {
+            assert!(known.is_known(), "{known}");
+        }
+        for other in ["bucket", "bucket/a/b", "beacon/1", "wal/1", "snapshot/1-manifest"] {
+            assert!(!ObjectKey::parse(other).unwrap().is_known(), "{other}");
+        }
+        assert!(ObjectKey::marker("a/b").is_err() && ObjectKey::marker("").is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::cache::{Block, BlockKey, Cache, Pool, Slices};
 use crate::error::{Operation, StoreError};
+use crate::format::segment::{LONGEST_FOOTER_BYTES, check_identity};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
 use crate::metrics::{CacheOutcome, StorageMetrics};
 use crate::path::ObjectId;
@@ -210,9 +211,9 @@ impl Reader {
         Ok(self.find(kind, id, object_bytes, range).await?.slices.pieces)
     }
 
-    /// Reads a range of an object that consists of whole record batches, and checks each: an error
-    /// that names the object, or the bytes that were produced. An object that fails is forgotten,
-    /// so that the next read asks the store again.
+    /// Reads a range of an object that consists of whole record batches, and checks each, and that
+    /// it is the right object: an error that names it, or the bytes that were produced. An object
+    /// that fails is forgotten, so that the next read asks the store again.
     pub async fn read_batches(
         &self,
         kind: ReadKind,
@@ -233,6 +234,9 @@ impl Reader {
         range: Range<u64>,
     ) -> Result<ReadRange, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
+        if !found.own {
+            self.identify(id, object_bytes, found.block.as_ref()).await?;
+        }
         // What this broker wrote was checked when it came, and has not left its memory.
         let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
         let batches = batches::cut(found.slices.pieces, !trusted).map_err(|(position, error)| {
@@ -244,6 +248,35 @@ impl Reader {
             block.note_checked(&range);
         }
         Ok(ReadRange { batches, kept_alive: found.slices.kept_alive })
+    }
+
+    /// Checks that the bytes come from the object that they should come from, and not from another
+    /// one of the same layout: that is in its footer, which most blocks hold, since most objects
+    /// are one block. For others it is fetched, once for each block.
+    async fn identify(
+        &self,
+        id: ObjectId,
+        object_bytes: u64,
+        block: Option<&Block>,
+    ) -> Result<(), StoreError> {
+        if block.is_some_and(Block::is_identified) {
+            return Ok(());
+        }
+        let footer = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
+        let held = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
+        let tail = match held {
+            Some(pieces) => Bytes::from(pieces.concat()),
+            None => self.inner.store.get(&id.key(), Some(footer)).await?,
+        };
+        check_identity(&tail, object_bytes, id).map_err(|error| {
+            self.evict(id);
+            self.inner.metrics.observe_wrong_object();
+            StoreError::corrupt(&id.key(), error.to_string())
+        })?;
+        if let Some(block) = block {
+            block.note_identified();
+        }
+        Ok(())
     }
 
     /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks

@@ -16,6 +16,7 @@ mod written;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -75,12 +76,23 @@ impl BlockKey {
 pub(crate) struct Block {
     pieces: Arc<Written>,
     checked: Arc<Mutex<BTreeSet<(u64, u64)>>>,
+    identified: Arc<AtomicBool>,
 }
 
 impl Block {
     /// A block of which nothing is checked yet, in the pieces in which it came.
     pub(crate) fn new(pieces: Vec<Bytes>) -> Self {
-        Self { pieces: Arc::new(Written::new(pieces)), checked: Arc::default() }
+        Self { pieces: Arc::new(Written::new(pieces)), checked: Arc::default(), identified: Arc::default() }
+    }
+
+    /// Whether the object that it was fetched from was found to be the one that it should be.
+    pub(crate) fn is_identified(&self) -> bool {
+        self.identified.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it was.
+    pub(crate) fn note_identified(&self) {
+        self.identified.store(true, Ordering::Relaxed);
     }
 
     /// Its length.

@@ -131,7 +131,7 @@ pub enum FormatError {
     #[error("its format version is {0}, this program knows 1 to {latest}", latest = SegmentVersion::LATEST.id())]
     Version(u16),
     /// The object says that it is another one.
-    #[error("its footer says that it is {0}")]
+    #[error("its footer says that it is {0}: objects of the bucket were exchanged or overwritten")]
     Identity(ObjectId),
     /// A kind of object that this version does not know.
     #[error("its kind is {0}, which this program does not know")]
@@ -418,11 +418,7 @@ impl Index {
         if end != footer.index_position {
             return Err(FormatError::Tiling(ranges.len()));
         }
-        let id = (at.len() == SEGMENT_IDENTITY_BYTES).then(|| ObjectId {
-            incarnation: at.get_i64(),
-            number: at.get_u64(),
-            salt: at.get_u32(),
-        });
+        let id = (at.len() == SEGMENT_IDENTITY_BYTES).then(|| read_identity(at));
         Ok(Self { version: footer.version, id, ranges })
     }
 
@@ -456,6 +452,33 @@ impl Index {
         }
     }
 }
+
+/// Checks which object it is whose last bytes these are, by its footer alone: at least
+/// [`LONGEST_FOOTER_BYTES`] of them, or the whole object if it has fewer. Version 1 does not say.
+pub fn check_identity(tail: &[u8], size: u64, id: ObjectId) -> Result<(), FormatError> {
+    let footer = Footer::parse(tail, size)?;
+    let own = match footer.version {
+        SegmentVersion::V1 => return Ok(()),
+        SegmentVersion::V2 => tail
+            .len()
+            .checked_sub(LONGEST_FOOTER_BYTES)
+            .and_then(|start| tail.get(start..start + SEGMENT_IDENTITY_BYTES))
+            .map(read_identity),
+    };
+    match own {
+        Some(own) if own == id => Ok(()),
+        Some(own) => Err(FormatError::Identity(own)),
+        None => Err(FormatError::Size { size }),
+    }
+}
+
+/// Reads an identity of exactly its length.
+fn read_identity(mut at: &[u8]) -> ObjectId {
+    ObjectId { incarnation: at.get_i64(), number: at.get_u64(), salt: at.get_u32() }
+}
+
+/// Bytes of the longest footer of all versions.
+pub const LONGEST_FOOTER_BYTES: usize = SegmentVersion::LATEST.footer_bytes();
 
 /// The footer's CRC and magic, which the CRC does not cover.
 const FOOTER_BYTES_AFTER_CRC_START: usize = 4 + SEGMENT_MAGIC.len();
@@ -610,8 +633,24 @@ mod tests {
         assert_eq!(index.check_identity(&GOLDEN_ID.key()), Ok(()));
         assert_eq!(index.check_identity(&other.key()), Err(FormatError::Identity(GOLDEN_ID)));
         let old = golden_bytes(SegmentVersion::V1);
-        let old = Index::parse(&old, old.len() as u64).unwrap();
+        let size = old.len() as u64;
+        assert_eq!(check_identity(&old, size, other), Ok(()));
+        let old = Index::parse(&old, size).unwrap();
         assert_eq!(old.check_identity(&other.key()), Ok(()), "version 1 does not say what it is");
+        // The footer alone says it as well, and what is no footer says nothing.
+        let size = bytes.len() as u64;
+        let tail = &bytes[bytes.len() - LONGEST_FOOTER_BYTES..];
+        for known in [tail, &bytes[..]] {
+            assert_eq!(check_identity(known, size, GOLDEN_ID), Ok(()));
+            assert_eq!(check_identity(known, size, other), Err(FormatError::Identity(GOLDEN_ID)));
+        }
+        assert_eq!(check_identity(&tail[1..], size, GOLDEN_ID), Err(FormatError::Size { size }));
+        assert_eq!(check_identity(&bytes[1..], size, GOLDEN_ID), Ok(()));
+        for position in 0..SEGMENT_IDENTITY_BYTES {
+            let mut damaged = tail.to_vec();
+            damaged[position] ^= 1;
+            assert!(check_identity(&damaged, size, GOLDEN_ID).is_err(), "byte {position}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::format::batch::tests::batch_of;
+use crate::format::segment::{Part, SegmentBuilder, SegmentVersion};
 use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
 
 const CONFIG: ReaderConfig = ReaderConfig { cache_bytes: 256 << 20, max_in_flight_bytes: 64 << 20 };
@@ -45,6 +46,14 @@ impl Bench {
 
 fn id(number: u64) -> ObjectId {
     ObjectId { incarnation: 1, number, salt: 7 }
+}
+
+/// A write object of these batches, and where they end in it.
+fn object_of(id: ObjectId, batches: &[Bytes]) -> (Bytes, u64) {
+    let mut builder = SegmentBuilder::new(id, SegmentVersion::LATEST);
+    builder.push([1; 16], 0, batches.iter().cloned().map(Part::of));
+    let end = batches.iter().map(|batch| batch.len() as u64).sum();
+    (builder.finish().payload.concat().into(), end)
 }
 
 fn random_bytes(seed: u64, length: usize) -> Bytes {
@@ -230,25 +239,25 @@ async fn an_object_larger_than_all_the_room_is_still_read() {
 async fn batches_are_checked_and_cut_where_they_end() {
     let bench = Bench::new(CONFIG);
     let sent: Vec<Bytes> = (0..20).map(|seed| batch_of(seed, usize::try_from(seed * 40).unwrap())).collect();
-    let object = Bytes::from(sent.concat());
+    let (object, end) = object_of(id(1), &sent);
     let size = object.len() as u64;
     let id = bench.put(1, &object).await;
     for kind in [ReadKind::Tail, ReadKind::CatchUp] {
-        let found = bench.reader.read_batches(kind, id, size, 0..size).await.unwrap();
+        let found = bench.reader.read_batches(kind, id, size, 0..end).await.unwrap();
         assert_eq!(found.iter().map(ReadBatch::contiguous).collect::<Vec<_>>(), sent);
         assert!(found.iter().zip(&sent).all(|(batch, sent)| batch.len() == sent.len()));
     }
-    let error = bench.reader.read_batches(ReadKind::Tail, id, size, 1..size).await.unwrap_err();
+    let error = bench.reader.read_batches(ReadKind::Tail, id, size, 1..end).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "a range that is no batch: {error}");
 }
 
 #[tokio::test]
 async fn a_flipped_byte_is_an_error_and_asked_for_again() {
     let sent: Vec<Bytes> = (0..20).map(|seed| batch_of(seed, 200)).collect();
-    let object = Bytes::from(sent.concat());
-    let size = object.len() as u64;
     for seed in 0..200 {
         let bench = Bench::new(CONFIG);
+        let (object, end) = object_of(id(seed), &sent);
+        let size = object.len() as u64;
         let id = bench.put(seed, &object).await;
         for _ in 0..=seed {
             // Draw another place to flip for each seed.
@@ -257,11 +266,11 @@ async fn a_flipped_byte_is_an_error_and_asked_for_again() {
             bench.reader.evict(id);
         }
         bench.faults.inject(Operation::Get, Fault::FlippedByte);
-        match bench.reader.read_batches(ReadKind::Tail, id, size, 0..size).await {
+        match bench.reader.read_batches(ReadKind::Tail, id, size, 0..end).await {
             Err(error) => {
                 assert!(matches!(error, StoreError::Corrupt { .. }), "seed {seed}: {error}");
                 assert_eq!(error.key(), Some(id.key().as_str()));
-                let again = bench.reader.read_batches(ReadKind::Tail, id, size, 0..size).await.unwrap();
+                let again = bench.reader.read_batches(ReadKind::Tail, id, size, 0..end).await.unwrap();
                 assert_eq!(again.len(), 20, "seed {seed}: the damage was remembered");
             }
             // Base offset and leader epoch are outside of the CRC, and replaced before anybody sees
@@ -281,7 +290,7 @@ async fn a_flipped_byte_is_an_error_and_asked_for_again() {
 async fn other_ranges_of_a_damaged_object_are_served() {
     let bench = Bench::new(CONFIG);
     let sent: Vec<Bytes> = (0..3).map(|seed| batch_of(seed, 200)).collect();
-    let mut object = sent.concat();
+    let mut object = object_of(id(1), &sent).0.to_vec();
     object[300] ^= 1;
     let size = object.len() as u64;
     let id = bench.put(1, &object.into()).await;
@@ -290,6 +299,33 @@ async fn other_ranges_of_a_damaged_object_are_served() {
         let range = batch * length..(batch + 1) * length;
         let found = bench.reader.read_batches(ReadKind::Tail, id, size, range).await;
         assert_eq!(found.is_ok(), batch != 1, "batch {batch}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_in_the_place_of_another_one_is_refused() {
+    // Of one block, and of several.
+    for payload in [200, usize::try_from(BLOCK_BYTES).unwrap()] {
+        let bench = Bench::new(ReaderConfig { cache_bytes: 1 << 30, ..CONFIG });
+        let sent: Vec<Bytes> = (0..3).map(|seed| batch_of(seed, payload)).collect();
+        let (object, _) = object_of(id(1), &sent);
+        let size = object.len() as u64;
+        let first = 0..sent[0].len() as u64;
+        let [right, wrong] = [bench.put(1, &object).await, bench.put(2, &object).await];
+        bench.reader.read_batches(ReadKind::Tail, right, size, first.clone()).await.unwrap();
+        assert_eq!(bench.metrics.wrong_objects(), 0);
+        // Whoever looks ahead gets its bytes into the cache, where they are as wrong.
+        bench.reader.read_as(ReadKind::Tail, wrong, size, first.clone()).await.unwrap();
+        for times in 1..3 {
+            let error =
+                bench.reader.read_batches(ReadKind::Tail, wrong, size, first.clone()).await.unwrap_err();
+            assert!(error.to_string().contains("says that it is wal/00000007/1-1"), "{error}");
+            assert_eq!(error.key(), Some(wrong.key().as_str()));
+            assert_eq!(bench.metrics.wrong_objects(), times);
+        }
+        // It is not remembered once the right one is back.
+        bench.put(2, &object_of(wrong, &sent).0).await;
+        bench.reader.read_batches(ReadKind::Tail, wrong, size, first).await.unwrap();
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::clock::ServerClock;
 use crate::limits::{DEFAULT_REQUEST_TIMEOUT, DEFAULT_RETRY_BUDGET};
 
 /// A text that is never shown.
@@ -156,6 +157,8 @@ pub struct StoreConfig {
     pub retry_budget: Duration,
     /// Whether a folder's files and directories are flushed to the disk before a PUT returns.
     pub fsync: bool,
+    /// Where the server's own clock is noted, as its answers show it. Only S3 has one.
+    pub server_clock: ServerClock,
 }
 
 impl StoreConfig {
@@ -177,6 +180,7 @@ impl StoreConfig {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             retry_budget: DEFAULT_RETRY_BUDGET,
             fsync: true,
+            server_clock: ServerClock::default(),
         }
     }
 }

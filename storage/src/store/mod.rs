@@ -33,7 +33,7 @@ mod object;
 mod payload;
 mod retry;
 mod s3;
-mod s3_checksum;
+mod s3_connector;
 mod time_limit;
 
 pub use config::{Checksum, ParseUrlError, Secret, StoreConfig, StoreUrl};

@@ -7,7 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum a
 use object_store::{Certificate, ClientOptions, RetryConfig};
 
 use super::config::{Checksum, StoreConfig};
-use super::s3_checksum::ChecksumConnector;
+use super::s3_connector::S3Connector;
 use crate::error::StoreError;
 use crate::limits::{CONNECT_TIMEOUT, POOL_IDLE_TIMEOUT};
 
@@ -55,22 +55,18 @@ pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, Stor
             bucket_in_host(endpoint, bucket)?
         });
     }
-    let mut connector = None;
+    let sends_checksum = config.checksum == Checksum::Crc32c;
+    let connector = S3Connector::new(region.to_owned(), sends_checksum, config.server_clock.clone());
+    builder = builder.with_http_connector(connector.clone());
     builder = match config.checksum {
-        Checksum::None => builder,
-        Checksum::Crc32c => {
-            let connector = connector.insert(ChecksumConnector::new(region.to_owned()));
-            builder.with_http_connector(connector.clone())
-        }
+        Checksum::None | Checksum::Crc32c => builder,
         Checksum::Crc64Nvme => builder.with_checksum_algorithm(ClientChecksum::CRC64NVME),
         Checksum::Sha256 => builder.with_checksum_algorithm(ClientChecksum::SHA256),
     };
     let client = builder
         .build()
         .map_err(|error| StoreError::invalid(format!("the S3 client cannot be set up: {error}")))?;
-    if let Some(connector) = connector {
-        connector.sign_with(client.credentials().clone());
-    }
+    connector.sign_with(client.credentials().clone());
     Ok(client)
 }
 
