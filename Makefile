@@ -37,6 +37,12 @@ test-clients: ## Run the suites of real clients against three brokers (long)
 	cargo build --locked --workspace --bins
 	tests/clients/run.sh
 
+.PHONY: test-upgrade
+test-upgrade: ## Run brokers of an older commit beside those of this one, under load: make test-upgrade [OLD=commit] (compiles it)
+	@deploy/scripts/deps.sh build test
+	cargo build --locked --workspace --bins
+	tests/upgrade.sh $(or $(OLD),746b0414dd8786baa320775b046883661add03b8)
+
 .PHONY: test-mcp
 test-mcp: ## Try the observer with the protocol's conformance suite, the inspector and real clients (long)
 	@deploy/scripts/deps.sh build test

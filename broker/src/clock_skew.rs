@@ -1,54 +1,153 @@
-//! How far other brokers' clocks are from this one's, as their records show: retention by time is
-//! safe only while they agree.
+//! Whether this broker's clock may decide that something is old: what others show of theirs.
+//!
+//! Evidence is what other brokers' records and registrations say as they arrive, and what the
+//! object store's answers say (`Date`). Between two pieces of evidence the monotonic clock tells
+//! whether the wall clock has jumped. A broker that knows nothing of any other clock decides
+//! nothing by its own, unless it is alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use strandline_metadata::commit::SessionCell;
+use strandline_metadata::names::Names;
 use strandline_metadata::replica::ApplyObserver;
 use strandline_metadata::state::{Effects, Position};
-use strandline_storage::clock::Clock;
+use strandline_storage::clock::{Clock, ServerClock};
 use tokio::time::Instant;
 
-/// What the records of other brokers show of their clocks.
+use crate::limits::{CLOCK_EVIDENCE_FRESH, MAX_SKEW_MS};
+
+/// What is to be thought of this broker's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClockTrust {
+    /// It agrees with others, or there are no others.
+    Trusted,
+    /// It is ahead of others by so many ms (behind, if negative), which is too much.
+    Off(i64),
+    /// Nothing shows whether it is right.
+    Unknown,
+}
+
+/// How another clock was seen.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    /// By how much this broker's clock was ahead, in ms.
+    ahead_ms: i64,
+    /// This broker's clock at that moment.
+    wall_ms: i64,
+    at: Instant,
+}
+
+/// What this broker knows of other clocks.
 #[derive(Clone, Debug)]
 pub(crate) struct ClockSkew {
+    node_id: i32,
     clock: Arc<dyn Clock>,
+    server: ServerClock,
     own: SessionCell,
-    latest: Arc<Mutex<BTreeMap<i64, (i64, Instant)>>>,
+    /// By incarnation.
+    latest: Arc<Mutex<BTreeMap<i64, Sighting>>>,
 }
 
 impl ClockSkew {
-    /// Others' records older than this say nothing about clocks now.
-    const FRESH: Duration = Duration::from_mins(10);
-
     /// No knowledge yet.
-    pub(crate) fn new(clock: Arc<dyn Clock>, own: SessionCell) -> Self {
-        Self { clock, own, latest: Arc::default() }
+    pub(crate) fn new(node_id: i32, clock: Arc<dyn Clock>, server: ServerClock, own: SessionCell) -> Self {
+        Self { node_id, clock, server, own, latest: Arc::default() }
     }
 
-    /// By how much this broker's clock is ahead of the median of the others', in ms; `None` without
-    /// others.
-    pub(crate) fn ahead_ms(&self) -> Option<i64> {
-        let now = Instant::now();
+    /// Whether what this broker's clock says may decide, in a cluster of these brokers.
+    pub(crate) fn judge(&self, names: &Names) -> ClockTrust {
+        let is_off = |ahead_ms: &i64| ahead_ms.abs() > MAX_SKEW_MS;
+        let server = self.server.now_ms().map(|now_ms| self.clock.now_ms().saturating_sub(now_ms));
+        let others = self.ahead_ms();
+        let is_alone = names.brokers().keys().all(|node_id| *node_id == self.node_id);
+        match (server.filter(is_off), others.filter(is_off)) {
+            (Some(ahead_ms), _) | (None, Some(ahead_ms)) => ClockTrust::Off(ahead_ms),
+            (None, None) if is_alone || server.is_some() || others.is_some() => ClockTrust::Trusted,
+            (None, None) => ClockTrust::Unknown,
+        }
+    }
+
+    /// By how much this broker's clock is ahead of the median of the other brokers', in ms; `None`
+    /// if nothing was heard of them for long.
+    fn ahead_ms(&self) -> Option<i64> {
+        let (now, now_ms) = (Instant::now(), self.clock.now_ms());
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.retain(|_, (_, at)| now.saturating_duration_since(*at) < Self::FRESH);
-        let mut skews: Vec<i64> = latest.values().map(|(skew, _)| *skew).collect();
-        skews.sort_unstable();
-        skews.get(skews.len() / 2).copied()
+        latest.retain(|_, seen| now.saturating_duration_since(seen.at) < CLOCK_EVIDENCE_FRESH);
+        let mut all: Vec<i64> = latest
+            .values()
+            .map(|seen| {
+                let passed = i64::try_from(now.saturating_duration_since(seen.at).as_millis());
+                let jumped = now_ms.saturating_sub(seen.wall_ms).saturating_sub(passed.unwrap_or(i64::MAX));
+                seen.ahead_ms.saturating_add(jumped)
+            })
+            .collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied()
+    }
+
+    fn saw(&self, incarnation: i64, time_ms: i64) {
+        if self.own.current().is_some_and(|s| s.incarnation == incarnation) {
+            return;
+        }
+        let wall_ms = self.clock.now_ms();
+        let seen = Sighting { ahead_ms: wall_ms.saturating_sub(time_ms), wall_ms, at: Instant::now() };
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).insert(incarnation, seen);
     }
 }
 
 impl ApplyObserver for ClockSkew {
     fn applied(&self, at: Position, time_ms: i64, _: &Effects) {
-        if self.own.current().is_some_and(|s| s.incarnation == at.incarnation) {
-            return;
+        self.saw(at.incarnation, time_ms);
+    }
+
+    fn registered(&self, node_id: i32, incarnation: i64, time_ms: i64) {
+        // Its own is seen before its session begins.
+        if node_id != self.node_id {
+            self.saw(incarnation, time_ms);
         }
-        let skew = self.clock.now_ms().saturating_sub(time_ms);
-        self.latest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(at.incarnation, (skew, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use strandline_metadata::replica::View;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::testing::StoppedClock;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn skew(clock: &Arc<StoppedClock>) -> ClockSkew {
+        ClockSkew::new(1, clock.clone(), ServerClock::default(), SessionCell::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_broker_knows_of_other_clocks_decides() {
+        let names = View::default().names;
+        let clock = Arc::new(StoppedClock(HOUR_MS.into()));
+        let set = |now_ms| clock.0.store(now_ms, std::sync::atomic::Ordering::Relaxed);
+        let alone = skew(&clock);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted, "there is nobody else");
+        // The store disagrees.
+        alone.server.note(0);
+        assert_eq!(alone.judge(&names), ClockTrust::Off(HOUR_MS));
+        alone.server.note(HOUR_MS - 1_500);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        // Another broker registers, and says another time than the store and this broker.
+        alone.registered(2, 77, 3 * HOUR_MS);
+        assert_eq!(alone.judge(&names), ClockTrust::Off(-2 * HOUR_MS));
+        alone.registered(1, 78, 9 * HOUR_MS);
+        alone.saw(77, HOUR_MS);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        // Time goes on, by both clocks; then the wall clock jumps.
+        advance(Duration::from_mins(10)).await;
+        set(HOUR_MS + 600_000);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        set(3 * HOUR_MS);
+        assert!(matches!(alone.judge(&names), ClockTrust::Off(_)), "it has jumped since");
     }
 }

@@ -143,8 +143,18 @@ pub struct Config {
     pub snapshot_records: u64,
     /// Write a snapshot after this many bytes of log.
     pub snapshot_log_bytes: u64,
+    /// Write a snapshot after this many revisions of etcd.
+    pub snapshot_revisions: i64,
+    /// Write a snapshot after this time, if anything waits for one.
+    pub snapshot_interval: Duration,
+    /// How long snapshots stay that are not among the newest.
+    pub snapshot_retention: Duration,
+    /// etcd's quota, where it does not say so itself, in bytes.
+    pub etcd_quota_bytes: u64,
     /// Interval of the background jobs.
     pub job_interval: Duration,
+    /// Interval of retention's look at all partitions.
+    pub retention_interval: Duration,
     /// How long a dead object stays after it is certain that nobody plans with it.
     pub delete_delay: Duration,
     /// Idle time after which an idempotent producer is forgotten.
@@ -236,7 +246,18 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
         max_state_ranges: values.within("max_state_ranges", 1, u64::MAX)?,
         snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
         snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
+        snapshot_revisions: values.within("snapshot_revisions", 100, i64::MAX)?,
+        snapshot_interval: Duration::from_millis(values.within("snapshot_interval_ms", 100, u64::MAX)?),
+        snapshot_retention: Duration::from_secs(
+            values.within("snapshot_retention_hours", 0, 87_600_u64)? * 3600,
+        ),
+        etcd_quota_bytes: values.within("etcd_quota_bytes", 1 << 20, u64::MAX)?,
         job_interval: Duration::from_millis(values.within("job_interval_ms", 10, 86_400_000)?),
+        retention_interval: Duration::from_millis(values.within(
+            "log_retention_check_interval_ms",
+            1,
+            i64::MAX.unsigned_abs(),
+        )?),
         delete_delay: values.millis("delete_delay_ms")?,
         producer_id_expiration: values.millis("producer_id_expiration_ms")?,
         drain: values.millis("drain_ms")?,

@@ -39,8 +39,10 @@ pub mod produce;
 mod producer_ids;
 mod readiness;
 mod records;
+pub mod recover;
 pub mod run;
 pub mod server;
+pub mod space;
 pub mod tasks;
 mod telemetry;
 #[cfg(test)]
@@ -76,6 +78,7 @@ use crate::producer_ids::ProducerIds;
 use crate::readiness::Readiness;
 use crate::server::frame::RequestMemory;
 use crate::server::memory::MemoryBudget;
+use crate::space::SpaceGauge;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
 
@@ -108,6 +111,7 @@ pub struct Broker {
     pub(crate) reads_on: Arc<Semaphore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
+    pub(crate) space: SpaceGauge,
     pub(crate) tasks: TaskSet,
     pub(crate) ids: Ids,
     draining: AtomicBool,

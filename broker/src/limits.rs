@@ -256,6 +256,25 @@ pub(crate) const HTTP_CONNECTIONS: usize = 64;
 pub(crate) const TRIMMED_PARTITIONS_PER_RECORD: usize = 1_000;
 /// A clock further than this from the median of the others' decides nothing, in ms.
 pub(crate) const MAX_SKEW_MS: i64 = 30_000;
+/// What was heard of other brokers' clocks longer ago than this is no evidence any more. Meanwhile
+/// the monotonic clock tells of jumps of this broker's own.
+pub(crate) const CLOCK_EVIDENCE_FRESH: Duration = Duration::from_hours(24);
+/// A broker that begins to run the jobs looks at retention after so long, as Kafka's brokers do,
+/// unless the interval is shorter.
+pub(crate) const FIRST_RETENTION_LOOK: Duration = Duration::from_secs(30);
+/// Orphans stay for so long after a start that found something odd: an operator has time to look.
+pub(crate) const ORPHANS_AFTER_ODDITY: Duration = Duration::from_hours(1);
+/// How often etcd is asked how full it is.
+pub(crate) const SPACE_POLL: Duration = Duration::from_secs(10);
+/// Percent of etcd's quota in use from which its history is kept short and the log is trimmed soon.
+pub(crate) const SPACE_SHORT_PERCENT: u64 = 60;
+/// Percent of etcd's quota in use from which producers are slowed.
+pub(crate) const SPACE_SLOW_PERCENT: u64 = 80;
+/// Percent of etcd's quota in use at which they are slowed the most.
+pub(crate) const SPACE_FULL_PERCENT: u64 = 95;
+/// The longest pause between two flushes of a broker while etcd is nearly full: it still writes an
+/// object a second, so that producers are slowed and not refused.
+pub(crate) const SPACE_LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Producers that one ProducersExpired record names.
 pub(crate) const EXPIRED_PRODUCERS_PER_RECORD: usize = 5_000;
 /// Producers that are watched at a time; others wait for their turn (invariant 9).
@@ -298,6 +317,7 @@ pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
 /// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
 pub(crate) const CONTROL_THREADS: usize = 2;
 
+const _: () = assert!(SPACE_SHORT_PERCENT < SPACE_SLOW_PERCENT && SPACE_SLOW_PERCENT < SPACE_FULL_PERCENT);
 const _: () = assert!(OFFSETS_BYTES_BESIDE_GROUP + GROUP_VALUE_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(GROUP_OFFSETS_BYTES_PER_TXN + OFFSETS_KEY_METADATA_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(MEMBER_METADATA_BYTES < GROUP_MEMBERS_BYTES && GROUP_MEMBERS_BYTES < GROUP_VALUE_BYTES);

@@ -89,7 +89,7 @@ async fn register(broker: &Broker, was_registered: bool) -> Result<Registration,
 async fn try_register(broker: &Broker, was_registered: bool) -> Result<Option<Registration>, RegisterError> {
     let (backend, keys) = (broker.lease_backend.as_ref(), broker.replica.keys());
     if was_registered
-        && let Some((known, _)) = brokers::registered(backend, keys, broker.config.node_id).await?
+        && let Some((Ok(known), _)) = brokers::registered(backend, keys, broker.config.node_id).await?
         && known.process_id != broker.process_id
     {
         return Ok(None);

@@ -1,6 +1,7 @@
 //! What the broker counts. Names begin with `strandline_`; histograms are in seconds or bytes. A
 //! call site says what happened, not which label.
 
+mod below;
 pub(crate) mod bounds;
 pub(crate) mod groups;
 mod registrar;
@@ -19,6 +20,7 @@ use strandline_metadata::replica::ReplicaCounters;
 use strandline_storage::metrics::StorageMetrics;
 use uuid::Uuid;
 
+use self::below::BelowMetrics;
 use self::bounds::BoundMetrics;
 use self::groups::GroupMetrics;
 use self::registrar::Registrar;
@@ -98,6 +100,7 @@ struct Shared {
     registered: IntGauge,
     brokers: IntGauge,
     jobs: IntCounterVec,
+    below: BelowMetrics,
     clients: IntCounterVec,
     software: Mutex<BTreeSet<(String, String)>>,
     groups: GroupMetrics,
@@ -190,6 +193,7 @@ impl Metrics {
             registered: r.gauge("registered", "1 while this broker is registered with the cluster")?,
             brokers: r.gauge("brokers", "Brokers that are registered with the cluster")?,
             jobs: r.counters("jobs_total", "Passes of background jobs", &["job", "outcome"])?,
+            below: BelowMetrics::new(&r)?,
             clients: r.counters(
                 "client_connections_total",
                 "Connections by what the client says it is",
@@ -304,6 +308,10 @@ impl Metrics {
         self.shared.jobs.with_label_values(&[job, outcome]).inc();
     }
 
+    pub(crate) fn orphans_stay(&self, stay: bool) {
+        self.shared.below.orphans_stay(stay);
+    }
+
     /// What is counted of groups.
     pub(crate) fn groups(&self) -> &GroupMetrics {
         &self.shared.groups
@@ -337,6 +345,7 @@ impl Metrics {
             s.partitions_known.set(number(view.state.topics().values().map(|t| t.partitions().len()).sum()));
             s.brokers.set(number(view.names.brokers().len()));
         });
+        s.below.look(broker);
         let ReplicaCounters { records, rebuilds, rewatches, apply_nanos, .. } = broker.replica.counters();
         s.applied_records.inc_by(records.saturating_sub(s.applied_records.get()));
         s.apply_seconds.set(Duration::from_nanos(apply_nanos).as_secs_f64());

@@ -6,24 +6,28 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rand::TryRng;
+use rand::rngs::StdRng;
+use rand::{SeedableRng, TryRng};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::{Embedded, api};
 use strandline_metadata::backend::etcd::Etcd;
 use strandline_metadata::brokers;
+use strandline_metadata::bucket::Bucket;
 use strandline_metadata::keys::Keyspace;
+use strandline_metadata::values::ClusterValue;
 use strandline_settings::{Signals, environment, print};
 use strandline_storage::clock::{Clock, SystemClock};
-use strandline_storage::store::{self, StoreConfig, StoreUrl};
+use strandline_storage::store::{self, Store, StoreConfig, StoreUrl};
 use strandline_storage::{StorageMetrics, StoreError};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
-use crate::fsck::{self, Report};
+use crate::fsck;
 use crate::limits::CONTROL_THREADS;
 use crate::metrics::Metrics;
+use crate::recover::Recovery;
 use crate::run::{self, Leases, Opened, Parts, StoreOpener};
 use crate::server::{Bound, http};
 use crate::tasks::{TaskKind, TaskSet};
@@ -31,16 +35,16 @@ use crate::tasks::{TaskKind, TaskSet};
 /// Runs the process; its exit code says whether it ended as asked.
 pub fn main() -> ExitCode {
     let mut flags: Vec<String> = std::env::args().skip(1).collect();
-    let audit = Audit::take(&mut flags);
-    // For an audit, failing is to find something.
-    let failed = if audit.is_some() { ExitCode::from(NO_AUDIT) } else { ExitCode::FAILURE };
-    run(audit, flags).unwrap_or_else(|error| {
+    let command = Command::take(&mut flags);
+    // For a command, failing is to find something.
+    let failed = if command.is_some() { ExitCode::from(NO_ANSWER) } else { ExitCode::FAILURE };
+    run(command, flags).unwrap_or_else(|error| {
         complain(&error);
         failed
     })
 }
 
-fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(command: Option<Command>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let config = match config::parse_on(config::available(), flags, environment)? {
         Parsed::Run(config) => *config,
         Parsed::Print(text) => return Ok(print(&text)),
@@ -49,8 +53,8 @@ fn run(audit: Option<Audit>, flags: Vec<String>) -> Result<ExitCode, Box<dyn std
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let control = control_runtime()?;
     let code = runtime.block_on(async {
-        if let Some(audit) = audit {
-            return audit.run(&config).await;
+        if let Some(command) = command {
+            return command.run(&config).await;
         }
         serve(config, control.handle()).await.inspect_err(|error| error!(%error, "the broker ends"))
     });
@@ -67,36 +71,60 @@ fn control_runtime() -> std::io::Result<Runtime> {
     builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
 }
 
-/// `strandline fsck [--quick] [settings]`: an audit instead of a broker. It ends with 0 if nothing
-/// was found that must not be, with 1 if something was, and with 2 if the audit could not be made.
+/// What else than a broker the process may be: `strandline fsck [--quick] [settings]`, an audit, or
+/// `strandline recover [--accept-loss] [settings]`, after a restore. It ends with 0 if nothing was
+/// found that must not be, or the loss was accepted; with 1 if something was found, or would be
+/// lost; and with 2 if it could not be found out.
 #[derive(Debug)]
-struct Audit {
-    /// Whether objects that records are in are read, rather than just listed.
-    reads: bool,
+enum Command {
+    /// An audit, which reads the objects that records are in or just lists them.
+    Fsck { reads: bool },
+    /// Going on from a backup of etcd.
+    Recover { accepts_loss: bool },
 }
 
-/// The audit could not be made.
-const NO_AUDIT: u8 = 2;
+/// A command has no answer.
+const NO_ANSWER: u8 = 2;
 
-impl Audit {
-    /// Takes the words of the command away, if it is this one.
+/// What a command works on.
+struct Opening {
+    backend: Arc<dyn Backend>,
+    store: Arc<dyn Store>,
+    keys: Keyspace,
+    cluster: ClusterValue,
+}
+
+impl Command {
+    /// Takes the words of a command away, if there is one.
     fn take(flags: &mut Vec<String>) -> Option<Self> {
-        if flags.first().is_none_or(|first| first != "fsck") {
-            return None;
+        let has = |option: &str, flags: &mut Vec<String>| {
+            flags.remove(0);
+            let before = flags.len();
+            flags.retain(|flag| flag != option);
+            flags.len() < before
+        };
+        match flags.first().map(String::as_str) {
+            Some("fsck") => Some(Self::Fsck { reads: !has("--quick", flags) }),
+            Some("recover") => Some(Self::Recover { accepts_loss: has("--accept-loss", flags) }),
+            _ => None,
         }
-        flags.remove(0);
-        let before = flags.len();
-        flags.retain(|flag| flag != "--quick");
-        Some(Self { reads: flags.len() == before })
     }
 
     async fn run(self, config: &Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
-        let report = self.report(config).await?;
-        let _ = writeln!(std::io::stdout(), "{report}");
-        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let opening = Opening::open(config).await?;
+        match self {
+            Self::Fsck { reads } => {
+                let report = fsck::run(&opening.backend, &opening.store, &opening.keys, reads).await?;
+                let _ = writeln!(std::io::stdout(), "{report}");
+                Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Self::Recover { accepts_loss } => opening.recover(accepts_loss).await,
+        }
     }
+}
 
-    async fn report(self, config: &Config) -> Result<Report, Box<dyn std::error::Error>> {
+impl Opening {
+    async fn open(config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
         // Opening it would make one.
         if let MetadataConfig::Embedded(EmbeddedConfig { journal: Some(path), .. }) = &config.metadata
             && !path.exists()
@@ -111,7 +139,30 @@ impl Audit {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let open = store_opener(config.store.clone(), metrics.storage().clone(), clock, 0);
         let store = open(&cluster)?;
-        Ok(fsck::run(&backend, &store, &keys, self.reads).await?)
+        Ok(Self { backend, store, keys, cluster })
+    }
+
+    async fn recover(&self, accepts_loss: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
+        let Self { backend, store, keys, cluster } = self;
+        let cluster_id = cluster.cluster_id.as_str();
+        let bucket = Bucket { backend: backend.as_ref(), keys, store: store.as_ref(), cluster_id };
+        let recovery = Recovery { bucket };
+        let loss = recovery.assess().await?;
+        let _ = writeln!(std::io::stdout(), "{loss}");
+        if loss.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !accepts_loss {
+            let _ = writeln!(
+                std::io::stdout(),
+                "nothing was changed; --accept-loss lets brokers go on like this"
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        let mut rng = StdRng::seed_from_u64(rand::rngs::SysRng.try_next_u64()?);
+        recovery.accept(&loss, SystemClock.now_ms(), &mut rng).await?;
+        let _ = writeln!(std::io::stdout(), "accepted: brokers may be started");
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -58,8 +58,12 @@ async fn take_block(broker: &Broker) -> Result<std::ops::Range<i64>, NextIdError
             Some(kv) => match ProducerIdsValue::decode(&kv.value) {
                 Ok(value) => (value.next, kv.mod_revision),
                 Err(error) => {
-                    error!(%error, "producer ids cannot be read");
-                    return Err(NextIdError::Unavailable);
+                    // The log has every block that was handed out, once it is as new as the value.
+                    error!(%error, "the next producer id cannot be read; the log says what is free");
+                    if broker.replica.barrier().await.is_err() {
+                        return Err(NextIdError::Unavailable);
+                    }
+                    (broker.replica.read(|view| view.state.producer_ids_end()), kv.mod_revision)
                 }
             },
         };

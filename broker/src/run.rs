@@ -8,10 +8,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::brokers::{self, RegisterError};
+use strandline_metadata::bucket::{Bucket, BucketError};
 use strandline_metadata::commit::{self, SessionCell};
 use strandline_metadata::groups::GroupWriter;
 use strandline_metadata::keys::Keyspace;
-use strandline_metadata::replica::{LoadError, Replica};
+use strandline_metadata::replica::{BarrierLoop, LoadError, Replica, ReplicaLoop, View};
 use strandline_metadata::values::ClusterValue;
 use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
@@ -37,9 +38,10 @@ use crate::producer_ids::ProducerIds;
 use crate::readiness::{self, Readiness};
 use crate::server::frame::RequestMemory;
 use crate::server::memory::MemoryBudget;
+use crate::space::SpaceGauge;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
-use crate::{Broker, MembershipEnd, jobs, membership};
+use crate::{Broker, MembershipEnd, jobs, membership, space};
 
 /// Opens the object store of a cluster.
 pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -97,6 +99,9 @@ pub enum OpenError {
     /// The state cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The bucket is not the cluster's, or does not answer.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The cluster's name is none.
     #[error("the cluster's name cannot be used")]
     ClusterName,
@@ -133,13 +138,16 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let cluster = ensure_cluster(parts.backend.as_ref(), &keys, &mut rng).await?;
     let store = (parts.open_store)(&cluster)?;
     let sessions = SessionCell::default();
-    let clock_skew = ClockSkew::new(parts.clock.clone(), sessions.clone());
-    let (replica, replica_loop, barrier_loop) = open_replica(&parts, &keys, &store, &clock_skew).await?;
+    let server_clock = config.store.server_clock.clone();
+    let clock_skew = ClockSkew::new(config.node_id, parts.clock.clone(), server_clock, sessions.clone());
+    let (replica, replica_loop, barrier_loop) =
+        open_state(&parts, &keys, &cluster, &store, &clock_skew).await?;
     let (committer, commit_loop) = commit::committer(replica.clone(), sessions.clone());
     let reader_config =
         ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
     let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
     let buffer = ProduceBuffer::new(&config.produce);
+    let space = SpaceGauge::default();
     let tasks = parts.tasks;
     let lease_tasks = parts.leases.runtime.map_or_else(|| tasks.clone(), |runtime| tasks.on(runtime));
     let flusher = Flusher {
@@ -152,6 +160,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock.clone(),
         metrics: parts.metrics.clone(),
         tasks: tasks.clone(),
+        space: space.clone(),
         seed: rng.random(),
     };
     let fetch_sessions = FetchSessions::new(config.fetch_sessions, rng.random());
@@ -193,6 +202,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         reads_on: Arc::new(Semaphore::new(FETCHES_READ_ON)),
         clock: parts.clock,
         clock_skew,
+        space,
         tasks: tasks.clone(),
         ids,
         draining: false.into(),
@@ -216,6 +226,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     });
     start_beside(&lease_tasks, &broker, fatal_sender);
     tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
+    tasks.start(TaskKind::Critical, "space", space::run(broker.clone()));
     tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
@@ -259,28 +270,74 @@ async fn ensure_cluster(
     }
 }
 
+/// Reads the state, if the bucket is the one that its objects are in.
+async fn open_state(
+    parts: &Parts,
+    keys: &Keyspace,
+    cluster: &ClusterValue,
+    store: &Arc<dyn Store>,
+    observer: &ClockSkew,
+) -> Result<(Replica, ReplicaLoop, BarrierLoop), OpenError> {
+    let backend = parts.backend.as_ref();
+    let bucket = Bucket { backend, keys, store: store.as_ref(), cluster_id: &cluster.cluster_id };
+    // Before anything of it is believed.
+    check_bucket(&bucket).await?;
+    let opened = open_replica(parts, keys, store, observer).await?;
+    bind_bucket(&bucket, &opened.0.view(), parts.seed).await?;
+    Ok(opened)
+}
+
+async fn check_bucket(bucket: &Bucket<'_>) -> Result<(), BucketError> {
+    let mut patience = Patience::default();
+    loop {
+        match bucket.check().await {
+            Err(error) if error.is_retryable() => patience.after(&error).await,
+            done => return done.map(|_| ()),
+        }
+    }
+}
+
+async fn bind_bucket(bucket: &Bucket<'_>, view: &View, seed: u64) -> Result<(), BucketError> {
+    let mut patience = Patience::default();
+    let mut rng = StdRng::seed_from_u64(!seed);
+    loop {
+        match bucket.bind(view, &mut rng).await {
+            Err(error) if error.is_retryable() => patience.after(&error).await,
+            done => return done,
+        }
+    }
+}
+
 async fn open_replica(
     parts: &Parts,
     keys: &Keyspace,
     store: &Arc<dyn Store>,
     observer: &ClockSkew,
-) -> Result<
-    (Replica, strandline_metadata::replica::ReplicaLoop, strandline_metadata::replica::BarrierLoop),
-    LoadError,
-> {
-    let mut backoff = OPEN_BACKOFF.0;
+) -> Result<(Replica, ReplicaLoop, BarrierLoop), LoadError> {
+    let mut patience = Patience::default();
     loop {
-        let opened =
-            Replica::open(parts.backend.clone(), keys.clone(), store.clone(), Box::new(observer.clone()))
-                .await;
-        match opened {
-            Err(error) if error.is_retryable() => {
-                warn!(%error, "the state cannot be read for now; trying again");
-            }
+        let observer = Box::new(observer.clone());
+        match Replica::open(parts.backend.clone(), keys.clone(), store.clone(), observer).await {
+            Err(error) if error.is_retryable() => patience.after(&error).await,
             done => return done,
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(OPEN_BACKOFF.1);
+    }
+}
+
+/// How long a start waits before it tries again, while a dependency does not answer.
+struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(OPEN_BACKOFF.0)
+    }
+}
+
+impl Patience {
+    async fn after(&mut self, error: &(dyn std::fmt::Display + Send + Sync)) {
+        warn!(%error, "what a start needs cannot be read for now; trying again");
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(OPEN_BACKOFF.1);
     }
 }
 

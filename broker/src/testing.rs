@@ -21,7 +21,7 @@ use crate::Broker;
 use crate::api::text;
 use crate::config::{self, Advertised, Config, Parsed};
 use crate::metrics::Metrics;
-use crate::run::{self, Leases, Opened, Parts};
+use crate::run::{self, Leases, OpenError, Opened, Parts};
 use crate::tasks::{TaskKind, TaskSet};
 
 /// A clock that stands still until it is told.
@@ -65,6 +65,20 @@ impl World {
         node_id: i32,
         flags: &[&str],
     ) -> Opened {
+        self.try_broker_over(backend, node_id, flags).await.unwrap()
+    }
+
+    /// Opens a broker of this world, if it opens.
+    pub(crate) async fn try_broker(&self, node_id: i32, flags: &[&str]) -> Result<Opened, OpenError> {
+        self.try_broker_over(Arc::new(self.backend.clone()), node_id, flags).await
+    }
+
+    async fn try_broker_over(
+        &self,
+        backend: Arc<dyn Backend>,
+        node_id: i32,
+        flags: &[&str],
+    ) -> Result<Opened, OpenError> {
         let all = ["--dev", "--node-id", &node_id.to_string(), "--zone", &format!("zone-{node_id}")];
         let all = all.iter().chain(flags).map(|f| (*f).to_owned()).collect::<Vec<_>>();
         let Ok(Parsed::Run(config)) = config::parse(all, |_| None) else { panic!("these flags are wrong") };
@@ -81,7 +95,7 @@ impl World {
             tasks: TaskSet::default(),
             leases,
         };
-        run::open(Config { ..*config }, parts).await.unwrap()
+        run::open(Config { ..*config }, parts).await
     }
 }
 

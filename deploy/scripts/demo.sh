@@ -15,6 +15,8 @@ DATA=$HOME_DIR/data
 PROFILE=${STRANDLINE_PROFILE:-release}
 TARGET=${CARGO_TARGET_DIR:-$PWD/target}
 BIN=$TARGET/$PROFILE
+# Bytes. etcd before 3.6 does not say it, so brokers are told as well.
+ETCD_QUOTA=2147483648
 
 # name, port, and a URL that answers when it is healthy
 SERVICES=(
@@ -110,7 +112,8 @@ start_native() {
 	[ "$PROFILE" = release ] && flags+=(--release)
 	cargo build --quiet "${flags[@]}" || fail "the build failed; its messages are above"
 	say "Starting the platform; logs are in .strandline/logs"
-	launch etcd etcd --data-dir "$DATA/etcd" --log-level warn --quota-backend-bytes 2147483648 \
+	launch etcd etcd --data-dir "$DATA/etcd" --log-level warn --quota-backend-bytes "$ETCD_QUOTA" \
+		--auto-compaction-mode periodic --auto-compaction-retention 1h \
 		--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
 		--listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
 		--initial-cluster default=http://127.0.0.1:2380
@@ -133,6 +136,7 @@ start_native() {
 		launch "broker-$i" "$BIN/strandline" --node-id "$i" --cluster demo --zone "zone-$i" \
 			--listen "127.0.0.1:$port" --http-listen "127.0.0.1:$((port + 1))" \
 			--etcd-endpoints http://127.0.0.1:2379 --etcd-user broker --etcd-password local-dev-broker \
+			--etcd-quota-bytes "$ETCD_QUOTA" \
 			--store-url s3://strandline \
 			--s3-endpoint http://127.0.0.1:9000 --s3-allow-http true \
 			--s3-access-key-id strandline --s3-secret-access-key local-dev-secret

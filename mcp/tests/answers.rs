@@ -299,6 +299,7 @@ async fn lag_and_offsets_are_exact_and_null_where_nothing_is_known() {
             partitions: 1,
             configs: std::collections::BTreeMap::new(),
             created_at_ms: 0,
+            unknown: std::collections::BTreeMap::new(),
         },
     );
     let gone = served.call("fetch_offsets", json!({"group_id": "b.audit"})).await;

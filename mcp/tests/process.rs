@@ -217,7 +217,13 @@ async fn its_user_cannot_write_and_it_connects_to_etcd_and_metrics_only() {
     let ((kafka, connected), metrics) = (trap(), metrics());
     etcd.put(
         &Key::Cluster,
-        &ClusterValue { format: VALUE_FORMAT, cluster_id: "cid".to_owned(), feature_level: 1 }.encode(),
+        &ClusterValue {
+            format: VALUE_FORMAT,
+            cluster_id: "cid".to_owned(),
+            feature_level: 1,
+            unknown: std::collections::BTreeMap::new(),
+        }
+        .encode(),
     );
     let broker = BrokerValue {
         format: VALUE_FORMAT,
@@ -238,6 +244,7 @@ async fn its_user_cannot_write_and_it_connects_to_etcd_and_metrics_only() {
         partitions: 2,
         configs: std::collections::BTreeMap::new(),
         created_at_ms: 0,
+        unknown: std::collections::BTreeMap::new(),
     };
     etcd.put(&Key::Topic("orders".to_owned()), &topic.encode());
 

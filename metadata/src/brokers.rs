@@ -14,7 +14,7 @@ use crate::commit::{Change, CommitError, Committer, Session, Settled, Trace, Ver
 use crate::keys::{Key, Keyspace};
 use crate::record::{Body, FeatureLevel};
 use crate::state::FEATURE_LEVEL;
-use crate::values::{BrokerValue, ClusterValue, VALUE_FORMAT, Value, ValueError};
+use crate::values::{BrokerValue, ClusterValue, UnknownFields, VALUE_FORMAT, Value, ValueError};
 
 /// Why a broker cannot register.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +58,8 @@ pub async fn ensure_cluster(
         // Writing into a string cannot fail.
         let _ = write!(cluster_id, "{:02x}", rng.random::<u8>());
     }
-    let fresh = ClusterValue { format: VALUE_FORMAT, cluster_id, feature_level: FEATURE_LEVEL };
+    let (feature_level, unknown) = (FEATURE_LEVEL, UnknownFields::new());
+    let fresh = ClusterValue { format: VALUE_FORMAT, cluster_id, feature_level, unknown };
     let create = Txn {
         compares: vec![Compare::CreateRevision(key.clone(), 0)],
         then: vec![Op::put(key.clone(), fresh.encode())],
@@ -117,22 +118,21 @@ pub async fn read_cluster(
     }
 }
 
-/// The registration of a node id as it is now, read linearizably.
+/// The registration of a node id as it is now, read linearizably: its incarnation, and its value
+/// unless that cannot be read.
 pub async fn registered(
     backend: &dyn Backend,
     keys: &Keyspace,
     node_id: i32,
-) -> Result<Option<(BrokerValue, i64)>, RegisterError> {
+) -> Result<Option<(Result<BrokerValue, ValueError>, i64)>, RegisterError> {
     let read = RangeRequest {
         keys: KeyRange::Key(keys.encode(&Key::Broker(node_id))),
         revision: None,
         limit: 1,
         keys_only: false,
     };
-    match backend.range(read).await?.kvs.first() {
-        None => Ok(None),
-        Some(kv) => Ok(Some((BrokerValue::decode(&kv.value)?, kv.create_revision))),
-    }
+    let found = backend.range(read).await?;
+    Ok(found.kvs.first().map(|kv| (BrokerValue::decode(&kv.value), kv.create_revision)))
 }
 
 /// The trace of a registration: the key, which is attached to a lease that only this attempt has.

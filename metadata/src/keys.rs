@@ -26,6 +26,8 @@ pub enum Key {
     Cluster,
     /// `brokers/<node id>`: a registration; its create revision is the incarnation.
     Broker(i32),
+    /// `bucket`: which bucket holds the cluster's objects.
+    Bucket,
     /// `commits`: put by every transaction of the log's writers, so that its version counts them.
     Commits,
     /// `heads/<incarnation>`: the last sequence number of that incarnation.
@@ -98,6 +100,7 @@ impl Keyspace {
         match key {
             Key::Cluster => self.under("cluster"),
             Key::Broker(node_id) => self.under(&format!("brokers/{node_id}")),
+            Key::Bucket => self.under("bucket"),
             Key::Commits => self.under("commits"),
             Key::Head(incarnation) => self.under(&format!("heads/{incarnation}")),
             Key::Log { incarnation, sequence } => {
@@ -129,6 +132,7 @@ impl Keyspace {
         match rest.split_once('/') {
             None => match rest {
                 "cluster" => Some(Key::Cluster),
+                "bucket" => Some(Key::Bucket),
                 "commits" => Some(Key::Commits),
                 "snapshot" => Some(Key::Snapshot),
                 "producer-ids" => Some(Key::ProducerIds),
@@ -204,7 +208,8 @@ impl Keyspace {
         KeyRange::prefix(self.under(&format!("offsets/{}/", escape(group))))
     }
 
-    /// Brokers, cluster, commits, configs, groups, heads, leaders: all that lies before the log.
+    /// Brokers, bucket, cluster, commits, configs, groups, heads, leaders: all that lies before the
+    /// log.
     pub fn brokers_to_leaders(&self) -> KeyRange {
         KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
     }
@@ -281,6 +286,7 @@ mod tests {
         for key in [
             Key::Cluster,
             Key::Broker(3),
+            Key::Bucket,
             Key::Commits,
             Key::Head(77),
             Key::Log { incarnation: 77, sequence: 9 },
@@ -320,6 +326,7 @@ mod tests {
         let (group, topic, name) = ("%ff".to_owned(), "zzz".to_owned(), "x".to_owned());
         for (key, place) in [
             (Key::Broker(0), "before"),
+            (Key::Bucket, "before"),
             (Key::Cluster, "before"),
             (Key::Commits, "before"),
             (Key::BrokerConfig(None), "before"),

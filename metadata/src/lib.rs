@@ -29,7 +29,13 @@ pub mod values;
 #[cfg(feature = "log")]
 pub mod brokers;
 #[cfg(feature = "log")]
+pub mod bucket;
+#[cfg(feature = "log")]
 pub mod commit;
+#[cfg(feature = "log")]
+pub mod compaction;
+#[cfg(feature = "log")]
+pub mod evidence;
 #[cfg(feature = "log")]
 pub mod groups;
 #[cfg(feature = "log")]

@@ -49,6 +49,13 @@ pub const WATCH_REVISIONS_BEHIND: i64 = 1_000;
 /// History that is kept in etcd when it is compacted.
 pub const HISTORY_REVISIONS: i64 = 10_000;
 
+/// History that is kept in etcd when it is compacted, if it has fewer revisions than that. A watch
+/// that was cut for longer reads the state anew.
+pub const HISTORY_TIME: Duration = Duration::from_mins(5);
+
+/// How often what is older than that is forgotten.
+pub const COMPACTION_INTERVAL: Duration = Duration::from_mins(1);
+
 /// Log keys that one transaction of the trimmer deletes.
 pub const TRIM_KEYS: u64 = 500;
 
@@ -58,6 +65,18 @@ pub const WORK_PER_TURN: usize = 4_096;
 
 /// Snapshots that `snapshot` lists.
 pub const SNAPSHOTS: usize = 3;
+
+/// Manifests of snapshots that etcd does not list any more which one pass reads, to see how old
+/// they are: a broker that takes over may find a day's.
+pub const MANIFESTS_READ_PER_PASS: usize = 200;
+
+/// How often the beacon is rewritten while transactions are committed: a restored etcd that lacks
+/// no more than that is not recognised. Each is a PUT; at 5 s they cost Amazon's smallest bill of a
+/// broker a few dollars a month.
+pub const BEACON_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often something is read that the store seems to have damaged, before it is called so.
+pub const EVIDENCE_ATTEMPTS: usize = 3;
 
 /// A commit that is not applied within this restarts the watch.
 pub const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -210,6 +229,8 @@ const _: () = assert!(1 + FIXED_STEPS + GROUP_WRITE_KEYS < BACKEND_TXN_OPS);
 const _: () = assert!(RECORDS_PER_TXN + FIXED_STEPS <= BACKEND_TXN_OPS);
 const _: () = assert!(RECORD_BYTES < TXN_RECORD_BYTES && TXN_RECORD_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(WATCH_REVISIONS_BEHIND < HISTORY_REVISIONS);
+const _: () = assert!(WATCH_SILENCE.as_millis() < HISTORY_TIME.as_millis());
+const _: () = assert!(COMPACTION_INTERVAL.as_millis() < HISTORY_TIME.as_millis());
 const _: () = assert!(SNAPSHOT_INLINE_BYTES < BACKEND_REQUEST_BYTES as u64);
 const _: () = assert!(PROGRESS_INTERVAL.as_millis() * 2 < WATCH_SILENCE.as_millis());
 const _: () = assert!(BACKEND_TIMEOUT.as_millis() < LOAD_PATIENCE.as_millis());

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
+use tracing::error;
 use uuid::Uuid;
 
 use crate::backend::{Event, KeyValue};
 use crate::keys::{Key, Keyspace};
-use crate::values::{BrokerValue, ConfigsValue, TopicValue, Value, ValueError};
+use crate::values::{BrokerValue, ConfigsValue, TopicValue, Value};
 
 /// A topic as its key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct Names {
     /// Groups change with every rebalance, and a step copies the keys beside the one that changes.
     groups: OrdMap<Arc<str>, i64>,
     offsets: OrdMap<Arc<str>, OrdSet<(Arc<str>, u32)>>,
+    /// Keys whose values cannot be read.
+    unreadable: OrdSet<Bytes>,
 }
 
 impl Names {
@@ -114,91 +118,133 @@ impl Names {
         self.groups.keys().chain(without_key).map(|group| &**group)
     }
 
-    /// Takes over a key as it was read. Keys that mean nothing here are passed over.
-    pub(crate) fn put(&mut self, keys: &Keyspace, kv: &KeyValue) -> Result<(), ValueError> {
-        match keys.parse(&kv.key) {
-            Some(Key::Topic(name)) => {
-                let value = TopicValue::decode(&kv.value)?;
-                let topic = Arc::new(TopicInfo { name: name.clone(), value, mod_revision: kv.mod_revision });
-                if let Some(before) = self.topics.insert(name, topic.clone())
-                    && before.value.topic_id != topic.value.topic_id
-                {
-                    self.ids.remove(&before.value.topic_id);
+    /// How many values there are that cannot be read: each takes out its own topic, broker, configs
+    /// or subscription, and nothing else.
+    pub fn unreadable(&self) -> usize {
+        self.unreadable.len()
+    }
+
+    /// The value of a key, unless it cannot be read: then that is noted, and what the key said
+    /// before counts no more.
+    fn readable<T: Value>(&mut self, key: &Key, kv: &KeyValue) -> Option<T> {
+        match T::decode(&kv.value) {
+            Ok(value) => {
+                if !self.unreadable.is_empty() {
+                    self.unreadable.remove(&kv.key);
                 }
-                self.ids.insert(topic.value.topic_id, topic);
+                Some(value)
             }
-            Some(Key::Broker(node_id)) => {
-                let value = BrokerValue::decode(&kv.value)?;
-                self.brokers.insert(node_id, Arc::new(BrokerInfo { value, incarnation: kv.create_revision }));
+            Err(error) => {
+                let name = String::from_utf8_lossy(&kv.key);
+                error!(key = %name, revision = kv.mod_revision, %error, "a value cannot be read: it counts as absent");
+                self.remove(key, &kv.key);
+                self.unreadable.insert(kv.key.clone());
+                None
             }
-            Some(Key::BrokerConfig(node_id)) => {
-                self.configs.insert(node_id, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+        }
+    }
+
+    /// Takes over a key as it was read. Keys that mean nothing here are passed over.
+    pub(crate) fn put(&mut self, keys: &Keyspace, kv: &KeyValue) {
+        let Some(key) = keys.parse(&kv.key) else { return };
+        match &key {
+            Key::Topic(name) => {
+                let Some(value) = self.readable(&key, kv) else { return };
+                self.put_topic(TopicInfo { name: name.clone(), value, mod_revision: kv.mod_revision });
             }
-            Some(Key::GroupConfig(group)) => {
-                self.group_configs.insert(group, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            Key::Broker(node_id) => {
+                let Some(value) = self.readable(&key, kv) else { return };
+                let broker = BrokerInfo { value, incarnation: kv.create_revision };
+                self.brokers.insert(*node_id, Arc::new(broker));
             }
-            Some(Key::ClientMetrics(name)) => {
-                let all = Arc::make_mut(&mut self.client_metrics);
-                all.insert(name, (ConfigsValue::decode(&kv.value)?, kv.mod_revision));
+            Key::BrokerConfig(node_id) => {
+                let Some(value) = self.readable(&key, kv) else { return };
+                self.configs.insert(*node_id, (value, kv.mod_revision));
             }
-            Some(Key::Group(group)) => {
-                self.groups.insert(group.into(), kv.mod_revision);
+            Key::GroupConfig(group) => {
+                let Some(value) = self.readable(&key, kv) else { return };
+                self.group_configs.insert(group.clone(), (value, kv.mod_revision));
             }
-            Some(Key::Offsets { group, topic, part }) => {
-                let key = (topic.into(), part);
-                if !self.offsets.get(&*group).is_some_and(|known| known.contains(&key)) {
-                    self.offsets.entry(group.into()).or_default().insert(key);
+            Key::ClientMetrics(name) => {
+                let Some(value) = self.readable(&key, kv) else { return };
+                Arc::make_mut(&mut self.client_metrics).insert(name.clone(), (value, kv.mod_revision));
+            }
+            Key::Group(group) => {
+                self.groups.insert(group.as_str().into(), kv.mod_revision);
+            }
+            Key::Offsets { group, topic, part } => {
+                let key = (topic.as_str().into(), *part);
+                if !self.offsets.get(group.as_str()).is_some_and(|known| known.contains(&key)) {
+                    self.offsets.entry(group.as_str().into()).or_default().insert(key);
                 }
             }
             _ => {}
         }
-        Ok(())
+    }
+
+    fn put_topic(&mut self, topic: TopicInfo) {
+        let topic = Arc::new(topic);
+        if let Some(before) = self.topics.insert(topic.name.clone(), topic.clone())
+            && before.value.topic_id != topic.value.topic_id
+        {
+            self.ids.remove(&before.value.topic_id);
+        }
+        self.ids.insert(topic.value.topic_id, topic);
     }
 
     /// Takes over a change.
-    pub(crate) fn apply(&mut self, keys: &Keyspace, event: &Event) -> Result<(), ValueError> {
+    pub(crate) fn apply(&mut self, keys: &Keyspace, event: &Event) {
         match event {
-            Event::Put(kv) => self.put(keys, kv)?,
-            Event::Delete { key, .. } => match keys.parse(key) {
-                Some(Key::Topic(name)) => {
-                    if let Some(gone) = self.topics.remove(&name) {
-                        self.ids.remove(&gone.value.topic_id);
-                    }
+            Event::Put(kv) => self.put(keys, kv),
+            Event::Delete { key: bytes, .. } => {
+                if let Some(key) = keys.parse(bytes) {
+                    self.remove(&key, bytes);
                 }
-                Some(Key::Broker(node_id)) => {
-                    self.brokers.remove(&node_id);
-                }
-                Some(Key::BrokerConfig(node_id)) => {
-                    self.configs.remove(&node_id);
-                }
-                Some(Key::GroupConfig(group)) => {
-                    self.group_configs.remove(&group);
-                }
-                Some(Key::ClientMetrics(name)) => {
-                    Arc::make_mut(&mut self.client_metrics).remove(&name);
-                }
-                Some(Key::Group(group)) => {
-                    self.groups.remove(&*group);
-                }
-                Some(Key::Offsets { group, topic, part }) => {
-                    if let Some(keys) = self.offsets.get_mut(&*group) {
-                        keys.remove(&(topic.into(), part));
-                        if keys.is_empty() {
-                            self.offsets.remove(&*group);
-                        }
-                    }
-                }
-                _ => {}
-            },
+            }
         }
-        Ok(())
+    }
+
+    /// Forgets what a key said.
+    fn remove(&mut self, key: &Key, bytes: &[u8]) {
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(bytes);
+        }
+        match key {
+            Key::Topic(name) => {
+                if let Some(gone) = self.topics.remove(name) {
+                    self.ids.remove(&gone.value.topic_id);
+                }
+            }
+            Key::Broker(node_id) => {
+                self.brokers.remove(node_id);
+            }
+            Key::BrokerConfig(node_id) => {
+                self.configs.remove(node_id);
+            }
+            Key::GroupConfig(group) => {
+                self.group_configs.remove(group);
+            }
+            Key::ClientMetrics(name) if self.client_metrics.contains_key(name) => {
+                Arc::make_mut(&mut self.client_metrics).remove(name);
+            }
+            Key::Group(group) => {
+                self.groups.remove(group.as_str());
+            }
+            Key::Offsets { group, topic, part } => {
+                if let Some(keys) = self.offsets.get_mut(group.as_str()) {
+                    keys.remove(&(topic.as_str().into(), *part));
+                    if keys.is_empty() {
+                        self.offsets.remove(group.as_str());
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     #[test]
@@ -216,10 +262,46 @@ mod tests {
                 version: 1,
                 lease: 0,
             };
-            names.put(&keys, &kv).unwrap();
+            names.put(&keys, &kv);
         }
         let mut groups: Vec<&str> = names.groups().collect();
         groups.sort_unstable();
         assert_eq!(groups, ["both", "key", "offsets"]);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_takes_out_what_it_is_of_and_nothing_else() {
+        let keys = Keyspace::new("test").unwrap();
+        let mut names = Names::default();
+        let put = |names: &mut Names, key: &Key, value: &[u8]| {
+            let (key, value) = (keys.encode(key), Bytes::copy_from_slice(value));
+            let kv = KeyValue { key, value, create_revision: 1, mod_revision: 1, version: 1, lease: 0 };
+            names.apply(&keys, &Event::Put(kv));
+        };
+        let topic = |id| crate::topics::new_topic(Uuid::from_u128(id), 1, BTreeMap::new(), 0).encode();
+        let configs = ConfigsValue { format: 1, configs: BTreeMap::new() }.encode();
+        let [a, b] = ["a", "b"].map(|name| Key::Topic(name.to_owned()));
+        put(&mut names, &a, &topic(1));
+        put(&mut names, &b, &topic(2));
+        let others = [
+            Key::Broker(7),
+            Key::BrokerConfig(None),
+            Key::GroupConfig("g".to_owned()),
+            Key::ClientMetrics("m".to_owned()),
+        ];
+        for key in &others {
+            put(&mut names, key, b"{\"format\":9}");
+        }
+        put(&mut names, &a, b"garbage");
+        assert_eq!((names.unreadable(), names.topics().len(), names.client_metrics().len()), (5, 1, 0));
+        assert!(names.topic("a").is_none() && names.topic_by_id(Uuid::from_u128(1)).is_none());
+        assert!(names.topic("b").is_some() && names.brokers().is_empty());
+        // Mended, or deleted.
+        put(&mut names, &a, &topic(1));
+        put(&mut names, &others[3], &configs);
+        for key in &others[..3] {
+            names.apply(&keys, &Event::Delete { key: keys.encode(key), revision: 9 });
+        }
+        assert_eq!((names.unreadable(), names.topics().len(), names.client_metrics().len()), (0, 2, 1));
     }
 }

@@ -10,7 +10,7 @@ use crate::commit::Change;
 use crate::keys::{Key, Keyspace};
 use crate::names::TopicInfo;
 use crate::record::{Body, PartitionsAdded, ProducerIdBlock, TopicCreated, TopicDeleted};
-use crate::values::{ConfigsValue, ProducerIdsValue, TopicValue, VALUE_FORMAT, Value};
+use crate::values::{ConfigsValue, ProducerIdsValue, TopicValue, UnknownFields, VALUE_FORMAT, Value};
 
 /// Creates a topic, if there is none of that name.
 pub fn create(keys: &Keyspace, name: &str, topic: &TopicValue) -> Change {
@@ -121,5 +121,6 @@ pub fn new_topic(
     configs: BTreeMap<String, String>,
     created_at_ms: i64,
 ) -> TopicValue {
-    TopicValue { format: VALUE_FORMAT, topic_id: id, partitions, configs, created_at_ms }
+    let unknown = UnknownFields::new();
+    TopicValue { format: VALUE_FORMAT, topic_id: id, partitions, configs, created_at_ms, unknown }
 }

@@ -1,8 +1,10 @@
 //! The values of the plain keys: JSON that a person may read with `etcdctl get`.
 //!
 //! Each carries `format`. A value of a newer format than this build knows is an error, never a
-//! guess; unknown fields of a known format are refused too, so that a rewrite by an older broker
-//! cannot drop what a newer one stored.
+//! guess. A field that this build does not know decides nothing that it does, and is passed over: a
+//! newer build may add one at any time beside brokers of this one. A rewrite keeps those of a topic
+//! and of the cluster. A field that does decide something is written only from a feature level on
+//! that every broker knows, or in a newer format.
 
 pub mod group;
 pub mod watermarks;
@@ -47,9 +49,11 @@ pub trait Value: Serialize + DeserializeOwned {
     }
 }
 
+/// Fields of a value that this build does not know, as they were read.
+pub type UnknownFields = BTreeMap<String, serde_json::Value>;
+
 /// The value of `cluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClusterValue {
     /// Format of this value.
     pub format: u32,
@@ -57,15 +61,30 @@ pub struct ClusterValue {
     pub cluster_id: String,
     /// What `apply` may do. A broker that does not know the level does not start.
     pub feature_level: u32,
+    /// What a newer build has added.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 impl Value for ClusterValue {
     const WHAT: &'static str = "`cluster`";
 }
 
+/// The value of `bucket`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketValue {
+    /// Format of this value.
+    pub format: u32,
+    /// The bucket has a marker under this id.
+    pub bucket_id: String,
+}
+
+impl Value for BucketValue {
+    const WHAT: &'static str = "`bucket`";
+}
+
 /// The value of `brokers/<node id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BrokerValue {
     /// Format of this value.
     pub format: u32,
@@ -95,7 +114,6 @@ impl Value for BrokerValue {
 
 /// The value of `topics/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TopicValue {
     /// Format of this value.
     pub format: u32,
@@ -107,6 +125,9 @@ pub struct TopicValue {
     pub configs: BTreeMap<String, String>,
     /// Wall clock of the creating broker, ms since 1970.
     pub created_at_ms: i64,
+    /// What a newer build has added.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 impl Value for TopicValue {
@@ -116,7 +137,6 @@ impl Value for TopicValue {
 /// The value of `configs/…`: dynamic configs of brokers, of a group, of a subscription to metrics
 /// of clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ConfigsValue {
     /// Format of this value.
     pub format: u32,
@@ -130,7 +150,6 @@ impl Value for ConfigsValue {
 
 /// The value of `producer-ids`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProducerIdsValue {
     /// Format of this value.
     pub format: u32,
@@ -144,7 +163,6 @@ impl Value for ProducerIdsValue {
 
 /// The value of `leaders/<job>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LeaderValue {
     /// Format of this value.
     pub format: u32,
@@ -160,7 +178,6 @@ impl Value for LeaderValue {
 
 /// One snapshot, as `snapshot` lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SnapshotRef {
     /// The state is the one after this revision.
     pub revision: i64,
@@ -176,7 +193,6 @@ pub struct SnapshotRef {
 
 /// The value of `snapshot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SnapshotValue {
     /// Format of this value.
     pub format: u32,
@@ -202,6 +218,7 @@ mod tests {
             partitions: 6,
             configs: BTreeMap::from([("retention.ms".to_owned(), "1000".to_owned())]),
             created_at_ms: 17,
+            unknown: UnknownFields::new(),
         };
         let golden = r#"{"format":1,"topic_id":"01234567-89ab-cdef-0123-456789abcdef","partitions":6,"configs":{"retention.ms":"1000"},"created_at_ms":17}"#;
         assert_eq!(String::from_utf8(topic.encode()).unwrap(), golden);
@@ -209,15 +226,22 @@ mod tests {
     }
 
     #[test]
-    fn newer_formats_unknown_fields_and_garbage_are_errors() {
-        for bad in [
-            &br#"{"format":2,"next":5}"#[..],
-            br#"{"next":5}"#,
-            br#"{"format":1,"next":5,"more":1}"#,
-            br#"{"format":1}"#,
-            b"\xff\x00",
-            b"",
-        ] {
+    fn what_a_newer_build_has_added_is_passed_over_and_kept() {
+        let newer = br#"{"format":1,"topic_id":"01234567-89ab-cdef-0123-456789abcdef","partitions":6,"configs":{},"created_at_ms":17,"colour":["blue"]}"#;
+        let topic = TopicValue::decode(newer).unwrap();
+        assert_eq!(topic.partitions, 6);
+        let rewritten = TopicValue { partitions: 7, ..topic }.encode();
+        assert!(String::from_utf8(rewritten).unwrap().contains(r#""colour":["blue"]"#));
+        assert!(ProducerIdsValue::decode(br#"{"format":1,"next":5,"more":1}"#).is_ok());
+        let broker = br#"{"format":1,"node_id":1,"process_id":"01234567-89ab-cdef-0123-456789abcdef","host":"h","port":1,"zone":"","version":"9.0.0","metrics_url":"","registered_at_ms":0,"draining":false,"more":{}}"#;
+        assert!(BrokerValue::decode(broker).is_ok());
+        assert!(ConfigsValue::decode(br#"{"format":1,"configs":{},"more":1}"#).is_ok());
+    }
+
+    #[test]
+    fn newer_formats_and_garbage_are_errors() {
+        for bad in [&br#"{"format":2,"next":5}"#[..], br#"{"next":5}"#, br#"{"format":1}"#, b"\xff\x00", b""]
+        {
             assert!(ProducerIdsValue::decode(bad).is_err(), "{bad:?}");
         }
     }

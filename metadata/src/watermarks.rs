@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::backend::{BackendError, Compare, KeyRange, Op};
@@ -168,8 +169,10 @@ async fn read(replica: &Replica) -> Result<Stored, BackendError> {
     let mut stored = BTreeMap::new();
     for kv in pages(backend, keys.watermarks(), newest, WATERMARK_PAGE_KEYS, false).await? {
         if let Some(Key::Watermarks { topic_id, part }) = keys.parse(&kv.key) {
-            let value =
-                WatermarksValue::decode(&kv.value).map_err(|e| BackendError::Broken(e.to_string()))?;
+            let value = WatermarksValue::decode(&kv.value).unwrap_or_else(|error| {
+                warn!(%topic_id, %error, "watermarks cannot be read; they are written anew");
+                WatermarksValue { format: VALUE_FORMAT, revision: 0, partitions: Vec::new() }
+            });
             stored.insert((topic_id, part), (kv.mod_revision, value));
         }
     }

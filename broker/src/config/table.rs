@@ -168,6 +168,12 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         "Default of retention.bytes, per partition; -1 without limit",
     ),
+    setting(
+        "log_retention_check_interval_ms",
+        "300000",
+        "ms",
+        "Interval of the check for records that are too old or too many",
+    ),
     setting("log_cleanup_policy", "delete", "list", "Default of cleanup.policy"),
     setting(
         "message_max_bytes",
@@ -253,6 +259,30 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("snapshot_records", "5000", "records", "Write a snapshot after this many log records"),
     setting("snapshot_log_bytes", "30000000", "bytes", "Write a snapshot after this many bytes of log"),
+    setting(
+        "snapshot_revisions",
+        "100000",
+        "revisions",
+        "Write a snapshot after this many revisions of etcd, whatever made them",
+    ),
+    setting(
+        "snapshot_interval_ms",
+        "3600000",
+        "ms",
+        "Write a snapshot after this time, if records or unreferenced objects wait for one",
+    ),
+    setting(
+        "snapshot_retention_hours",
+        "24",
+        "hours",
+        "How long replaced snapshots are kept, with the objects that they need: backups of etcd that are not older can be restored",
+    ),
+    setting(
+        "etcd_quota_bytes",
+        "2147483648",
+        "bytes",
+        "etcd's --quota-backend-bytes, where etcd does not say it itself (before 3.6): producers are slowed from 80 % on",
+    ),
     setting("job_interval_ms", "5000", "ms", "Interval of the background jobs"),
     setting("delete_delay_ms", "600000", "ms", "Grace period before an unreferenced object is deleted"),
     setting(
@@ -267,8 +297,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("seed", "", "number", "Seed of the random number generator, for reproducible runs"),
 ];
 
-/// How a cluster is audited.
-pub(super) const AUDIT_HELP: &str = "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped.";
+/// How a cluster is audited, and recovered from a backup.
+pub(super) const AUDIT_HELP: &str = "`strandline fsck [--quick] [settings]` audits a cluster instead: is everything there that was acknowledged? It changes nothing in etcd or S3, and may run beside brokers; a --dev broker must be stopped. `strandline recover [--accept-loss] [settings]` says what is lost by a backup of etcd that was restored, and lets brokers go on with it.";
 
 /// Where else settings may stand.
 pub(super) const SOURCES_HELP: &str = "Every setting may also stand in the file given with --config, or in the environment. A flag wins over the environment, the environment over the file.";
@@ -300,6 +330,7 @@ mod tests {
             "log_retention_bytes",
             "message_max_bytes",
             "offset_metadata_max_bytes",
+            "etcd_quota_bytes",
         ];
         let help = super::super::memory::help(1 << 40);
         for setting in SETTINGS.iter().filter(|s| s.unit == "bytes" && s.key.ends_with("_bytes")) {

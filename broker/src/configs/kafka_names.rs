@@ -22,6 +22,7 @@ const SAME: &[(&str, ConfigType, &str)] = &[
     ("group.max.session.timeout.ms", Int, "group_max_session_timeout_ms"),
     ("group.max.size", Int, "group_max_size"),
     ("group.min.session.timeout.ms", Int, "group_min_session_timeout_ms"),
+    ("log.retention.check.interval.ms", Long, "log_retention_check_interval_ms"),
     ("max.connections", Int, "max_connections"),
     ("max.incremental.fetch.session.cache.slots", Int, "fetch_sessions"),
     ("node.id", Int, "node_id"),

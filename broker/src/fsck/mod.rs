@@ -6,7 +6,7 @@
 //!                                    │
 //!   each listed snapshot, log ──────▶│ the same state, whichever of them a broker starts from
 //!   store: LIST ────────────────────▶│ every live object exists with its size; so do those that snapshots need
-//!   store: GET of every live object ▶│ index and checksums, and each range's batches are the ones that were committed
+//!   store: GET of every live object ▶│ identity, index and checksums; each range's batches, counts and times are those that were committed
 //! ```
 //!
 //! It may run beside a working cluster: what was deleted meanwhile is looked up again before it is
@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use strandline_metadata::backend::{Backend, BackendError};
+use strandline_metadata::brokers::{self, RegisterError};
+use strandline_metadata::bucket::{Bucket, BucketError};
 use strandline_metadata::invariants;
 use strandline_metadata::keys::Keyspace;
 use strandline_metadata::replica::{LoadError, NoObserver, Replica, View, replay_from};
@@ -41,6 +43,12 @@ type Suspects = Vec<(ObjectId, String)>;
 /// Why an audit cannot be made. What is damaged is not an error of the audit: it is a [`Finding`].
 #[derive(Debug, thiserror::Error)]
 pub enum FsckError {
+    /// The store is not the one that the cluster's objects are in.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The cluster's own key cannot be read.
+    #[error(transparent)]
+    Cluster(#[from] RegisterError),
     /// The state cannot be read.
     #[error("the state cannot be read: {0}")]
     Load(#[from] LoadError),
@@ -149,6 +157,7 @@ pub async fn run(
     keys: &Keyspace,
     reads: bool,
 ) -> Result<Report, FsckError> {
+    check_bucket(backend, store, keys).await?;
     let view = load(backend, store, keys).await?;
     let mut report = Report { revision: view.revision, ..Report::default() };
     examine_state(&view, &mut report);
@@ -179,6 +188,19 @@ pub async fn run(
         }
     }
     Ok(report)
+}
+
+/// Whether these are the objects that the cluster's log speaks of: as a broker looks when it
+/// starts.
+async fn check_bucket(
+    backend: &Arc<dyn Backend>,
+    store: &Arc<dyn Store>,
+    keys: &Keyspace,
+) -> Result<(), FsckError> {
+    let Some((cluster, _)) = brokers::read_cluster(backend.as_ref(), keys).await? else { return Ok(()) };
+    let cluster_id = &cluster.cluster_id;
+    Bucket { backend: backend.as_ref(), keys, store: store.as_ref(), cluster_id }.check().await?;
+    Ok(())
 }
 
 /// The state as it is now. Nothing follows it: the loops are never run.
@@ -265,7 +287,7 @@ async fn examine_listing(
             store.list("", after.as_ref(), FSCK_LIST_PAGE).await.map_err(FsckError::List)?;
         for meta in &page {
             let Some(id) = meta.key.as_wal() else {
-                report.foreign += u64::from(meta.key.as_snapshot().is_none());
+                report.foreign += u64::from(!meta.key.is_known());
                 continue;
             };
             missing.remove(&id);

@@ -1,9 +1,10 @@
 //! One object: its bytes against its own index, and against what the log says is in it.
 
 use crate::limits::FSCK_READ_BYTES;
+use crate::records::{RecordTime, find_time};
 use bytes::Bytes;
 use strandline_metadata::state::Range;
-use strandline_storage::format::batch;
+use strandline_storage::format::batch::{self, BatchHeader};
 use strandline_storage::format::segment::{Index, SegmentRange, read_index};
 use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::Store;
@@ -79,11 +80,15 @@ fn batches(expected: &Expected, entry: &SegmentRange, bytes: &Bytes) -> Result<(
     let own = start.and_then(|start| slice(bytes, start, range.bytes));
     let own = own.ok_or_else(|| format!("{} is not where the log says", describe(expected)))?;
     let (mut offsets, mut count) = (0_i64, 0_u32);
+    let mut newest_ms = i64::MIN;
+    let mut all = Vec::new();
     for found in batch::split_batches(own) {
         let (_, whole) = found.map_err(|e| format!("{}: {e}", describe(expected)))?;
         let header = batch::verify(&whole).map_err(|e| format!("{}: {e}", describe(expected)))?;
         offsets += i64::from(header.last_offset_delta) + 1;
         count += 1;
+        newest_ms = newest_ms.max(header.max_timestamp);
+        all.push((header, whole));
     }
     if (offsets, count) != (range.end_offset - range.base_offset, range.batches) {
         return Err(format!(
@@ -93,7 +98,28 @@ fn batches(expected: &Expected, entry: &SegmentRange, bytes: &Bytes) -> Result<(
             range.batches
         ));
     }
+    // A header may lie about the largest timestamp; the records themselves do not.
+    if newest_ms != range.max_timestamp_ms && newest_of(&all) != Some(range.max_timestamp_ms) {
+        return Err(format!(
+            "{} has records up to time {newest_ms} instead of {}",
+            describe(expected),
+            range.max_timestamp_ms
+        ));
+    }
     Ok(())
+}
+
+/// The largest timestamp of the records in these batches, if all of them can be opened.
+fn newest_of(batches: &[(BatchHeader, Bytes)]) -> Option<i64> {
+    let mut newest_ms = None;
+    for (header, whole) in batches {
+        let mut note = |time: RecordTime| {
+            newest_ms = newest_ms.max(Some(time.timestamp_ms));
+            false
+        };
+        find_time(header, whole, &mut note).ok()?;
+    }
+    newest_ms
 }
 
 fn slice(bytes: &Bytes, start: u64, length: u64) -> Option<Bytes> {

@@ -268,7 +268,10 @@ async fn a_snapshot_that_is_gone_is_found_unless_a_newer_one_has_taken_its_place
             state.advance(state.revision() + later);
             snapshots.insert(
                 0,
-                snapshot::SnapshotWriter::default().write(inner.as_ref(), &state, None).await.unwrap(),
+                snapshot::SnapshotWriter::default()
+                    .write(inner.as_ref(), &state, snapshot::SnapshotStamp::default(), None)
+                    .await
+                    .unwrap(),
             );
         }
         let value = SnapshotValue { format: 1, snapshots: snapshots.clone(), trimmed_to: 0 };

@@ -9,7 +9,8 @@ use super::error::{CoordinatorError, DeleteError, DescribeError, GroupError};
 use super::offsets::{Commit, Expiry};
 use super::reply::Response;
 use super::task::{GroupTask, TicketReply};
-use crate::limits::{MAX_LOGGED_CHARS, MAX_SKEW_MS};
+use crate::clock_skew::ClockTrust;
+use crate::limits::MAX_LOGGED_CHARS;
 
 impl GroupTask {
     /// Decides one command. Gives its answer, unless that comes by a ticket or with the next read.
@@ -166,7 +167,8 @@ impl GroupTask {
 
     fn expire_offsets(&mut self) {
         // By a clock that is far from the others' nothing is given up (architecture: time).
-        if self.env.clock_skew.ahead_ms().is_some_and(|ahead| ahead.abs() > MAX_SKEW_MS) {
+        let trust = self.env.replica.read(|view| self.env.clock_skew.judge(&view.names));
+        if trust != ClockTrust::Trusted {
             return;
         }
         let is_empty_group = self.store.has_group() && self.engine.is_empty();

@@ -2,23 +2,30 @@
 //! (invariant 6).
 //!
 //! - **Dead objects** are on the state's list. One is deleted once it is older than every snapshot
-//!   that is listed, and the delay has passed on this broker's monotonic clock since it was first
-//!   seen so. A record takes it off the list after the DELETE.
+//!   that is listed or kept for a backup, and the delay has passed on this broker's monotonic clock
+//!   since it was first seen so. A record takes it off the list after the DELETE.
 //! - **Orphans** were written and never committed. In exactly this order: LIST; linearizable read
 //!   that the incarnation is gone; barrier; not in the state.
+//!
+//! To a metadata store that was restored from a backup, what it has lost looks like orphans. So
+//! what the bucket knows of it is compared before anything is deleted (`metadata/src/evidence.rs`);
+//! and orphans stay for an hour after a start that found anything odd.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
-use strandline_metadata::replica::BarrierError;
+use strandline_metadata::replica::{BarrierError, EvidenceError};
+use strandline_metadata::snapshot::{Maintainer, SnapshotError};
 use strandline_storage::error::StoreError;
 use strandline_storage::path::{ObjectId, ObjectKey};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::Broker;
-use crate::limits::{OBJECTS_DELETED_PER_PASS, ORPHAN_LIST_PAGE, PASSES_PER_ORPHAN_LISTING};
+use crate::limits::{
+    OBJECTS_DELETED_PER_PASS, ORPHAN_LIST_PAGE, ORPHANS_AFTER_ODDITY, PASSES_PER_ORPHAN_LISTING,
+};
 use crate::topics::commit;
 
 /// Why a pass ended early.
@@ -30,6 +37,10 @@ pub(super) enum GcError {
     Propose(#[from] CommitError),
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
 }
 
 /// What this broker has seen so far.
@@ -44,8 +55,12 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), GcError> {
-        self.delete_dead(broker).await?;
+    pub(super) async fn run_once(
+        &mut self,
+        broker: &Broker,
+        snapshots: &mut Maintainer,
+    ) -> Result<(), GcError> {
+        self.delete_dead(broker, snapshots).await?;
         if self.passes.is_multiple_of(PASSES_PER_ORPHAN_LISTING) {
             self.listing = true;
         }
@@ -56,10 +71,14 @@ impl Collector {
         Ok(())
     }
 
-    async fn delete_dead(&mut self, broker: &Broker) -> Result<(), GcError> {
+    async fn delete_dead(&mut self, broker: &Broker, snapshots: &mut Maintainer) -> Result<(), GcError> {
+        if broker.replica.read(|view| view.state.dead().is_empty()) {
+            self.ripe_since.clear();
+            return Ok(());
+        }
         let now = Instant::now();
+        let oldest = snapshots.oldest_snapshot().await?;
         let ripe: BTreeSet<ObjectId> = broker.replica.read(|view| {
-            let oldest = view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision);
             // Without a snapshot, a broker that starts replays the whole log, and plans nothing
             // with what died in it.
             let is_ripe = |died: i64| oldest.is_none_or(|oldest| died < oldest);
@@ -76,6 +95,7 @@ impl Collector {
         if due.is_empty() {
             return Ok(());
         }
+        broker.replica.check_beacon().await?;
         for object in &due {
             broker.store.delete(&object.key()).await?;
             broker.reader.evict(*object);
@@ -88,8 +108,29 @@ impl Collector {
         Ok(())
     }
 
+    /// Why orphans must stay, if they must.
+    async fn doubt(&self, broker: &Broker) -> Result<Option<String>, GcError> {
+        let is_recent = |odd: &Instant| odd.elapsed() < ORPHANS_AFTER_ODDITY;
+        if broker.replica.odd_since().as_ref().is_some_and(is_recent) {
+            return Ok(Some("something odd was found as the state was read".to_owned()));
+        }
+        // The listing of snapshots is as long as that of a page: once for each look at the bucket.
+        if self.listed_to.is_none() {
+            return Ok(broker.replica.check_bucket().await?);
+        }
+        broker.replica.check_beacon().await?;
+        Ok(None)
+    }
+
     /// Looks at one page of the bucket.
     async fn collect_orphans(&mut self, broker: &Broker) -> Result<(), GcError> {
+        if let Some(doubt) = self.doubt(broker).await? {
+            warn!(doubt, "orphans are not collected");
+            broker.metrics.orphans_stay(true);
+            self.listing = false;
+            return Ok(());
+        }
+        broker.metrics.orphans_stay(false);
         let page =
             broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
         self.listed_to = page.last().map(|meta| meta.key.clone());

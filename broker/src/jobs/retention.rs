@@ -1,26 +1,56 @@
 //! Retention by time and by size: trim records for ranges that are too old or too many.
 //!
-//! A range goes as a whole, once its newest record is too old. Nothing is proposed while this
-//! broker's clock is far from the others': a clock that jumped ahead must not delete data.
+//! A range goes as a whole, once its newest record is too old. Nothing is proposed by time while
+//! this broker's clock is far from others, or nothing is known of others: a clock that is ahead
+//! must not delete data.
 
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, Trim, TrimPartition};
 use strandline_metadata::state::Partition;
+use strandline_storage::path::ObjectKey;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::Broker;
-use crate::limits::{MAX_SKEW_MS, TRIMMED_PARTITIONS_PER_RECORD};
+use crate::clock_skew::ClockTrust;
+use crate::limits::{FIRST_RETENTION_LOOK, TRIMMED_PARTITIONS_PER_RECORD};
 use crate::topic_config::Effective;
 use crate::topics::commit;
 
-/// Trims whatever is due.
-pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
-    let skew_ms = broker.clock_skew.ahead_ms();
-    let by_time = skew_ms.is_none_or(|skew| skew.abs() <= MAX_SKEW_MS);
-    if !by_time {
-        warn!(skew_ms, "no retention by time: this broker's clock is far from the others'");
+/// When partitions are looked at (`log.retention.check.interval.ms`). One for each term of a broker
+/// that runs the jobs.
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    next: Option<Instant>,
+}
+
+impl Retention {
+    /// Looks at all partitions, if it is time to.
+    pub(super) async fn run_once(&mut self, broker: &Broker) -> Result<(), CommitError> {
+        let (now, interval) = (Instant::now(), broker.config.retention_interval);
+        let next = *self.next.get_or_insert(now + interval.min(FIRST_RETENTION_LOOK));
+        if now < next {
+            return Ok(());
+        }
+        self.next = Some(now + interval);
+        trim_all(broker).await
     }
+}
+
+/// Trims whatever is due.
+async fn trim_all(broker: &Broker) -> Result<(), CommitError> {
+    let by_time = match clock_trust(broker).await {
+        ClockTrust::Trusted => true,
+        ClockTrust::Off(ahead_ms) => {
+            warn!(ahead_ms, "no retention by time: this broker's clock is far from the others'");
+            false
+        }
+        ClockTrust::Unknown => {
+            warn!("no retention by time: nothing shows whether this broker's clock is right");
+            false
+        }
+    };
     let now_ms = broker.clock.now_ms();
     let due: Vec<TrimPartition> = broker.replica.read(|view| {
         let (dynamic, _) = view.names.broker_configs(None);
@@ -47,6 +77,19 @@ pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
         info!(partitions = partitions.len(), "old records are gone by retention");
     }
     Ok(())
+}
+
+/// Whether this broker's clock may decide. If nothing is known of others, the store is asked for
+/// something: its answer says what time it is there.
+pub(super) async fn clock_trust(broker: &Broker) -> ClockTrust {
+    let judge = || broker.replica.read(|view| broker.clock_skew.judge(&view.names));
+    let trust = judge();
+    if trust != ClockTrust::Unknown {
+        return trust;
+    }
+    // What it answers does not matter.
+    let _ = broker.store.get(&ObjectKey::beacon(), None).await;
+    judge()
 }
 
 fn trim(topic_id: Uuid, partition: u32, log_start: i64) -> TrimPartition {
@@ -87,6 +130,47 @@ mod tests {
     /// No job runs by itself.
     const FLAGS: [&str; 4] = ["--put-budget-per-s", "1000", "--job-interval-ms", "86400000"];
 
+    #[tokio::test]
+    async fn a_broker_that_has_only_loaded_the_others_records_trims_nothing_by_its_own_clock() {
+        let world = World::new();
+        let right = world.broker(1, &FLAGS).await;
+        let mut client = TestClient::connect(&right.broker);
+        let topic = client.create_topic("t", 1, &[("retention.ms", "1800000")]).await;
+        client.produce("t", [record(NOW_MS)]).await;
+        client.produce("t", [record(NOW_MS)]).await;
+        // It starts with a clock that is ahead, and nobody writes any more.
+        let ahead = Arc::new(StoppedClock((NOW_MS + 60 * MINUTE_MS).into()));
+        let elsewhere = World { clock: ahead, ..world.clone() };
+        let wrong = elsewhere.broker(2, &FLAGS).await;
+        assert_eq!(clock_trust(&wrong.broker).await, ClockTrust::Unknown);
+        assert_eq!(log_start_after(&wrong.broker, topic).await, 0);
+        // What the other one says when it leaves is evidence.
+        right.drain().await;
+        let trust = clock_trust(&wrong.broker).await;
+        assert!(matches!(trust, ClockTrust::Off(ahead_ms) if ahead_ms > 50 * MINUTE_MS), "{trust:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn partitions_are_looked_at_by_their_own_interval() {
+        let world = World::new();
+        let flags = ["--put-budget-per-s", "1000", "--job-interval-ms", "1000"];
+        let opened = world.broker(1, &flags).await;
+        let mut client = TestClient::connect(&opened.broker);
+        let topic = client.create_topic("t", 1, &[("retention.ms", "1800000")]).await;
+        client.produce("t", [record(NOW_MS - 60 * MINUTE_MS)]).await;
+        let log_start =
+            || opened.broker.replica.read(|view| view.state.partition(topic, 0).unwrap().log_start());
+        tokio::time::sleep(FIRST_RETENTION_LOOK / 2).await;
+        assert_eq!(log_start(), 0, "a consumer beside the producer has time to read");
+        tokio::time::sleep(FIRST_RETENTION_LOOK).await;
+        assert_eq!(log_start(), 1);
+        client.produce("t", [record(NOW_MS - 60 * MINUTE_MS)]).await;
+        tokio::time::sleep(std::time::Duration::from_mins(4)).await;
+        assert_eq!(log_start(), 1);
+        tokio::time::sleep(std::time::Duration::from_mins(2)).await;
+        assert_eq!(log_start(), 2);
+    }
+
     fn record(time_ms: i64) -> Bytes {
         batch(Compression::None, time_ms, 1)
     }
@@ -95,7 +179,7 @@ mod tests {
     /// written.
     async fn log_start_after(broker: &Broker, topic: Uuid) -> i64 {
         broker.replica.barrier().await.unwrap();
-        run_once(broker).await.unwrap();
+        trim_all(broker).await.unwrap();
         broker.replica.barrier().await.unwrap();
         broker.replica.read(|view| view.state.topics().get(&topic).unwrap().partitions()[0].log_start())
     }

@@ -28,6 +28,7 @@ use super::buffer::{FlushReason, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
 use crate::metrics::Metrics;
+use crate::space::SpaceGauge;
 use crate::tasks::{TaskKind, TaskSet};
 
 /// Writes what is in the buffer.
@@ -51,6 +52,8 @@ pub struct Flusher {
     pub metrics: Metrics,
     /// Runs the PUTs and the acknowledgements.
     pub tasks: TaskSet,
+    /// How full etcd is: near its quota flushes wait, which slows producers.
+    pub space: SpaceGauge,
     /// Seed of the object keys' random part.
     pub seed: u64,
 }
@@ -120,10 +123,16 @@ impl Flusher {
             Budget::new(self.config.put_budget_per_s, self.config.put_budget_burst, Instant::now());
         let mut in_flight: FuturesOrdered<_> = FuturesOrdered::new();
         let mut numbers = BTreeMap::<i64, u64>::new();
+        let mut last_start = None;
         loop {
             let now = Instant::now();
             let mut until = None;
-            if in_flight.len() < self.config.puts_in_flight {
+            let slowed_until = last_start.map(|at| at + self.space.pause()).filter(|until| *until > now);
+            if in_flight.len() >= self.config.puts_in_flight {
+                // The end of one of them comes next.
+            } else if slowed_until.is_some() {
+                until = slowed_until;
+            } else {
                 match self.buffer.due(&self.config, &mut budget, now) {
                     Ok(reason) => {
                         let requests = self.buffer.take(self.config.flush_bytes, now);
@@ -135,6 +144,7 @@ impl Flusher {
                             continue;
                         };
                         budget.spend(now);
+                        last_start = Some(now);
                         numbers.retain(|&incarnation, _| incarnation == session.incarnation);
                         let number = numbers.entry(session.incarnation).or_default();
                         let object = ObjectId {

@@ -9,8 +9,19 @@ use super::Fatal;
 use crate::testing::World;
 
 /// The tasks without which a broker would only look alive.
-const CRITICAL: [&str; 9] =
-    ["barrier", "committer", "flush", "groups", "jobs", "membership", "readiness", "replica", "watermarks"];
+const CRITICAL: [&str; 11] = [
+    "barrier",
+    "beacon",
+    "committer",
+    "flush",
+    "groups",
+    "jobs",
+    "membership",
+    "readiness",
+    "replica",
+    "space",
+    "watermarks",
+];
 
 #[tokio::test(start_paused = true)]
 async fn the_death_of_each_critical_task_ends_the_broker_and_its_registration() {

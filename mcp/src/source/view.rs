@@ -185,7 +185,8 @@ impl View {
             }
             Key::Leader(job) => drop(self.leaders.remove(job)),
             Key::Snapshot => self.snapshot = None,
-            Key::BrokerConfig(Some(_))
+            Key::Bucket
+            | Key::BrokerConfig(Some(_))
             | Key::ClientMetrics(_)
             | Key::Commits
             | Key::Head(_)
@@ -281,6 +282,6 @@ pub(super) fn decode(key: &Key, kv: &KeyValue) -> Decoded {
         Key::Watermarks { .. } => stored(kv, Decoded::Watermarks),
         Key::Leader(_) => stored(kv, Decoded::Leader),
         Key::Snapshot => stored(kv, Decoded::Snapshot),
-        Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => Decoded::Other,
+        Key::Bucket | Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => Decoded::Other,
     }
 }

@@ -119,6 +119,7 @@ impl Store {
             partitions,
             configs,
             created_at_ms: 1_700_000_000_000,
+            unknown: std::collections::BTreeMap::new(),
         };
         self.put(&Key::Topic(name.to_owned()), &value);
         topic_id
@@ -212,7 +213,12 @@ impl Store {
     pub fn furnish(&self, metrics: &[String], now_ms: i64) {
         self.put(
             &Key::Cluster,
-            &ClusterValue { format: VALUE_FORMAT, cluster_id: "cid".to_owned(), feature_level: 1 },
+            &ClusterValue {
+                format: VALUE_FORMAT,
+                cluster_id: "cid".to_owned(),
+                feature_level: 1,
+                unknown: std::collections::BTreeMap::new(),
+            },
         );
         self.broker(1, metrics.first().map_or("", String::as_str));
         self.broker(2, metrics.get(1).map_or("", String::as_str));

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Backend, BackendError, ChangedRequest, ChangedResponse, KeyRange, RangeRequest, RangeResponse,
-    ReadBackend, Txn, TxnResponse, Watch, WatchBatch,
+    ReadBackend, Space, Txn, TxnResponse, Watch, WatchBatch,
 };
 
 /// The most transactions that wait to be executed later. One more is never executed, which may
@@ -367,6 +367,10 @@ impl Backend for FaultyBackend {
     async fn compact(&self, revision: i64) -> Result<(), BackendError> {
         self.before().await?;
         self.after(self.inner.compact(revision).await)
+    }
+
+    async fn space(&self) -> Result<Option<Space>, BackendError> {
+        self.inner.space().await
     }
 }
 

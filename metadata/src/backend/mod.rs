@@ -332,6 +332,17 @@ pub trait ReadBackend: Send + Sync + fmt::Debug {
     async fn watch(&self, keys: KeyRange, revision: i64) -> Result<Box<dyn Watch>, BackendError>;
 }
 
+/// The room that a store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of its file, in bytes. It never shrinks by itself: what is free of it is used again.
+    pub file_bytes: u64,
+    /// What of that is in use, in bytes.
+    pub used_bytes: u64,
+    /// The size at which it refuses writes, in bytes, if it says so (etcd before 3.6 does not).
+    pub quota_bytes: Option<u64>,
+}
+
 /// What may be read and written.
 #[cfg(feature = "log")]
 #[async_trait]
@@ -354,4 +365,10 @@ pub trait Backend: ReadBackend {
     /// `revision` itself can still be read; a watch from exactly there may miss a deletion at it
     /// (etcd forgets that one), so leave a margin.
     async fn compact(&self, revision: i64) -> Result<(), BackendError>;
+
+    /// How much room it has, as the member says that this client speaks to; `None` for a store
+    /// without a quota.
+    async fn space(&self) -> Result<Option<Space>, BackendError> {
+        Ok(None)
+    }
 }

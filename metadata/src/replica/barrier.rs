@@ -22,6 +22,14 @@ pub enum BarrierError {
     /// The log did not reach this broker in time.
     #[error("the log did not reach this broker in time")]
     Behind,
+    /// The metadata store has fewer transactions of the log than this broker has applied.
+    #[error("the metadata store counts {backend} transactions of the log, and {known} are applied here")]
+    Lost {
+        /// How many are applied here.
+        known: i64,
+        /// How many the metadata store counts.
+        backend: i64,
+    },
     /// The broker is stopping.
     #[error("the broker is stopping")]
     Closed,
@@ -62,6 +70,7 @@ impl BarrierLoop {
         let [commits, snapshot] =
             [Key::Commits, Key::Snapshot].map(|k| KeyRange::Key(shared.keys.encode(&k)));
         let read = Txn { then: vec![Op::Range(commits), Op::Range(snapshot)], ..Txn::default() };
+        let before = self.replica.read(|view| view.commits.count);
         let answer = shared.backend.txn(read).await.map_err(BarrierError::Backend)?;
         let [OpResponse::Range(commits), OpResponse::Range(pointer)] = &answer.responses[..] else {
             return Err(BarrierError::Backend(BackendError::Broken(
@@ -69,6 +78,11 @@ impl BarrierLoop {
             )));
         };
         let newest = commits.first().map(Commits::of).unwrap_or_default();
+        if newest.count < before {
+            // It was restored from a backup: reading the state anew says so, and ends the broker.
+            self.replica.request_rebuild();
+            return Err(BarrierError::Lost { known: before, backend: newest.count });
+        }
         let trimmed_to =
             pointer.first().and_then(|kv| SnapshotValue::decode(&kv.value).ok()).map_or(0, |s| s.trimmed_to);
         let (revision, known) = self.replica.read(|view| (view.revision, view.commits));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::load::{self, LoadError};
+use super::load::{self, LoadError, Loaded};
 use super::{Commits, Replica, View};
 use crate::backend::{BackendError, Event, Watch, WatchBatch};
 use crate::commit::decode_count;
@@ -123,7 +123,7 @@ impl ReplicaLoop {
                 }
                 batch = watch.next() => {
                     match batch {
-                        Ok(batch) if batch.events.is_empty() && self.is_doubtful => {
+                        Ok(batch) if self.is_doubtful => {
                             // The store may not have answered when the watch was opened again. One
                             // that was restored from a backup has no events for a watch that begins
                             // in its future.
@@ -197,7 +197,8 @@ impl ReplicaLoop {
         // The watch gives the events of one revision in no order that means anything.
         records.sort_unstable_by_key(|(at, ..)| *at);
         commits.sort_unstable_by_key(|(commit, _)| commit.revision);
-        let commits = complete(self.view.commits, &commits, records.iter().map(|(at, ..)| at.revision))?;
+        let counted = commits;
+        let commits = complete(self.view.commits, &counted, records.iter().map(|(at, ..)| at.revision))?;
         let mut applied: Vec<(Position, i64, Effects)> = Vec::with_capacity(records.len());
         // What fails on the way is never published: the view is thrown away with all that was
         // applied.
@@ -205,8 +206,11 @@ impl ReplicaLoop {
             let effects = self.view.state.apply(*at, record, body)?;
             if effects.checkpoint.is_some() {
                 let mut capture = self.replica.lock_checkpoint();
-                if std::mem::take(&mut capture.armed) {
-                    capture.state = Some(self.view.state.clone());
+                let own = counted.iter().find(|(commit, _)| commit.revision == at.revision);
+                if let Some((commit, _)) = own
+                    && std::mem::take(&mut capture.armed)
+                {
+                    capture.state = Some((self.view.state.clone(), *commit));
                 }
             }
             applied.push((*at, record.time_ms, effects));
@@ -256,16 +260,17 @@ impl ReplicaLoop {
         let newest = timeout(
             APPLY_TIMEOUT,
             shared.backend.range(crate::backend::RangeRequest {
-                keys: crate::backend::KeyRange::Key(shared.keys.encode(&Key::Snapshot)),
+                keys: crate::backend::KeyRange::Key(shared.keys.encode(&Key::Commits)),
                 revision: None,
                 limit: 1,
                 keys_only: false,
             }),
         );
-        let known = self.replica.read(|view| view.revision);
+        let (known, commits) = self.replica.read(|view| (view.revision, view.commits.count));
         let Ok(Ok(answer)) = newest.await else { return None };
         self.is_doubtful = false;
-        if answer.revision < known {
+        let newest = answer.kvs.first().map(Commits::of).unwrap_or_default();
+        if answer.revision < known || newest.count < commits {
             // `load` refuses it.
             return Some("the metadata store is behind what was applied");
         }
@@ -279,11 +284,12 @@ impl ReplicaLoop {
         warn!(why, "throwing the state away and reading it anew");
         loop {
             let shared = self.replica.shared.clone();
-            let known = self.replica.read(|view| view.revision);
+            let known = self.replica.read(|view| (view.revision, view.commits.count));
             match load::load(shared.backend.as_ref(), &shared.keys, shared.store.as_ref(), known).await {
-                Ok(view) => {
+                Ok(Loaded { view, replayed, oddity }) => {
                     info!(revision = view.revision, "the state is rebuilt");
                     self.replace(view);
+                    self.replica.note_loaded(replayed, oddity);
                     return None;
                 }
                 Err(reason) if reason.is_retryable() => {
@@ -389,6 +395,13 @@ fn apply_plain(view: &mut View, replica: &Replica, event: &Event) -> Result<(), 
         view.snapshots_revision = kv.mod_revision;
         replica.note_snapshot();
     }
-    view.names.apply(keys, event)?;
+    view.names.apply(keys, event);
+    if let Event::Put(kv) = event
+        && let Some(Key::Broker(node_id)) = keys.parse(&kv.key)
+        && let Some(broker) = view.names.brokers().get(&node_id)
+    {
+        let time_ms = broker.value.registered_at_ms;
+        replica.shared.observer.registered(node_id, broker.incarnation, time_ms);
+    }
     Ok(())
 }

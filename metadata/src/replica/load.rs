@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{Commits, View};
 use crate::backend::{Backend, BackendError, KeyRange, KeyValue, RangeRequest, ReadBackend};
+use crate::evidence::{Evidence, Restored, check_counts};
 use crate::keys::{Key, Keyspace};
 use crate::limits::{LOAD_PATIENCE, LOG_PAGE_KEYS, PLAIN_PAGE_KEYS};
 use crate::record::{Record, RecordError};
@@ -50,16 +51,10 @@ pub enum LoadError {
     },
     /// etcd went back in time.
     #[error(
-        "the object store has a snapshot of revision {snapshot}, but the metadata store is only at revision {backend}: \
-         it was restored from a backup. Nothing is served and nothing is deleted. Restore one of revision {snapshot} or \
-         later, with all brokers stopped: with an older one, offsets would be given out a second time"
+        "{0}: it was restored from a backup. Nothing is served and nothing is deleted. Restore a newer backup, with all \
+         brokers stopped; or run `strandline recover`, which says what is lost and lets brokers go on without it"
     )]
-    Restored {
-        /// Revision of the snapshot object.
-        snapshot: i64,
-        /// Revision of the metadata store.
-        backend: i64,
-    },
+    Restored(#[from] Restored),
 }
 
 impl LoadError {
@@ -72,7 +67,7 @@ impl LoadError {
             | Self::Apply(_)
             | Self::Value(_)
             | Self::LogTooShort { .. }
-            | Self::Restored { .. } => false,
+            | Self::Restored(_) => false,
         }
     }
 
@@ -82,7 +77,7 @@ impl LoadError {
             Self::Backend(error) => matches!(error, BackendError::Compacted { .. }),
             Self::Snapshots(error) => matches!(error, SnapshotError::Damaged { .. }),
             Self::LogTooShort { .. } => true,
-            Self::StoreUnavailable(_) | Self::Apply(_) | Self::Value(_) | Self::Restored { .. } => false,
+            Self::StoreUnavailable(_) | Self::Apply(_) | Self::Value(_) | Self::Restored(_) => false,
         }
     }
 }
@@ -93,18 +88,64 @@ impl From<RecordError> for LoadError {
     }
 }
 
-/// Reads everything at one revision, which must not be below `known_revision`: a store that is
-/// behind what was applied already has been restored.
+/// What is known of the metadata store before it is read: one that says less has been restored.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// The revision that was applied.
+    pub(super) revision: i64,
+    /// The transactions of the log that were applied.
+    pub(super) commits: i64,
+    /// What the bucket says; nothing where an operator has asked to go on without.
+    pub(super) evidence: Evidence,
+}
+
+impl Known {
+    fn check(&self, revision: i64, commits: i64) -> Result<(), Restored> {
+        check_counts((self.revision, self.commits), (revision, commits))?;
+        self.evidence.check_counts(revision, commits)
+    }
+}
+
+/// What was read at one revision.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) view: View,
+    /// How much of the log lies behind the snapshot that was read.
+    pub(super) replayed: Replayed,
+    /// What is odd about the bucket, if anything is.
+    pub(super) oddity: Option<String>,
+}
+
+/// Records of the log that were applied, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Replayed {
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+}
+
+/// Reads what the bucket says, and then everything at one revision.
 pub(super) async fn load(
     backend: &dyn Backend,
     keys: &Keyspace,
     store: &dyn Store,
-    known_revision: i64,
-) -> Result<View, LoadError> {
+    known: (i64, i64),
+) -> Result<Loaded, LoadError> {
+    // Read before the metadata store is: another broker may write a snapshot between the two.
+    let evidence = Evidence::read(store).await.map_err(LoadError::StoreUnavailable)?;
+    load_knowing(backend, keys, store, &Known { revision: known.0, commits: known.1, evidence }).await
+}
+
+/// Reads everything at one revision.
+pub(super) async fn load_knowing(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    store: &dyn Store,
+    known: &Known,
+) -> Result<Loaded, LoadError> {
     let until = Instant::now() + LOAD_PATIENCE;
     let mut pause = PAUSE.0;
     loop {
-        match load_once(backend, keys, store, known_revision).await {
+        match load_once(backend, keys, store, known).await {
             Err(error) if error.may_pass() && Instant::now() < until => {
                 warn!(%error, "the state cannot be read; starting over");
             }
@@ -119,37 +160,31 @@ async fn load_once(
     backend: &dyn Backend,
     keys: &Keyspace,
     store: &dyn Store,
-    known_revision: i64,
-) -> Result<View, LoadError> {
-    let pointer = backend
-        .range(RangeRequest {
-            keys: KeyRange::Key(keys.encode(&Key::Snapshot)),
-            revision: None,
-            limit: 0,
-            keys_only: false,
-        })
-        .await?;
+    known: &Known,
+) -> Result<Loaded, LoadError> {
+    let key = |key: Key, revision| {
+        let keys = KeyRange::Key(keys.encode(&key));
+        RangeRequest { keys, revision, limit: 1, keys_only: false }
+    };
+    let pointer = backend.range(key(Key::Snapshot, None)).await?;
     let revision = pointer.revision;
-    if revision < known_revision {
-        return Err(LoadError::Restored { snapshot: known_revision, backend: revision });
-    }
-    let mut view = View { revision, ..View::default() };
+    let commits = backend.range(key(Key::Commits, Some(revision))).await?;
+    let commits = commits.kvs.first().map(Commits::of).unwrap_or_default();
+    known.check(revision, commits.count)?;
+    let mut view = View { revision, commits, ..View::default() };
     if let Some(kv) = pointer.kvs.first() {
         view.snapshots = Some(Arc::new(SnapshotValue::decode(&kv.value)?));
         view.snapshots_revision = kv.mod_revision;
     }
     for range in [keys.brokers(), keys.topics(), keys.configs()] {
         for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS, false).await? {
-            view.names.put(keys, &kv)?;
+            view.names.put(keys, &kv);
         }
     }
-    let commits = KeyRange::Key(keys.encode(&Key::Commits));
-    let commits = RangeRequest { keys: commits, revision: Some(revision), limit: 1, keys_only: false };
-    view.commits = backend.range(commits).await?.kvs.first().map(Commits::of).unwrap_or_default();
     // Of groups and offsets only the names are kept; who needs a value reads it then.
     for range in [keys.groups(), keys.offsets()] {
         for kv in pages(backend, range, revision, PLAIN_PAGE_KEYS, true).await? {
-            view.names.put(keys, &kv)?;
+            view.names.put(keys, &kv);
         }
     }
     let log = pages(backend, keys.log(), revision, LOG_PAGE_KEYS, false).await?;
@@ -158,15 +193,16 @@ async fn load_once(
     if trimmed_to > view.state.revision() {
         return Err(LoadError::LogTooShort { trimmed_to, snapshot: view.state.revision() });
     }
-    replay(&mut view.state, keys, &log)?;
+    let replayed = replay(&mut view.state, keys, &log)?;
     view.state.advance(revision);
-    Ok(view)
+    let oddity = known.evidence.check(&view)?;
+    Ok(Loaded { view, replayed, oddity })
 }
 
 /// Applies the records of `log` that come after the state's revision, in the order of their
 /// revisions and, within one, of their sequence numbers: a range returns them in key order, which
 /// is another.
-fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), LoadError> {
+fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<Replayed, LoadError> {
     let mut records: Vec<(Position, &KeyValue)> = log
         .iter()
         .filter(|kv| kv.mod_revision > state.revision())
@@ -178,11 +214,14 @@ fn replay(state: &mut State, keys: &Keyspace, log: &[KeyValue]) -> Result<(), Lo
         })
         .collect();
     records.sort_unstable_by_key(|(at, _)| *at);
+    let mut replayed = Replayed::default();
     for (at, kv) in records {
         let (record, body) = Record::from_bytes(&kv.value)?;
         state.apply(at, &record, &body)?;
+        replayed.records += 1;
+        replayed.bytes += kv.value.len() as u64;
     }
-    Ok(())
+    Ok(replayed)
 }
 
 /// The state at `revision`, from one listed snapshot and the records after it. Whatever snapshot a
@@ -242,10 +281,4 @@ pub(crate) async fn pages(
             _ => return Ok(all),
         }
     }
-}
-
-/// The revision of the newest snapshot in the object store, whether or not the metadata store knows
-/// of it.
-pub(super) async fn newest_snapshot(store: &dyn Store) -> Result<Option<i64>, LoadError> {
-    snapshot::newest_revision(store).await.map_err(LoadError::StoreUnavailable)
 }

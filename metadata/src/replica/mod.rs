@@ -17,19 +17,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use strandline_storage::store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::error;
 use uuid::Uuid;
 
 pub use self::barrier::BarrierError;
 pub use self::barrier::BarrierLoop;
 pub use self::follow::ReplicaLoop;
 pub(crate) use self::load::pages;
+use self::load::{Known, Loaded, Replayed};
 pub use self::load::{LoadError, replay_from};
 pub use self::waiters::Subscription;
 use self::waiters::Waiters;
 use crate::backend::{Backend, BackendError, KeyValue, RangeRequest};
+use crate::evidence::{Evidence, Restored};
 use crate::keys::{Key, Keyspace};
 use crate::limits::BARRIER_QUEUE;
 use crate::names::Names;
+use crate::snapshot::SnapshotError;
 use crate::state::{Effects, Position, State};
 use crate::values::SnapshotValue;
 
@@ -114,6 +119,7 @@ struct Shared {
     barrier: mpsc::Sender<oneshot::Sender<Result<(), BarrierError>>>,
     counters: Mutex<ReplicaCounters>,
     checkpoint: Mutex<CheckpointCapture>,
+    oddity: Mutex<Option<Instant>>,
     observer: Box<dyn ApplyObserver>,
 }
 
@@ -121,13 +127,44 @@ struct Shared {
 #[derive(Debug, Default)]
 struct CheckpointCapture {
     armed: bool,
-    state: Option<State>,
+    state: Option<(State, Commits)>,
 }
 
 /// Hears of every record of the log as it is applied, in order. It must not block.
 pub trait ApplyObserver: Send + Sync + std::fmt::Debug {
     /// A record was applied. `time_ms` is the wall clock of its writer.
     fn applied(&self, at: Position, time_ms: i64, effects: &Effects);
+
+    /// A broker has put its registration just now. `time_ms` is its wall clock.
+    fn registered(&self, _node_id: i32, _incarnation: i64, _time_ms: i64) {}
+}
+
+/// Why the metadata store could not be compared with the bucket, or what came of it.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// The metadata store is not the one that the bucket's objects were committed to.
+    #[error("{0}: it was restored from a backup")]
+    Restored(Restored),
+    /// The bucket does not answer.
+    #[error(transparent)]
+    Store(#[from] SnapshotError),
+    /// The metadata store does not answer.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+}
+
+/// Reads what the metadata store says, whatever the bucket says beside it: for an operator who goes
+/// on from a backup.
+///
+/// # Errors
+///
+/// If it cannot be read, or does not suffice for a start.
+pub async fn load_as_it_is(
+    backend: &dyn Backend,
+    keys: &Keyspace,
+    store: &dyn Store,
+) -> Result<View, LoadError> {
+    Ok(load::load_knowing(backend, keys, store, &Known::default()).await?.view)
 }
 
 /// An observer that hears nothing.
@@ -147,14 +184,9 @@ impl Replica {
         store: Arc<dyn Store>,
         observer: Box<dyn ApplyObserver>,
     ) -> Result<(Self, ReplicaLoop, BarrierLoop), LoadError> {
-        // Listed before the metadata store is read: another broker may write a snapshot between the
-        // two.
-        let newest_snapshot = load::newest_snapshot(store.as_ref()).await?;
-        // A metadata store that is older than that was restored, and knows of snapshots that may be
-        // gone since.
-        let known = newest_snapshot.unwrap_or(0);
-        let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), known).await?;
+        let loaded = load::load(backend.as_ref(), &keys, store.as_ref(), (0, 0)).await?;
         let (barrier, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
+        let Loaded { view: loaded, replayed, oddity } = loaded;
         let revision = loaded.revision;
         let shared = Arc::new(Shared {
             backend,
@@ -169,9 +201,11 @@ impl Replica {
             barrier,
             counters: Mutex::default(),
             checkpoint: Mutex::default(),
+            oddity: Mutex::default(),
             observer,
         });
         let replica = Self { shared };
+        replica.note_loaded(replayed, oddity);
         Ok((
             replica.clone(),
             ReplicaLoop::new(replica.clone(), loaded),
@@ -269,6 +303,53 @@ impl Replica {
         });
     }
 
+    /// Compares the metadata store with the bucket's beacon, before something is deleted. A broker
+    /// whose metadata store was restored reads everything anew, and ends.
+    ///
+    /// # Errors
+    ///
+    /// If it was restored, or if one of both does not answer.
+    pub async fn check_beacon(&self) -> Result<(), EvidenceError> {
+        self.check(Evidence::read_beacon(self.shared.store.as_ref()).await?).await.map(|_| ())
+    }
+
+    /// The same with everything that the bucket knows. Gives what is odd, if anything is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check_beacon`].
+    pub async fn check_bucket(&self) -> Result<Option<String>, EvidenceError> {
+        self.check(Evidence::read(self.shared.store.as_ref()).await?).await
+    }
+
+    async fn check(&self, evidence: Evidence) -> Result<Option<String>, EvidenceError> {
+        // Sent after the evidence was read: what that counts is applied behind it.
+        self.barrier().await?;
+        evidence.check(&self.view()).map_err(|restored| {
+            error!(%restored, "the metadata store is not the one that the bucket knows");
+            self.request_rebuild();
+            EvidenceError::Restored(restored)
+        })
+    }
+
+    /// When something odd was last found as the state was read; `None` if never.
+    pub fn odd_since(&self) -> Option<Instant> {
+        *self.shared.oddity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state was read. What lies behind the newest snapshot counts for the next one, whether it
+    /// came through the watch or not.
+    fn note_loaded(&self, replayed: Replayed, oddity: Option<String>) {
+        let mut counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.records_since_snapshot = replayed.records;
+        counters.log_bytes_since_snapshot = replayed.bytes;
+        drop(counters);
+        if let Some(oddity) = oddity {
+            error!(oddity, "the bucket holds what this log does not know: orphans stay for an hour");
+            *self.shared.oddity.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
     /// A snapshot was written: the counters that decide about the next one start over.
     pub(crate) fn note_snapshot(&self) {
         let mut counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,13 +362,18 @@ impl Replica {
         *self.lock_checkpoint() = CheckpointCapture { armed: true, state: None };
     }
 
-    /// The state at the checkpoint, if one came since [`Self::arm_checkpoint`].
-    pub(crate) fn take_checkpoint(&self) -> Option<State> {
+    /// The state at the checkpoint, with the transaction that committed it, if one came since
+    /// [`Self::arm_checkpoint`].
+    pub(crate) fn take_checkpoint(&self) -> Option<(State, Commits)> {
         std::mem::take(&mut *self.lock_checkpoint()).state
     }
 
     /// The metadata store's newest revision, read linearizably.
-    pub(crate) async fn newest_revision(&self) -> Result<i64, BackendError> {
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub async fn newest_revision(&self) -> Result<i64, BackendError> {
         let keys = crate::backend::KeyRange::Key(self.shared.keys.encode(&Key::Snapshot));
         let request = RangeRequest { keys, revision: None, limit: 1, keys_only: true };
         Ok(self.shared.backend.range(request).await?.revision)

@@ -79,12 +79,52 @@ pub(super) struct Manifest {
     pub(super) checkpoints: Vec<CheckpointEntry>,
     #[prost(message, repeated, tag = "11")]
     pub(super) chunks: Vec<ChunkRef>,
+    #[prost(int64, tag = "12")]
+    pub(super) commits: i64,
+    #[prost(int64, tag = "13")]
+    pub(super) written_at_ms: i64,
+    /// Of revision, digest, commits and time: who reads a manifest that etcd does not name has no
+    /// other checksum of it. 0 in manifests of builds that did not know these.
+    #[prost(fixed64, tag = "14")]
+    pub(super) stamp_sum: u64,
+}
+
+/// What a snapshot says beside the state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotStamp {
+    /// How many transactions the log had, the snapshot's checkpoint included; 0 if not known.
+    pub commits: i64,
+    /// Wall clock of the writer, ms since 1970; 0 if not known.
+    pub written_at_ms: i64,
+}
+
+impl SnapshotStamp {
+    /// The checksum that a manifest of this revision and digest has of it. Never 0.
+    fn sum(self, revision: i64, digest: u64) -> u64 {
+        let Self { commits, written_at_ms } = self;
+        checksum(format!("{revision} {digest} {commits} {written_at_ms}").as_bytes()).max(1)
+    }
 }
 
 impl Manifest {
     /// Each incarnation's last sequence number.
     pub(super) fn heads(&self) -> impl Iterator<Item = (i64, u64)> {
         self.incarnations.iter().map(|i| (i.incarnation, i.head))
+    }
+
+    /// The keys of the objects that its chunks are in.
+    pub(super) fn objects_needed(&self) -> impl Iterator<Item = String> {
+        self.chunks.iter().map(|c| c.object.clone()).filter(|object| !object.is_empty())
+    }
+
+    /// What it says beside the state, if that is undamaged; nothing of it is known of older ones.
+    pub(super) fn stamp(&self, object: &str) -> Result<Option<SnapshotStamp>, SnapshotError> {
+        let stamp = SnapshotStamp { commits: self.commits, written_at_ms: self.written_at_ms };
+        match self.stamp_sum {
+            0 => Ok(None),
+            sum if sum == stamp.sum(self.revision, self.digest) => Ok(Some(stamp)),
+            _ => Err(damaged(object, "the checksum of its stamp is wrong")),
+        }
     }
 }
 
@@ -191,7 +231,7 @@ struct ProducerEntry {
 }
 
 /// The checksum of snapshot objects: CRC-64/NVME.
-pub(super) fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
@@ -200,6 +240,7 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
 /// decoded again and compared.
 pub(super) async fn encode_manifest(
     state: &State,
+    stamp: SnapshotStamp,
     chunks: impl Iterator<Item = &ChunkRef>,
     turns: &mut Turns,
 ) -> Result<Vec<u8>, SnapshotError> {
@@ -219,6 +260,9 @@ pub(super) async fn encode_manifest(
             producer_ids_end: state.producer_ids_end(),
             producer_ids_forgotten_below: state.producer_ids_forgotten_below(),
             incarnations: incarnations.collect(),
+            commits: stamp.commits,
+            written_at_ms: stamp.written_at_ms,
+            stamp_sum: stamp.sum(state.revision(), state.digest()),
             ..Manifest::default()
         },
     )?;

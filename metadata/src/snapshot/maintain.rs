@@ -1,5 +1,4 @@
-//! Keeping etcd small: snapshot, move the pointer, trim the log, compact the history, forget what
-//! is gone.
+//! Keeping etcd small: snapshot, move the pointer, trim the log, forget what is gone.
 //!
 //! One broker does it, chosen by a leased key. Being wrong about that is harmless: two snapshots at
 //! once race for the pointer, which only one can move, and trimming deletes only what a listed
@@ -7,19 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use strandline_storage::clock::Clock;
 use strandline_storage::store::Store;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::{SnapshotError, SnapshotWriter};
+use super::shelf::Shelf;
+use super::{SnapshotError, SnapshotStamp, SnapshotWriter};
 use crate::backend::{BackendError, Compare, KeyRange, Op, RangeRequest};
 use crate::commit::{Change, CommitError, Committer, SessionCell};
 use crate::keys::Key;
-use crate::limits::{HISTORY_REVISIONS, SNAPSHOTS, TRIM_KEYS};
+use crate::limits::{SNAPSHOTS, TRIM_KEYS};
 use crate::record::{Body, Checkpoint, IncarnationRetired};
-use crate::replica::{BarrierError, Replica, View};
-use crate::values::{SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
+use crate::replica::{BarrierError, EvidenceError, Replica, View};
+use crate::values::{LeaderValue, SnapshotRef, SnapshotValue, VALUE_FORMAT, Value};
 
 /// Why a pass ended early. The next one starts over.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum MaintainError {
     /// It cannot be said who is registered.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    /// The metadata store could not be compared with the bucket, or was restored.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     /// This broker was stopped after its checkpoint, and another one has written a newer snapshot
     /// since.
     #[error("another broker has written a newer snapshot")]
@@ -67,6 +71,8 @@ pub struct Maintainer {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     writer: SnapshotWriter,
+    /// The snapshots that are kept beside those that are listed.
+    shelf: Shelf,
     /// First log key of each incarnation that may still be there, so that no pass looks at what is
     /// long gone.
     trimmed: BTreeMap<i64, u64>,
@@ -81,15 +87,47 @@ impl Maintainer {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (writer, trimmed) = (SnapshotWriter::default(), BTreeMap::new());
-        Self { replica, committer, sessions, store, clock, writer, trimmed }
+        let (writer, shelf, trimmed) = (SnapshotWriter::default(), Shelf::default(), BTreeMap::new());
+        Self { replica, committer, sessions, store, clock, writer, shelf, trimmed }
+    }
+
+    /// Keeps snapshots for so long after they were written, beside the newest ones: a backup of the
+    /// metadata store that is not older can be restored.
+    #[must_use]
+    pub fn retaining(mut self, retention: Duration) -> Self {
+        self.shelf = Shelf::new(retention);
+        self
+    }
+
+    /// Whether this broker's clock may decide that a snapshot is old.
+    pub fn trust_clock(&mut self, is_trusted: bool) {
+        self.shelf.trust_clock(is_trusted);
+    }
+
+    /// Forgets what it knows of the bucket: another broker may have changed it.
+    pub fn forget_bucket(&mut self) {
+        self.shelf.forget();
+    }
+
+    /// The revision of the oldest snapshot that somebody may start from, listed or kept for a
+    /// backup: what died since then is still needed. `None` if there is no snapshot.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn oldest_snapshot(&mut self) -> Result<Option<i64>, SnapshotError> {
+        let listed = self
+            .replica
+            .read(|view| view.snapshots.as_ref().and_then(|s| s.snapshots.last()).map(|s| s.revision));
+        let stored = self.shelf.oldest(self.store.as_ref()).await?;
+        Ok(listed.into_iter().chain(stored).min())
     }
 
     /// Writes a snapshot and cleans up behind it.
     pub async fn run_once(&mut self) -> Result<Maintained, MaintainError> {
         self.replica.arm_checkpoint();
         self.change(Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() }).await?;
-        let state = self.replica.take_checkpoint().ok_or(MaintainError::NotCaptured)?;
+        let (state, commits) = self.replica.take_checkpoint().ok_or(MaintainError::NotCaptured)?;
         let (pointer, pointer_revision) = self.pointer();
         let previous = pointer.as_ref().and_then(|p| p.snapshots.first());
         // The view may be far beyond the state that was captured. A snapshot of an older state must
@@ -97,7 +135,8 @@ impl Maintainer {
         if previous.is_some_and(|newest| newest.revision >= state.revision()) {
             return Err(MaintainError::Overtaken);
         }
-        let written = self.writer.write(self.store.as_ref(), &state, previous).await?;
+        let stamp = SnapshotStamp { commits: commits.count, written_at_ms: self.clock.now_ms() };
+        let written = self.writer.write(self.store.as_ref(), &state, stamp, previous).await?;
         let revision = written.revision;
         let moved = self.move_pointer(pointer, pointer_revision, written).await?;
         let mut done = Maintained { revision, ..Maintained::default() };
@@ -106,10 +145,6 @@ impl Maintainer {
             let heads = self.heads_at(second).await?;
             done.trims = self.trim_log(&heads).await?;
             done.retired = self.retire_incarnations(&heads).await?;
-            let margin = revision.saturating_sub(HISTORY_REVISIONS).min(second.revision);
-            if margin > 0 {
-                self.replica.backend().compact(margin).await?;
-            }
         }
         done.objects_deleted = self.delete_unlisted(&moved).await?;
         info!(?done, "snapshot written");
@@ -201,23 +236,27 @@ impl Maintainer {
         Ok(gone.len() as u64)
     }
 
-    /// Deletes the objects of snapshots that are older than the newest and not listed any more.
-    async fn delete_unlisted(&self, pointer: &SnapshotValue) -> Result<u64, MaintainError> {
-        let mut kept = BTreeSet::new();
-        for listed in &pointer.snapshots {
-            kept.extend(super::objects_of(self.store.as_ref(), listed).await?);
+    /// Deletes the objects of snapshots that are older than the newest, not listed, and not kept
+    /// for a backup.
+    async fn delete_unlisted(&mut self, pointer: &SnapshotValue) -> Result<u64, MaintainError> {
+        if let Some(oddity) = self.replica.check_bucket().await? {
+            warn!(oddity, "no snapshot is deleted");
+            return Ok(0);
+        }
+        let mut listed = BTreeSet::new();
+        for snapshot in &pointer.snapshots {
+            listed.extend(super::objects_of(self.store.as_ref(), snapshot).await?);
         }
         let newest = pointer.snapshots.first().map_or(0, |s| s.revision);
+        let store = self.store.clone();
+        let old = self.shelf.sort_out(store.as_ref(), newest, &listed, self.clock.now_ms()).await?;
         let mut deleted = 0;
-        for key in super::list(self.store.as_ref()).await? {
-            let older = super::snapshot_revision(&key).is_some_and(|r| r < newest);
-            if older && !kept.contains(key.as_str()) {
-                match self.store.delete(&key).await {
-                    Ok(()) => deleted += 1,
-                    // It is found again by the next pass.
-                    Err(error) => {
-                        warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted");
-                    }
+        for key in old {
+            match self.store.delete(&key).await {
+                Ok(()) => deleted += 1,
+                // It is found again by the next pass.
+                Err(error) => {
+                    warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted");
                 }
             }
         }
@@ -236,21 +275,20 @@ impl Maintainer {
         let key = self.replica.keys().encode(&Key::Leader(job.to_owned()));
         let read =
             RangeRequest { keys: KeyRange::Key(key.clone()), revision: None, limit: 1, keys_only: false };
+        let mut compares = vec![Compare::CreateRevision(key.clone(), 0)];
         if let Some(kv) = self.replica.backend().range(read).await?.kvs.first() {
-            let leader = crate::values::LeaderValue::decode(&kv.value)
-                .map_err(|e| BackendError::Broken(format!("the key of job {job}: {e}")))?;
-            return Ok(leader.incarnation == session.incarnation);
+            match LeaderValue::decode(&kv.value) {
+                Ok(leader) => return Ok(leader.incarnation == session.incarnation),
+                Err(error) => {
+                    error!(job, %error, "who runs a job cannot be read: this broker takes it over");
+                    compares = vec![Compare::ModRevision(key.clone(), kv.mod_revision)];
+                }
+            }
         }
-        let leader = crate::values::LeaderValue {
-            format: VALUE_FORMAT,
-            node_id: session.node_id,
-            incarnation: session.incarnation,
-        };
-        let change = Change {
-            compares: vec![Compare::CreateRevision(key.clone(), 0)],
-            ops: vec![Op::Put { key, value: leader.encode().into(), lease }],
-            body: None,
-        };
+        let leader =
+            LeaderValue { format: VALUE_FORMAT, node_id: session.node_id, incarnation: session.incarnation };
+        let change =
+            Change { compares, ops: vec![Op::Put { key, value: leader.encode().into(), lease }], body: None };
         match self.change(change).await {
             Ok(()) => Ok(true),
             Err(MaintainError::Commit(CommitError::Conflict)) => Ok(false),

@@ -5,6 +5,7 @@
 
 mod format;
 mod maintain;
+mod shelf;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,9 @@ use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKey;
 use strandline_storage::store::Store;
 
-use self::format::{Manifest, assemble, checksum, damaged, parse_manifest};
-pub use self::format::{SNAPSHOT_FORMAT, SnapshotError};
+pub(crate) use self::format::checksum;
+use self::format::{Manifest, assemble, damaged, parse_manifest};
+pub use self::format::{SNAPSHOT_FORMAT, SnapshotError, SnapshotStamp};
 pub use self::maintain::{MaintainError, Maintained, Maintainer};
 pub use self::write::SnapshotWriter;
 use crate::limits::SNAPSHOT_LIST_PAGE;
@@ -53,19 +55,65 @@ async fn heads(store: &dyn Store, snapshot: &SnapshotRef) -> Result<BTreeMap<i64
     Ok(read_manifest(store, snapshot).await?.heads().collect())
 }
 
-/// The newest revision of any snapshot object in the store. If it is beyond etcd's own revision,
-/// etcd was restored from a backup.
-pub async fn newest_revision(store: &dyn Store) -> Result<Option<i64>, SnapshotError> {
-    Ok(list(store).await?.iter().filter_map(snapshot_revision).max())
+/// The name of a manifest in its key.
+const MANIFEST: &str = "manifest";
+
+/// What a manifest says of itself, whether or not etcd names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestSummary {
+    /// Its key.
+    pub object: String,
+    /// The state is the one after this revision.
+    pub revision: i64,
+    /// What it says beside the state; zeros for one of an older build.
+    pub stamp: SnapshotStamp,
+    /// The state's digest; `None` if nothing shows that it is undamaged.
+    digest: Option<u64>,
+    /// The keys of every object that the snapshot needs, its own among them.
+    pub(crate) objects: BTreeSet<String>,
+}
+
+impl ManifestSummary {
+    /// Whether it may be of a state with this digest.
+    pub(crate) fn is_of(&self, digest: u64) -> bool {
+        self.digest.is_none_or(|own| own == digest)
+    }
+}
+
+/// Reads the manifest of a revision.
+pub(crate) async fn summary(store: &dyn Store, revision: i64) -> Result<ManifestSummary, SnapshotError> {
+    let key = ObjectKey::snapshot(revision, MANIFEST).map_err(|e| damaged(MANIFEST, &e.to_string()))?;
+    let object = key.as_str().to_owned();
+    let manifest = parse_manifest(&object, &get(store, &object).await?)?;
+    if manifest.revision != revision {
+        return Err(damaged(&object, "it is of another revision than its key says"));
+    }
+    let stamp = manifest.stamp(&object)?;
+    Ok(ManifestSummary {
+        revision,
+        stamp: stamp.unwrap_or_default(),
+        digest: stamp.map(|_| manifest.digest),
+        objects: manifest.objects_needed().chain([object.clone()]).collect(),
+        object,
+    })
 }
 
 /// The revision that a snapshot object's key names.
-fn snapshot_revision(key: &ObjectKey) -> Option<i64> {
+pub(crate) fn snapshot_revision(key: &ObjectKey) -> Option<i64> {
     key.as_snapshot().map(|(revision, _)| revision)
 }
 
+/// The revision that a manifest's key names.
+pub(crate) fn manifest_revision(key: &ObjectKey) -> Option<i64> {
+    key.as_snapshot().filter(|(_, name)| *name == MANIFEST).map(|(revision, _)| revision)
+}
+
 /// The keys of every snapshot object in the store.
-async fn list(store: &dyn Store) -> Result<Vec<ObjectKey>, SnapshotError> {
+///
+/// # Errors
+///
+/// If the store does not answer.
+pub async fn list(store: &dyn Store) -> Result<Vec<ObjectKey>, SnapshotError> {
     let mut keys: Vec<ObjectKey> = Vec::new();
     loop {
         let page = store
@@ -81,10 +129,16 @@ async fn list(store: &dyn Store) -> Result<Vec<ObjectKey>, SnapshotError> {
 }
 
 /// The keys of every object that a snapshot needs: its manifest and its chunks.
-async fn objects_of(store: &dyn Store, snapshot: &SnapshotRef) -> Result<BTreeSet<String>, SnapshotError> {
+///
+/// # Errors
+///
+/// If the manifest cannot be read.
+pub async fn objects_of(
+    store: &dyn Store,
+    snapshot: &SnapshotRef,
+) -> Result<BTreeSet<String>, SnapshotError> {
     let manifest = read_manifest(store, snapshot).await?;
-    let chunks = manifest.chunks.into_iter().map(|c| c.object).filter(|o| !o.is_empty());
-    Ok(chunks.chain([snapshot.object.clone()]).collect())
+    Ok(manifest.objects_needed().chain([snapshot.object.clone()]).collect())
 }
 
 fn by_checksum(manifest: &Manifest) -> BTreeMap<(u64, u64), String> {
@@ -109,7 +163,7 @@ async fn get(store: &dyn Store, object: &str) -> Result<Bytes, SnapshotError> {
     store.get(&key, None).await.map_err(|e| failed(object, &e))
 }
 
-fn failed(object: &str, error: &StoreError) -> SnapshotError {
+pub(crate) fn failed(object: &str, error: &StoreError) -> SnapshotError {
     match error {
         StoreError::NotFound { .. } | StoreError::Corrupt { .. } => damaged(object, &error.to_string()),
         _ => SnapshotError::Unavailable { object: object.to_owned(), why: error.to_string() },

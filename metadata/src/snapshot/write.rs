@@ -12,8 +12,8 @@ use bytes::Bytes;
 use strandline_storage::path::ObjectKey;
 use strandline_storage::store::Store;
 
-use super::format::{self, ChunkRef, SnapshotError, TopicsOfChunk, checksum, damaged};
-use super::{by_checksum, failed, get, read_manifest};
+use super::format::{self, ChunkRef, SnapshotError, SnapshotStamp, TopicsOfChunk, checksum, damaged};
+use super::{MANIFEST, by_checksum, failed, get, read_manifest};
 use crate::invariants;
 use crate::limits::SNAPSHOT_INLINE_BYTES;
 use crate::state::State;
@@ -50,6 +50,7 @@ impl SnapshotWriter {
         &mut self,
         store: &dyn Store,
         state: &State,
+        stamp: SnapshotStamp,
         previous: Option<&SnapshotRef>,
     ) -> Result<SnapshotRef, SnapshotError> {
         let mut turns = Turns::default();
@@ -67,12 +68,12 @@ impl SnapshotWriter {
             // checksums.
             put_chunks(store, state.revision(), chunks, previous.filter(|_| last.is_none())).await?
         };
-        let manifest = format::encode_manifest(state, refs.values(), &mut turns).await?;
+        let manifest = format::encode_manifest(state, stamp, refs.values(), &mut turns).await?;
         let sum = checksum(&manifest);
         let manifest = Bytes::from(manifest);
         let written = SnapshotRef {
             revision: state.revision(),
-            object: put(store, state.revision(), "manifest", manifest.clone()).await?,
+            object: put(store, state.revision(), MANIFEST, manifest.clone()).await?,
             bytes: manifest.len() as u64,
             checksum: format!("{sum:016x}"),
             digest: format!("{:016x}", state.digest()),
@@ -204,6 +205,8 @@ mod tests {
     use crate::snapshot;
     use crate::state::Position;
 
+    const STAMP: SnapshotStamp = SnapshotStamp { commits: 1, written_at_ms: 2 };
+
     /// Topics whose ids differ in the byte that picks a chunk.
     fn topic(number: u8) -> Vec<u8> {
         Uuid::from_u128(u128::from(number) << 120).as_bytes().to_vec()
@@ -252,21 +255,21 @@ mod tests {
             log.flush(topics.clone());
         }
         let mut writer = SnapshotWriter::default();
-        let first = writer.write(&store, &log.state, None).await.unwrap();
+        let first = writer.write(&store, &log.state, STAMP, None).await.unwrap();
         let chunks = written_at(&store, &first).await - 1;
         assert!(chunks > 4, "{chunks} chunks");
 
         log.flush([0].into_iter());
-        let second = writer.write(&store, &log.state, Some(&first)).await.unwrap();
+        let second = writer.write(&store, &log.state, STAMP, Some(&first)).await.unwrap();
         assert_eq!(written_at(&store, &second).await, 2, "the chunk of the topic, and the manifest");
         assert_eq!(snapshot::read(&store, &second).await.unwrap(), log.state);
 
         // A writer that has not written the one before finds out by the checksums.
         log.flush([16].into_iter());
-        let third = SnapshotWriter::default().write(&store, &log.state, Some(&second)).await.unwrap();
+        let third = SnapshotWriter::default().write(&store, &log.state, STAMP, Some(&second)).await.unwrap();
         assert_eq!(written_at(&store, &third).await, 2);
         // One whose last snapshot is not listed trusts nothing of it.
-        let fourth = writer.write(&store, &log.state, Some(&third)).await.unwrap();
+        let fourth = writer.write(&store, &log.state, STAMP, Some(&third)).await.unwrap();
         assert_eq!(snapshot::read(&store, &fourth).await.unwrap(), log.state);
     }
 
@@ -277,7 +280,7 @@ mod tests {
         log.apply(&Body::TopicCreated(TopicCreated { topic_id: topic(0), partitions: 1 }));
         log.flush([0].into_iter());
         log.state.objects.clear();
-        let refused = SnapshotWriter::default().write(&store, &log.state, None).await.unwrap_err();
+        let refused = SnapshotWriter::default().write(&store, &log.state, STAMP, None).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::Damaged { .. }), "{refused}");
         assert!(snapshot::list(&store).await.unwrap().is_empty());
     }

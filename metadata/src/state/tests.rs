@@ -209,7 +209,10 @@ async fn a_snapshot_and_the_rest_of_the_log_equal_the_whole_log() {
             for (at, record) in records.iter().filter(|(at, _)| at.revision <= cut_at) {
                 apply(&mut first, *at, record);
             }
-            let written = snapshot::SnapshotWriter::default().write(&store, &first, None).await.unwrap();
+            let written = snapshot::SnapshotWriter::default()
+                .write(&store, &first, snapshot::SnapshotStamp::default(), None)
+                .await
+                .unwrap();
             let mut restored = snapshot::read(&store, &written).await.unwrap();
             for (at, record) in records.iter().filter(|(at, _)| at.revision > cut_at) {
                 apply(&mut restored, *at, record);

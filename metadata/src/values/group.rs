@@ -19,7 +19,6 @@ use crate::limits::STORED_PARTITION;
 
 /// The value of `groups/<group>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct GroupValue {
     /// Format of this value.
     pub format: u32,
@@ -63,7 +62,6 @@ pub enum ClassicStateValue {
 
 /// A group of the classic protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClassicGroupValue {
     /// Where it stands.
     pub state: ClassicStateValue,
@@ -82,7 +80,6 @@ pub struct ClassicGroupValue {
 
 /// A member of a classic group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClassicMemberValue {
     /// Its `group.instance.id`, if it is a static member (KIP-345).
     pub instance_id: Option<String>,
@@ -102,7 +99,6 @@ pub struct ClassicMemberValue {
 
 /// An assignor that a member knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProtocolValue {
     /// Its name.
     pub name: String,
@@ -112,7 +108,6 @@ pub struct ProtocolValue {
 
 /// A group of the protocol of KIP-848.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ConsumerGroupValue {
     /// Group epoch: moves when members, subscriptions or the topics subscribed to change.
     pub epoch: i32,
@@ -139,7 +134,6 @@ pub enum MemberStateValue {
 
 /// A member of a group of KIP-848.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ConsumerMemberValue {
     /// Its `group.instance.id`, if it is a static member.
     pub instance_id: Option<String>,
@@ -175,7 +169,6 @@ pub struct ConsumerMemberValue {
 
 /// What is known of a member that speaks the classic protocol in a group of KIP-848.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClassicInConsumerValue {
     /// It is gone if it is silent for so long, in ms.
     pub session_timeout_ms: i32,
@@ -256,7 +249,6 @@ impl<'de> Deserialize<'de> for Blob {
 /// The value of `offsets/<group>/<topic>`, and of `offsets/<group>/<topic>/<n>` for the partitions
 /// from n times [`OFFSETS_PER_KEY`](crate::limits::OFFSETS_PER_KEY) on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OffsetsValue {
     /// Format of this value.
     pub format: u32,
@@ -277,7 +269,6 @@ impl Value for OffsetsValue {
 
 /// What a group committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CommittedOffset {
     /// The next offset that the group will read.
     pub offset: i64,

@@ -8,7 +8,6 @@ use super::Value;
 /// The value of `watermarks/<topic id>`, and of `watermarks/<topic id>/<n>` for the partitions from
 /// n times [`WATERMARKS_PER_KEY`](crate::limits::WATERMARKS_PER_KEY) on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct WatermarksValue {
     /// Format of this value.
     pub format: u32,

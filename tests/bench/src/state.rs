@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use strandline_metadata::record::{
     Body, Flush, FlushBatch, FlushPartition, FlushTopic, Record, TopicCreated,
 };
-use strandline_metadata::snapshot::SnapshotWriter;
+use strandline_metadata::snapshot::{SnapshotStamp, SnapshotWriter};
 use strandline_metadata::state::{Position, State};
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use uuid::Uuid;
@@ -96,8 +96,12 @@ async fn snapshots(report: &mut Report, log: &mut Log) {
     for what in ["the first", "the next, one partition changed"] {
         let begun = Instant::now();
         let state = log.state.clone();
-        let writing =
-            async { writer.write(store.as_ref(), &state, previous.as_ref()).await.expect("written") };
+        let writing = async {
+            writer
+                .write(store.as_ref(), &state, SnapshotStamp::default(), previous.as_ref())
+                .await
+                .expect("written")
+        };
         let mut stalls = Vec::new();
         let ticking = async {
             loop {

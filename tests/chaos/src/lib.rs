@@ -17,6 +17,7 @@ mod faults;
 mod members;
 mod round;
 mod story;
+mod stranger;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -96,6 +97,8 @@ fn plan() -> Plan {
         .flag("snapshot-records", 150)
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
+        .flag("snapshot-retention-hours", 0)
+        .flag("log-retention-check-interval-ms", 300)
         .flag("drain-ms", 500)
         // Ten objects a second and broker: everything is read back several times, eight objects at
         // a time.

@@ -30,6 +30,7 @@ use crate::churn::Churn;
 use crate::faults::{self, Fault, RESIDENTS};
 use crate::members::{Members, Phase, Protocol};
 use crate::story::Story;
+use crate::stranger;
 
 const PARTITIONS: i32 = 4;
 const MEMBERS: u32 = 3;
@@ -245,6 +246,7 @@ impl Round {
         let commits = self.check(cluster, &live).await;
         let records = self.main.acked_records() + self.short.acked_records();
         self.clear(cluster, is_last).await;
+        stranger::wrong_bucket(cluster, &self.story).await;
         self.story.say(&format!("round {} is clean: {records} records, {commits} commits", self.number));
         cluster.forget_logs();
         Done { records, commits }

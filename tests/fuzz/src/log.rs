@@ -34,7 +34,9 @@ pub(crate) fn run(data: &[u8]) {
     let sound = invariants::check(&state).is_ok();
     world::block_on(async {
         let store = ObjectStoreBackend::memory();
-        let written = snapshot::SnapshotWriter::default().write(&store, &state, None).await;
+        let written = snapshot::SnapshotWriter::default()
+            .write(&store, &state, snapshot::SnapshotStamp::default(), None)
+            .await;
         assert!(written.is_ok() || !sound, "a sound state is written and read back: {written:?}");
     });
 }

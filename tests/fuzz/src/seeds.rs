@@ -113,7 +113,7 @@ fn kept(add: &mut impl FnMut(&'static str, &str, Vec<u8>), frames: &[Vec<u8>]) {
         add("log", "records", join(&records));
         let state = opened.broker.replica().read(|view| view.state.clone());
         let written = snapshot::SnapshotWriter::default()
-            .write(store.as_ref(), &state, None)
+            .write(store.as_ref(), &state, snapshot::SnapshotStamp::default(), None)
             .await
             .expect("it is written");
         let manifest = ObjectKey::parse(&written.object).expect("a key");

@@ -66,7 +66,7 @@ pub(crate) fn run(data: &[u8]) {
                 panic!("{violation}");
             }
             snapshot::SnapshotWriter::default()
-                .write(&store, &state, None)
+                .write(&store, &state, snapshot::SnapshotStamp::default(), None)
                 .await
                 .expect("what was read is written and read back");
         }

@@ -29,6 +29,8 @@ mod random;
 mod remote;
 mod scenario;
 mod standalone;
+mod stranger;
+mod switch;
 mod trace;
 mod wanderer;
 

@@ -16,12 +16,17 @@ use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::values::{SnapshotValue, Value};
 use strandline_tests::history::History;
 
+/// Brokers that have ended by themselves, by node id, and why.
+type Refusals = Vec<(i32, String)>;
+
 /// What has been seen: for each node id, the process that holds it.
 #[derive(Clone, Debug)]
 pub(crate) struct Monitor {
     keys: Keyspace,
     history: History,
     holders: Arc<Mutex<BTreeMap<i32, u64>>>,
+    /// Who has refused to go on, and why, while that is expected.
+    refusals: Arc<Mutex<Option<Refusals>>>,
 }
 
 /// One process of a node id, by its number.
@@ -41,11 +46,31 @@ pub(crate) struct Monitored {
 
 impl Monitor {
     pub(crate) fn new(keys: Keyspace, history: History) -> Self {
-        Self { keys, history, holders: Arc::default() }
+        Self { keys, history, holders: Arc::default(), refusals: Arc::default() }
     }
 
-    /// A broker has ended by itself. Nothing that goes wrong here is for ever, so none may.
+    /// From now on brokers are right to end by themselves.
+    pub(crate) fn expect_refusals(&self) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// Not any more.
+    pub(crate) fn expect_none(&self) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Who has ended since it was expected.
+    pub(crate) fn refusals(&self) -> Refusals {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// A broker has ended by itself. What goes wrong here is not for ever, so none may, unless what
+    /// lies below it is not its own any more.
     pub(crate) fn ended(&self, node_id: i32, reason: &dyn std::fmt::Display) {
+        if let Some(refusals) = &mut *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) {
+            refusals.push((node_id, reason.to_string()));
+            return;
+        }
         self.history.anomaly("ended", format!("broker {node_id} ended by itself: {reason}"));
     }
 

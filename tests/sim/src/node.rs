@@ -1,6 +1,6 @@
 //! One broker as a process: it is started, killed, stopped and let go on, and told to leave.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,13 +24,18 @@ use crate::link::Link;
 use crate::monitor::{self, Monitor, Monitored};
 use crate::random::Random;
 use crate::remote::{RemoteBackend, RemoteStore};
+use crate::switch::Switch;
 use crate::trace::Trace;
 
 /// What all nodes of a run have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Outside {
     pub(crate) backend: Arc<dyn Backend>,
+    /// The same, to put another one in its place.
+    pub(crate) switch: Arc<Switch>,
     pub(crate) store: Arc<dyn Store>,
+    /// A bucket that is not the cluster's.
+    pub(crate) other_store: Arc<dyn Store>,
     pub(crate) trace: Trace,
     pub(crate) began: Instant,
     pub(crate) keys: Keyspace,
@@ -50,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) clock: Arc<SimClock>,
     outside: Outside,
     store: Arc<dyn Store>,
+    /// Whether its processes are told to use the other bucket.
+    is_elsewhere: AtomicBool,
     random: Random,
     flags: Vec<String>,
     process: Mutex<Option<Process>>,
@@ -90,6 +97,7 @@ impl Node {
         Arc::new(Self {
             id,
             store: Arc::new(RemoteStore::new(Arc::new(store), to_s3.clone(), 0.003)),
+            is_elsewhere: AtomicBool::new(false),
             to_clients,
             to_etcd,
             to_s3,
@@ -146,6 +154,11 @@ impl Node {
         *lock(&self.etcd_plan) = plan;
     }
 
+    /// Whether its processes use a bucket that is not the cluster's, from the next start on.
+    pub(crate) fn set_elsewhere(&self, is_elsewhere: bool) {
+        self.is_elsewhere.store(is_elsewhere, Ordering::Relaxed);
+    }
+
     /// Starts a process, if none runs. One that ends by itself is started again, as a supervisor
     /// does.
     pub(crate) fn start(self: &Arc<Self>) {
@@ -173,8 +186,10 @@ impl Node {
         broker: Arc<Mutex<Option<Arc<Broker>>>>,
     ) {
         let metrics = Metrics::new().expect("metrics have distinct names");
+        let elsewhere = self.is_elsewhere.load(Ordering::Relaxed);
+        let store = if elsewhere { &self.outside.other_store } else { &self.store };
         let (store, clock, seed) =
-            (self.store.clone(), self.clock.clone() as Arc<dyn Clock>, self.random.number());
+            (store.clone(), self.clock.clone() as Arc<dyn Clock>, self.random.number());
         let (store_metrics, store_clock) = (metrics.storage().clone(), clock.clone());
         let store_config = StoreConfig {
             request_timeout: Duration::from_secs(3),

@@ -33,7 +33,10 @@ pub struct Plan {
     pub comebacks: u32,
     /// Whether the answer to a checkpoint may come when another broker has written newer snapshots.
     pub late_checkpoints: bool,
-    /// The seed of these two, so that all else is drawn as without them.
+    /// How often, in the end, etcd is restored from a backup, the bucket is another one, and
+    /// objects change places: once or never.
+    pub strangers: u32,
+    /// The seed of these, so that all else is drawn as without them.
     pub rare_seed: u64,
 }
 
@@ -59,6 +62,7 @@ impl Plan {
             comebacks: if has_comebacks { 1 + rare.below(3) as u32 } else { 0 },
             late_checkpoints: rare.chance(0.12),
             rare_seed: rare.number(),
+            strangers: u32::from(rare.chance(0.12)),
         }
     }
 }

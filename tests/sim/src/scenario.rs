@@ -27,8 +27,9 @@ use crate::network::Network;
 use crate::node::{Node, Outside};
 use crate::random::Random;
 use crate::standalone::Standalone;
+use crate::switch::Switch;
 use crate::trace::Trace;
-use crate::{Outcome, Plan, adversary, check, churn, wanderer};
+use crate::{Outcome, Plan, adversary, check, churn, stranger, wanderer};
 
 /// The topic that everybody works on.
 pub(crate) const TOPIC: &str = "t";
@@ -84,13 +85,16 @@ impl World {
         let embedded = Embedded::in_memory();
         let leases = embedded.clone();
         tokio::spawn(async move { leases.run_leases().await });
+        let switch = Arc::new(Switch::new(embedded));
         let history = History::default();
         let keys = Keyspace::new(CLUSTER).expect("it is a plain name");
         let outside = Outside {
             monitor: Monitor::new(keys.clone(), history.clone()),
             keys,
-            backend: Arc::new(embedded),
+            backend: switch.clone(),
+            switch,
             store: Arc::new(ObjectStoreBackend::memory()),
+            other_store: Arc::new(ObjectStoreBackend::memory()),
             trace: Trace::new(),
             began: Instant::now(),
             late_checkpoints: plan.late_checkpoints.then(|| rare.fork()),
@@ -103,6 +107,7 @@ impl World {
             ["--job-interval-ms", "700"],
             ["--delete-delay-ms", "12000"],
             ["--snapshot-records", &snapshot_records],
+            ["--snapshot-retention-hours", "0"],
             ["--drain-ms", "300"],
             ["--group-initial-rebalance-delay-ms", "100"],
         ];
@@ -155,16 +160,23 @@ impl World {
         }
     }
 
-    /// Returns once everything that is to go wrong has, and is healed.
-    async fn make_trouble(&self) {
+    /// For what only few seeds have.
+    pub(crate) fn rare(&self) -> &Random {
+        &self.rare
+    }
+
+    /// Returns once everything that is to go wrong has, and is healed; with a backup of etcd that
+    /// was made meanwhile, if one was.
+    async fn make_trouble(&self) -> Option<Embedded> {
         let (nodes, trace) = (self.nodes.clone(), self.outside.trace.clone());
         let backend: Arc<dyn Backend> = self.outside.backend.clone();
         let troubles =
             adversary::run(nodes.clone(), backend, self.random.fork(), trace.clone(), self.plan.faults);
         let comebacks =
             adversary::comebacks(nodes.clone(), self.rare.fork(), trace.clone(), self.plan.comebacks);
-        tokio::join!(troubles, comebacks);
+        let ((), (), backup) = tokio::join!(troubles, comebacks, stranger::backup(self));
         adversary::heal(&nodes, &trace);
+        backup
     }
 }
 
@@ -239,7 +251,7 @@ async fn work(world: &World) {
         clients.start("churn".to_owned(), churning);
     }
     world.start_standalone(&stop, &mut clients);
-    world.make_trouble().await;
+    let backup = world.make_trouble().await;
     sleep(world.random.ms(500, 3000)).await;
     stop.send_replace(true);
     if timeout(FINISH * 2, clients.done()).await.is_err() {
@@ -250,5 +262,6 @@ async fn work(world: &World) {
     if plan.members > 0 {
         members.check().await;
     }
+    stranger::visit(world, backup).await;
     check::everything(world).await;
 }

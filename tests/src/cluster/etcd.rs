@@ -221,6 +221,16 @@ impl Etcd {
         answer["header"]["revision"].as_i64().ok_or_else(|| format!("no revision in {said}"))
     }
 
+    /// So many changes of somebody else who uses the same etcd.
+    pub async fn write_as_neighbour(&self, changes: i64) {
+        // `/neighbour` and `x`, in base64.
+        let put = r#"{"key": "L25laWdoYm91cg==", "value": "eA=="}"#;
+        for _ in 0..changes {
+            let answer = http::request(self.members[0].port, "POST", "/v3/kv/put", put).await;
+            assert!(matches!(answer, Ok((200, _))), "etcd takes it: {answer:?}");
+        }
+    }
+
     /// Forgets all history.
     pub fn compact(&self) {
         self.ctl(&["compact", &self.revision().to_string()]);

@@ -9,7 +9,7 @@ mod s3;
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ const READY: Duration = Duration::from_mins(1);
 const LEAVE: Duration = Duration::from_mins(1);
 /// The bucket.
 const BUCKET: &str = "strandline";
+/// Where brokers keep objects.
+pub const BUCKET_URL: &str = "s3://strandline";
 /// The cluster's name, which is the prefix in etcd.
 pub const CLUSTER: &str = "t";
 
@@ -44,6 +46,8 @@ pub struct Broker {
     etcd: Vec<Proxy>,
     s3: Option<Proxy>,
     flags: Vec<(&'static str, String)>,
+    /// What it runs instead of the build that is tested.
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -98,13 +102,29 @@ impl Cluster {
         if self.plan.all_proxies {
             front = Some(Proxy::start(port).await.expect("a proxy"));
         }
-        self.brokers.push(Broker { node_id, port, http_port, front, etcd, s3, flags, process: None });
+        let program = self.plan.program.clone();
+        self.brokers.push(Broker {
+            node_id,
+            port,
+            http_port,
+            front,
+            etcd,
+            s3,
+            flags,
+            program,
+            process: None,
+        });
         self.brokers.len() - 1
     }
 
     /// Changes a flag of a broker, from its next start on.
     pub fn set_flag(&mut self, i: usize, name: &'static str, value: impl Display) {
         self.brokers[i].flags.push((name, value.to_string()));
+    }
+
+    /// Changes what broker `i` runs, from its next start on; `None` is the build that is tested.
+    pub fn set_program(&mut self, i: usize, program: Option<PathBuf>) {
+        self.brokers[i].program = program;
     }
 
     /// Gives broker `i`, which must not run, another node id.
@@ -214,7 +234,7 @@ impl Cluster {
         let args: Vec<OsString> =
             flags.into_iter().flat_map(|(k, v)| [format!("--{k}").into(), v.into()]).collect();
         let name = format!("broker-{}", i + 1);
-        let program = built("strandline");
+        let program = broker.program.clone().unwrap_or_else(|| built("strandline"));
         let process = match self.plan.descriptors {
             None => self.nest.start(&name, &program, &args),
             Some(most) => {
@@ -373,11 +393,16 @@ impl Cluster {
     /// Audits everything with the product's own command, which reaches etcd and S3 directly. Gives
     /// its exit code, and what it said.
     pub async fn fsck(&self, words: &[&str]) -> (Option<i32>, String) {
+        self.command("fsck", words).await
+    }
+
+    /// Runs one of the product's other commands: its exit code, and what it said.
+    pub async fn command(&self, command: &str, words: &[&str]) -> (Option<i32>, String) {
         let endpoints: Vec<String> =
             self.etcd.ports().iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
         let s3 = format!("http://127.0.0.1:{}", self.s3.port);
         let done = tokio::process::Command::new(built("strandline"))
-            .arg("fsck")
+            .arg(command)
             .args(words)
             .args(["--cluster", CLUSTER, "--etcd-endpoints", &endpoints.join(",")])
             .args(["--store-url", &format!("s3://{BUCKET}"), "--s3-endpoint", &s3, "--s3-allow-http", "true"])

@@ -1,6 +1,7 @@
 //! What a cluster is made of.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Plan {
     pub folder: bool,
     /// How many file descriptors a broker may have.
     pub descriptors: Option<u32>,
+    /// What brokers run at first instead of the build that is tested.
+    pub program: Option<PathBuf>,
 }
 
 impl Plan {
@@ -39,7 +42,15 @@ impl Plan {
             all_proxies: false,
             folder: false,
             descriptors: None,
+            program: None,
         }
+    }
+
+    /// With brokers that run this program at first.
+    #[must_use]
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// With so few file descriptors for each broker.

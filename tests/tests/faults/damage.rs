@@ -58,6 +58,60 @@ async fn fetched(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_have_changed_places_are_not_served() {
+    let plan = Plan::new(2).in_folder().flag("store-retry-budget-ms", 1000);
+    let mut cluster = Cluster::start(plan).await;
+    create_topic(&cluster.addresses(), "damaged", 2).await;
+    let mut writer = cluster.client(0).await;
+    // The same layout: nothing but the footer tells them apart.
+    let one = produce_alone(&mut cluster, &mut writer, 0, "one").await;
+    let two = produce_alone(&mut cluster, &mut writer, 0, "two").await;
+    produce_alone(&mut cluster, &mut writer, 1, "other").await;
+    let exchange = || {
+        let [first, second] = [&one, &two].map(|path| fs::read(path).expect("an object"));
+        assert_eq!(first.len(), second.len());
+        fs::write(&one, second).expect("it can be changed");
+        fs::write(&two, first).expect("it can be changed");
+    };
+    // The server reads its folder at its start.
+    cluster.s3().kill9();
+    exchange();
+    cluster.restart_s3().await;
+    let mut reader = cluster.client(1).await;
+    let found = fetched(&mut reader, &[(0, 0), (1, 0)]).await;
+    assert_eq!(found[0], Err(ResponseError::KafkaStorageError));
+    assert_eq!(found[1], Ok(vec![(0, Bytes::from_static(b"other"))]));
+    assert!(cluster.metric(1, "strandline_wrong_objects_total", "").await >= 1.0);
+    cluster.wait_logged(1, "objects of the bucket were exchanged", Duration::from_secs(10)).await;
+    let (code, said) = cluster.fsck(&[]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&key_of(&one)) && said.contains(&key_of(&two)), "{said}");
+    cluster.s3().kill9();
+    exchange();
+    cluster.restart_s3().await;
+    let found = fetched(&mut reader, &[(0, 0)]).await;
+    assert_eq!(found[0], Ok(vec![(0, Bytes::from_static(b"one")), (1, Bytes::from_static(b"two"))]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_on_another_bucket_does_not_start() {
+    let mut cluster = Cluster::start(Plan::new(2)).await;
+    let workload = Workload::start(&cluster, "whole", 2).await;
+    workload.progress(100).await;
+    cluster.kill9(1);
+    let elsewhere = cluster.folder().join("elsewhere");
+    cluster.set_flag(1, "store-url", format!("file://{}", elsewhere.display()));
+    cluster.restart(1);
+    let status = cluster.broker(1).wait(Duration::from_mins(2)).await;
+    assert!(!status.success() && !was_killed(status), "it ends in order: {status}");
+    assert!(cluster.broker(1).log().contains("is not the bucket of cluster"), "and says why");
+    cluster.set_flag(1, "store-url", "s3://strandline");
+    cluster.restart(1);
+    cluster.wait_ready(1).await;
+    workload.finish(&mut cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_object_fails_what_lies_in_it_and_is_named() {
     let plan = Plan::new(2).in_folder().flag("store-retry-budget-ms", 1000);
     let mut cluster = Cluster::start(plan).await;

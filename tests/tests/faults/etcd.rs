@@ -6,7 +6,7 @@ use std::time::Duration;
 use kafka_protocol::records::Compression;
 use serde_json::json;
 use strandline_tests::client::ClientError;
-use strandline_tests::cluster::{Cluster, Plan};
+use strandline_tests::cluster::{CLUSTER, Cluster, Plan};
 use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::proxy::Link;
 use strandline_tests::records::batch;
@@ -118,9 +118,13 @@ async fn an_etcd_that_was_restored_from_a_backup_is_not_trusted() {
     workload.finish(&mut cluster).await;
     cluster.kill9(1);
     let objects = cluster.s3().files("/wal/").len();
+    let last = cluster.etcd().revision();
     cluster.etcd().kill9();
     cluster.etcd().restore(&backup);
     cluster.restart_etcd().await;
+    // Somebody else's writes move its revision beyond everything that the brokers know.
+    let behind = last - cluster.etcd().revision();
+    cluster.etcd().write_as_neighbour(behind + 500).await;
     cluster.restart(1);
     // The one that starts, and the one that has run all the time.
     for i in [1, 0] {
@@ -130,6 +134,66 @@ async fn an_etcd_that_was_restored_from_a_backup_is_not_trusted() {
         assert!(log.contains("restored from a backup"), "broker {} says what is wrong", i + 1);
     }
     assert_eq!(cluster.s3().files("/wal/").len(), objects, "nothing is deleted");
+
+    // What is lost is said first, and then accepted.
+    let (code, said) = cluster.command("recover", &[]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("at least") && said.contains("nothing was changed"), "{said}");
+    let accepted = eventually("the restored registrations are gone", Duration::from_mins(1), async || {
+        let (code, said) = cluster.command("recover", &["--accept-loss"]).await;
+        (code == Some(0)).then_some(said)
+    })
+    .await;
+    assert!(accepted.contains("brokers may be started"), "{accepted}");
+    for i in [0, 1] {
+        cluster.restart(i);
+        cluster.wait_ready(i).await;
+    }
+    let after = Workload::start(&cluster, "afterwards", 2).await;
+    after.progress(200).await;
+    after.finish(&mut cluster).await;
+    let (code, said) = cluster.fsck(&[]).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_a_person_has_broken_takes_out_its_own_topic() {
+    let mut cluster = Cluster::start(Plan::new(2)).await;
+    let workload = Workload::start(&cluster, "whole", 2).await;
+    let mut client = cluster.client(0).await;
+    client.create_topic("broken", 1, &[]).await.expect("a topic is created");
+    let key = format!("/strandline/{CLUSTER}/topics/broken");
+    let right = cluster.etcd().ctl(&["get", "--print-value-only", &key]);
+    for (broken, value) in [
+        (key.clone(), "garbage"),
+        (format!("/strandline/{CLUSTER}/brokers/77"), "{}"),
+        (format!("/strandline/{CLUSTER}/configs/client-metrics/x"), "{\"format\":7}"),
+    ] {
+        cluster.etcd().ctl(&["put", &broken, value]);
+    }
+    for i in [0, 1] {
+        cluster.wait_logged(i, "a value cannot be read", Duration::from_mins(1)).await;
+        let unreadable = cluster.metric(i, "strandline_unreadable_keys", "").await;
+        assert!((2.5..3.5).contains(&unreadable), "{unreadable}");
+    }
+    workload.progress(300).await;
+    // A broker's own registration: it registers again.
+    let own = format!("/strandline/{CLUSTER}/brokers/{}", cluster.node_id(0));
+    cluster.etcd().ctl(&["put", &own, "garbage"]);
+    cluster.wait_logged(0, "registering again", Duration::from_mins(1)).await;
+    cluster.wait_ready(0).await;
+    workload.progress(300).await;
+    // One that starts with them.
+    cluster.kill9(1);
+    cluster.restart(1);
+    cluster.wait_ready(1).await;
+    assert!(client.list_offset("broken", 0, -1).await.is_err(), "it is out");
+    cluster.etcd().ctl(&["put", &key, right.trim()]);
+    eventually("the topic is back", Duration::from_mins(1), async || {
+        client.list_offset("broken", 0, -1).await.ok()
+    })
+    .await;
+    workload.finish(&mut cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

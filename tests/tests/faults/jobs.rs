@@ -21,6 +21,8 @@ fn hurried() -> Plan {
         .flag("snapshot-records", 20)
         .flag("job-interval-ms", 200)
         .flag("delete-delay-ms", 300)
+        .flag("snapshot-retention-hours", 0)
+        .flag("log-retention-check-interval-ms", 200)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,7 +102,10 @@ type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
 
 /// A cluster of one broker with a topic for each scenario.
 async fn start(topics: &[Wanted<'_>]) -> (Cluster, String) {
-    let plan = Plan::new(1).flag("group-initial-rebalance-delay-ms", 0).flag("job-interval-ms", 500);
+    let plan = Plan::new(1)
+        .flag("group-initial-rebalance-delay-ms", 0)
+        .flag("job-interval-ms", 500)
+        .flag("log-retention-check-interval-ms", 500);
     let cluster = Cluster::start(plan).await;
     let address = cluster.address(0);
     let mut client = cluster.client(0).await;

@@ -200,6 +200,7 @@ async fn the_level_of_an_older_cluster_is_raised_when_every_broker_knows_the_nex
         format: VALUE_FORMAT,
         cluster_id: "founded-long-ago-00000".to_owned(),
         feature_level: 1,
+        unknown: std::collections::BTreeMap::new(),
     };
     let put =
         |key: &Key, value: Vec<u8>| Txn { then: vec![Op::put(keys.encode(key), value)], ..Txn::default() };

@@ -128,7 +128,13 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
     }
     let format = VALUE_FORMAT;
     let value = match &key {
-        Key::Cluster => ClusterValue { format, cluster_id: format!("c{number}"), feature_level: 1 }.encode(),
+        Key::Cluster => ClusterValue {
+            format,
+            cluster_id: format!("c{number}"),
+            feature_level: 1,
+            unknown: std::collections::BTreeMap::new(),
+        }
+        .encode(),
         Key::Broker(node_id) => BrokerValue {
             format,
             node_id: *node_id,
@@ -155,9 +161,15 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
             let group = GroupState::Classic(classic);
             GroupValue { format, writer: 1, write: 1, state_since_ms: number, group }.encode()
         }
-        Key::Topic(_) => {
-            TopicValue { format, topic_id: id, partitions, configs, created_at_ms: number }.encode()
+        Key::Topic(_) => TopicValue {
+            format,
+            topic_id: id,
+            partitions,
+            configs,
+            created_at_ms: number,
+            unknown: std::collections::BTreeMap::new(),
         }
+        .encode(),
         Key::Watermarks { .. } => {
             let marks = Watermarks {
                 log_start: 0,
@@ -331,7 +343,14 @@ async fn after_random_changes_a_view_is_what_a_fresh_one_would_be() {
 
 fn topic(name: &str) -> (Key, Vec<u8>) {
     let (configs, topic_id) = (BTreeMap::new(), Uuid::from_u128(u128::from(name.as_bytes()[0])));
-    let value = TopicValue { format: VALUE_FORMAT, topic_id, partitions: 1, configs, created_at_ms: 0 };
+    let value = TopicValue {
+        format: VALUE_FORMAT,
+        topic_id,
+        partitions: 1,
+        configs,
+        created_at_ms: 0,
+        unknown: std::collections::BTreeMap::new(),
+    };
     (Key::Topic(name.to_owned()), value.encode())
 }
 

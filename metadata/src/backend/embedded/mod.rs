@@ -89,6 +89,14 @@ impl Embedded {
         Ok(Self { shared: Arc::new(Shared::new(mvcc, Some(journal))) })
     }
 
+    /// A store of its own, in memory, with what this one has now: as if restored from a backup that
+    /// is made at this moment.
+    #[must_use]
+    pub fn backup(&self) -> Self {
+        let (mvcc, _) = self.shared.with_state(|state, _| state.mvcc.clone());
+        Self { shared: Arc::new(Shared::new(mvcc, None)) }
+    }
+
     /// Ends leases in time although nobody calls or watches. Never returns; the owner of the store
     /// runs it as a task, and may drop it at any moment.
     pub async fn run_leases(&self) {

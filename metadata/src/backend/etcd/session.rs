@@ -61,6 +61,11 @@ impl Session {
         self.client.lease_client()
     }
 
+    #[cfg(feature = "log")]
+    pub(super) fn maintenance(&self) -> etcd_client::MaintenanceClient {
+        self.client.maintenance_client()
+    }
+
     /// The endpoint that a stream which is opened now would use.
     pub(super) fn choice(&self, purpose: Purpose) -> Choice {
         self.lanes.choice(purpose)

@@ -17,7 +17,7 @@ use super::{EtcdConfig, EtcdConfigError, EtcdReader};
 use crate::backend::txn_rules::check_txn_shape;
 use crate::backend::{
     Backend, BackendError, ChangedRequest, ChangedResponse, Compare, KeyRange, Op, OpResponse, RangeRequest,
-    RangeResponse, ReadBackend, Txn, TxnResponse, Watch,
+    RangeResponse, ReadBackend, Space, Txn, TxnResponse, Watch,
 };
 use crate::limits::KEEP_ALIVE_STREAMS;
 
@@ -147,6 +147,21 @@ impl Backend for Etcd {
             Ok(_) | Err(Failure::Refused(BackendError::Compacted { .. })) => Ok(()),
             Err(failure) => Err(failure.of_write(0)),
         }
+    }
+
+    async fn space(&self) -> Result<Option<Space>, BackendError> {
+        let session = &self.reader.session;
+        let send = || {
+            let mut maintenance = session.maintenance();
+            async move { Ok(maintenance.status().await?) }
+        };
+        let status = session.call(Purpose::Kv, send).await.map_err(Failure::of_read)?;
+        let bytes = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(Some(Space {
+            file_bytes: bytes(status.db_size()),
+            used_bytes: bytes(status.raft_used_db_size()),
+            quota_bytes: Some(bytes(status.db_size_quota())).filter(|quota| *quota > 0),
+        }))
     }
 }
 

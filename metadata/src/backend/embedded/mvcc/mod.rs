@@ -34,7 +34,7 @@ use crate::backend::{
 pub(super) const FIRST_REVISION: i64 = 1;
 
 /// All keys with their history since `oldest`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mvcc {
     /// Revision of the newest change.
     revision: i64,
@@ -48,14 +48,14 @@ pub(super) struct Mvcc {
     last_lease: i64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     revision: i64,
     /// `None` is a deletion.
     value: Option<KeyValue>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lease {
     ttl_s: i64,
     keys: BTreeSet<Bytes>,
