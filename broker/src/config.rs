@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use strandline_metadata::backend::etcd::EtcdConfig;
 pub use strandline_settings::ConfigError;
-use strandline_settings::{LogConfig, Values};
+use strandline_settings::{LogConfig, Values, host_and_port};
 use strandline_storage::store::StoreConfig;
 
 use crate::group_config::GroupSettings;
@@ -223,9 +223,9 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
     Ok(Config {
         node_id: values.within("node_id", 0, i32::MAX)?,
         cluster,
-        listen: values.text("listen").to_owned(),
+        listen: values.address("listen", "0.0.0.0:9092")?,
         advertised: values.optional("advertised").map(|text| advertised(&text)).transpose()?,
-        http_listen: values.text("http_listen").to_owned(),
+        http_listen: values.address("http_listen", "0.0.0.0:9093")?,
         zone: values.text("zone").to_owned(),
         metadata: metadata(values)?,
         store: store(values)?,
@@ -289,13 +289,10 @@ fn effective(
 }
 
 fn advertised(text: &str) -> Result<Advertised, ConfigError> {
-    let wrong = || ConfigError::new(format!("advertised: {text:?} is not host:port"));
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    if host.is_empty() {
-        return Err(wrong());
-    }
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok(Advertised { host, port: port.parse().map_err(|_| wrong())? })
+    let wrong =
+        || ConfigError::new(format!("advertised: {text:?} is not host:port, as in broker-1.example:9092"));
+    let (host, port) = host_and_port(text).filter(|(_, port)| *port > 0).ok_or_else(wrong)?;
+    Ok(Advertised { host: host.to_owned(), port })
 }
 
 fn metadata(values: &Values) -> Result<MetadataConfig, ConfigError> {
@@ -328,7 +325,7 @@ fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     }
     let url = url.parse().map_err(|e| ConfigError::new(format!("store_url: {e}")))?;
     let mut config = StoreConfig::new(url);
-    config.endpoint = values.optional("s3_endpoint");
+    config.endpoint = endpoint(values)?;
     config.region = values.optional("s3_region");
     config.access_key_id = values.optional("s3_access_key_id");
     config.secret_access_key =
@@ -336,12 +333,27 @@ fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     config.session_token = values.optional("s3_session_token").map(strandline_storage::store::Secret::new);
     config.allow_http = values.get("s3_allow_http")?;
     config.path_style = values.get("s3_path_style")?;
-    config.ca_file = values.optional("s3_ca_file").map(PathBuf::from);
+    config.ca_file = values.file("s3_ca_file")?;
     config.checksum =
         values.text("s3_checksum").parse().map_err(|e| ConfigError::new(format!("s3_checksum: {e}")))?;
     config.request_timeout = values.millis("store_request_timeout_ms")?;
     config.retry_budget = values.millis("store_retry_budget_ms")?;
     Ok(config)
+}
+
+fn endpoint(values: &Values) -> Result<Option<String>, ConfigError> {
+    let mut urls = values.http_urls("s3_endpoint", "https://minio.example:9000")?;
+    let endpoint = urls.pop();
+    if !urls.is_empty() {
+        return Err(ConfigError::new("s3_endpoint: takes one URL, such as https://minio.example:9000"));
+    }
+    if endpoint.as_ref().is_some_and(|url| url.starts_with("http:"))
+        && !values.get::<bool>("s3_allow_http")?
+    {
+        let why = "s3_endpoint: http:// needs s3_allow_http to be true; else it begins with https://";
+        return Err(ConfigError::new(why));
+    }
+    Ok(endpoint)
 }
 
 fn groups(values: &Values) -> Result<GroupConfig, ConfigError> {
@@ -433,6 +445,17 @@ mod tests {
             (&["--node-id", "-1"], "node_id"),
             (&["--cluster", "a/b"], "cluster"),
             (&["--advertised", "nohost"], "advertised"),
+            (&["--listen", "9092"], "listen"),
+            (&["--http-listen", "0.0.0.0"], "http_listen"),
+            (&["--etcd-endpoints", "etcd:2379"], "etcd_endpoints"),
+            (&["--etcd-ca-file", "/no/such/file"], "etcd_ca_file"),
+            (&["--s3-ca-file", "/no/such/file"], "s3_ca_file"),
+            (&["--s3-endpoint", "minio:9000"], "s3_endpoint"),
+            (&["--s3-endpoint", "127.0.0.1:9000"], "s3_endpoint"),
+            (&["--s3-endpoint", "localhost"], "s3_endpoint"),
+            (&["--s3-endpoint", "http://"], "s3_endpoint"),
+            (&["--s3-endpoint", "http://minio:9000"], "s3_allow_http"),
+            (&["--s3-endpoint", "https://a,https://b"], "s3_endpoint"),
             (&["--metadata", "zookeeper"], "metadata"),
             (&["--dev", "--metadata-listen", "0.0.0.0:2379"], "metadata_listen"),
             (&["--dev", "--metadata-listen", "2379"], "metadata_listen"),

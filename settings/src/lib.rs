@@ -23,7 +23,7 @@ mod values;
 pub use self::http::serve_http;
 pub use self::process::{Signals, complain, environment, print};
 pub use self::program::{Parsed, Program, Setting, dev, secret, setting};
-pub use self::values::{LogConfig, Values};
+pub use self::values::{LogConfig, Values, host_and_port};
 
 /// A configuration that cannot be used; the sentence names the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

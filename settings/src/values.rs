@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use strandline_metadata::backend::etcd::{EtcdConfig, Password};
 use strandline_metadata::keys::Keyspace;
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use crate::ConfigError;
 
@@ -80,6 +83,38 @@ impl Values {
         self.get(key).map(Duration::from_millis)
     }
 
+    /// An address to listen on: a host and a port, such as `example`. An IPv6 address is in
+    /// brackets.
+    pub fn address(&self, key: &'static str, example: &str) -> Result<String, ConfigError> {
+        let text = self.text(key);
+        match host_and_port(text) {
+            Some(_) => Ok(text.to_owned()),
+            None => Err(ConfigError::new(format!("{key}: {text:?} is not host:port, as in {example}"))),
+        }
+    }
+
+    /// URLs over HTTP, separated by commas, such as `example`.
+    pub fn http_urls(&self, key: &'static str, example: &str) -> Result<Vec<String>, ConfigError> {
+        let urls = self.list(key);
+        match urls.iter().find(|url| !is_http_url(url)) {
+            None => Ok(urls),
+            Some(url) => Err(ConfigError::new(format!(
+                "{key}: {url:?} is no URL that begins with http:// or https://, as in {example}"
+            ))),
+        }
+    }
+
+    /// A file that is to be read, which must be there by now; `None` if the value is empty.
+    pub fn file(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        let Some(path) = self.optional(key).map(PathBuf::from) else { return Ok(None) };
+        let readable = File::open(&path).and_then(|file| file.metadata());
+        match readable {
+            Ok(about) if about.is_file() => Ok(Some(path)),
+            Ok(_) => Err(ConfigError::new(format!("{key}: {} is not a file", path.display()))),
+            Err(error) => Err(ConfigError::new(format!("{key}: {} cannot be read: {error}", path.display()))),
+        }
+    }
+
     /// `cluster`, and the keys of that cluster.
     pub fn cluster(&self) -> Result<(String, Keyspace), ConfigError> {
         let cluster = self.text("cluster").to_owned();
@@ -94,16 +129,16 @@ impl Values {
     /// `etcd_endpoints`, `etcd_user`, `etcd_password`, and the files of TLS: `etcd_ca_file`,
     /// `etcd_cert_file`, `etcd_key_file`.
     pub fn etcd(&self) -> Result<EtcdConfig, ConfigError> {
-        let endpoints = self.list("etcd_endpoints");
+        let endpoints = self.http_urls("etcd_endpoints", "http://127.0.0.1:2379")?;
         if endpoints.is_empty() {
             return Err(ConfigError::new("etcd_endpoints: at least one is needed"));
         }
         Ok(EtcdConfig {
             user: self.optional("etcd_user"),
             password: self.optional("etcd_password").map(Password::new),
-            ca_file: self.optional("etcd_ca_file").map(PathBuf::from),
-            cert_file: self.optional("etcd_cert_file").map(PathBuf::from),
-            key_file: self.optional("etcd_key_file").map(PathBuf::from),
+            ca_file: self.file("etcd_ca_file")?,
+            cert_file: self.file("etcd_cert_file")?,
+            key_file: self.file("etcd_key_file")?,
             ..EtcdConfig::new(endpoints)
         })
     }
@@ -119,6 +154,22 @@ impl Values {
         };
         Ok(LogConfig { filter: self.text("log").to_owned(), json })
     }
+}
+
+/// Host and port of an address; an IPv6 address has brackets, which are left out.
+pub fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(host) => host.strip_suffix(']').filter(|host| host.parse::<Ipv6Addr>().is_ok())?,
+        None => Some(host).filter(|host| !host.contains(|c: char| c == ':' || c.is_whitespace()))?,
+    };
+    Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
+}
+
+fn is_http_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty()
+    })
 }
 
 impl fmt::Debug for Values {
@@ -177,20 +228,55 @@ mod tests {
     }
 
     #[test]
+    fn addresses_urls_and_files_are_looked_at_and_the_error_shows_a_right_one() {
+        for good in ["0.0.0.0:9092", "localhost:0", "[::1]:9092", "broker-1.example:65535"] {
+            assert_eq!(values(&[("a", good)]).address("a", ""), Ok(good.to_owned()));
+        }
+        for bad in
+            ["", "localhost", ":9092", "h:", "h:x", "h:65536", "::1:9092", "[h]:1", "a b:1", "http://h:1"]
+        {
+            let why = why(values(&[("a", bad)]).address("a", "127.0.0.1:9092"));
+            assert_eq!(why, format!("a: {bad:?} is not host:port, as in 127.0.0.1:9092"));
+        }
+        for good in ["http://minio:9000", "https://s3.example/prefix", "http://[::1]:9000"] {
+            assert_eq!(values(&[("u", good)]).http_urls("u", ""), Ok(vec![good.to_owned()]));
+        }
+        for bad in
+            ["minio:9000", "127.0.0.1:9000", "localhost", "http://", "ftp://h", "http://u:p@h", "http:// h"]
+        {
+            let why = why(values(&[("u", bad)]).http_urls("u", "http://minio:9000"));
+            let expected = "is no URL that begins with http:// or https://, as in http://minio:9000";
+            assert_eq!(why, format!("u: {bad:?} {expected}"));
+        }
+        assert_eq!(values(&[("f", "")]).file("f"), Ok(None));
+        let missing = why(values(&[("f", "/no/such.pem")]).file("f"));
+        assert!(missing.starts_with("f: /no/such.pem cannot be read: "), "{missing}");
+        assert_eq!(why(values(&[("f", "/")]).file("f")), "f: / is not a file");
+    }
+
+    #[test]
     fn etcd_is_reached_as_the_settings_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let pem = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let expected = ["ca.pem", "cert.pem", "key.pem"].map(pem);
+        let [ca, cert, key] = expected.clone().map(|path| path.display().to_string());
         let config = values(&[
             ("etcd_endpoints", "https://a:2379, https://b:2379"),
             ("etcd_user", "u"),
             ("etcd_password", "p"),
-            ("etcd_ca_file", "ca.pem"),
-            ("etcd_cert_file", "cert.pem"),
-            ("etcd_key_file", "key.pem"),
+            ("etcd_ca_file", &ca),
+            ("etcd_cert_file", &cert),
+            ("etcd_key_file", &key),
         ]);
         let config = config.etcd().unwrap();
         assert_eq!(config.endpoints, ["https://a:2379", "https://b:2379"]);
         assert_eq!((config.user.as_deref(), config.password.is_some()), (Some("u"), true));
         let files = [config.ca_file, config.cert_file, config.key_file].map(|f| f.unwrap());
-        assert_eq!(files, ["ca.pem", "cert.pem", "key.pem"].map(PathBuf::from));
+        assert_eq!(files, expected);
         let why = why(values(&[("etcd_endpoints", " ,")]).etcd());
         assert_eq!(why, "etcd_endpoints: at least one is needed");
     }
