@@ -1,8 +1,10 @@
 //! Describing and altering configs: of topics, brokers, groups, and of metrics that clients push.
 //!
 //! Topic configs are stored with the topic. Of broker configs, the defaults of topics can be
-//! altered for the whole cluster (the resource with an empty name); everything else is the broker's
-//! own configuration and read-only. Configs of groups and of client metrics have keys of their own.
+//! altered, for the whole cluster (the resource with an empty name) or for one broker, where they
+//! count for what that broker takes and for the partitions that clients are led to there;
+//! everything else is the broker's own configuration and read-only. Configs of groups and of client
+//! metrics have keys of their own.
 
 mod client_metrics;
 mod group;
@@ -33,6 +35,7 @@ pub(crate) const GROUP: i8 = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Topic = 1,
+    DynamicBroker = 2,
     DynamicDefaultBroker = 3,
     StaticBroker = 4,
     Default = 5,
@@ -126,14 +129,12 @@ pub(crate) async fn describe(broker: &Broker, resource: &Resource) -> Result<Vec
             })?;
             Ok(topic_entries(broker, &set))
         }
-        Resource::Broker(Some(id)) if *id != broker.config.node_id => Err(TopicError::new(
-            ResponseError::InvalidRequest,
-            format!("this is broker {}; ask broker {id} for its configs", broker.config.node_id),
-        )),
-        Resource::Broker(Some(_)) => Ok(broker_entries(broker)),
+        Resource::Broker(Some(id)) if *id != broker.config.node_id => Err(other_broker(broker, *id)),
+        Resource::Broker(Some(id)) => Ok(broker_entries(broker, Some(*id))),
         Resource::Broker(None) => {
             let (dynamic, _) = broker.replica.read(|view| view.names.broker_configs(None));
-            Ok(broker_entries(broker).into_iter().filter(|e| dynamic.contains_key(&e.name)).collect())
+            let entries = broker_entries(broker, None);
+            Ok(entries.into_iter().filter(|e| dynamic.contains_key(&e.name)).collect())
         }
         Resource::Group(name) => {
             let (set, _) = broker.replica.read(|view| view.names.group_configs(name));
@@ -146,6 +147,12 @@ pub(crate) async fn describe(broker: &Broker, resource: &Resource) -> Result<Vec
     }
 }
 
+fn other_broker(broker: &Broker, asked: i32) -> TopicError {
+    let own = broker.config.node_id;
+    let why = format!("Unexpected broker id, expected {own}, but received {asked}");
+    TopicError::new(ResponseError::InvalidRequest, why)
+}
+
 /// Configs of a client-metrics resource, with its key's mod revision; 0 while there is none.
 fn stored_client_metrics(broker: &Broker, name: &str) -> (BTreeMap<String, String>, i64) {
     broker.replica.read(|view| {
@@ -156,13 +163,18 @@ fn stored_client_metrics(broker: &Broker, name: &str) -> (BTreeMap<String, Strin
 
 /// The configs of a topic with these values set on it.
 pub(crate) fn topic_entries(broker: &Broker, set: &BTreeMap<String, String>) -> Vec<Entry> {
-    let (dynamic, _) = broker.replica.read(|view| view.names.broker_configs(None));
+    let node_id = Some(broker.config.node_id);
+    let (own, dynamic) =
+        broker.replica.read(|view| (view.names.broker_configs(node_id).0, view.names.broker_configs(None).0));
     let entries = TOPIC_CONFIGS.iter().map(|config| {
         let mut synonyms = Vec::new();
         if let Some(value) = set.get(config.name) {
             synonyms.push((config.name.to_owned(), value.clone(), Source::Topic));
         }
         if let Some(synonym) = config.synonym {
+            if let Some(value) = own.get(synonym) {
+                synonyms.push((synonym.to_owned(), value.clone(), Source::DynamicBroker));
+            }
             if let Some(value) = dynamic.get(synonym) {
                 synonyms.push((synonym.to_owned(), value.clone(), Source::DynamicDefaultBroker));
             }
@@ -179,8 +191,11 @@ pub(crate) fn topic_entries(broker: &Broker, set: &BTreeMap<String, String>) -> 
     entries.collect()
 }
 
-fn broker_entries(broker: &Broker) -> Vec<Entry> {
-    let (dynamic, _) = broker.replica.read(|view| view.names.broker_configs(None));
+/// The configs of this broker, or, without a node id, those that all brokers have unless they have
+/// their own.
+fn broker_entries(broker: &Broker, node_id: Option<i32>) -> Vec<Entry> {
+    let of = |node_id| broker.replica.read(|view| view.names.broker_configs(node_id).0);
+    let (dynamic, altered) = (of(None), node_id.map(|_| of(node_id)).unwrap_or_default());
     let own = SETTINGS.iter().zip(&broker.config.effective).map(|(setting, (name, value))| {
         let source = if *value == setting.default { Source::Default } else { Source::StaticBroker };
         Entry {
@@ -197,6 +212,9 @@ fn broker_entries(broker: &Broker) -> Vec<Entry> {
     let mut entries: Vec<Entry> = own.collect();
     for (name, kind, default, value, help) in alterable(broker) {
         let mut synonyms = Vec::new();
+        if let Some(set) = altered.get(name) {
+            synonyms.push((name.to_owned(), set.clone(), Source::DynamicBroker));
+        }
         if let Some(set) = dynamic.get(name) {
             synonyms.push((name.to_owned(), set.clone(), Source::DynamicDefaultBroker));
         }
@@ -214,15 +232,28 @@ fn broker_entries(broker: &Broker) -> Vec<Entry> {
 /// for.
 type Alterable = (&'static str, ConfigType, &'static str, String, &'static str);
 
-/// The broker configs that can be altered for the whole cluster.
+/// Broker configs of Kafka that tools set and remove again, here accepted for that and without
+/// effect.
+const THROTTLES: [&str; 3] = [
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+];
+/// What they are by default: no limit.
+const UNTHROTTLED: &str = "9223372036854775807";
+const THROTTLE_HELP: &str = "Accepted for compatibility and without effect: records are replicated by the object store; there is nothing to slow down.";
+
+/// The broker configs that can be altered.
 fn alterable(broker: &Broker) -> Vec<Alterable> {
     let defaults = TOPIC_CONFIGS.iter().filter_map(|config| {
-        let own = broker.config.topics.configs.get(config.name)?;
-        Some((config.synonym?, config.kind, config.default, own.clone(), config.help))
+        let own = broker.config.topics.configs.get(config.name).map_or(config.default, String::as_str);
+        Some((config.synonym?, config.kind, config.default, own.to_owned(), config.help))
     });
     let partitions = broker.config.topics.partitions.to_string();
     let help = "Default number of partitions of a new topic.";
-    defaults.chain([("num.partitions", ConfigType::Int, "1", partitions, help)]).collect()
+    let throttles =
+        THROTTLES.map(|name| (name, ConfigType::Long, UNTHROTTLED, UNTHROTTLED.to_owned(), THROTTLE_HELP));
+    defaults.chain([("num.partitions", ConfigType::Int, "1", partitions, help)]).chain(throttles).collect()
 }
 
 fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
@@ -230,9 +261,13 @@ fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
         let valid = value.parse::<u32>().is_ok_and(|n| (1..=MAX_PARTITIONS_PER_TOPIC).contains(&n));
         return valid.then_some(()).ok_or_else(|| format!("{name}: {value:?} is not between 1 and 100,000"));
     }
+    if THROTTLES.contains(&name) {
+        let valid = value.parse::<i64>().is_ok_and(|rate| rate >= 0);
+        return valid.then_some(()).ok_or_else(|| format!("{name}: {value:?} is not a rate in bytes/s"));
+    }
     match TOPIC_CONFIGS.iter().find(|c| c.synonym == Some(name)) {
         Some(config) => topic_config::check(config.name, value),
-        None => Err(format!("{name} cannot be altered while the broker runs")),
+        None => Err(format!("Cannot update these configs dynamically: Set({name})")),
     }
 }
 
@@ -252,19 +287,6 @@ pub(crate) enum Alter {
     Replace(Vec<(String, String)>),
     /// These change, the others stay.
     Incremental(Vec<(String, Alteration)>),
-}
-
-impl Alter {
-    /// Whether it sets nothing: then it is done where nothing is ever set. Tools clear throttles
-    /// like this.
-    fn only_deletes(&self) -> bool {
-        match self {
-            Self::Replace(_) => false,
-            Self::Incremental(alterations) => {
-                alterations.iter().all(|(_, alteration)| *alteration == Alteration::Delete)
-            }
-        }
-    }
 }
 
 /// Alters the configs of a resource, in one transaction that fails if somebody else changed them
@@ -299,17 +321,15 @@ pub(crate) async fn alter(
             let altered = rules.apply(&topic.value.configs, alter)?;
             strandline_metadata::topics::configure(keys, &topic, altered)
         }
-        Resource::Broker(Some(_)) if alter.only_deletes() => return Ok(()),
-        Resource::Broker(Some(_)) => {
-            let why = "configs of single brokers are read-only; those that can change belong to all: use the default broker";
-            return Err(TopicError::new(ResponseError::InvalidRequest, why));
-        }
-        Resource::Broker(None) => {
-            let (current, revision) = broker.replica.read(|view| view.names.broker_configs(None));
+        Resource::Broker(Some(id)) if *id != broker.config.node_id => return Err(other_broker(broker, *id)),
+        Resource::Broker(node_id) => {
+            let (current, revision) = broker.replica.read(|view| view.names.broker_configs(*node_id));
             let effective = |name: &str| current.get(name).cloned();
             let rules = Rules { effective: &effective, check: check_broker_config, is_list };
-            let altered = rules.apply(&current, alter)?;
-            strandline_metadata::topics::configure_broker(keys, None, revision, altered)
+            // As in Kafka, whatever is wrong with the config of a broker.
+            let wrong = |e: TopicError| TopicError::new(ResponseError::InvalidRequest, e.message);
+            let altered = rules.apply(&current, alter).map_err(wrong)?;
+            strandline_metadata::topics::configure_broker(keys, *node_id, revision, altered)
         }
         Resource::Group(name) => {
             let ((current, revision), groups) = broker

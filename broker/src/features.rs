@@ -23,12 +23,23 @@ pub(crate) struct Feature {
 /// The feature that stands for what the cluster's own log may hold.
 pub(crate) const LOG_FEATURE: &str = "strandline.version";
 
+/// The version of Kafka whose semantics brokers have, as Kafka writes its metadata versions.
+pub(crate) const KAFKA_VERSION: &str = "4.3-IV0";
+/// Kafka's number for it. Tools read out of it what a cluster can do.
+const KAFKA_METADATA_LEVEL: i16 = 30;
+
 /// Every feature of a cluster whose log is at this feature level. Without transactions there is no
-/// `transaction.version`.
-pub(crate) fn features(log_level: u32) -> [Feature; 2] {
+/// `transaction.version`. `metadata.version` follows from the build and has one level.
+pub(crate) fn features(log_level: u32) -> [Feature; 3] {
     let level = |level: u32| i16::try_from(level).unwrap_or(i16::MAX);
     [
         Feature { name: "group.version", least: 0, most: 1, level: 1 },
+        Feature {
+            name: "metadata.version",
+            least: KAFKA_METADATA_LEVEL,
+            most: KAFKA_METADATA_LEVEL,
+            level: KAFKA_METADATA_LEVEL,
+        },
         Feature { name: LOG_FEATURE, least: 1, most: level(FEATURE_LEVEL), level: level(log_level) },
     ]
 }
@@ -92,7 +103,7 @@ fn check(log_level: u32, update: &Update) -> Result<bool, String> {
     let Some(feature) = features.iter().find(|f| f.name == update.name) else {
         return Err(match update.name.as_str() {
             "transaction.version" => "Transactions are not supported yet.".to_owned(),
-            "metadata.version" | "kraft.version" => {
+            "kraft.version" => {
                 "There is no controller quorum here: metadata are in etcd, and brokers agree on their format by themselves.".to_owned()
             }
             _ => "This broker does not support this feature.".to_owned(),
@@ -148,10 +159,11 @@ mod tests {
             ("group.version", 2, Some(Direction::Upgrade), "0 to 1"),
             ("group.version", -1, Some(Direction::Upgrade), "0 to 1"),
             ("group.version", 1, None, "neither"),
-            (LOG_FEATURE, 0, Some(Direction::Downgrade), "1 to 2"),
-            (LOG_FEATURE, 3, Some(Direction::Upgrade), "1 to 2"),
+            (LOG_FEATURE, 0, Some(Direction::Downgrade), "1 to 3"),
+            (LOG_FEATURE, 4, Some(Direction::Upgrade), "1 to 3"),
             ("transaction.version", 2, Some(Direction::Upgrade), "not supported yet"),
-            ("metadata.version", 20, Some(Direction::Upgrade), "etcd"),
+            ("metadata.version", 20, Some(Direction::Upgrade), "30 to 30"),
+            ("kraft.version", 1, Some(Direction::Upgrade), "etcd"),
             ("tea.version", 1, Some(Direction::Upgrade), "does not support"),
         ] {
             let said = update(name, level, direction).unwrap_err();

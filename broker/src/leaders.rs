@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use kafka_protocol::messages::BrokerId;
 use strandline_metadata::names::{BrokerInfo, Names};
 use strandline_metadata::placement::{self, Candidate};
-use strandline_metadata::values::BrokerValue;
+use strandline_metadata::values::{BrokerValue, TopicValue};
 use uuid::Uuid;
 
 /// The brokers that clients may be led to, as of one view.
@@ -46,6 +47,20 @@ impl Leaders {
     /// The broker for a partition.
     pub(crate) fn of_partition(&self, topic_id: Uuid, partition: u32) -> i32 {
         placement::of_partition(&self.candidates, topic_id, partition)
+    }
+
+    /// The brokers on which a partition's replicas are shown, its leader first.
+    pub(crate) fn replicas(&self, topic: &TopicValue, partition: u32) -> Vec<BrokerId> {
+        let leader = self.of_partition(topic.topic_id, partition);
+        let count = topic.replicas() as usize;
+        if count <= 1 {
+            return vec![BrokerId(leader)];
+        }
+        let known: Vec<Candidate<'_>> = self.brokers.iter().map(|b| candidate(b)).collect();
+        placement::replicas(&known, leader, topic.topic_id, partition, count)
+            .into_iter()
+            .map(BrokerId)
+            .collect()
     }
 
     /// The broker that coordinates a group; −1 if there is none. Zones do not matter: its members

@@ -40,6 +40,7 @@ mod producer_ids;
 mod readiness;
 mod records;
 pub mod recover;
+mod replicas;
 pub mod run;
 pub mod server;
 pub mod space;
@@ -50,6 +51,7 @@ mod testing;
 mod topic_config;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -73,7 +75,7 @@ use crate::leaders::Leaders;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
 use crate::metrics::Metrics;
-use crate::produce::ProduceBuffer;
+use crate::produce::{BatchThreads, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::readiness::Readiness;
 use crate::server::frame::RequestMemory;
@@ -99,6 +101,7 @@ pub struct Broker {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reader: Reader,
     pub(crate) buffer: ProduceBuffer,
+    pub(crate) batch_threads: BatchThreads,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<Groups>,
     pub(crate) producer_ids: ProducerIds,
@@ -149,6 +152,13 @@ impl Broker {
     /// The brokers that a client with this id may be led to.
     pub(crate) fn leaders(&self, names: &Names, client_id: &str) -> Leaders {
         Leaders::of(names, client_id, || self.as_registered())
+    }
+
+    /// The dynamic configs that count on a broker: those of its own, else those of all.
+    pub(crate) fn dynamic_configs(names: &Names, node_id: i32) -> BTreeMap<String, String> {
+        let (mut configs, _) = names.broker_configs(None);
+        configs.extend(names.broker_configs(Some(node_id)).0);
+        configs
     }
 
     /// Whether this broker is leaving.

@@ -97,6 +97,7 @@ struct Shared {
     connections_refused: IntCounter,
     bounds: BoundMetrics,
     read_failures: IntCounter,
+    doubted_batches: IntCounterVec,
     registered: IntGauge,
     brokers: IntGauge,
     jobs: IntCounterVec,
@@ -190,6 +191,11 @@ impl Metrics {
             bounds: BoundMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
+            doubted_batches: r.counters(
+                "doubted_batches_total",
+                "Compressed batches whose header may be wrong about their largest timestamp: opened, or believed since opening others had taken its share of the time",
+                &["outcome"],
+            )?,
             registered: r.gauge("registered", "1 while this broker is registered with the cluster")?,
             brokers: r.gauge("brokers", "Brokers that are registered with the cluster")?,
             jobs: r.counters("jobs_total", "Passes of background jobs", &["job", "outcome"])?,
@@ -229,6 +235,12 @@ impl Metrics {
             topics.insert(name.to_owned(), counters.clone());
         }
         counters
+    }
+
+    /// A batch whose header is doubted was opened, or believed all the same.
+    pub(crate) fn doubted_batch(&self, opened: bool) {
+        let outcome = if opened { "opened" } else { "believed" };
+        self.shared.doubted_batches.with_label_values(&[outcome]).inc();
     }
 
     pub(crate) fn produced(&self, broker: &Broker, topic_id: Uuid, records: u64, bytes: u64) {

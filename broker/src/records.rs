@@ -104,13 +104,24 @@ fn read_all(reader: &mut impl Read, bytes: &mut [u8]) -> Result<(), RecordsError
     })
 }
 
+/// What records are to be compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The codec.
+    pub(crate) codec: Compression,
+    /// How hard it tries, by Kafka's numbers for that codec (KIP-390); `None` for the codec's
+    /// default.
+    pub(crate) level: Option<i32>,
+}
+
 /// The same records in another codec.
-pub(crate) fn recompress(batch: &[u8], codec: Compression) -> Result<VerifiedBatch, RecordsError> {
+pub(crate) fn recompress(batch: &[u8], target: Target) -> Result<VerifiedBatch, RecordsError> {
+    let codec = target.codec;
     let header = BatchHeader::parse(batch)?;
     let payload = payload(&header, batch)?;
     let mut out = BytesMut::with_capacity(BATCH_HEADER_BYTES + payload.len() / 2);
     out.put_slice(&batch[..BATCH_HEADER_BYTES]);
-    let mut out = compress(codec, &payload, out)?;
+    let mut out = compress(target, &payload, out)?;
     out[ATTRIBUTES_LOW_AT] = (out[ATTRIBUTES_LOW_AT] & !CODEC_MASK) | codec_bits(codec);
     let length = i32::try_from(out.len() - 12).map_err(|_| RecordsError::TooLarge(MAX_PAYLOAD_BYTES))?;
     out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
@@ -134,7 +145,11 @@ pub(crate) fn decompress(codec: Compression, stored: &[u8], most: usize) -> Resu
 
 /// A reader of what was compressed. Snappy has no streams: of it, at most `most` bytes are
 /// decompressed at once.
-fn open(codec: Compression, stored: &[u8], most: usize) -> Result<Box<dyn Read + '_>, RecordsError> {
+pub(crate) fn open(
+    codec: Compression,
+    stored: &[u8],
+    most: usize,
+) -> Result<Box<dyn Read + '_>, RecordsError> {
     Ok(match codec {
         Compression::None => Box::new(stored),
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
@@ -171,22 +186,30 @@ fn unsnappy(stored: &[u8], most: usize) -> Result<Bytes, RecordsError> {
     Ok(out.into())
 }
 
-fn compress(codec: Compression, payload: &[u8], out: BytesMut) -> Result<BytesMut, RecordsError> {
+fn compress(target: Target, payload: &[u8], out: BytesMut) -> Result<BytesMut, RecordsError> {
     let mut out = out.writer();
-    match codec {
+    match target.codec {
         Compression::None => out.write_all(payload)?,
         Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(&mut out, flate2::Compression::default());
+            let level = target.level.and_then(|level| u32::try_from(level).ok());
+            let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+            let mut encoder = flate2::write::GzEncoder::new(&mut out, level);
             encoder.write_all(payload)?;
             encoder.finish()?;
         }
         Compression::Lz4 => {
             let builder = &mut lz4::EncoderBuilder::new();
-            let mut encoder = builder.block_mode(lz4::BlockMode::Independent).build(&mut out)?;
+            builder.block_mode(lz4::BlockMode::Independent);
+            // As in Kafka, any level but the default means the slow compressor; lz4 has it from 3
+            // on.
+            if let Some(level) = target.level.and_then(|level| u32::try_from(level).ok()) {
+                builder.level(level.max(3));
+            }
+            let mut encoder = builder.build(&mut out)?;
             encoder.write_all(payload)?;
             encoder.finish().1?;
         }
-        Compression::Zstd => zstd::stream::copy_encode(payload, &mut out, 0)?,
+        Compression::Zstd => zstd::stream::copy_encode(payload, &mut out, target.level.unwrap_or(0))?,
         Compression::Snappy => {
             out.write_all(b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01")?;
             for block in payload.chunks(XERIAL_BLOCK_BYTES) {
@@ -293,7 +316,7 @@ pub(crate) mod tests {
         let mut lie = vec![0x80, 0x80, 0x80, 0x80, 0x08, 0, 0, 0];
         lie.resize(MAX_PAYLOAD_BYTES + 1, 0);
         let mut bomb = BytesMut::from(&batch(Codec::Zstd, 0, 1)[..BATCH_HEADER_BYTES]);
-        bomb = compress(Compression::Zstd, &lie, bomb).unwrap();
+        bomb = compress(Target { codec: Compression::Zstd, level: None }, &lie, bomb).unwrap();
         let header = BatchHeader::parse(&batch(Codec::Zstd, 0, 1)).unwrap();
         assert!(matches!(find_time(&header, &bomb, |_| true), Err(RecordsError::TooLarge(_))));
     }
@@ -316,7 +339,7 @@ pub(crate) mod tests {
         for (from, _) in CODECS {
             for (_, to) in CODECS {
                 let before = batch(from, 5, 20);
-                let after = recompress(&before, to).unwrap();
+                let after = recompress(&before, Target { codec: to, level: None }).unwrap();
                 let header = strandline_storage::format::batch::verify(after.bytes()).unwrap();
                 assert_eq!(header.compression().unwrap(), to);
                 let decoded = RecordBatchDecoder::decode(&mut after.bytes().clone()).unwrap();
@@ -326,11 +349,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn levels_change_how_hard_a_codec_tries() {
+        let words: Vec<u8> = (0..60_000_u32).flat_map(|i| (i * i % 977).to_be_bytes()).collect();
+        for (codec, low, high) in
+            [(Compression::Gzip, 1, 9), (Compression::Lz4, 1, 12), (Compression::Zstd, -5, 12)]
+        {
+            let size = |level| {
+                let target = Target { codec, level: Some(level) };
+                let packed = compress(target, &words, BytesMut::new()).unwrap();
+                assert_eq!(decompress(codec, &packed, words.len()).unwrap(), words, "{codec:?} {level}");
+                packed.len()
+            };
+            assert!(size(high) < size(low), "{codec:?}");
+        }
+    }
+
+    #[test]
     fn a_decompression_bomb_is_refused() {
         let zeros = vec![0; MAX_PAYLOAD_BYTES + 1];
         for (codec, ours) in &CODECS[1..] {
             let mut bomb = BytesMut::from(&batch(*codec, 0, 1)[..BATCH_HEADER_BYTES]);
-            bomb = compress(*ours, &zeros, bomb).unwrap();
+            bomb = compress(Target { codec: *ours, level: None }, &zeros, bomb).unwrap();
             let header = BatchHeader::parse(&batch(*codec, 0, 1)).unwrap();
             assert!(matches!(payload(&header, &bomb), Err(RecordsError::TooLarge(_))), "{codec:?}");
         }

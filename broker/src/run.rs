@@ -33,7 +33,7 @@ use crate::limits::{
     ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
 };
 use crate::metrics::Metrics;
-use crate::produce::{Flusher, ProduceBuffer};
+use crate::produce::{BatchThreads, Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::readiness::{self, Readiness};
 use crate::server::frame::RequestMemory;
@@ -191,6 +191,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         store,
         reader,
         buffer,
+        batch_threads: BatchThreads::new(),
         fetch_sessions,
         groups,
         producer_ids: ProducerIds::default(),

@@ -7,6 +7,7 @@ pub(crate) use strandline_metadata::topic_configs::{ConfigType, TOPIC_CONFIGS, c
 use strandline_storage::format::batch::Compression;
 
 use crate::produce::TopicRules;
+use crate::records::Target;
 
 /// Who sets the timestamps of a topic's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +64,26 @@ impl Effective<'_> {
             },
             before_max_ms: self.number("message.timestamp.before.max.ms"),
             after_max_ms: self.number("message.timestamp.after.max.ms"),
-            compression: match self.get("compression.type") {
-                "uncompressed" => Some(Compression::None),
-                "gzip" => Some(Compression::Gzip),
-                "snappy" => Some(Compression::Snappy),
-                "lz4" => Some(Compression::Lz4),
-                "zstd" => Some(Compression::Zstd),
-                _ => None,
-            },
+            limits_times: ["message.timestamp.before.max.ms", "message.timestamp.after.max.ms"]
+                .into_iter()
+                .any(|name| find(name).is_some_and(|c| c.default != self.get(name))),
+            compacted: self.get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
+            compression: self.compression(),
         }
+    }
+
+    fn compression(&self) -> Option<Target> {
+        let (codec, level) = match self.get("compression.type") {
+            "uncompressed" => (Compression::None, None),
+            "gzip" => (Compression::Gzip, Some("compression.gzip.level")),
+            "snappy" => (Compression::Snappy, None),
+            "lz4" => (Compression::Lz4, Some("compression.lz4.level")),
+            "zstd" => (Compression::Zstd, Some("compression.zstd.level")),
+            _ => return None,
+        };
+        let set = level.filter(|name| find(name).is_some_and(|c| c.default != self.get(name)));
+        let level = set.and_then(|name| self.get(name).parse().ok());
+        Some(Target { codec, level })
     }
 }
 

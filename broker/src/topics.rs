@@ -138,8 +138,9 @@ async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
 
 /// Default number of partitions of a new topic: the dynamic default, else the broker's.
 pub(crate) fn default_partitions(broker: &Broker) -> u32 {
-    let dynamic =
-        broker.replica.read(|view| view.names.broker_configs(None).0.get("num.partitions").cloned());
+    let dynamic = broker
+        .replica
+        .read(|view| Broker::dynamic_configs(&view.names, broker.config.node_id).remove("num.partitions"));
     dynamic.and_then(|text| text.parse().ok()).unwrap_or(broker.config.topics.partitions)
 }
 

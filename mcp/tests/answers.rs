@@ -300,6 +300,7 @@ async fn lag_and_offsets_are_exact_and_null_where_nothing_is_known() {
             configs: std::collections::BTreeMap::new(),
             created_at_ms: 0,
             unknown: std::collections::BTreeMap::new(),
+            replication_factor: None,
         },
     );
     let gone = served.call("fetch_offsets", json!({"group_id": "b.audit"})).await;

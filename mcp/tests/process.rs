@@ -245,6 +245,7 @@ async fn its_user_cannot_write_and_it_connects_to_etcd_and_metrics_only() {
         configs: std::collections::BTreeMap::new(),
         created_at_ms: 0,
         unknown: std::collections::BTreeMap::new(),
+        replication_factor: None,
     };
     etcd.put(&Key::Topic("orders".to_owned()), &topic.encode());
 

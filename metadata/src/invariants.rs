@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
-use crate::limits::REMEMBERED_BATCHES;
+use crate::limits::{FORGOTTEN_PRODUCERS_PER_PARTITION, REMEMBERED_BATCHES};
 use crate::state::{Partition, State};
 use crate::turns::Turns;
 
@@ -191,6 +191,18 @@ fn producers_are_in_order(partition: &Partition) -> Result<(), (i64, &'static st
         }
         if producer.batches.iter().any(|b| b.base_offset + i64::from(b.count) > partition.end()) {
             return Err((id, "a batch is beyond the end"));
+        }
+    }
+    let forgotten = partition.forgotten();
+    if forgotten.noted().len() > FORGOTTEN_PRODUCERS_PER_PARTITION {
+        return Err((-1, "too many forgotten producers are noted"));
+    }
+    for &id in forgotten.noted().keys() {
+        if partition.producers().contains_key(&id) {
+            return Err((id, "it is known and forgotten"));
+        }
+        if id < forgotten.below() {
+            return Err((id, "it is noted below the others"));
         }
     }
     Ok(())

@@ -102,6 +102,11 @@ pub const RANGES_PER_CHUNK: usize = 32;
 /// many in flight.
 pub const REMEMBERED_BATCHES: usize = 5;
 
+/// How many forgotten producers a partition notes one by one: 64 of about 20 bytes, so that they
+/// cost a partition at most what a handful of live producers do. Of the others it only knows that
+/// their ids are lower.
+pub const FORGOTTEN_PRODUCERS_PER_PARTITION: usize = 64;
+
 /// How many checkpoints' digests are kept for comparing with snapshots.
 pub const CHECKPOINTS: usize = 8;
 

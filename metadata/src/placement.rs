@@ -5,6 +5,8 @@
 //! when one comes or goes only its own partitions and groups move. Brokers answer clients by it,
 //! and the observer shows it.
 
+use std::cmp::Reverse;
+
 use uuid::Uuid;
 
 /// A broker, as far as it matters here.
@@ -30,15 +32,31 @@ pub fn candidates(brokers: &[Candidate<'_>], zone: Option<&str>) -> Vec<i32> {
 
 /// The broker for a partition; −1 if there are no candidates.
 pub fn of_partition(candidates: &[i32], topic_id: Uuid, partition: u32) -> i32 {
-    let weight = |node_id: i32| {
-        let (high, low) = topic_id.as_u64_pair();
-        scramble(
-            scramble(high ^ low.rotate_left(32))
-                ^ (u64::from(partition) << 32)
-                ^ u64::from(node_id.cast_unsigned()),
-        )
-    };
-    candidates.iter().copied().max_by_key(|&n| (weight(n), n)).unwrap_or(-1)
+    candidates.iter().copied().max_by_key(|&n| (weight(n, topic_id, partition), n)).unwrap_or(-1)
+}
+
+/// The brokers on which so many replicas of a partition are shown, to which clients are led to
+/// `leader`, one of `brokers`: that one first. As many as there are brokers, if those are fewer.
+pub fn replicas(
+    brokers: &[Candidate<'_>],
+    leader: i32,
+    topic_id: Uuid,
+    partition: u32,
+    count: usize,
+) -> Vec<i32> {
+    let mut others: Vec<&Candidate<'_>> = brokers.iter().filter(|b| b.node_id != leader).collect();
+    // A broker that leaves moves to the end.
+    others.sort_unstable_by_key(|b| (b.draining, Reverse(weight(b.node_id, topic_id, partition)), b.node_id));
+    std::iter::once(leader).chain(others.iter().map(|b| b.node_id)).take(count.max(1)).collect()
+}
+
+fn weight(node_id: i32, topic_id: Uuid, partition: u32) -> u64 {
+    let (high, low) = topic_id.as_u64_pair();
+    scramble(
+        scramble(high ^ low.rotate_left(32))
+            ^ (u64::from(partition) << 32)
+            ^ u64::from(node_id.cast_unsigned()),
+    )
 }
 
 /// The broker that coordinates a group; −1 if there are no candidates.
@@ -74,6 +92,34 @@ mod tests {
 
     fn spread(candidates: &[i32]) -> Vec<i32> {
         (0..3000).map(|p| of_partition(candidates, Uuid::from_u128(99), p)).collect()
+    }
+
+    #[test]
+    fn replicas_begin_with_the_leader_and_stay_while_others_come_and_go() {
+        let mut known = brokers(&["a", "b", "a", "c"]);
+        let topic = Uuid::from_u128(99);
+        let of = |known: &[Candidate<'_>], number, count| {
+            let leader = of_partition(&candidates(known, None), topic, number);
+            (leader, replicas(known, leader, topic, number, count))
+        };
+        for number in 0..100 {
+            let (leader, three) = of(&known, number, 3);
+            assert_eq!(three[0], leader);
+            let mut distinct = three.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), 3);
+            let without: Vec<Candidate<'_>> = known
+                .iter()
+                .copied()
+                .filter(|b| !three.contains(&b.node_id) || b.node_id == leader)
+                .collect();
+            assert_eq!(of(&without, number, 3).0, leader, "only what was lost moves");
+            assert_eq!(of(&known, number, 9).1.len(), 4);
+            assert_eq!(of(&known, number, 0).1, [leader]);
+        }
+        known[0].draining = true;
+        assert!((0..100).all(|number| of(&known, number, 3).1.iter().all(|&id| id != 1)));
     }
 
     #[test]

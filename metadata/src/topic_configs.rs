@@ -59,6 +59,17 @@ const fn ignored(
     TopicConfig { name, kind, default, synonym: None, help, least: i64::MIN }
 }
 
+/// `*`, or partitions and brokers as in `0:1,0:2`; empty for none.
+fn is_throttled_list(value: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_pair = |text: &str| {
+        text.trim()
+            .split_once(':')
+            .is_some_and(|(partition, broker)| is_number(partition) && is_number(broker))
+    };
+    matches!(value.trim(), "" | "*") || value.split(',').all(is_pair)
+}
+
 /// Every topic config that is accepted, by name.
 pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     honoured(
@@ -70,12 +81,36 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         "delete: old records go by retention. compact: no record goes by retention, and none is compacted away yet: the log keeps every record.",
     ),
     honoured(
+        "compression.gzip.level",
+        ConfigType::Int,
+        "-1",
+        "compression.gzip.level",
+        -1,
+        "How hard gzip tries where compression.type is gzip: 1 to 9, or -1 for its default.",
+    ),
+    honoured(
+        "compression.lz4.level",
+        ConfigType::Int,
+        "9",
+        "compression.lz4.level",
+        1,
+        "How hard lz4 tries where compression.type is lz4: 1 to 17. 9 is its fast default; every other one is slower.",
+    ),
+    honoured(
         "compression.type",
         ConfigType::String,
         "producer",
         "compression.type",
         0,
         "The codec that batches are stored in; producer keeps what the producer chose.",
+    ),
+    honoured(
+        "compression.zstd.level",
+        ConfigType::Int,
+        "3",
+        "compression.zstd.level",
+        -131_072,
+        "How hard zstd tries where compression.type is zstd: -131072 to 22.",
     ),
     honoured(
         "max.message.bytes",
@@ -144,7 +179,21 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         "9223372036854775807",
         "every record is durable before it is acknowledged.",
     ),
+    ignored(
+        "follower.replication.throttled.replicas",
+        ConfigType::List,
+        "",
+        "records are replicated by the object store; there are no followers to slow down.",
+    ),
     ignored("index.interval.bytes", ConfigType::Int, "4096", "there are no index files."),
+    ignored(
+        "leader.replication.throttled.replicas",
+        ConfigType::List,
+        "",
+        "records are replicated by the object store; there are no leaders to slow down.",
+    ),
+    ignored("local.retention.bytes", ConfigType::Long, "-2", "all records are in the object store."),
+    ignored("local.retention.ms", ConfigType::Long, "-2", "all records are in the object store."),
     ignored("max.compaction.lag.ms", ConfigType::Long, "9223372036854775807", "logs are not compacted yet."),
     ignored("min.cleanable.dirty.ratio", ConfigType::Double, "0.5", "logs are not compacted yet."),
     ignored("min.compaction.lag.ms", ConfigType::Long, "0", "logs are not compacted yet."),
@@ -155,6 +204,19 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         "records are replicated by the object store; there are no replicas to wait for.",
     ),
     ignored("preallocate", ConfigType::Boolean, "false", "there are no log files."),
+    ignored("remote.log.copy.disable", ConfigType::Boolean, "false", "there is no second tier to copy to."),
+    ignored(
+        "remote.log.delete.on.disable",
+        ConfigType::Boolean,
+        "false",
+        "there is no second tier to delete from.",
+    ),
+    ignored(
+        "remote.storage.enable",
+        ConfigType::Boolean,
+        "false",
+        "there is no second tier: all records are in the object store as it is. Only false is taken.",
+    ),
     ignored(
         "segment.bytes",
         ConfigType::Int,
@@ -196,16 +258,39 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
         }
         "compression.type" => return one_of(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
         "message.timestamp.type" => return one_of(&["CreateTime", "LogAppendTime"]),
+        "remote.storage.enable" if value == "true" => {
+            return Err(format!(
+                "{name}: tiered storage is not enabled: all records are in the object store"
+            ));
+        }
+        "leader.replication.throttled.replicas" | "follower.replication.throttled.replicas" => {
+            let fits = is_throttled_list(value);
+            return fits.then_some(()).ok_or_else(|| {
+                format!("{name}: {value:?} is neither * nor a list of partition:broker separated by commas")
+            });
+        }
         _ => {}
     }
+    let most_of = |most: i64| match name {
+        "compression.gzip.level" => 9,
+        "compression.lz4.level" => 17,
+        "compression.zstd.level" => 22,
+        _ => most,
+    };
     let number = |most: i64| match value.parse::<i64>() {
+        Ok(0) if name == "compression.gzip.level" => Err(format!("{name}: 0 is not within its range")),
         Ok(n) if n >= config.least && n <= most => Ok(()),
         Ok(n) => Err(format!("{name}: {n} is not within its range")),
         Err(_) => Err(format!("{name}: {value:?} is not a whole number")),
     };
     match config.kind {
+        ConfigType::Long
+            if name.starts_with("local.retention.") && value.parse::<i64>().is_ok_and(|n| n < -2) =>
+        {
+            Err(format!("{name}: {value} is not within its range"))
+        }
         ConfigType::Boolean => one_of(&["true", "false"]),
-        ConfigType::Int => number(i64::from(i32::MAX)),
+        ConfigType::Int => number(most_of(i64::from(i32::MAX))),
         ConfigType::Long => number(i64::MAX),
         ConfigType::Double => {
             value.parse::<f64>().map(|_| ()).map_err(|_| format!("{name}: {value:?} is not a number"))
@@ -228,6 +313,25 @@ mod tests {
     }
 
     #[test]
+    fn what_tools_bring_along_is_taken() {
+        for (name, value) in [
+            ("compression.gzip.level", "6"),
+            ("compression.lz4.level", "17"),
+            ("compression.zstd.level", "-131072"),
+            ("local.retention.ms", "-2"),
+            ("local.retention.bytes", "-2"),
+            ("remote.storage.enable", "false"),
+            ("remote.log.copy.disable", "true"),
+            ("remote.log.delete.on.disable", "false"),
+            ("leader.replication.throttled.replicas", "*"),
+            ("leader.replication.throttled.replicas", "0:1,17:102"),
+            ("follower.replication.throttled.replicas", ""),
+        ] {
+            assert_eq!(check(name, value), Ok(()), "{name} {value}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (name, value) in [
             ("cleanup.policy", "shred"),
@@ -237,6 +341,13 @@ mod tests {
             ("retention.ms", "a day"),
             ("max.message.bytes", "3000000000"),
             ("preallocate", "maybe"),
+            ("compression.gzip.level", "0"),
+            ("compression.gzip.level", "10"),
+            ("compression.lz4.level", "18"),
+            ("compression.zstd.level", "23"),
+            ("remote.storage.enable", "true"),
+            ("leader.replication.throttled.replicas", "0"),
+            ("follower.replication.throttled.replicas", "0:1,x:2"),
             ("no.such.config", "1"),
         ] {
             let why = check(name, value).unwrap_err();

@@ -47,6 +47,11 @@ pub fn configure(keys: &Keyspace, topic: &TopicInfo, configs: BTreeMap<String, S
     replace(keys, topic, &TopicValue { configs, ..topic.value.clone() })
 }
 
+/// Gives a topic another number of replicas, if it is still as it was seen.
+pub fn replicate(keys: &Keyspace, topic: &TopicInfo, replicas: u32) -> Change {
+    replace(keys, topic, &TopicValue { replication_factor: Some(replicas), ..topic.value.clone() })
+}
+
 fn replace(keys: &Keyspace, topic: &TopicInfo, value: &TopicValue) -> Change {
     let key = keys.encode(&Key::Topic(topic.name.clone()));
     Change {
@@ -121,6 +126,13 @@ pub fn new_topic(
     configs: BTreeMap<String, String>,
     created_at_ms: i64,
 ) -> TopicValue {
-    let unknown = UnknownFields::new();
-    TopicValue { format: VALUE_FORMAT, topic_id: id, partitions, configs, created_at_ms, unknown }
+    TopicValue {
+        format: VALUE_FORMAT,
+        topic_id: id,
+        partitions,
+        configs,
+        created_at_ms,
+        replication_factor: None,
+        unknown: UnknownFields::new(),
+    }
 }

@@ -125,9 +125,19 @@ pub struct TopicValue {
     pub configs: BTreeMap<String, String>,
     /// Wall clock of the creating broker, ms since 1970.
     pub created_at_ms: i64,
+    /// How many replicas were asked for; absent below feature level 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<u32>,
     /// What a newer build has added.
     #[serde(flatten)]
     pub unknown: UnknownFields,
+}
+
+impl TopicValue {
+    /// How many replicas its partitions have.
+    pub fn replicas(&self) -> u32 {
+        self.replication_factor.unwrap_or(1)
+    }
 }
 
 impl Value for TopicValue {
@@ -219,8 +229,13 @@ mod tests {
             configs: BTreeMap::from([("retention.ms".to_owned(), "1000".to_owned())]),
             created_at_ms: 17,
             unknown: UnknownFields::new(),
+            replication_factor: None,
         };
         let golden = r#"{"format":1,"topic_id":"01234567-89ab-cdef-0123-456789abcdef","partitions":6,"configs":{"retention.ms":"1000"},"created_at_ms":17}"#;
+        assert_eq!(String::from_utf8(topic.encode()).unwrap(), golden);
+        assert_eq!(TopicValue::decode(golden.as_bytes()).unwrap(), topic);
+        let topic = TopicValue { replication_factor: Some(3), ..topic };
+        let golden = golden.replace("17}", "17,\"replication_factor\":3}");
         assert_eq!(String::from_utf8(topic.encode()).unwrap(), golden);
         assert_eq!(TopicValue::decode(golden.as_bytes()).unwrap(), topic);
     }

@@ -265,7 +265,7 @@ impl Reader {
         let footer = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
         let held = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
         let tail = match held {
-            Some(pieces) => Bytes::from(pieces.concat()),
+            Some(slices) => Bytes::from(slices.pieces.concat()),
             None => self.inner.store.get(&id.key(), Some(footer)).await?,
         };
         check_identity(&tail, object_bytes, id).map_err(|error| {

@@ -1,8 +1,8 @@
 //! AlterConfigs (key 33), versions 0–2.
 //!
-//! Replaces all configs of a topic, all cluster-wide defaults of brokers, or all configs of a group
-//! or of a client-metrics resource: what is not named goes back to its default. Kafka has replaced
-//! it by IncrementalAlterConfigs; tools still use it.
+//! Replaces all configs of a topic, of this broker, all cluster-wide defaults, or all configs of a
+//! group or of a client-metrics resource: what is not named goes back to its default. Kafka has
+//! replaced it by IncrementalAlterConfigs; tools still use it.
 
 use std::ops::RangeInclusive;
 
@@ -28,7 +28,7 @@ pub(super) async fn handle(call: &Call, request: AlterConfigsRequest) -> AlterCo
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name);
         responses.push(match outcome {
-            Ok(()) => response,
+            Ok(()) => response.with_error_message(None),
             Err(error) => {
                 response.with_error_code(error.code.code()).with_error_message(Some(text(error.message)))
             }

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
-use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::{Api, Call, PendingReply, Reply, SUPPORTED};
@@ -60,12 +60,18 @@ fn spoken() -> ApiVersionsResponse {
         .map(|Api { key: api, versions, .. }| {
             ApiVersion::default()
                 .with_api_key(*api as i16)
-                .with_min_version(*versions.start())
+                .with_min_version(listed_from(*api, versions))
                 .with_max_version(*versions.end())
         })
         .collect();
     keys.sort_by_key(|k| k.api_key);
     ApiVersionsResponse::default().with_api_keys(keys)
+}
+
+/// The lowest version that is listed. Kafka 4 lists the oldest versions of Produce as well, and
+/// disconnects who sends them: librdkafka before 2.8 reads out of the list which codecs there are.
+fn listed_from(api: ApiKey, versions: &RangeInclusive<i16>) -> i16 {
+    if api == ApiKey::Produce { 0 } else { *versions.start() }
 }
 
 /// The answer to a version that is not spoken: in version 0, so that any client can read it.

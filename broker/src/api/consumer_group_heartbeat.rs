@@ -10,6 +10,8 @@ use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeart
 
 use super::{Call, text};
 use crate::group::command::Command;
+use crate::group::consumer::heartbeat::validate;
+use crate::group::error::GroupError;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=1;
 
@@ -17,13 +19,18 @@ pub(super) async fn handle(
     call: &Call,
     request: ConsumerGroupHeartbeatRequest,
 ) -> ConsumerGroupHeartbeatResponse {
+    let refused = |error: GroupError| {
+        ConsumerGroupHeartbeatResponse::default()
+            .with_error_code(error.code().code())
+            .with_error_message(Some(text(error.to_string())))
+    };
+    // What no group would take is said whether or not there is such a group.
+    if let Err(error) = validate(&request, call.version) {
+        return refused(error.into());
+    }
     let group = request.group_id.to_string();
     let (version, sender) = (call.version, call.sender());
     let request = Box::new(request);
     let command = |reply| Command::ConsumerHeartbeat { request, version, sender, reply };
-    call.broker.groups.ask(&group, command).await.unwrap_or_else(|error| {
-        ConsumerGroupHeartbeatResponse::default()
-            .with_error_code(error.code().code())
-            .with_error_message(Some(text(error.to_string())))
-    })
+    call.broker.groups.ask(&group, command).await.unwrap_or_else(refused)
 }

@@ -1,17 +1,20 @@
 //! CreatePartitions (key 37), versions 0–3.
 //!
-//! The number of partitions only grows. Validate-only; manual assignments must fit in number and
-//! are otherwise accepted and ignored.
+//! The number of partitions only grows. Validate-only. A manual assignment must name registered
+//! brokers, as many for each new partition as the topic has replicas; on which of them those are
+//! shown is not up to it.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
-use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
 use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 
 use super::{Call, text};
+use crate::replicas;
 use crate::topics::{self, TopicError};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=3;
@@ -19,10 +22,15 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=3;
 pub(super) async fn handle(call: &Call, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
     let is_current = call.broker.replica.barrier().await.is_ok();
     let mut results = Vec::with_capacity(request.topics.len());
-    for (i, topic) in request.topics.iter().enumerate() {
-        let twice = request.topics.iter().enumerate().any(|(j, other)| j != i && other.name == topic.name);
-        let outcome = if twice {
-            Err(TopicError::new(ResponseError::InvalidRequest, "the topic occurs twice in the request"))
+    let mut names: BTreeMap<&TopicName, usize> = BTreeMap::new();
+    for topic in &request.topics {
+        *names.entry(&topic.name).or_default() += 1;
+    }
+    for topic in &request.topics {
+        // What occurs more than once is answered once.
+        let Some(occurs) = names.remove(&topic.name) else { continue };
+        let outcome = if occurs > 1 {
+            Err(TopicError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
         } else {
             grow(call, topic, request.validate_only, is_current).await
         };
@@ -59,11 +67,20 @@ async fn grow(
             ));
         }
     };
-    if let Some(assignments) = &asked.assignments
-        && assignments.len() != (wanted - current) as usize
-    {
-        let why = format!("{} new partitions, but {} assignments", wanted - current, assignments.len());
-        return Err(TopicError::new(ResponseError::InvalidReplicaAssignment, why));
+    if let Some(assignments) = &asked.assignments {
+        let more = wanted - current;
+        if assignments.len() != more as usize {
+            let count = assignments.len();
+            let why = format!(
+                "Attempted to add {more} additional partition(s), but only {count} assignment(s) were specified."
+            );
+            return Err(TopicError::new(ResponseError::InvalidReplicaAssignment, why));
+        }
+        let leaders = broker.replica.read(|view| broker.leaders(&view.names, ""));
+        for assignment in assignments {
+            let replicas = Some(topic.value.replicas());
+            replicas::of_assignment(&leaders, &assignment.broker_ids, replicas)?;
+        }
     }
     if validate_only {
         return Ok(());

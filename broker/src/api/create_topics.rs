@@ -3,23 +3,26 @@
 //! One etcd transaction for each topic: its key and the record that tells the state machine. Names
 //! by Kafka's rules, also the collision of `.` and `_` (checked against what this broker knows: two
 //! that collide, created on two brokers at the same instant, both succeed). Validate-only (KIP-4).
-//! A manual assignment decides the number of partitions and is otherwise accepted and ignored, as
-//! is the replication factor: replication is the object store's. The effective configs are returned
-//! from version 5 on (KIP-525), the topic id from 7.
+//! The effective configs are returned from version 5 on (KIP-525), the topic id from 7.
+//!
+//! Replication is the object store's: the replication factor is the number of replicas that are
+//! shown (see `replicas`). A manual assignment decides the numbers of partitions and replicas; on
+//! which brokers they are shown is not up to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
-use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
 use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 use strandline_metadata::topics::new_topic;
 use strandline_metadata::values::TopicValue;
 
 use super::{Call, text};
 use crate::configs;
+use crate::replicas::{self, DEFAULT_REPLICAS};
 use crate::topics::{self, TopicError};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 2..=7;
@@ -28,10 +31,10 @@ pub(super) async fn handle(call: &Call, request: CreateTopicsRequest) -> CreateT
     // A final "exists already", or its opposite, must not come from this broker's lag.
     let _ = call.broker.replica.barrier().await;
     let mut results = Vec::with_capacity(request.topics.len());
-    for (i, topic) in request.topics.iter().enumerate() {
-        let twice = request.topics.iter().enumerate().any(|(j, other)| j != i && other.name == topic.name);
-        let outcome = if twice {
-            Err(TopicError::new(ResponseError::InvalidRequest, "the topic occurs twice in the request"))
+    let (topics, twice) = by_name(&request.topics);
+    for topic in topics {
+        let outcome = if twice.contains(&topic.name) {
+            Err(TopicError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
         } else {
             create(call, topic, request.validate_only).await
         };
@@ -40,10 +43,24 @@ pub(super) async fn handle(call: &Call, request: CreateTopicsRequest) -> CreateT
             Err(error) => {
                 result.with_error_code(error.code.code()).with_error_message(Some(text(error.message)))
             }
-            Ok(created) => describe(call, result, &created, request.validate_only),
+            Ok(created) => describe(call, result.with_error_message(None), &created, request.validate_only),
         });
     }
     CreateTopicsResponse::default().with_topics(results)
+}
+
+/// Each topic once, in the order of the request, and the names that occur more than once.
+fn by_name(asked: &[CreatableTopic]) -> (Vec<&CreatableTopic>, BTreeSet<&TopicName>) {
+    let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
+    let mut topics = Vec::with_capacity(asked.len());
+    for topic in asked {
+        if seen.insert(&topic.name) {
+            topics.push(topic);
+        } else {
+            twice.insert(&topic.name);
+        }
+    }
+    (topics, twice)
 }
 
 async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Result<TopicValue, TopicError> {
@@ -60,7 +77,7 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
         )),
         None => Ok(()),
     })?;
-    let partitions = partitions(call, topic)?;
+    let (partitions, replicas) = size(call, topic)?;
     let mut set = BTreeMap::new();
     for config in &topic.configs {
         // A config without a value stands for its default.
@@ -69,25 +86,26 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
             .map_err(|why| TopicError::new(ResponseError::InvalidConfig, why))?;
         set.insert(config.name.to_string(), value.to_string());
     }
-    let value = new_topic(broker.ids.next(), partitions, set, broker.clock.now_ms());
+    let replication_factor = broker.replica.read(|view| replicas::stored(view, replicas));
+    let value = TopicValue {
+        replication_factor,
+        ..new_topic(broker.ids.next(), partitions, set, broker.clock.now_ms())
+    };
     if !validate_only {
         topics::create(broker, name, &value).await?;
     }
     Ok(value)
 }
 
-fn partitions(call: &Call, topic: &CreatableTopic) -> Result<u32, TopicError> {
+/// The numbers of partitions and replicas.
+fn size(call: &Call, topic: &CreatableTopic) -> Result<(u32, u32), TopicError> {
     let wrong = |code, why: &str| Err(TopicError::new(code, why));
+    let leaders = call.broker.replica.read(|view| call.broker.leaders(&view.names, ""));
     if topic.assignments.is_empty() {
-        if topic.replication_factor != -1 && topic.replication_factor < 1 {
-            return wrong(
-                ResponseError::InvalidReplicationFactor,
-                "the replication factor is at least 1, or −1",
-            );
-        }
+        let replicas = replicas::of_factor(&leaders, topic.replication_factor)?;
         return match topic.num_partitions {
-            -1 => Ok(topics::default_partitions(&call.broker)),
-            n if n >= 1 && n.cast_unsigned() <= MAX_PARTITIONS_PER_TOPIC => Ok(n.cast_unsigned()),
+            -1 => Ok((topics::default_partitions(&call.broker), replicas)),
+            n if n >= 1 && n.cast_unsigned() <= MAX_PARTITIONS_PER_TOPIC => Ok((n.cast_unsigned(), replicas)),
             _ => wrong(
                 ResponseError::InvalidPartitions,
                 "a topic has 1 to 100,000 partitions, or −1 for the default",
@@ -102,12 +120,15 @@ fn partitions(call: &Call, topic: &CreatableTopic) -> Result<u32, TopicError> {
     numbers.sort_unstable();
     let dense = numbers.iter().zip(0..).all(|(&number, expected)| number == expected);
     let count = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-    if !dense || count > MAX_PARTITIONS_PER_TOPIC || topic.assignments.iter().any(|a| a.broker_ids.is_empty())
-    {
-        let why = "a manual assignment names each partition from 0 on once, with at least one broker";
+    if !dense || count > MAX_PARTITIONS_PER_TOPIC {
+        let why = "a manual assignment names each partition from 0 on once";
         return wrong(ResponseError::InvalidReplicaAssignment, why);
     }
-    Ok(count)
+    let mut replicas = None;
+    for assignment in &topic.assignments {
+        replicas = Some(replicas::of_assignment(&leaders, &assignment.broker_ids, replicas)?);
+    }
+    Ok((count, replicas.unwrap_or(DEFAULT_REPLICAS)))
 }
 
 fn describe(
@@ -127,7 +148,7 @@ fn describe(
     });
     let result = result
         .with_num_partitions(created.partitions.cast_signed())
-        .with_replication_factor(1)
+        .with_replication_factor(i16::try_from(created.replicas()).unwrap_or(i16::MAX))
         .with_configs(Some(configs.collect()));
     if call.version >= 7 && !validate_only { result.with_topic_id(created.topic_id) } else { result }
 }

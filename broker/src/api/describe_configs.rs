@@ -69,9 +69,8 @@ fn entry(call: &Call, request: &DescribeConfigsRequest, entry: Entry) -> Describ
     }
     if call.version >= 3 {
         result = result.with_config_type(entry.kind as i8);
-        if request.include_documentation {
-            result = result.with_documentation(Some(text(entry.documentation)));
-        }
+        let documentation = request.include_documentation.then(|| text(entry.documentation));
+        result = result.with_documentation(documentation);
     }
     result
 }

@@ -1,8 +1,8 @@
 //! DescribeTopicPartitions (key 75), version 0 (KIP-966).
 //!
 //! Topics in the order of their names, a page at a time: a cursor says where the next page begins.
-//! An empty list stands for all topics. There are no eligible leader replicas to report:
-//! replication is the object store's.
+//! An empty list stands for all topics. The topic of the cursor has to be asked for. There are no
+//! eligible leader replicas to report: replication is the object store's.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -27,6 +27,11 @@ pub(super) async fn handle(
 ) -> DescribeTopicPartitionsResponse {
     let broker = &call.broker;
     let asked: BTreeSet<String> = request.topics.iter().map(|t| t.name.to_string()).collect();
+    if let Some(cursor) = &request.cursor
+        && (cursor.partition_index < 0 || !(asked.is_empty() || asked.contains(cursor.topic_name.as_str())))
+    {
+        return refused(&asked);
+    }
     let missing: Vec<String> =
         broker.replica.read(|view| asked.iter().filter(|n| view.names.topic(n).is_none()).cloned().collect());
     if !missing.is_empty() {
@@ -64,13 +69,14 @@ pub(super) async fn handle(
             let numbers = (first..topic.value.partitions).take(left);
             let partitions: Vec<_> = numbers
                 .map(|number| {
-                    let leader = BrokerId(leaders.of_partition(topic.value.topic_id, number));
+                    let replicas = leaders.replicas(&topic.value, number);
+                    let leader = replicas.first().copied().unwrap_or(BrokerId(-1));
                     DescribeTopicPartitionsResponsePartition::default()
                         .with_partition_index(number.cast_signed())
                         .with_leader_id(leader)
                         .with_leader_epoch(0)
-                        .with_replica_nodes(vec![leader])
-                        .with_isr_nodes(vec![leader])
+                        .with_replica_nodes(replicas.clone())
+                        .with_isr_nodes(replicas)
                         // Null would be allowed, but Java's admin client does not survive it.
                         .with_eligible_leader_replicas(Some(Vec::new()))
                         .with_last_known_elr(Some(Vec::new()))
@@ -91,6 +97,16 @@ pub(super) async fn handle(
         }
         response
     })
+}
+
+/// As in Kafka, where the response has no other place for it: every topic gets the error.
+fn refused(asked: &BTreeSet<String>) -> DescribeTopicPartitionsResponse {
+    let topics = asked.iter().map(|name| {
+        DescribeTopicPartitionsResponseTopic::default()
+            .with_name(Some(TopicName(text(name.clone()))))
+            .with_error_code(ResponseError::InvalidRequest.code())
+    });
+    DescribeTopicPartitionsResponse::default().with_topics(topics.collect())
 }
 
 fn cursor(topic: &str, partition: u32) -> Cursor {

@@ -1,8 +1,12 @@
 //! FindCoordinator (key 10), versions 0–6.
 //!
 //! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can
-//! say it without asking. From version 4 on several keys at once (KIP-699). Transactions and share
-//! groups are not spoken yet: their coordinators are not available.
+//! say it without asking. From version 4 on several keys at once (KIP-699).
+//!
+//! Differences: transactions and share groups do not exist yet. That is said by codes that no
+//! client tries again after: TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the only one that ends
+//! librdkafka's search as well as Java's, and INVALID_REQUEST, as Kafka answers while share groups
+//! are off.
 
 use std::ops::RangeInclusive;
 
@@ -30,9 +34,10 @@ pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> Find
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
     }
     let Some(one) = coordinators.into_iter().next() else { return FindCoordinatorResponse::default() };
+    let message = if one.error_code == 0 { Some(text("NONE")) } else { one.error_message };
     FindCoordinatorResponse::default()
         .with_error_code(one.error_code)
-        .with_error_message(one.error_message)
+        .with_error_message(message.filter(|_| call.version >= 1))
         .with_node_id(one.node_id)
         .with_host(one.host)
         .with_port(one.port)
@@ -59,9 +64,12 @@ fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), (Res
         GROUP => {
             check_group_id(key, true).map_err(|why| (ResponseError::InvalidGroupId, why.to_string()))?;
         }
-        TRANSACTION | SHARE => {
-            let why = "transactions and share groups are not supported yet";
-            return Err((ResponseError::CoordinatorNotAvailable, why.to_owned()));
+        TRANSACTION => {
+            let why = "transactions are not supported: nobody may use a transactional id here";
+            return Err((ResponseError::TransactionalIdAuthorizationFailed, why.to_owned()));
+        }
+        SHARE => {
+            return Err((ResponseError::InvalidRequest, "share groups are not supported".to_owned()));
         }
         _ => {
             let why = format!("there is no kind {key_type} of coordinator");

@@ -1,9 +1,7 @@
 //! IncrementalAlterConfigs (key 44), versions 0–1 (KIP-339).
 //!
-//! Sets, deletes, appends to and subtracts from single configs of a topic, of the cluster-wide
-//! defaults of brokers, of a group, or of a client-metrics resource; the others stay. Deleting what
-//! cannot be set on a single broker changes nothing, since tools do that to be sure; setting it is
-//! refused.
+//! Sets, deletes, appends to and subtracts from single configs of a topic, of this broker, of the
+//! cluster-wide defaults of brokers, of a group, or of a client-metrics resource; the others stay.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -30,7 +28,7 @@ pub(super) async fn handle(
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name);
         responses.push(match outcome {
-            Ok(()) => response,
+            Ok(()) => response.with_error_message(None),
             Err(error) => {
                 response.with_error_code(error.code.code()).with_error_message(Some(text(error.message)))
             }

@@ -4,7 +4,8 @@
 //! etcd transaction for a thousand ids. Epochs start at 0; an idempotent producer bumps its epoch
 //! by itself (KIP-360).
 //!
-//! Differences: a transactional id is refused with UNSUPPORTED_VERSION until transactions exist.
+//! Differences: a transactional id is refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
+//! transactions exist, which no client tries again after.
 
 use std::ops::RangeInclusive;
 
@@ -22,7 +23,7 @@ pub(super) async fn handle(call: &Call, request: InitProducerIdRequest) -> InitP
         if id.is_empty() {
             return answer.with_error_code(ResponseError::InvalidRequest.code());
         }
-        return answer.with_error_code(ResponseError::UnsupportedVersion.code());
+        return answer.with_error_code(ResponseError::TransactionalIdAuthorizationFailed.code());
     }
     match call.broker.producer_ids.next(&call.broker).await {
         Ok(id) => answer.with_producer_id(ProducerId(id)).with_producer_epoch(0),

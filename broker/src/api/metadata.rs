@@ -3,8 +3,8 @@
 //! Brokers, and for each partition the one that clients are led to: chosen by rendezvous hashing,
 //! in the client's zone if its client id says `zone=<name>`. Topics by name or, from version 10 on,
 //! by id; all topics for a null list (an empty one in version 0). A topic that does not exist is
-//! created if broker and request allow it. Leader epochs are 0 for ever; each partition has its
-//! leader as its one replica, since replication is the object store's.
+//! created if broker and request allow it. Leader epochs are 0 for ever; a partition shows as many
+//! replicas as were asked for, all in sync, since replication is the object store's.
 
 use std::ops::RangeInclusive;
 
@@ -109,12 +109,13 @@ fn describe(
     with_operations: bool,
 ) -> MetadataResponseTopic {
     let partitions = (0..topic.value.partitions).map(|number| {
-        let leader = BrokerId(leaders.of_partition(topic.value.topic_id, number));
+        let replicas = leaders.replicas(&topic.value, number);
+        let leader = replicas.first().copied().unwrap_or(BrokerId(-1));
         let partition = MetadataResponsePartition::default()
             .with_partition_index(number.cast_signed())
             .with_leader_id(leader)
-            .with_replica_nodes(vec![leader])
-            .with_isr_nodes(vec![leader]);
+            .with_replica_nodes(replicas.clone())
+            .with_isr_nodes(replicas);
         if call.version >= 7 { partition.with_leader_epoch(0) } else { partition }
     });
     let mut described = MetadataResponseTopic::default()

@@ -4,14 +4,21 @@
 //! a message from version 8 on. acks=1 and acks=all both mean: durable in the object store and
 //! ordered in etcd; acks=0 gets no answer. Idempotence (KIP-98, KIP-360) is decided by the state
 //! machine: a batch that was seen gets its first offset back. Topics by id from version 13 on
-//! (KIP-516); by name, a topic that does not exist is created if that is allowed.
+//! (KIP-516). A topic that does not exist is not created here, only by Metadata. Records that are
+//! to blame for a refusal are named from version 8 on (KIP-467).
 //!
-//! Differences: transactional batches are refused with INVALID_TXN_STATE until transactions exist.
+//! Versions 0 to 2 are listed by ApiVersions, as by Kafka 4, since librdkafka before 2.8 reads out
+//! of the list which codecs there are. Who sends them is disconnected.
+//!
+//! Differences: transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
+//! transactions exist, as by a Kafka that does not let the client use them. At most 1,000 records
+//! are named in a response.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
@@ -22,9 +29,11 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{Call, PendingReply, text};
-use crate::limits::{FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT};
+use crate::Broker;
+use crate::limits::{FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE};
 use crate::produce::{
-    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, TopicRules, validate,
+    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, RecordError, TopicRules, invalid,
+    is_doubted, is_heavy, validate,
 };
 use crate::topics;
 
@@ -133,7 +142,9 @@ async fn acknowledge(
             Err(_) => Err(ProduceError::TimedOut),
         },
     };
-    let responses = answer.into_iter().map(|topic| topic_response(&call, topic, &results)).collect();
+    let mut record_errors_left = RECORD_ERRORS_PER_RESPONSE;
+    let response = |topic| topic_response(&call, topic, &results, &mut record_errors_left);
+    let responses = answer.into_iter().map(response).collect();
     call.reply(&ProduceResponse::default().with_responses(responses))
 }
 
@@ -142,7 +153,9 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
     let broker = &call.broker;
     if request.topic_data.iter().any(|t| !is_known(call, &t.name, t.topic_id)) {
         let names: Vec<String> = request.topic_data.iter().map(|t| t.name.to_string()).collect();
-        topics::learn(broker, &names, call.version < 13 && broker.config.topics.auto_create).await;
+        // Only Metadata creates topics: a producer with an old cache must not bring a deleted one
+        // back.
+        topics::learn(broker, &names, false).await;
     }
     let now_ms = broker.clock.now_ms();
     let acks_are_valid = matches!(request.acks, -1..=1);
@@ -153,18 +166,17 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for data in topic.partition_data {
             let valid = match &known {
-                _ if !acks_are_valid => Err(Invalid {
-                    code: ResponseError::InvalidRequiredAcks,
-                    message: "acks is −1, 0 or 1".to_owned(),
-                }),
+                _ if !acks_are_valid => {
+                    Err(invalid(ResponseError::InvalidRequiredAcks, "acks is −1, 0 or 1"))
+                }
                 Err(invalid) => Err(invalid.clone()),
                 Ok((topic_id, count, rules)) => match u32::try_from(data.index).ok().filter(|p| p < count) {
                     None => Err(unknown("there is no such partition")),
-                    Some(partition) if !seen.insert((*topic_id, partition)) => Err(Invalid {
-                        code: ResponseError::InvalidRequest,
-                        message: "the partition occurs twice in the request".to_owned(),
-                    }),
-                    Some(partition) => validate(*topic_id, partition, data.records.as_ref(), rules, now_ms),
+                    Some(partition) if !seen.insert((*topic_id, partition)) => {
+                        let message = "the partition occurs twice in the request";
+                        Err(invalid(ResponseError::InvalidRequest, message))
+                    }
+                    Some(partition) => check(call, (*topic_id, partition), data.records, rules, now_ms).await,
                 },
             };
             let outcome = match valid {
@@ -190,6 +202,37 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
     answer
 }
 
+/// Validates the records of one partition, on a thread of its own if that takes long.
+async fn check(
+    call: &Call,
+    (topic_id, partition): (Uuid, u32),
+    records: Option<Bytes>,
+    rules: &TopicRules,
+    now_ms: i64,
+) -> Result<Accepted, Invalid> {
+    let (version, rules) = (call.version, *rules);
+    let threads = &call.broker.batch_threads;
+    let doubted = is_doubted(records.as_ref(), &rules, now_ms);
+    let opens = doubted && threads.may_open_doubted();
+    if doubted {
+        call.broker.metrics.doubted_batch(opens);
+    }
+    let is_heavy = is_heavy(records.as_ref(), &rules, opens, now_ms);
+    let check = move || {
+        let began = Instant::now();
+        let checked = validate(topic_id, partition, version, records.as_ref(), &rules, opens, now_ms);
+        (checked, began.elapsed())
+    };
+    let done = if is_heavy { threads.run(check).await } else { Some(check()) };
+    let Some((checked, took)) = done else {
+        return Err(invalid(ResponseError::NotLeaderOrFollower, ProduceError::Draining.to_string()));
+    };
+    if opens {
+        threads.opened_doubted(took);
+    }
+    checked
+}
+
 fn is_known(call: &Call, name: &TopicName, topic_id: Uuid) -> bool {
     call.broker.replica.read(|view| {
         if call.version >= 13 {
@@ -205,14 +248,12 @@ fn rules(call: &Call, name: &TopicName, topic_id: Uuid) -> Result<(Uuid, u32, To
     call.broker.replica.read(|view| {
         let topic = if call.version >= 13 {
             let found = view.names.topic_by_id(topic_id);
-            found.ok_or_else(|| Invalid {
-                code: ResponseError::UnknownTopicId,
-                message: "there is no topic with this id".to_owned(),
-            })?
+            let unknown = || invalid(ResponseError::UnknownTopicId, "there is no topic with this id");
+            found.ok_or_else(unknown)?
         } else {
             view.names.topic(name).ok_or_else(|| unknown("there is no such topic"))?
         };
-        let dynamic = &view.names.broker_configs(None).0;
+        let dynamic = &Broker::dynamic_configs(&view.names, call.broker.config.node_id);
         let effective = crate::topic_config::Effective {
             topic: &topic.value.configs,
             dynamic,
@@ -223,13 +264,13 @@ fn rules(call: &Call, name: &TopicName, topic_id: Uuid) -> Result<(Uuid, u32, To
 }
 
 fn unknown(message: &str) -> Invalid {
-    Invalid { code: ResponseError::UnknownTopicOrPartition, message: message.to_owned() }
+    invalid(ResponseError::UnknownTopicOrPartition, message)
 }
 
 fn refuse_all(answer: &mut [Topic], error: &ProduceError) {
     for partition in answer.iter_mut().flat_map(|t| &mut t.partitions) {
         if matches!(partition.outcome, Outcome::Buffered { .. }) {
-            partition.outcome = Outcome::Refused(Invalid { code: error.code(), message: error.to_string() });
+            partition.outcome = Outcome::Refused(invalid(error.code(), error.to_string()));
         }
     }
 }
@@ -238,27 +279,30 @@ fn topic_response(
     call: &Call,
     topic: Topic,
     results: &Result<Vec<EntryResult>, ProduceError>,
+    record_errors_left: &mut usize,
 ) -> TopicProduceResponse {
     let mut produced: BTreeMap<Uuid, (u64, u64)> = BTreeMap::new();
     let partitions = topic.partitions.into_iter().map(|partition| {
         let response = PartitionProduceResponse::default().with_index(partition.index);
-        let failed = |code: ResponseError, message: String| {
+        let mut failed = |code: ResponseError, message: String, blamed: Vec<RecordError>| {
             let response = response.clone().with_error_code(code.code()).with_base_offset(-1);
             if call.version < 8 {
                 return response;
             }
-            let records = if code == ResponseError::InvalidRecord || code == ResponseError::InvalidTimestamp {
-                // Nothing of a batch is written if anything of it is wrong, so the first record
-                // stands for all.
-                let first = BatchIndexAndErrorMessage::default().with_batch_index(0);
-                vec![first.with_batch_index_error_message(Some(text(message.clone())))]
-            } else {
-                Vec::new()
-            };
+            let records: Vec<_> = blamed
+                .into_iter()
+                .take(*record_errors_left)
+                .map(|record| {
+                    BatchIndexAndErrorMessage::default()
+                        .with_batch_index(record.index)
+                        .with_batch_index_error_message(Some(text(record.message)))
+                })
+                .collect();
+            *record_errors_left -= records.len();
             response.with_error_message(Some(text(message))).with_record_errors(records)
         };
         match partition.outcome {
-            Outcome::Refused(invalid) => failed(invalid.code, invalid.message),
+            Outcome::Refused(invalid) => failed(invalid.code, invalid.message, invalid.records),
             Outcome::Buffered { entry, topic_id, log_append_time_ms, records, bytes } => {
                 let missing = Err(ProduceError::Draining);
                 let result = match results {
@@ -266,7 +310,7 @@ fn topic_response(
                     Err(error) => &Err(error.clone()),
                 };
                 match result {
-                    Err(error) => failed(error.code(), error.to_string()),
+                    Err(error) => failed(error.code(), error.to_string(), Vec::new()),
                     Ok(base_offset) => {
                         let sum = produced.entry(topic_id).or_default();
                         *sum = (sum.0 + records, sum.1 + bytes);

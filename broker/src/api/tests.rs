@@ -2,7 +2,9 @@
 //! answered with what the API promises. A version whose handler forgets a field fails here.
 
 mod admin;
+mod group_errors;
 mod groups;
+mod topics;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -96,8 +98,11 @@ async fn what_is_spoken_is_advertised_and_tested() {
         let response = client.call(&request, version).await;
         assert_eq!((response.error_code, response.api_keys.len()), (0, SUPPORTED.len()), "version {version}");
         let produce = response.api_keys.iter().find(|k| k.api_key == 0).unwrap();
-        assert_eq!((produce.min_version, produce.max_version), (3, 13));
+        assert_eq!((produce.min_version, produce.max_version), (0, 13), "as librdkafka before 2.8 needs it");
     }
+    // It is listed, and whoever sends it is disconnected, as by Kafka.
+    client.send_raw(&[0, 0, 0, 10, 0, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff]).await;
+    assert_eq!(client.receive_raw().await, None);
     // The tests below walk these; an API that is added to the table must be added here, with its
     // own walk.
     let walked = [
@@ -370,7 +375,7 @@ async fn producer_ids_in_every_version() {
         assert!(ids.insert(response.producer_id.0), "an id is handed out once");
         let transactional = request.with_transactional_id(Some(TransactionalId(text("x"))));
         let response = client.call(&transactional, version).await;
-        assert_eq!(response.error_code, ResponseError::UnsupportedVersion.code());
+        assert_eq!(response.error_code, ResponseError::TransactionalIdAuthorizationFailed.code());
         assert_eq!(response.producer_id.0, -1);
         let empty = InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(text(""))));
         assert_eq!(client.call(&empty, version).await.error_code, ResponseError::InvalidRequest.code());
@@ -473,7 +478,7 @@ async fn configs_are_described_and_altered_in_every_version() {
             (topic, "retention.ms", 0, None),
             (topic, "retention.ms", 9, Some("5")),
             (cluster, "node_id", 0, Some("5")),
-            ((crate::configs::BROKER, "1"), "log.retention.ms", 0, Some("5")),
+            ((crate::configs::BROKER, "2"), "log.retention.ms", 0, Some("5")),
             ((crate::configs::TOPIC, "missing"), "retention.ms", 0, Some("5")),
             ((99, "x"), "retention.ms", 0, Some("5")),
         ] {

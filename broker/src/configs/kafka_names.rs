@@ -6,11 +6,15 @@
 use super::{Entry, Source};
 use crate::Broker;
 use crate::config::SETTINGS;
+use crate::features::KAFKA_VERSION;
 use crate::topic_config::ConfigType::{self, Boolean, Int, List, Long, String as Text};
+
+const MS_PER_HOUR: i64 = 3_600_000;
 
 /// Kafka's name, its type, our setting.
 const SAME: &[(&str, ConfigType, &str)] = &[
     ("auto.create.topics.enable", Boolean, "auto_create_topics"),
+    ("broker.id", Int, "node_id"),
     ("broker.rack", Text, "zone"),
     ("connections.max.idle.ms", Long, "connection_idle_ms"),
     ("fetch.max.bytes", Int, "fetch_max_bytes"),
@@ -35,6 +39,7 @@ const SAME: &[(&str, ConfigType, &str)] = &[
 
 /// Kafka's name, its type, what it is here, why.
 const ALWAYS: &[(&str, ConfigType, &str, &str)] = &[
+    ("authorizer.class.name", Text, "", "There are no ACLs yet."),
     (
         "auto.leader.rebalance.enable",
         Boolean,
@@ -45,11 +50,25 @@ const ALWAYS: &[(&str, ConfigType, &str, &str)] = &[
         "default.replication.factor",
         Int,
         "1",
-        "Records are replicated by the object store: a partition shows one replica, on the broker that clients are led to.",
+        "How many replicas a topic shows for which no number was asked. Records are replicated by the object store.",
     ),
     ("delete.topic.enable", Boolean, "true", "Topics can be deleted."),
+    ("group.consumer.assignors", List, "uniform,range", "The assignors of the new group protocol."),
     ("group.coordinator.rebalance.protocols", List, "classic,consumer", "Both group protocols are spoken."),
+    ("inter.broker.listener.name", Text, "PLAINTEXT", "Brokers do not talk to each other."),
+    (
+        "inter.broker.protocol.version",
+        Text,
+        KAFKA_VERSION,
+        "Brokers do not talk to each other; this is the version of Kafka whose semantics they have.",
+    ),
+    ("listener.security.protocol.map", List, "PLAINTEXT:PLAINTEXT", "There is one listener."),
+    ("log.cleaner.backoff.ms", Long, "15000", "Without effect: logs are not compacted yet."),
+    ("log.cleaner.enable", Boolean, "false", "Logs are not compacted yet."),
+    ("log.flush.interval.messages", Long, "1", "Every record is durable before it is acknowledged."),
     ("min.insync.replicas", Int, "1", "Every record is durable before it is acknowledged."),
+    ("process.roles", List, "broker,controller", "Any broker does what a controller does."),
+    ("security.inter.broker.protocol", Text, "PLAINTEXT", "Brokers do not talk to each other."),
     ("telemetry.max.bytes", Int, "1048576", "The most that a client may push to its metrics at once."),
     ("unclean.leader.election.enable", Boolean, "false", "There are no leaders to elect."),
 ];
@@ -67,14 +86,43 @@ pub(super) fn entries(broker: &Broker) -> Vec<Entry> {
     let always = ALWAYS.iter().map(|(name, kind, value, why)| {
         Entry::of(name, *kind, why, vec![((*name).to_owned(), (*value).to_owned(), Source::Default)])
     });
-    let store = ("log.dirs".to_owned(), broker.config.store.url.to_string(), Source::StaticBroker);
-    let store = Entry::of(
-        "log.dirs",
-        Text,
-        "The object store that records are in. Set with --store-url.",
-        vec![store],
-    );
-    same.chain(always).chain([store]).map(read_only).collect()
+    same.chain(always).chain(derived(broker)).map(read_only).collect()
+}
+
+/// What follows from several settings, or is written otherwise there.
+fn derived(broker: &Broker) -> impl Iterator<Item = Entry> {
+    let set = |name: &str, kind, help, value: String| {
+        Entry::of(name, kind, help, vec![(name.to_owned(), value, Source::StaticBroker)])
+    };
+    let (host, port) = (&broker.advertised.host, broker.advertised.port);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let store = broker.config.store.url.to_string();
+    let retention_ms = broker.config.topics.configs.get("retention.ms").and_then(|ms| ms.parse::<i64>().ok());
+    let hours = retention_ms.filter(|&ms| ms >= 0).map_or(-1, |ms| ms / MS_PER_HOUR);
+    let where_records_are = "The object store that records are in. Set with --store-url.";
+    [
+        set(
+            "advertised.listeners",
+            List,
+            "What clients are told to connect to. Set with --advertised.",
+            format!("PLAINTEXT://{host}:{port}"),
+        ),
+        set(
+            "listeners",
+            List,
+            "The address of the Kafka listener. Set with --listen.",
+            format!("PLAINTEXT://{}", broker.config.listen),
+        ),
+        set("log.dir", Text, where_records_are, store.clone()),
+        set("log.dirs", Text, where_records_are, store),
+        set(
+            "log.retention.hours",
+            Int,
+            "The whole hours of log.retention.ms, which counts; -1 for ever. Set with --log-retention-ms.",
+            hours.to_string(),
+        ),
+    ]
+    .into_iter()
 }
 
 #[cfg(test)]

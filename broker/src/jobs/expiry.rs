@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, ExpiredProducer, ProducersExpired};
+use strandline_metadata::state::FORGOTTEN_PRODUCERS;
 use tokio::time::Instant;
 use tracing::info;
 use uuid::Uuid;
@@ -37,9 +38,12 @@ impl ProducerExpiry {
             return Ok(());
         }
         self.looked_at = Some(now);
-        let ids_end = broker.replica.read(|view| view.state.producer_ids_end());
+        let (ids_end, level) =
+            broker.replica.read(|view| (view.state.producer_ids_end(), view.state.feature_level()));
         let mut ids_below = 0;
         match self.ids_noted {
+            // Partitions note themselves whom they forget.
+            _ if level >= FORGOTTEN_PRODUCERS => {}
             Some((end, at)) if now.saturating_duration_since(at) >= expiration => {
                 ids_below = end;
                 self.ids_noted = Some((ids_end, now));

@@ -4,8 +4,11 @@
 //! this broker's clock is far from others, or nothing is known of others: a clock that is ahead
 //! must not delete data.
 
+use std::collections::BTreeMap;
+
 use strandline_metadata::commit::{Change, CommitError};
 use strandline_metadata::record::{Body, Trim, TrimPartition};
+use strandline_metadata::replica::View;
 use strandline_metadata::state::Partition;
 use strandline_storage::path::ObjectKey;
 use tokio::time::Instant;
@@ -14,6 +17,7 @@ use uuid::Uuid;
 
 use crate::Broker;
 use crate::clock_skew::ClockTrust;
+use crate::leaders::Leaders;
 use crate::limits::{FIRST_RETENTION_LOOK, TRIMMED_PARTITIONS_PER_RECORD};
 use crate::topic_config::Effective;
 use crate::topics::commit;
@@ -54,16 +58,18 @@ async fn trim_all(broker: &Broker) -> Result<(), CommitError> {
     let now_ms = broker.clock.now_ms();
     let due: Vec<TrimPartition> = broker.replica.read(|view| {
         let (dynamic, _) = view.names.broker_configs(None);
+        let of_brokers = OwnConfigs::of(broker, view);
         let mut due = Vec::new();
         for (&topic_id, topic) in view.state.topics() {
             let Some(info) = view.names.topic_by_id(topic_id) else { continue };
-            let configs = Effective {
-                topic: &info.value.configs,
-                dynamic: &dynamic,
-                broker: &broker.config.topics.configs,
-            };
-            let oldest_ms = configs.retention_ms().filter(|_| by_time).map(|ms| now_ms.saturating_sub(ms));
             for (number, partition) in (0..).zip(topic.partitions()) {
+                let configs = Effective {
+                    topic: &info.value.configs,
+                    dynamic: of_brokers.of_partition(topic_id, number).unwrap_or(&dynamic),
+                    broker: &broker.config.topics.configs,
+                };
+                let retention_ms = configs.retention_ms().filter(|_| by_time);
+                let oldest_ms = retention_ms.map(|ms| now_ms.saturating_sub(ms));
                 if let Some(log_start) = new_log_start(partition, oldest_ms, configs.retention_bytes()) {
                     due.push(trim(topic_id, number, log_start));
                 }
@@ -90,6 +96,31 @@ pub(super) async fn clock_trust(broker: &Broker) -> ClockTrust {
     // What it answers does not matter.
     let _ = broker.store.get(&ObjectKey::beacon(), None).await;
     judge()
+}
+
+/// Dynamic configs of brokers that have some of their own: they count for the partitions that
+/// clients are led to there.
+struct OwnConfigs {
+    leaders: Leaders,
+    by_node: BTreeMap<i32, BTreeMap<String, String>>,
+}
+
+impl OwnConfigs {
+    fn of(broker: &Broker, view: &View) -> Self {
+        let leaders = broker.leaders(&view.names, "");
+        let nodes = leaders.brokers.iter().map(|b| b.value.node_id);
+        let has_own = |node: &i32| !view.names.broker_configs(Some(*node)).0.is_empty();
+        let configs = |node| (node, Broker::dynamic_configs(&view.names, node));
+        let by_node = nodes.filter(has_own).map(configs).collect();
+        Self { leaders, by_node }
+    }
+
+    fn of_partition(&self, topic_id: Uuid, partition: u32) -> Option<&BTreeMap<String, String>> {
+        if self.by_node.is_empty() {
+            return None;
+        }
+        self.by_node.get(&self.leaders.of_partition(topic_id, partition))
+    }
 }
 
 fn trim(topic_id: Uuid, partition: u32, log_start: i64) -> TrimPartition {

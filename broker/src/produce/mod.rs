@@ -4,18 +4,22 @@
 //! so that pipelined requests of a connection keep their order; the flusher takes requests from the
 //! front, writes one object, and hands the commit records to the log in the same order.
 
+mod apart;
 mod buffer;
 mod flush;
+mod inspect;
 mod validate;
 
 use kafka_protocol::error::ResponseError;
 use strandline_storage::format::batch::VerifiedBatch;
 use uuid::Uuid;
 
+pub(crate) use self::apart::BatchThreads;
 pub(crate) use self::buffer::FlushReason;
 pub use self::buffer::{Budget, BufferTicket, ProduceBuffer};
 pub use self::flush::Flusher;
-pub(crate) use self::validate::{Accepted, Invalid, TopicRules, validate};
+pub(crate) use self::inspect::RecordError;
+pub(crate) use self::validate::{Accepted, Invalid, TopicRules, invalid, is_doubted, is_heavy, validate};
 
 /// A record batch that was validated, for one partition.
 #[derive(Clone, Debug)]

@@ -120,6 +120,7 @@ impl Store {
             configs,
             created_at_ms: 1_700_000_000_000,
             unknown: std::collections::BTreeMap::new(),
+            replication_factor: None,
         };
         self.put(&Key::Topic(name.to_owned()), &value);
         topic_id

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::limits::{SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
 use crate::record::{ObjectRef, topic_id};
 use crate::state::{
-    CheckpointDigest, FEATURE_LEVEL, Incarnation, Object, Partition, PartitionParts, Producer, Range,
-    SeenBatch, State, StateParts, Topic, object_id,
+    CheckpointDigest, FEATURE_LEVEL, ForgottenProducer, ForgottenProducers, Incarnation, Object, Partition,
+    PartitionParts, Producer, Range, SeenBatch, State, StateParts, Topic, object_id,
 };
 use crate::turns::Turns;
 
@@ -214,6 +214,20 @@ struct PartitionEntry {
     batches: Vec<u32>,
     #[prost(message, repeated, tag = "10")]
     producers: Vec<ProducerEntry>,
+    #[prost(message, repeated, tag = "11")]
+    forgotten: Vec<ForgottenEntry>,
+    #[prost(int64, tag = "12")]
+    forgotten_below: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct ForgottenEntry {
+    #[prost(int64, tag = "1")]
+    producer_id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(int32, tag = "3")]
+    last: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -382,6 +396,13 @@ fn columns(
             base_offset: producer.batches.iter().map(|b| b.base_offset).collect(),
         });
     }
+    columns.forgotten_below = partition.forgotten().below();
+    columns.forgotten = partition
+        .forgotten()
+        .noted()
+        .iter()
+        .map(|(&producer_id, p)| ForgottenEntry { producer_id, epoch: i32::from(p.epoch), last: p.last })
+        .collect();
     columns
 }
 
@@ -522,10 +543,16 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
             .collect();
         producers.insert(entry.producer_id, Arc::new(Producer { epoch, batches }));
     }
+    let mut noted = OrdMap::new();
+    for entry in &columns.forgotten {
+        let epoch = i16::try_from(entry.epoch).ok()?;
+        noted.insert(entry.producer_id, ForgottenProducer { epoch, last: entry.last });
+    }
     Partition::from_parts(PartitionParts {
         log_start: columns.log_start,
         end: columns.end,
         ranges: ranges.into_iter().collect(),
         producers,
+        forgotten: ForgottenProducers { noted, below: columns.forgotten_below },
     })
 }

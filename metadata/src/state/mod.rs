@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 pub(crate) use self::partition::PartitionParts;
 pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
-pub use self::producers::{Producer, SeenBatch, Sequence};
+use self::producers::ProducerIds;
+pub use self::producers::{ForgottenProducer, ForgottenProducers, Producer, SeenBatch, Sequence};
 pub use self::ranges::Ranges;
 use crate::invariants;
 use crate::limits::CHECKPOINTS;
@@ -31,9 +32,14 @@ use crate::record::{
 };
 
 /// The highest feature level that this build knows.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 /// From this feature level on, write objects say which object they are (version 2 of their format).
 pub const OBJECT_IDENTITY: u32 = 2;
+/// From this feature level on, partitions note which producers they have forgotten, and those go on
+/// where they were.
+pub const FORGOTTEN_PRODUCERS: u32 = 3;
+/// From this feature level on, topics' keys say how many replicas were asked for.
+pub const REPLICATION_FACTOR: u32 = 3;
 
 /// A topic's partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,8 +216,8 @@ impl State {
         &self.dead
     }
 
-    /// Producers with ids below this may have been forgotten: their blocks are older than the
-    /// expiry.
+    /// Producers with ids below this may have been forgotten in any partition, before partitions
+    /// noted whom they forget.
     pub fn producer_ids_forgotten_below(&self) -> i64 {
         self.producer_ids_forgotten_below
     }
@@ -318,10 +324,7 @@ impl State {
                 }
             }
             Body::ProducersExpired(expired) => self.apply_producers_expired(expired)?,
-            Body::FeatureLevel(level) => {
-                self.feature_level = self.feature_level.max(level.level);
-                self.mix(self.feature_level.into());
-            }
+            Body::FeatureLevel(level) => self.apply_feature_level(level.level),
         }
         Ok(effects)
     }
@@ -335,7 +338,7 @@ impl State {
     ) -> Result<(), RecordError> {
         let object =
             ObjectId { incarnation: at.incarnation, number: flush.object_number, salt: flush.object_salt };
-        let forgotten_below = self.producer_ids_forgotten_below;
+        let ids = self.producer_ids();
         let mut new_ranges = 0;
         for topic in &flush.topics {
             let topic_id = record::topic_id(&topic.topic_id)?;
@@ -350,7 +353,7 @@ impl State {
                     let described = describe(batch, time_ms)?;
                     let (outcome, new_range) = match &mut partition {
                         None => (BatchOutcome::Refused(Refusal::UnknownTopicOrPartition), false),
-                        Some(p) => Arc::make_mut(p).append(&described, object, position, forgotten_below),
+                        Some(p) => Arc::make_mut(p).append(&described, object, position, &ids),
                     };
                     moved |= matches!(outcome, BatchOutcome::Appended { .. });
                     new_ranges += u32::from(new_range);
@@ -442,6 +445,7 @@ impl State {
     }
 
     fn apply_producers_expired(&mut self, expired: &ProducersExpired) -> Result<(), RecordError> {
+        let ids = self.producer_ids();
         for entry in &expired.producers {
             let topic_id = record::topic_id(&entry.topic_id)?;
             let (producer_id, last) = (offset(entry.producer_id)?, offset(entry.last_base_offset)?);
@@ -454,13 +458,36 @@ impl State {
                 .and_then(|p| p.batches.last())
                 .is_some_and(|b| b.base_offset == last);
             if unchanged {
-                Arc::make_mut(partition).producers.remove(&producer_id);
+                // Whoever has an id that was never handed out may start anywhere as it is.
+                let is_noted = ids.are_noted && producer_id < ids.end;
+                Arc::make_mut(partition).forget(producer_id, is_noted);
                 self.mix(entry.producer_id);
             }
         }
-        self.producer_ids_forgotten_below = self.producer_ids_forgotten_below.max(offset(expired.ids_below)?);
+        if !ids.are_noted {
+            self.producer_ids_forgotten_below =
+                self.producer_ids_forgotten_below.max(offset(expired.ids_below)?);
+        }
         self.mix(self.producer_ids_forgotten_below.cast_unsigned());
         Ok(())
+    }
+
+    fn apply_feature_level(&mut self, level: u32) {
+        let begins_to_note = self.feature_level < FORGOTTEN_PRODUCERS && level >= FORGOTTEN_PRODUCERS;
+        if begins_to_note && self.producer_ids_forgotten_below > 0 {
+            // Whom partitions have forgotten until now is not known.
+            self.producer_ids_forgotten_below = self.producer_ids_end;
+        }
+        self.feature_level = self.feature_level.max(level);
+        self.mix(self.feature_level.into());
+    }
+
+    fn producer_ids(&self) -> ProducerIds {
+        ProducerIds {
+            end: self.producer_ids_end,
+            forgotten_below: self.producer_ids_forgotten_below,
+            are_noted: self.feature_level >= FORGOTTEN_PRODUCERS,
+        }
     }
 
     /// A range is gone: its object loses a reference, and dies with the last.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use strandline_storage::path::ObjectId;
 
-use super::producers::{Producer, Sequence, SequenceError};
+use super::producers::{ForgottenProducers, Producer, ProducerIds, Sequence, SequenceError};
 use super::ranges::Ranges;
 
 /// A run of offsets that lies in one piece of one object.
@@ -88,6 +88,7 @@ pub struct Partition {
     pub(super) ranges: Ranges,
     pub(super) bytes: u64,
     pub(super) producers: OrdMap<i64, Arc<Producer>>,
+    pub(super) forgotten: ForgottenProducers,
 }
 
 /// What a snapshot stores of a partition; the rest is derived.
@@ -97,14 +98,15 @@ pub(crate) struct PartitionParts {
     pub(crate) end: i64,
     pub(crate) ranges: Ranges,
     pub(crate) producers: OrdMap<i64, Arc<Producer>>,
+    pub(crate) forgotten: ForgottenProducers,
 }
 
 impl Partition {
     /// A partition from what a snapshot stores; `None` if its bytes do not add up to a number.
     pub(crate) fn from_parts(parts: PartitionParts) -> Option<Self> {
         let bytes = parts.ranges.iter().try_fold(0_u64, |sum, r| sum.checked_add(r.bytes))?;
-        let PartitionParts { log_start, end, ranges, producers } = parts;
-        Some(Self { log_start, end, ranges, bytes, producers })
+        let PartitionParts { log_start, end, ranges, producers, forgotten } = parts;
+        Some(Self { log_start, end, ranges, bytes, producers, forgotten })
     }
 
     /// First offset that can be read.
@@ -138,6 +140,11 @@ impl Partition {
         &self.producers
     }
 
+    /// The idempotent producers that wrote here and are not remembered any more.
+    pub fn forgotten(&self) -> &ForgottenProducers {
+        &self.forgotten
+    }
+
     /// The largest timestamp in the partition, or `None` if it has no records.
     pub fn max_timestamp_ms(&self) -> Option<i64> {
         self.ranges.max_timestamp_ms()
@@ -169,12 +176,15 @@ impl Partition {
         batch: &Batch,
         object: ObjectId,
         position: u64,
-        ids_forgotten_below: i64,
+        ids: &ProducerIds,
     ) -> (BatchOutcome, bool) {
         let base_offset = self.end;
         if let Some(sequence) = &batch.sequence {
-            let known = self.producers.get(&sequence.producer_id).map(Arc::as_ref);
-            match Producer::check(known, sequence, batch.offsets, ids_forgotten_below) {
+            let seen = match self.producers.get(&sequence.producer_id) {
+                Some(known) => known.check(sequence, batch.offsets),
+                None => self.forgotten.check(sequence, ids).map(|()| None),
+            };
+            match seen {
                 Ok(Some(duplicate_of)) => {
                     return (BatchOutcome::Duplicate { base_offset: duplicate_of }, false);
                 }
@@ -183,6 +193,7 @@ impl Partition {
             }
             let producer = self.producers.entry(sequence.producer_id).or_default();
             Arc::make_mut(producer).remember(sequence, batch.offsets, base_offset);
+            self.forgotten.forget(sequence.producer_id);
         }
         let end_offset = base_offset + i64::from(batch.offsets);
         assert!(end_offset > base_offset, "invariant 2: a batch takes at least one offset");
@@ -214,6 +225,14 @@ impl Partition {
             }
         };
         (BatchOutcome::Appended { base_offset }, new_range)
+    }
+
+    /// Forgets a producer, but, if `is_noted`, where it was.
+    pub(super) fn forget(&mut self, producer_id: i64, is_noted: bool) {
+        let Some(producer) = self.producers.remove(&producer_id) else { return };
+        if is_noted {
+            self.forgotten.note(producer_id, &producer);
+        }
     }
 
     /// Moves the log start up to `log_start`, at most to the last stable offset, and gives the

@@ -81,7 +81,8 @@ impl Writers {
             6 => Body::Checkpoint(Checkpoint {}),
             7 => Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: self.rng.random_range(0..100) }),
             8 => self.expire(state),
-            9 if self.heads.len() > 3 => Body::IncarnationRetired(IncarnationRetired { incarnation: 77 }),
+            9 => Body::FeatureLevel(record::FeatureLevel { level: self.rng.random_range(1..=FEATURE_LEVEL) }),
+            10 if self.heads.len() > 3 => Body::IncarnationRetired(IncarnationRetired { incarnation: 77 }),
             _ => self.flush(incarnation),
         };
         (at, Record::new(time_ms, body))
@@ -309,6 +310,90 @@ fn a_duplicate_gets_its_first_offset_and_its_object_is_dead() {
     assert_eq!(produce(&mut state, 2, topic_id, batch), BatchOutcome::Duplicate { base_offset: 0 });
     assert_eq!(state.partition(topic_id, 0).unwrap().end(), 3);
     assert_eq!((state.objects.len(), state.dead.len()), (1, 1));
+}
+
+/// A log of one partition, in which a producer wrote 3 records, of sequence numbers 0 to 2.
+struct OneProducer {
+    state: State,
+    topic_id: Uuid,
+    sequence: u64,
+}
+
+impl OneProducer {
+    const ID: i64 = 7;
+
+    fn at_level(level: u32) -> Self {
+        let topic_id = Uuid::from_u128(1);
+        let mut log = Self { state: with_topic(topic_id), topic_id, sequence: 0 };
+        log.record(Body::FeatureLevel(record::FeatureLevel { level }));
+        log.record(Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: 1000 }));
+        assert_eq!(log.write(0, 0), BatchOutcome::Appended { base_offset: 0 });
+        log
+    }
+
+    fn record(&mut self, body: Body) -> Effects {
+        self.sequence += 1;
+        let at =
+            Position { revision: 10 + self.sequence.cast_signed(), sequence: self.sequence, incarnation: 5 };
+        let effects = apply(&mut self.state, at, &Record::new(0, body));
+        invariants::check(&self.state).unwrap();
+        effects
+    }
+
+    /// Writes 3 records.
+    fn write(&mut self, epoch: u32, first: u32) -> BatchOutcome {
+        let batch = FlushBatch {
+            offsets: 3,
+            bytes: 100,
+            producer: Self::ID.cast_unsigned() + 1,
+            producer_epoch: epoch,
+            base_sequence: first,
+            ..FlushBatch::default()
+        };
+        self.sequence += 1;
+        produce(&mut self.state, self.sequence, self.topic_id, batch)
+    }
+
+    fn expire(&mut self, last_base_offset: u64, ids_below: u64) {
+        let producer = ExpiredProducer {
+            topic_id: self.topic_id.as_bytes().to_vec(),
+            partition: 0,
+            producer_id: Self::ID.cast_unsigned(),
+            last_base_offset,
+        };
+        self.record(Body::ProducersExpired(ProducersExpired { producers: vec![producer], ids_below }));
+    }
+
+    fn knows_it(&self) -> bool {
+        self.state.partition(self.topic_id, 0).unwrap().producers().contains_key(&Self::ID)
+    }
+}
+
+#[test]
+fn a_producer_goes_on_after_it_was_forgotten() {
+    let mut log = OneProducer::at_level(FORGOTTEN_PRODUCERS);
+    log.expire(0, 0);
+    assert!(!log.knows_it());
+    let refused = BatchOutcome::Refused(Refusal::OutOfOrderSequence);
+    assert_eq!(log.write(0, 6), refused, "the batch before it may be on its way through another broker");
+    assert_eq!(log.write(0, 3), BatchOutcome::Appended { base_offset: 3 });
+    assert_eq!(log.write(0, 6), BatchOutcome::Appended { base_offset: 6 });
+    assert_eq!(log.write(0, 6), BatchOutcome::Duplicate { base_offset: 6 });
+    log.expire(0, 0);
+    assert!(log.knows_it(), "it has written since");
+}
+
+#[test]
+fn who_was_forgotten_before_that_was_noted_goes_on_anywhere() {
+    let mut log = OneProducer::at_level(2);
+    log.expire(0, 1);
+    let refused = BatchOutcome::Refused(Refusal::OutOfOrderSequence);
+    assert_eq!(log.write(0, 3), refused, "the rule before the level was raised");
+    log.record(Body::FeatureLevel(record::FeatureLevel { level: FORGOTTEN_PRODUCERS }));
+    assert_eq!(log.write(0, 3), BatchOutcome::Appended { base_offset: 3 });
+    log.record(Body::ProducerIdBlock(ProducerIdBlock { first: 1000, end: 2000 }));
+    log.record(Body::ProducersExpired(ProducersExpired { producers: Vec::new(), ids_below: 2000 }));
+    assert_eq!(log.state.producer_ids_forgotten_below(), 1000, "later ones are noted where they wrote");
 }
 
 #[test]

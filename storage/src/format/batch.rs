@@ -273,12 +273,23 @@ impl VerifiedBatch {
     /// Kafka, only the flag and the maximum timestamp change; the payload stays compressed.
     #[must_use]
     pub fn with_log_append_time(self, now_ms: i64) -> Self {
+        self.with_times(LOG_APPEND_TIME, now_ms)
+    }
+
+    /// Makes its header say the largest timestamp of its records, and that the timestamps are those
+    /// of the producer. As above, the payload stays as it is.
+    #[must_use]
+    pub fn with_max_timestamp(self, max_timestamp_ms: i64) -> Self {
+        self.with_times(0, max_timestamp_ms)
+    }
+
+    fn with_times(self, log_append_time: u8, max_timestamp_ms: i64) -> Self {
         // Without a copy if nobody else holds the buffer.
         let mut batch = self.bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         if let Some(low_attributes) = batch.get_mut(CRC_COVERS_FROM + 1) {
-            *low_attributes |= LOG_APPEND_TIME;
+            *low_attributes = (*low_attributes & !LOG_APPEND_TIME) | log_append_time;
         }
-        overwrite(&mut batch, MAX_TIMESTAMP_AT, &now_ms.to_be_bytes());
+        overwrite(&mut batch, MAX_TIMESTAMP_AT, &max_timestamp_ms.to_be_bytes());
         let crc = crc32c(batch.get(CRC_COVERS_FROM..).unwrap_or_default());
         overwrite(&mut batch, CRC_AT, &crc.to_be_bytes());
         Self { bytes: batch.freeze(), crc }

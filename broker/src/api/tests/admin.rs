@@ -151,12 +151,14 @@ async fn features_are_named_and_stay_in_every_version() {
         let response = client.call(&request, version).await;
         let supported: Vec<_> =
             response.supported_features.iter().map(|f| (&*f.name, f.min_version, f.max_version)).collect();
-        let log = ("strandline.version", 1, 2);
-        let expected = if version >= 4 { vec![("group.version", 0, 1), log] } else { vec![log] };
+        let later = [("metadata.version", 30, 30), ("strandline.version", 1, 3)];
+        let off = [("group.version", 0, 1)];
+        let expected: Vec<_> = off.into_iter().filter(|_| version >= 4).chain(later).collect();
         assert_eq!(supported, expected);
         let finalized = &response.finalized_features[0];
         assert_eq!((&*finalized.name, finalized.max_version_level), ("group.version", 1));
-        assert_eq!(&*response.finalized_features[1].name, "strandline.version");
+        assert_eq!(&*response.finalized_features[1].name, "metadata.version");
+        assert_eq!(&*response.finalized_features[2].name, "strandline.version");
         assert!(response.finalized_features_epoch >= 0);
     }
     for version in update_features::VERSIONS {
@@ -375,6 +377,11 @@ async fn brokers_are_described_by_kafkas_names_too() {
         ("log.retention.ms", "604800000", 5),
         ("num.partitions", "3", 4),
         ("broker.rack", "zone-1", 4),
+        ("advertised.listeners", "PLAINTEXT://localhost:9092", 4),
+        ("listeners", "PLAINTEXT://127.0.0.1:9092", 4),
+        ("log.retention.hours", "168", 4),
+        ("log.cleaner.backoff.ms", "15000", 5),
+        ("inter.broker.protocol.version", "4.3-IV0", 5),
     ] {
         let (found, from, _) = config(&mut client, broker, key).await;
         assert_eq!((&*found, from), (value, source), "{key}");
@@ -382,13 +389,45 @@ async fn brokers_are_described_by_kafkas_names_too() {
             assert_ne!(alter(&mut client, (BROKER, ""), key, Some("1")).await.0, 0, "{key} is read-only");
         }
     }
-    // Tools that reassign partitions clear throttles, whether they were ever set or not.
+    // Tools that reassign partitions set throttles and clear them, whether they were ever set or
+    // not.
     let throttle = "leader.replication.throttled.rate";
     assert_eq!(alter(&mut client, broker, throttle, None).await.0, 0);
-    assert_ne!(alter(&mut client, broker, throttle, Some("1000")).await.0, 0);
+    assert_eq!(alter(&mut client, broker, throttle, Some("1000")).await.0, 0);
+    assert_eq!(config(&mut client, broker, throttle).await.0, "1000");
+    assert_eq!(alter(&mut client, broker, throttle, None).await.0, 0);
+    assert_eq!(config(&mut client, broker, throttle).await.0, "9223372036854775807");
 }
 
-fn idempotent_batch(producer_id: i64, first: i32, count: i32) -> Bytes {
+#[tokio::test]
+async fn a_config_of_one_broker_counts_there_and_nowhere_else() {
+    let world = World::new();
+    let one = world.broker(1, &[]).await;
+    let two = world.broker(2, &[]).await;
+    let (mut first, mut second) = (TestClient::connect(&one.broker), TestClient::connect(&two.broker));
+    first.create_topic("t", 1, &[]).await;
+    let key = "message.max.bytes";
+    assert_eq!(alter(&mut first, (BROKER, ""), key, Some("1000000")).await.0, 0);
+    assert_eq!(alter(&mut first, (BROKER, "1"), key, Some("70")).await.0, 0);
+    assert_ne!(alter(&mut first, (BROKER, "2"), key, Some("70")).await.0, 0, "that is another broker");
+    let refused = alter(&mut first, (BROKER, "1"), key, Some("x")).await;
+    assert_eq!(refused.0, ResponseError::InvalidRequest.code(), "as Kafka says it of brokers");
+    let (value, source, _) = config(&mut first, (BROKER, "1"), key).await;
+    assert_eq!((&*value, source), ("70", 2));
+    let (value, source, _) = config(&mut first, (BROKER, ""), key).await;
+    assert_eq!((&*value, source), ("1000000", 3));
+    let (value, source, _) = config(&mut first, (TOPIC, "t"), "max.message.bytes").await;
+    assert_eq!((&*value, source), ("70", 2));
+    two.broker.replica.barrier().await.unwrap();
+    let (value, source, _) = config(&mut second, (TOPIC, "t"), "max.message.bytes").await;
+    assert_eq!((&*value, source), ("1000000", 3));
+    let request = produce_request(9, Uuid::nil(), vec![(0, batch(Compression::None, NOW_MS, 1))]);
+    let code = |response: ProduceResponse| response.responses[0].partition_responses[0].error_code;
+    assert_eq!(code(first.call(&request, 9).await), ResponseError::MessageTooLarge.code());
+    assert_eq!(code(second.call(&request, 9).await), 0);
+}
+
+pub(super) fn idempotent_batch(producer_id: i64, first: i32, count: i32) -> Bytes {
     let records: Vec<Record> = (0..count)
         .map(|i| Record {
             transactional: false,
@@ -398,7 +437,7 @@ fn idempotent_batch(producer_id: i64, first: i32, count: i32) -> Bytes {
             producer_id,
             producer_epoch: 0,
             timestamp_type: TimestampType::Creation,
-            offset: i64::from(first + i),
+            offset: i64::from(i),
             sequence: first + i,
             timestamp: NOW_MS,
             key: None,

@@ -64,7 +64,8 @@ fn describe_member(id: &str, member: &ConsumerMemberValue, version: i16, names: 
         .with_client_id(text(&member.client_id))
         .with_client_host(text(&member.client_host))
         .with_subscribed_topic_names(member.subscribed_topics.iter().map(|t| TopicName(text(t))).collect())
-        .with_subscribed_topic_regex(member.subscribed_regex.as_ref().map(text))
+        // As in Kafka, a member without a pattern has an empty one.
+        .with_subscribed_topic_regex(Some(text(&member.subscribed_regex.clone().unwrap_or_default())))
         .with_assignment(names.assignment(&member.assigned))
         .with_target_assignment(names.assignment(&member.target));
     match version {

@@ -201,7 +201,10 @@ impl ConsumerGroup {
 }
 
 /// What no request may look like, whatever the group.
-fn validate(request: &ConsumerGroupHeartbeatRequest, version: i16) -> Result<(), ConsumerHeartbeatError> {
+pub(crate) fn validate(
+    request: &ConsumerGroupHeartbeatRequest,
+    version: i16,
+) -> Result<(), ConsumerHeartbeatError> {
     let epoch = request.member_epoch;
     let needs_member_id = version >= MEMBER_ID_REQUIRED || epoch > JOINING || epoch == LEAVING;
     let is_empty = |text: &Option<StrBytes>| text.as_ref().is_some_and(|t| t.is_empty());

@@ -26,7 +26,7 @@
 
 mod classic;
 mod describe;
-mod heartbeat;
+pub(crate) mod heartbeat;
 mod migrate;
 mod offsets;
 mod reconcile;

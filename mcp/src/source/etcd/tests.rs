@@ -168,6 +168,7 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
             configs,
             created_at_ms: number,
             unknown: std::collections::BTreeMap::new(),
+            replication_factor: None,
         }
         .encode(),
         Key::Watermarks { .. } => {
@@ -350,6 +351,7 @@ fn topic(name: &str) -> (Key, Vec<u8>) {
         configs,
         created_at_ms: 0,
         unknown: std::collections::BTreeMap::new(),
+        replication_factor: None,
     };
     (Key::Topic(name.to_owned()), value.encode())
 }
