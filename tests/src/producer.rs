@@ -49,6 +49,8 @@ pub struct Options {
     /// Whether it drops its connection every now and then, whatever is in flight, and goes on at
     /// another broker.
     pub restless: bool,
+    /// While this is true it sends nothing new.
+    pub quiet: Option<watch::Receiver<bool>>,
 }
 
 impl Options {
@@ -68,7 +70,12 @@ impl Options {
             codec: Compression::None,
             topic_may_go: false,
             restless: false,
+            quiet: None,
         }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet.as_ref().is_some_and(|quiet| *quiet.borrow())
     }
 
     /// Without a producer id: a record may be there twice if it was sent twice.
@@ -99,6 +106,8 @@ struct InFlight {
 }
 
 const VERSION: i16 = 9;
+/// How often one that is quiet looks whether it still has to be.
+const QUIET_LOOK: Duration = Duration::from_millis(50);
 /// Pause before a retry, as in Kafka's clients.
 const BACKOFF: Duration = Duration::from_millis(100);
 
@@ -208,7 +217,8 @@ impl Producer {
             // Nothing new while something is sent again: a broker remembers five batches, so no
             // more than five may follow the oldest whose fate is not known.
             let retries = in_flight.iter().flat_map(|r| &r.batches).any(|b| b.sends > 1);
-            let may_begin = !stopping && !retries && Instant::now() >= next_at;
+            let quiet = self.options.is_quiet();
+            let may_begin = !stopping && !quiet && !retries && Instant::now() >= next_at;
             if !failed && !full && (has_unsent || may_begin) {
                 if !has_unsent {
                     self.make_batches();
@@ -227,7 +237,8 @@ impl Producer {
                 in_flight.back_mut().expect("it was pushed").id = id;
                 continue;
             }
-            let pause = next_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let least = if quiet { QUIET_LOOK } else { Duration::from_millis(1) };
+            let pause = next_at.saturating_duration_since(Instant::now()).max(least);
             let Some(oldest) = in_flight.front() else {
                 tokio::time::sleep(pause).await;
                 continue;

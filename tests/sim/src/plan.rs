@@ -36,6 +36,8 @@ pub struct Plan {
     /// How often, in the end, etcd is restored from a backup, the bucket is another one, and
     /// objects change places: once or never.
     pub strangers: u32,
+    /// How often all producers are silent for so long that they are forgotten.
+    pub silences: u32,
     /// The seed of these, so that all else is drawn as without them.
     pub rare_seed: u64,
 }
@@ -63,6 +65,8 @@ impl Plan {
             late_checkpoints: rare.chance(0.12),
             rare_seed: rare.number(),
             strangers: u32::from(rare.chance(0.12)),
+            // Drawn last, so that the others are what they were without it.
+            silences: u32::from(rare.chance(0.1)),
         }
     }
 }

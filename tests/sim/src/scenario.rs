@@ -11,6 +11,7 @@ use kafka_protocol::records::Compression;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::keys::Keyspace;
+use strandline_metadata::state::Topic;
 use strandline_storage::store::ObjectStoreBackend;
 use strandline_tests::history::History;
 use strandline_tests::producer::{self, Options};
@@ -37,6 +38,8 @@ pub(crate) const TOPIC: &str = "t";
 const CLUSTER: &str = "sim";
 /// Time for everything that was sent to be acknowledged, once nothing goes wrong any more.
 const FINISH: Duration = Duration::from_mins(1);
+/// After so long producers are forgotten: longer than any batch is under way.
+const EXPIRATION: Duration = Duration::from_mins(2);
 
 /// A cluster and what was seen of it.
 #[derive(Debug)]
@@ -100,8 +103,10 @@ impl World {
             late_checkpoints: plan.late_checkpoints.then(|| rare.fork()),
         };
         let snapshot_records = plan.snapshot_records.to_string();
+        let expiration_ms = EXPIRATION.as_millis().to_string();
         let flags = [
             ["--cluster", CLUSTER],
+            ["--producer-id-expiration-ms", &expiration_ms],
             ["--linger-ms", "30"],
             ["--put-budget-per-s", "50"],
             ["--job-interval-ms", "700"],
@@ -133,7 +138,12 @@ impl World {
         timeout(FINISH, open).await.is_ok()
     }
 
-    fn start_producers(&self, stop: &watch::Sender<bool>, clients: &mut Clients) {
+    fn start_producers(
+        &self,
+        stop: &watch::Sender<bool>,
+        quiet: &watch::Sender<bool>,
+        clients: &mut Clients,
+    ) {
         for number in 0..self.plan.idempotent + self.plan.plain {
             let mut options = Options::new(number, TOPIC, self.plan.partitions, self.addresses());
             options.pause = self.random.ms(20, 400);
@@ -142,6 +152,7 @@ impl World {
             options.delivery_timeout = FINISH;
             options.codec = *self.random.pick(&[Compression::None, Compression::Lz4]);
             options.restless = self.random.chance(0.3);
+            options.quiet = Some(quiet.subscribe());
             if number >= self.plan.idempotent {
                 options = options.plain();
             }
@@ -163,6 +174,24 @@ impl World {
     /// For what only few seeds have.
     pub(crate) fn rare(&self) -> &Random {
         &self.rare
+    }
+
+    /// Nobody produces for so long that all producers are forgotten; then they go on.
+    async fn be_silent(&self, quiet: &watch::Sender<bool>) {
+        quiet.send_replace(true);
+        self.outside.trace.note("producers are silent");
+        sleep(FINISH + EXPIRATION * 3 / 2).await;
+        let states = self.nodes.iter().filter_map(|n| Some((n.id, n.broker()?.replica().state())));
+        for (id, state) in states {
+            let partitions = state.topics().values().flat_map(Topic::partitions);
+            let known: usize = partitions.map(|partition| partition.producers().len()).sum();
+            if known > 0 {
+                let what = format!("broker {id} remembers {known} producers after the silence");
+                self.history.anomaly("not forgotten", what);
+            }
+        }
+        self.outside.trace.note("producers go on");
+        quiet.send_replace(false);
     }
 
     /// Returns once everything that is to go wrong has, and is healed; with a backup of etcd that
@@ -218,7 +247,8 @@ async fn work(world: &World) {
     create_topic(&world.addresses(), TOPIC, plan.partitions).await;
     let stop = watch::Sender::new(false);
     let mut clients = Clients::default();
-    world.start_producers(&stop, &mut clients);
+    let quiet = watch::Sender::new(false);
+    world.start_producers(&stop, &quiet, &mut clients);
     for address in world.addresses() {
         let (topic, history) = (TOPIC.to_owned(), history.clone());
         let name = format!("reader of {address}");
@@ -251,7 +281,11 @@ async fn work(world: &World) {
         clients.start("churn".to_owned(), churning);
     }
     world.start_standalone(&stop, &mut clients);
-    let backup = world.make_trouble().await;
+    let mut backup = world.make_trouble().await;
+    for _ in 0..plan.silences {
+        world.be_silent(&quiet).await;
+        backup = world.make_trouble().await;
+    }
     sleep(world.random.ms(500, 3000)).await;
     stop.send_replace(true);
     if timeout(FINISH * 2, clients.done()).await.is_err() {
