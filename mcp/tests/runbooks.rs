@@ -69,9 +69,21 @@ fn known() -> BTreeSet<String> {
     // The tables of the broker, which this crate does not depend on: as text.
     let settings = source("broker/src/config/table.rs");
     known.extend(settings.split('"').skip(1).step_by(2).filter(|s| is_word(s)).map(str::to_owned));
-    let metrics = source("broker/src/metrics.rs") + &source("storage/src/metrics.rs");
+    let metrics = [
+        "broker/src/metrics.rs",
+        "broker/src/metrics/below.rs",
+        "broker/src/metrics/bounds.rs",
+        "broker/src/metrics/groups.rs",
+        "storage/src/metrics.rs",
+    ];
+    let metrics = metrics.map(source).concat();
     for name in metrics.split('"').skip(1).step_by(2).filter(|s| is_word(s)) {
         known.insert(format!("strandline_{}", name.trim_start_matches("strandline_")));
+    }
+    // The broker's commands and their flags.
+    let commands = source("broker/src/process.rs");
+    for word in commands.split('"').skip(1).step_by(2) {
+        known.extend([word.to_owned(), format!("strandline {word}")]);
     }
     // Findings of an audit, and facts of a change.
     for path in ["mcp/src/tools/topics.rs", "mcp/src/source/changes.rs", "mcp/src/access/tokens.rs"] {

@@ -1,12 +1,13 @@
 //! An HTTP server that strangers cannot occupy.
 //!
 //! ```text
-//!   accept ─▶ a place (evicts who only waits) ─▶ head ≤ 30 s ─▶ body ≤ 30 s ─▶ routes ─▶ response, read within 30 s
+//!   accept ─▶ a place (evicts who only waits) ─▶ head ≤ 75 s ─▶ body ≤ 30 s ─▶ routes ─▶ response, read within 30 s
 //! ```
 //!
-//! Connections are bounded, together and for each address. Where there is no place, the connection
-//! gives way that has waited longest without a request of its own: so whoever opens connections and
-//! says nothing, or says it byte by byte, pushes out itself and not the health checks.
+//! Connections are bounded. Where there is no place, one gives way that has had no request for a
+//! second, of the address that has most of them: so whoever opens connections and says nothing, or
+//! says it byte by byte, pushes out itself and not the health checks. If there is none, whoever
+//! comes waits.
 
 mod body;
 mod places;
@@ -36,10 +37,9 @@ use tracing::debug;
 use self::body::{RequestBody, ResponseBody};
 use self::places::{Place, Places};
 use self::stream::PatientStream;
-use crate::limits::{HTTP_ACCEPT_PAUSE, HTTP_BODY_TIME, HTTP_FINISH_TIME, HTTP_HEAD_TIME};
+use crate::limits::{HTTP_ACCEPT_PAUSE, HTTP_BODY_TIME, HTTP_FINISH_TIME, HTTP_HEAD_TIME, HTTP_PLACE_PAUSE};
 
-/// Serves `routes` with at most so many connections at a time, a quarter of them from one address,
-/// until `stop` is done; then what is under way is finished. Routes find the other end's address as
+/// Serves `routes` with at most so many connections at a time until `stop` is done; then what is under way is finished. Routes find the other end's address as
 /// [`ConnectInfo`] of a [`SocketAddr`].
 pub async fn serve_http(
     listener: TcpListener,
@@ -60,9 +60,10 @@ pub async fn serve_http(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = Places::take(&places, canonical(peer.ip())) else {
-                    debug!(%peer, "an HTTP connection is refused: all places serve requests");
-                    continue;
+                let place = tokio::select! {
+                    biased;
+                    () = &mut stop => break,
+                    place = free_place(&places, canonical(peer.ip())) => place,
                 };
                 // An answer is one write; without this it may wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
@@ -81,6 +82,16 @@ pub async fn serve_http(
     let finished = async { while tasks.join_next().await.is_some() {} };
     if timeout(HTTP_FINISH_TIME, finished).await.is_err() {
         debug!("HTTP requests are ended that take too long");
+    }
+}
+
+/// Waits until there is a place.
+async fn free_place(places: &Arc<Places>, address: IpAddr) -> Place {
+    loop {
+        if let Some(place) = Places::take(places, address) {
+            return place;
+        }
+        sleep(HTTP_PLACE_PAUSE).await;
     }
 }
 

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(clock_trust(&wrong.broker).await, ClockTrust::Unknown);
         assert_eq!(log_start_after(&wrong.broker, topic).await, 0);
         // What the other one says when it leaves is evidence.
-        right.drain().await;
+        right.drain().await.unwrap();
         let trust = clock_trust(&wrong.broker).await;
         assert!(matches!(trust, ClockTrust::Off(ahead_ms) if ahead_ms > 50 * MINUTE_MS), "{trust:?}");
     }

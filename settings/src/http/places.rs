@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use crate::limits::{HTTP_ADDRESS_SHARE, HTTP_CONNECTIONS_PER_ADDRESS};
+use crate::limits::HTTP_IDLE_GRACE;
 
 /// The places of a server.
 #[derive(Debug)]
 pub(super) struct Places {
     limit: usize,
-    per_address: usize,
+    opened: Instant,
     state: Mutex<State>,
 }
 
@@ -27,9 +29,17 @@ struct State {
 #[derive(Debug)]
 struct Connection {
     address: IpAddr,
-    requests: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
     /// Ends it; `None` until it has been started.
     task: Option<AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Activity {
+    /// Requests that it serves now.
+    requests: AtomicUsize,
+    /// When it last came to serve none, in milliseconds since the server began.
+    idle_since_ms: AtomicU64,
 }
 
 /// A connection's place; free again when it is dropped.
@@ -37,42 +47,38 @@ struct Connection {
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
-    requests: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
 }
 
 /// A request that its connection serves.
 #[derive(Debug)]
 pub(super) struct Busy {
-    requests: Arc<AtomicUsize>,
+    place: Arc<Place>,
 }
 
 impl Places {
     pub(super) fn new(limit: usize) -> Self {
-        let limit = limit.max(1);
-        let per_address = (limit / HTTP_ADDRESS_SHARE).max(HTTP_CONNECTIONS_PER_ADDRESS).min(limit);
-        Self { limit, per_address, state: Mutex::default() }
+        Self { limit: limit.max(1), opened: Instant::now(), state: Mutex::default() }
     }
 
-    /// A place for a connection from `address`, which another connection may have to give up: one
-    /// from the same address where that has its share. `None` if none of those only waits.
+    /// A place for a connection from `address`. Where all are taken, a connection of the address
+    /// that has most of them gives way, if it has waited for longer than [`HTTP_IDLE_GRACE`], else
+    /// any that has. `None` if there is none.
     pub(super) fn take(places: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let now_ms = places.now_ms();
         let mut state = places.lock();
-        let from_address = state.connections.values().filter(|c| c.address == address).count();
-        let evicted = if from_address >= places.per_address {
-            Some(state.idle(|connection| connection.address == address)?)
-        } else if state.connections.len() >= places.limit {
-            Some(state.idle(|_| true)?)
-        } else {
-            None
-        };
-        if let Some(task) = evicted.and_then(|number| state.connections.remove(&number)?.task) {
-            task.abort();
+        if state.connections.len() >= places.limit {
+            let evicted = state.evictable(now_ms)?;
+            if let Some(task) = state.connections.remove(&evicted)?.task {
+                task.abort();
+            }
         }
         state.taken += 1;
         let number = state.taken;
-        let requests = Arc::<AtomicUsize>::default();
-        state.connections.insert(number, Connection { address, requests: requests.clone(), task: None });
-        Some(Place { places: places.clone(), number, requests })
+        let activity = Activity { requests: AtomicUsize::new(0), idle_since_ms: AtomicU64::new(now_ms) };
+        let activity = Arc::new(activity);
+        state.connections.insert(number, Connection { address, activity: activity.clone(), task: None });
+        Some(Place { places: places.clone(), number, activity })
     }
 
     /// The connection has a task now, which ends when it has to give way.
@@ -82,16 +88,38 @@ impl Places {
         }
     }
 
+    fn now_ms(&self) -> u64 {
+        millis(self.opened.elapsed())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl State {
-    /// The oldest one of these connections that serves no request.
-    fn idle(&self, is_candidate: impl Fn(&Connection) -> bool) -> Option<u64> {
-        let idle = |connection: &Connection| connection.requests.load(Ordering::Relaxed) == 0;
-        self.connections.iter().find(|(_, c)| is_candidate(c) && idle(c)).map(|(number, _)| *number)
+    /// The oldest of the connections that may have to give way.
+    fn evictable(&self, now_ms: u64) -> Option<u64> {
+        let mut counts = BTreeMap::<IpAddr, usize>::new();
+        for connection in self.connections.values() {
+            *counts.entry(connection.address).or_default() += 1;
+        }
+        let busiest = counts.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address);
+        let mut waiting = self.connections.iter().filter(|(_, c)| c.activity.has_waited(now_ms));
+        let of_busiest = waiting.clone().find(|(_, c)| Some(c.address) == busiest);
+        of_busiest.or_else(|| waiting.next()).map(|(number, _)| *number)
+    }
+}
+
+impl Activity {
+    fn has_waited(&self, now_ms: u64) -> bool {
+        let since_ms = self.idle_since_ms.load(Ordering::Relaxed);
+        let is_idle = self.requests.load(Ordering::Relaxed) == 0;
+        is_idle && now_ms.saturating_sub(since_ms) >= millis(HTTP_IDLE_GRACE)
     }
 }
 
@@ -102,8 +130,8 @@ impl Place {
 
     /// From now on the connection serves a request.
     pub(super) fn busy(place: &Arc<Self>) -> Busy {
-        place.requests.fetch_add(1, Ordering::Relaxed);
-        Busy { requests: place.requests.clone() }
+        place.activity.requests.fetch_add(1, Ordering::Relaxed);
+        Busy { place: place.clone() }
     }
 }
 
@@ -115,7 +143,9 @@ impl Drop for Place {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.requests.fetch_sub(1, Ordering::Relaxed);
+        let activity = &self.place.activity;
+        activity.idle_since_ms.store(self.place.places.now_ms(), Ordering::Relaxed);
+        activity.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -127,32 +157,36 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_only_waits_gives_way_and_who_serves_does_not() {
-        let places = Arc::new(Places::new(64));
+        let places = Arc::new(Places::new(16));
         let take = |last| Places::take(&places, address(last)).map(Arc::new);
+        let held = || places.lock().connections.keys().copied().collect::<Vec<_>>();
         let first = take(1).unwrap();
         let serving = Place::busy(&first);
-        let crowd: Vec<_> = (0..100).map(|_| take(1).expect("the oldest one gives way")).collect();
-        let mut held: Vec<u64> = places.lock().connections.keys().copied().collect();
-        assert_eq!(held.len(), 16, "an address has a quarter");
-        assert!(held.contains(&first.number()) && held.contains(&crowd[99].number()));
-        let others: Vec<_> = (2..60).map(|last| take(last).unwrap()).collect();
-        held = places.lock().connections.keys().copied().collect();
-        assert_eq!(held.len(), 64);
-        assert!(held.contains(&first.number()), "it serves a request");
-        drop((first, serving, crowd, others));
+        let other = take(2).unwrap();
+        let crowd: Vec<_> = (2..16).map(|_| take(1).unwrap()).collect();
+        assert!(take(3).is_none(), "nobody has waited for long: a request may be on its way");
+        tokio::time::advance(HTTP_IDLE_GRACE).await;
+        let late: Vec<_> = (3..17).map(|last| take(last).expect("one of the crowd gives way")).collect();
+        assert_eq!(held().len(), 16);
+        assert!(held().contains(&first.number()), "it serves a request");
+        assert!(held().contains(&other.number()), "its address has no more than others");
+        drop((first, serving, other, crowd, late));
         assert!(places.lock().connections.is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn nobody_comes_where_all_serve() {
         let places = Arc::new(Places::new(2));
         let take = |last| Places::take(&places, address(last)).map(Arc::new);
         let held = [take(1).unwrap(), take(2).unwrap()];
         let busy = held.each_ref().map(Place::busy);
+        tokio::time::advance(HTTP_IDLE_GRACE).await;
         assert!(take(3).is_none());
         drop(busy);
+        assert!(take(3).is_none(), "they have just served");
+        tokio::time::advance(HTTP_IDLE_GRACE).await;
         assert!(take(3).is_some());
     }
 }

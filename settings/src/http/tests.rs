@@ -53,7 +53,7 @@ async fn dripping_connections_do_not_silence_the_health_check() {
     }
     for _ in 0..5 {
         let answer =
-            timeout(Duration::from_secs(5), ask(served.address, HEALTH)).await.expect("it is answered");
+            timeout(Duration::from_secs(20), ask(served.address, HEALTH)).await.expect("it is answered");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("alive\n"), "{answer}");
         for stream in &mut crowd {
             // Some of them have been closed.
