@@ -39,8 +39,9 @@ use self::places::{Place, Places};
 use self::stream::PatientStream;
 use crate::limits::{HTTP_ACCEPT_PAUSE, HTTP_BODY_TIME, HTTP_FINISH_TIME, HTTP_HEAD_TIME, HTTP_PLACE_PAUSE};
 
-/// Serves `routes` with at most so many connections at a time until `stop` is done; then what is under way is finished. Routes find the other end's address as
-/// [`ConnectInfo`] of a [`SocketAddr`].
+/// Serves `routes` with at most so many connections at a time until `stop` is done; then what is
+/// under way is finished. Routes find the other end's address as [`ConnectInfo`] of a
+/// [`SocketAddr`].
 pub async fn serve_http(
     listener: TcpListener,
     routes: Router,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// The head of an HTTP request must have arrived within this time, from when the connection is
-/// ready for it: also how long an idle connection stays, which a collector uses again every minute or
-/// sooner. Whoever needs the place has it before.
+/// ready for it: also how long an idle connection stays, which a collector uses again every minute
+/// or sooner. Whoever needs the place has it before.
 pub(crate) const HTTP_HEAD_TIME: Duration = Duration::from_secs(75);
 /// The body of an HTTP request must have arrived within this time.
 pub(crate) const HTTP_BODY_TIME: Duration = Duration::from_secs(30);

@@ -46,7 +46,8 @@ impl BoundMetrics {
         self.connections_cut.with_label_values(&[reason]).inc();
     }
 
-    /// A fetch is answered without all that there is: its time is up, or memory for replies is short.
+    /// A fetch is answered without all that there is: its time is up, or memory for replies is
+    /// short.
     pub(crate) fn fetch_cut(&self, reason: &'static str) {
         self.fetches_cut.with_label_values(&[reason]).inc();
     }

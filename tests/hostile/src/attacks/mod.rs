@@ -164,7 +164,8 @@ impl Press {
             }
             let pressing = clients.run_until(async { stopped.await.unwrap_or_default() });
             runtime.expect("a runtime starts").block_on(pressing);
-            // The clients are dropped with all that they hold, as those of a process that was killed.
+            // The clients are dropped with all that they hold, as those of a process that was
+            // killed.
         });
         Self { stop, thread }
     }
