@@ -139,6 +139,10 @@ pub struct Config {
     pub groups: GroupConfig,
     /// Offset ranges that the state may have before producers are refused.
     pub max_state_ranges: u64,
+    /// Partitions that the cluster may have before no more are created.
+    pub max_partitions: u64,
+    /// Idempotent producers that the state may remember before new ones are refused.
+    pub max_producers: u64,
     /// Write a snapshot after this many log records.
     pub snapshot_records: u64,
     /// Write a snapshot after this many bytes of log.
@@ -244,6 +248,8 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
         topics: topic_defaults(values)?,
         groups: groups(values)?,
         max_state_ranges: values.within("max_state_ranges", 1, u64::MAX)?,
+        max_partitions: values.within("max_partitions", 1, 10_000_000)?,
+        max_producers: values.within("max_producers", 1, 100_000_000)?,
         snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
         snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
         snapshot_revisions: values.within("snapshot_revisions", 100, i64::MAX)?,

@@ -87,6 +87,11 @@ pub(crate) enum Resource {
     ClientMetrics(String),
 }
 
+/// Which of several alterations of a resource would come first is not said.
+pub(crate) fn named_twice() -> TopicError {
+    TopicError::new(ResponseError::InvalidRequest, "Each resource must appear at most once.")
+}
+
 impl Resource {
     /// A resource by Kafka's type and name.
     pub(crate) fn parse(kind: i8, name: &str) -> Result<Self, TopicError> {

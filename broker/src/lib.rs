@@ -20,6 +20,7 @@
 
 mod api;
 mod clock_skew;
+mod compute;
 pub mod config;
 mod configs;
 mod features;
@@ -67,7 +68,9 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::clock_skew::ClockSkew;
+use crate::compute::Compute;
 use crate::config::{Advertised, Config};
+use crate::fetch::WaitingMemory;
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::ids::Ids;
@@ -75,7 +78,7 @@ use crate::leaders::Leaders;
 use crate::membership::CurrentRegistration;
 pub use crate::membership::MembershipEnd;
 use crate::metrics::Metrics;
-use crate::produce::{BatchThreads, ProduceBuffer};
+use crate::produce::{Doubts, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::readiness::Readiness;
 use crate::server::frame::RequestMemory;
@@ -101,9 +104,11 @@ pub struct Broker {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reader: Reader,
     pub(crate) buffer: ProduceBuffer,
-    pub(crate) batch_threads: BatchThreads,
+    pub(crate) doubts: Doubts,
     pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) waiting_fetches: WaitingMemory,
     pub(crate) groups: Arc<Groups>,
+    pub(crate) compute: Arc<Compute>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) telemetry: Telemetry,
     pub(crate) readiness: Readiness,

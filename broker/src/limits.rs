@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use strandline_metadata::limits::BACKEND_REQUEST_BYTES;
+use strandline_storage::limits::MAX_SEGMENT_RANGES;
 
 // The door: what one connection may cost (server/).
 
@@ -99,13 +100,68 @@ pub(crate) const TAGGED_FIELD_BYTES: usize = 512;
 const _: () = assert!(DECODED_FREE_BYTES >= 16 * TAGGED_FIELD_BYTES);
 const _: () = assert!(DECODED_FREE_BYTES < DECODED_MAX_BYTES / 1024);
 
+// Computing: compute.
+
+/// Batches that are opened at a time to find a record by its time. Each may take
+/// [`MAX_PAYLOAD_BYTES`], in memory and to be read through: about 0.2 s.
+pub(crate) const LOOKUPS_AT_ONCE: usize = 2;
+/// Large requests that are decoded, and large responses that are encoded, at a time.
+pub(crate) const FRAMES_AT_ONCE: usize = 2;
+/// Large answers that are built at a time: metadata of 200,000 partitions take 50 MB before they
+/// are encoded.
+pub(crate) const LARGE_ANSWERS_AT_ONCE: usize = 2;
+/// A request of more bytes is decoded beside the connections' threads: reading through so much takes
+/// about a tenth of a millisecond.
+pub(crate) const LARGE_FRAME_BYTES: usize = 256 * 1024;
+/// A request whose structs take more memory than this waits until no other such request of its
+/// connection is being answered, as all requests do in Kafka.
+pub(crate) const LARGE_REQUEST_BYTES: usize = 1024 * 1024;
+/// The same for a fetch, which may wait for a minute: 700 partitions.
+pub(crate) const LARGE_FETCH_BYTES: usize = 64 * 1024;
+/// A response for which more was done, in units of a turn, is encoded beside the connections'
+/// threads: about four thousand partitions.
+pub(crate) const LARGE_ANSWER_UNITS: usize = 16 * 1024;
+/// What a partition, a config or a member costs in a response, built and encoded, in units of a
+/// turn.
+pub(crate) const UNITS_PER_ELEMENT: usize = 4;
+/// An answer of more elements than this is a large one, of which few are built at a time.
+pub(crate) const LARGE_ANSWER_ELEMENTS: usize = LARGE_ANSWER_UNITS / UNITS_PER_ELEMENT;
+/// Groups that one request asks at a time: each that is not known here yet is read from etcd.
+pub(crate) const GROUPS_ASKED_AT_ONCE: usize = 16;
+/// Configs that one response of DescribeConfigs has: those of 8,000 topics. Resources beyond them
+/// are refused: names of groups may be made up, and each has configs.
+pub(crate) const DESCRIBED_CONFIGS: usize = 300_000;
+/// Configs that most resources have, about.
+pub(crate) const CONFIGS_OF_A_RESOURCE: usize = 40;
+/// Looking records up by their time may take one request this long: within Kafka's default
+/// `request.timeout.ms` of 30 s, so that a client hears of it.
+pub(crate) const LOOKUPS_FOR: Duration = Duration::from_secs(20);
+/// Partitions of one request that are looked up at once: each may be a round trip to the store, and
+/// holds a range of an object meanwhile.
+pub(crate) const LOOKUPS_PER_REQUEST: usize = 4;
+
 // Writing: produce/ and api/produce.
 
 /// Unit in which the produce buffer's space is counted, in bytes: permits are 32 bits, bytes may be
 /// more.
 pub(crate) const BUFFER_UNIT: usize = 1024;
+/// What an entry of the buffer takes beside its batch, in bytes: its own description and those in
+/// the request's answer, in the commit record and in the object's index.
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 512;
+/// Entries of one flush, a request's surplus goes into the next. Each may be a partition of its
+/// own: so many fit into an object by far, and into five records of the log.
+pub(crate) const FLUSH_ENTRIES: usize = 32 * 1024;
+/// What checking an entry costs beside its bytes, in units of a turn.
+pub(crate) const UNITS_PER_ENTRY: usize = 10;
+/// Bytes of a batch that are checked in one unit of a turn: its checksum, and the lengths of its
+/// records.
+pub(crate) const BYTES_PER_UNIT: usize = 512;
+/// What laying one partition out in an object costs, in units of a turn: about three microseconds.
+pub(crate) const UNITS_PER_RANGE: usize = 25;
 /// No produce waits longer than this, whatever it asks for.
 pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
+
+const _: () = assert!(FLUSH_ENTRIES <= MAX_SEGMENT_RANGES, "a flush fits into an object");
 
 // Reading: fetch/ and api/fetch.
 
@@ -132,16 +188,39 @@ pub(crate) const READ_AHEAD_BLOCKS: usize = 16;
 pub(crate) const COPIED_BATCH_BYTES: usize = 1024;
 /// Ranges of a partition that count as its tail: whoever reads there is not catching up.
 pub(crate) const TAIL_RANGES: usize = 64;
+/// Ranges that one fetch plans to read, of all its partitions: the answer ends before them, or the
+/// time for reading does.
+pub(crate) const PLANNED_RANGES: usize = 16 * 1024;
+/// Ranges of them that one partition has: more than are read in the time that there is.
+pub(crate) const PLANNED_RANGES_PER_PARTITION: usize = 1024;
+/// What a partition of a fetch takes while the fetch waits, in bytes: what is wanted of it, and its
+/// places among those that wait.
+pub(crate) const WAITING_PARTITION_BYTES: usize = 320;
+/// A fetch that waits gets at most this share of what is left of the memory for that.
+pub(crate) const WAITING_MEMORY_SHARE: usize = 4;
+/// A fetch of so few partitions may always wait: the number of connections bounds these.
+pub(crate) const WAITING_FREE_PARTITIONS: usize = 16;
+/// A fetch for whose waiting there is no memory is answered after this, with what there is then.
+pub(crate) const FETCH_SHORT_WAIT: Duration = Duration::from_millis(100);
+/// A fetch of more partitions than this does not look at all of them whenever one has moved: it
+/// rests before, for this long for each of them.
+pub(crate) const RESTING_PARTITIONS: usize = 1_000;
+pub(crate) const REST_PER_PARTITION: Duration = Duration::from_nanos(500);
+/// What looking at a partition for a fetch costs, in units of a turn.
+pub(crate) const UNITS_PER_LOOK: usize = 3;
 /// A fetch session that was used more recently than this is not evicted for a new one.
 pub(crate) const FETCH_SESSION_KEPT: Duration = Duration::from_mins(2);
 /// Partitions of one fetch session: more than a broker can serve, and a bound all the same.
 pub(crate) const FETCH_SESSION_PARTITIONS: usize = 100_000;
+/// What a partition of a fetch session takes beside the name of its topic, in bytes.
+pub(crate) const FETCH_SESSION_PARTITION_BYTES: usize = 200;
 /// The most that the payload of one batch may become when it is decompressed, in bytes.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 20;
 /// Decompressed records pass by in pieces of this size: two blocks of snappy, one of LZ4.
 pub(crate) const OPENED_PIECE_BYTES: usize = 64 << 10;
-/// A compressed batch from this size on is opened on a thread of its own: at the usual ratios up to
-/// 8 it inflates to 512 KiB, which takes less than a millisecond.
+/// A batch that is not compressed is compressed beside the connections' threads from this size on:
+/// less takes less than a millisecond. What is compressed may inflate to anything, so it is always
+/// opened there.
 pub(crate) const OPENED_APART_BYTES: usize = 64 << 10;
 /// Batches that are opened at a time on such threads: as many as there are processors on a small
 /// machine, since each only computes.
@@ -203,6 +282,12 @@ pub(crate) const MEMBER_OVERHEAD_BYTES: usize = 350;
 /// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one
 /// (invariant 9).
 pub(crate) const PATTERN_BYTES: usize = 128 << 10;
+/// Patterns of which it is remembered what they match. The one that was not asked for longest gives
+/// way.
+pub(crate) const MATCHED_PATTERNS: usize = 1_000;
+/// Names that are matched with a pattern in one piece of work: a hostile pattern may take
+/// milliseconds for each.
+pub(crate) const NAMES_MATCHED_AT_ONCE: usize = 64;
 /// Characters that a pattern may have.
 pub(crate) const PATTERN_CHARS: usize = 4 << 10;
 
@@ -211,6 +296,8 @@ pub(crate) const PATTERN_CHARS: usize = 4 << 10;
 /// Partitions of one page of DescribeTopicPartitions, whatever the request asks for; Kafka's own
 /// default.
 pub(crate) const DESCRIBED_PARTITIONS_PER_PAGE: usize = 2_000;
+/// Partitions that one request may create, as in Kafka.
+pub(crate) const CREATED_PARTITIONS_PER_REQUEST: u64 = 10_000;
 /// How often a deletion is tried when the topic is changed by others at the same time.
 pub(crate) const DELETE_TOPIC_ATTEMPTS: usize = 10;
 /// Producer ids in a block. What is left of a block when its broker ends is never handed out.
@@ -297,6 +384,9 @@ pub(crate) const SPACE_LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) const EXPIRED_PRODUCERS_PER_RECORD: usize = 5_000;
 /// Producers that are watched at a time; others wait for their turn (invariant 9).
 pub(crate) const WATCHED_PRODUCERS: usize = 1_000_000;
+/// Silence after which producers are forgotten while the state has room for few more: a client that
+/// is still sending a batch again has given up long before.
+pub(crate) const PRESSED_PRODUCER_EXPIRATION: Duration = Duration::from_mins(15);
 /// Objects that one pass deletes.
 pub(crate) const OBJECTS_DELETED_PER_PASS: usize = 1_000;
 /// Keys of one LIST when orphans are looked for.

@@ -5,6 +5,7 @@ mod below;
 pub(crate) mod bounds;
 pub(crate) mod groups;
 mod registrar;
+pub(crate) mod requests;
 mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use self::below::BelowMetrics;
 use self::bounds::BoundMetrics;
 use self::groups::GroupMetrics;
 use self::registrar::Registrar;
+use self::requests::RequestMetrics;
 use self::telemetry::TelemetryMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
@@ -105,7 +107,13 @@ struct Shared {
     clients: IntCounterVec,
     software: Mutex<BTreeSet<(String, String)>>,
     groups: GroupMetrics,
+    requests: RequestMetrics,
     telemetry: TelemetryMetrics,
+}
+
+fn request_options() -> HistogramOpts {
+    let help = "From reading a request to its answer being ready, by API";
+    HistogramOpts::new("strandline_request_seconds", help).buckets(SECONDS.to_vec())
 }
 
 impl Metrics {
@@ -114,11 +122,6 @@ impl Metrics {
         let registry = Registry::new();
         let storage = StorageMetrics::new(&registry)?;
         let r = Registrar(&registry);
-        let request_options = HistogramOpts::new(
-            "strandline_request_seconds",
-            "From reading a request to its answer being ready, by API",
-        )
-        .buckets(SECONDS.to_vec());
         let shared = Shared {
             storage,
             produced_records: r.counters(
@@ -142,7 +145,7 @@ impl Metrics {
                 &["topic"],
             )?,
             topics: Mutex::default(),
-            request_seconds: r.with(HistogramVec::new(request_options, &["api"]))?,
+            request_seconds: r.with(HistogramVec::new(request_options(), &["api"]))?,
             flush_bytes: r.histogram("flush_bytes", "Size of the objects that were written", BYTES)?,
             flushes: r.counters(
                 "flushes_total",
@@ -207,6 +210,7 @@ impl Metrics {
             )?,
             software: Mutex::default(),
             groups: GroupMetrics::new(&r)?,
+            requests: RequestMetrics::new(&r)?,
             telemetry: TelemetryMetrics::new(&r)?,
             registry,
         };
@@ -255,7 +259,7 @@ impl Metrics {
             return;
         }
         let name = match topic {
-            TopicKey::Name(name) => Some(name.clone()),
+            TopicKey::Name(name) => Some(name.to_string()),
             TopicKey::Id(id) => {
                 broker.replica.read(|view| view.names.topic_by_id(*id).map(|t| t.name.clone()))
             }
@@ -312,6 +316,11 @@ impl Metrics {
         self.shared.read_failures.inc();
     }
 
+    /// What is counted of the limits of requests.
+    pub(crate) fn requests(&self) -> &RequestMetrics {
+        &self.shared.requests
+    }
+
     pub(crate) fn registered(&self, is_registered: bool) {
         self.shared.registered.set(i64::from(is_registered));
     }
@@ -354,7 +363,7 @@ impl Metrics {
             s.state_objects.set(number(view.state.objects().len()));
             s.state_dead_objects.set(number(view.state.dead().len()));
             s.topics_known.set(number(view.state.topics().len()));
-            s.partitions_known.set(number(view.state.topics().values().map(|t| t.partitions().len()).sum()));
+            s.partitions_known.set(i64::try_from(view.state.partition_count()).unwrap_or(i64::MAX));
             s.brokers.set(number(view.names.brokers().len()));
         });
         s.below.look(broker);
@@ -366,6 +375,7 @@ impl Metrics {
         s.watch_lag.set(broker.replica.lag_revisions());
         s.buffer_bytes.set(number(broker.buffer.bytes_in_use()));
         s.fetch_sessions.set(number(broker.fetch_sessions.len()));
+        s.requests.look(broker);
         s.groups.look(&broker.replica, |visit| broker.groups.each(visit));
         s.telemetry.look(broker);
         s.bounds.look(broker);

@@ -24,16 +24,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::clock_skew::ClockSkew;
+use crate::compute::Compute;
 use crate::config::{Advertised, Config};
+use crate::fetch::WaitingMemory;
 use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::group::environment::Environment;
+use crate::group::patterns::KnownTopics;
 use crate::ids::Ids;
 use crate::limits::{
     ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
 };
 use crate::metrics::Metrics;
-use crate::produce::{BatchThreads, Flusher, ProduceBuffer};
+use crate::produce::{Doubts, Flusher, ProduceBuffer};
 use crate::producer_ids::ProducerIds;
 use crate::readiness::{self, Readiness};
 use crate::server::frame::RequestMemory;
@@ -143,9 +146,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let (replica, replica_loop, barrier_loop) =
         open_state(&parts, &keys, &cluster, &store, &clock_skew).await?;
     let (committer, commit_loop) = commit::committer(replica.clone(), sessions.clone());
-    let reader_config =
-        ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
-    let reader = Reader::new(store.clone(), reader_config, parts.metrics.storage().clone());
+    let reader = open_reader(&config, &store, &parts.metrics);
     let buffer = ProduceBuffer::new(&config.produce);
     let space = SpaceGauge::default();
     let tasks = parts.tasks;
@@ -163,9 +164,12 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         space: space.clone(),
         seed: rng.random(),
     };
-    let fetch_sessions = FetchSessions::new(config.fetch_sessions, rng.random());
+    let session_bytes = config.memory.fetch_session_bytes();
+    let fetch_sessions = FetchSessions::new(config.fetch_sessions, session_bytes, rng.random());
     let ids = Ids::new(rng);
+    let compute = Arc::new(Compute::new(parts.metrics.clone()));
     let groups = Groups::new(Environment {
+        topics: KnownTopics::new(replica.clone(), compute.clone(), tasks.clone()),
         node_id: config.node_id,
         config: config.groups.clone(),
         replica: replica.clone(),
@@ -191,9 +195,11 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         store,
         reader,
         buffer,
-        batch_threads: BatchThreads::new(),
+        doubts: Doubts::new(),
         fetch_sessions,
+        waiting_fetches: WaitingMemory::new(config.memory.waiting_fetch_bytes()),
         groups,
+        compute,
         producer_ids: ProducerIds::default(),
         telemetry: Telemetry::default(),
         readiness: Readiness::default(),
@@ -220,15 +226,8 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     });
     tasks.start(TaskKind::Critical, "barrier", barrier_loop.run());
     tasks.start(TaskKind::Critical, "committer", commit_loop.run());
-    tasks.start(TaskKind::Critical, "flush", async move {
-        flusher.run().await;
-        // The buffer is closed and empty: the broker is leaving, and this is no death.
-        std::future::pending::<()>().await;
-    });
+    start_work(&tasks, &broker, flusher);
     start_beside(&lease_tasks, &broker, fatal_sender);
-    tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
-    tasks.start(TaskKind::Critical, "space", space::run(broker.clone()));
-    tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
     }
@@ -249,6 +248,24 @@ fn start_beside(lease_tasks: &TaskSet, broker: &Arc<Broker>, fatal: mpsc::Sender
         let _ = fatal.send(Fatal::Task(death)).await;
     });
     lease_tasks.start(TaskKind::Critical, "readiness", readiness::run(broker.clone()));
+}
+
+/// Starts what a broker does that nothing asked it for.
+fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher) {
+    tasks.start(TaskKind::Critical, "flush", async move {
+        flusher.run().await;
+        // The buffer is closed and empty: the broker is leaving, and this is no death.
+        std::future::pending::<()>().await;
+    });
+    tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
+    tasks.start(TaskKind::Critical, "space", space::run(broker.clone()));
+    tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());
+}
+
+fn open_reader(config: &Config, store: &Arc<dyn Store>, metrics: &Metrics) -> Reader {
+    let memory =
+        ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
+    Reader::new(store.clone(), memory, metrics.storage().clone())
 }
 
 async fn ensure_cluster(

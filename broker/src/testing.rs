@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, ProduceRequest, RequestHeader, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use strandline_metadata::backend::Backend;
@@ -33,6 +35,9 @@ impl Clock for StoppedClock {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Partitions that one request may create.
+const PARTITIONS_AT_ONCE: i32 = 10_000;
 
 /// What clusters of a test share.
 #[derive(Clone, Debug)]
@@ -145,7 +150,7 @@ impl TestClient {
         response
     }
 
-    /// Creates a topic with these configs; gives its id.
+    /// Creates a topic with these configs, in as many requests as it takes; gives its id.
     pub(crate) async fn create_topic(
         &mut self,
         name: &str,
@@ -157,11 +162,18 @@ impl TestClient {
         });
         let topic = CreatableTopic::default()
             .with_name(TopicName(text(name)))
-            .with_num_partitions(partitions)
+            .with_num_partitions(partitions.min(PARTITIONS_AT_ONCE))
             .with_replication_factor(-1)
             .with_configs(configs.collect());
         let created = self.call(&CreateTopicsRequest::default().with_topics(vec![topic]), 7).await;
         assert_eq!(created.topics[0].error_code, 0);
+        let mut count = PARTITIONS_AT_ONCE;
+        while count < partitions {
+            count = partitions.min(count + PARTITIONS_AT_ONCE);
+            let grown = CreatePartitionsTopic::default().with_name(TopicName(text(name))).with_count(count);
+            let request = CreatePartitionsRequest::default().with_topics(vec![grown.with_assignments(None)]);
+            assert_eq!(self.call(&request, 3).await.results[0].error_code, 0);
+        }
         created.topics[0].topic_id
     }
 

@@ -6,10 +6,13 @@ use strandline_metadata::names::Names;
 use strandline_metadata::replica::View;
 use strandline_metadata::state::Effects;
 use strandline_metadata::topics;
+use strandline_metadata::turns::Turns;
 use strandline_metadata::values::TopicValue;
 
 use crate::Broker;
-use crate::limits::{TOPIC_NAME_BYTES, TOPICS_CREATED_BY_NAMING};
+use crate::limits::{
+    CREATED_PARTITIONS_PER_REQUEST, TOPIC_NAME_BYTES, TOPICS_CREATED_BY_NAMING, UNITS_PER_ELEMENT,
+};
 
 /// Names that Kafka's own brokers keep to themselves. They do not exist here, and creating them by
 /// mentioning them would make tools believe that they do.
@@ -65,9 +68,32 @@ pub(crate) fn collision<'a>(names: &'a Names, name: &str) -> Option<&'a str> {
     if !name.contains(['.', '_']) {
         return None;
     }
-    let plain = |n: &str| n.replace('.', "_");
-    let wanted = plain(name);
-    names.topics().keys().find(|other| *other != name && plain(other) == wanted).map(String::as_str)
+    let plain = |byte: u8| if byte == b'.' { b'_' } else { byte };
+    let is_alike = |other: &str| {
+        other.len() == name.len() && other.bytes().map(plain).eq(name.bytes().map(plain)) && other != name
+    };
+    names.topics().keys().find(|other| is_alike(other)).map(String::as_str)
+}
+
+/// Kafka's limit for the partitions that one request creates.
+pub(crate) fn check_request(partitions: u64) -> Result<(), TopicError> {
+    if partitions > CREATED_PARTITIONS_PER_REQUEST {
+        let why = "Excessively large number of partitions per request.";
+        return Err(TopicError::new(ResponseError::PolicyViolation, why));
+    }
+    Ok(())
+}
+
+/// Whether the cluster has room for so many partitions more, as far as this broker knows: brokers
+/// that create at the same moment may exceed the limit by what each of them creates.
+pub(crate) fn check_room(broker: &Broker, more: u32) -> Result<(), TopicError> {
+    let (known, most) = (broker.replica.read(|v| v.state.partition_count()), broker.config.max_partitions);
+    if known.saturating_add(more.into()) <= most {
+        return Ok(());
+    }
+    broker.metrics.requests().partitions_refused();
+    let why = format!("the cluster has {known} partitions and may have {most} (max_partitions)");
+    Err(TopicError::new(ResponseError::PolicyViolation, why))
 }
 
 /// Commits a change and waits for it.
@@ -102,12 +128,18 @@ pub(crate) async fn learn(broker: &Broker, names: &[String], create_missing: boo
     if broker.replica.barrier().await.is_err() || !create_missing {
         return;
     }
-    let creatable = |name: &&String| check_name(name).is_ok() && !INTERNAL.contains(&name.as_str());
-    let missing: Vec<&String> = broker.replica.read(|view| {
-        let missing = names.iter().filter(creatable).filter(|name| view.names.topic(name).is_none());
-        missing.take(TOPICS_CREATED_BY_NAMING).collect()
-    });
-    for name in missing {
+    let each = u64::from(default_partitions(broker)).max(1);
+    let most = usize::try_from(CREATED_PARTITIONS_PER_REQUEST / each).unwrap_or(usize::MAX);
+    let (mut turns, mut created) = (Turns::default(), 0);
+    for name in names.iter().filter(|name| check_name(name).is_ok() && !INTERNAL.contains(&name.as_str())) {
+        turns.spend(UNITS_PER_ELEMENT).await;
+        if broker.replica.read(|view| view.names.topic(name).is_some()) {
+            continue;
+        }
+        created += 1;
+        if created > most.min(TOPICS_CREATED_BY_NAMING) {
+            return;
+        }
         if let Err(error) = create_by_name(broker, name).await {
             // What kept this one from being created keeps the others from it as well.
             tracing::debug!(topic = name, error = error.message, "topic not created");
@@ -124,6 +156,7 @@ async fn create_by_name(broker: &Broker, name: &str) -> Result<(), TopicError> {
         return Ok(());
     }
     let partitions = default_partitions(broker);
+    check_room(broker, partitions)?;
     let no_configs = std::collections::BTreeMap::new();
     let topic = topics::new_topic(broker.ids.next(), partitions, no_configs, broker.clock.now_ms());
     match create(broker, name, &topic).await {

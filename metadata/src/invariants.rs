@@ -47,8 +47,10 @@ pub enum Violation {
         what: &'static str,
     },
     /// A count that is kept beside what it counts is off.
-    #[error("the state counts {counted} ranges and has {actual}")]
+    #[error("the state counts {counted} {what} and has {actual}")]
     Count {
+        /// What is counted.
+        what: &'static str,
         /// What the counter says.
         counted: u64,
         /// What is there.
@@ -93,11 +95,14 @@ struct Checker<'a> {
     /// nothing.
     references: HashMap<ObjectId, u32>,
     ranges: u64,
+    partitions: u64,
+    producers: u64,
 }
 
 impl<'a> Checker<'a> {
     fn new(state: &'a State) -> Self {
-        Self { state, references: HashMap::with_capacity(state.objects().len()), ranges: 0 }
+        let references = HashMap::with_capacity(state.objects().len());
+        Self { state, references, ranges: 0, partitions: 0, producers: 0 }
     }
 
     fn partition(&mut self, topic_id: Uuid, number: usize, partition: &Partition) -> Result<(), Violation> {
@@ -117,12 +122,22 @@ impl<'a> Checker<'a> {
             *references += 1;
             self.ranges += 1;
         }
+        self.partitions += 1;
+        self.producers += partition.producers().len() as u64;
         Ok(())
     }
 
     fn count(&self) -> Result<(), Violation> {
-        let (counted, actual) = (self.state.range_count(), self.ranges);
-        if counted == actual { Ok(()) } else { Err(Violation::Count { counted, actual }) }
+        for (what, counted, actual) in [
+            ("ranges", self.state.range_count(), self.ranges),
+            ("partitions", self.state.partition_count(), self.partitions),
+            ("producers", self.state.producer_count(), self.producers),
+        ] {
+            if counted != actual {
+                return Err(Violation::Count { what, counted, actual });
+            }
+        }
+        Ok(())
     }
 
     /// Invariant 6, as far as one state can show it, for one live object.

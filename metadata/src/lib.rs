@@ -54,6 +54,6 @@ pub mod state;
 #[cfg(feature = "log")]
 pub mod topics;
 #[cfg(feature = "log")]
-mod turns;
+pub mod turns;
 #[cfg(feature = "log")]
 pub mod watermarks;

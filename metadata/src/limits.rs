@@ -127,6 +127,9 @@ pub const OFFSETS_PAGE_KEYS: usize = 32;
 /// Names of groups per page.
 pub const GROUP_NAMES_PAGE_KEYS: usize = 5_000;
 
+/// Locks over which waiting fetches are spread.
+pub const WAITER_SHARDS: usize = 64;
+
 /// How often watermarks are written.
 pub const WATERMARK_INTERVAL: Duration = Duration::from_secs(2);
 

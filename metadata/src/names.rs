@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use tracing::error;
 use uuid::Uuid;
@@ -37,6 +38,28 @@ pub struct BrokerInfo {
 
 /// Topics by name.
 pub type TopicMap = OrdMap<String, Arc<TopicInfo>>;
+
+/// How the topics of one revision differ from those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicChange<'a> {
+    /// There is a topic of this name now.
+    Created(&'a str),
+    /// There is none any more.
+    Deleted(&'a str),
+}
+
+/// What names there are `now` and were not `before`, and the other way round. Costs time with what
+/// has changed.
+pub fn topic_changes<'a>(
+    before: &'a TopicMap,
+    now: &'a TopicMap,
+) -> impl Iterator<Item = TopicChange<'a>> + use<'a> {
+    before.diff(now).filter_map(|change| match change {
+        DiffItem::Add(name, _) => Some(TopicChange::Created(name)),
+        DiffItem::Remove(name, _) => Some(TopicChange::Deleted(name)),
+        DiffItem::Update { .. } => None,
+    })
+}
 
 /// The caches of plain keys, as of one revision.
 #[derive(Clone, Debug, Default)]
@@ -246,6 +269,29 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_of_topics_are_those_of_their_names() {
+        let keys = Keyspace::new("test").unwrap();
+        let mut names = Names::default();
+        let put = |names: &mut Names, topic: &str, partitions| {
+            let value = crate::topics::new_topic(Uuid::from_u128(partitions), 1, BTreeMap::new(), 0).encode();
+            let key = keys.encode(&Key::Topic(topic.to_owned()));
+            let value = value.into();
+            let kv = KeyValue { key, value, create_revision: 1, mod_revision: 1, version: 1, lease: 0 };
+            names.put(&keys, &kv);
+        };
+        put(&mut names, "a", 1);
+        put(&mut names, "b", 2);
+        let before = names.topics().clone();
+        put(&mut names, "b", 3);
+        put(&mut names, "c", 4);
+        let deleted = Event::Delete { key: keys.encode(&Key::Topic("a".to_owned())), revision: 2 };
+        names.apply(&keys, &deleted);
+        let changes: Vec<_> = topic_changes(&before, names.topics()).collect();
+        assert_eq!(changes, [TopicChange::Deleted("a"), TopicChange::Created("c")]);
+        assert_eq!(topic_changes(&before, &before).next(), None);
+    }
 
     #[test]
     fn a_group_is_named_once_whatever_there_is_of_it() {

@@ -97,7 +97,7 @@ async fn what_was_written_is_read_by_its_writer_and_by_others() {
                         batch => batch,
                     })
                     .collect();
-                builder.push([1; 16], partition, batches.iter().map(Part::from));
+                builder.push([1; 16], partition, batches.iter().map(Part::from)).unwrap();
                 sent.push(batches.iter().map(|batch| batch.bytes().clone()).collect::<Vec<_>>());
             }
             let segment = builder.finish();

@@ -1,7 +1,8 @@
 //! ConsumerGroupDescribe (key 69), versions 0–1 (KIP-848).
 //!
 //! Groups of the new protocol, with epochs, members, what they have and what they are to have.
-//! Version 1 says which members speak the classic protocol.
+//! Version 1 says which members speak the classic protocol. A group that is named twice is answered
+//! once.
 
 use std::ops::RangeInclusive;
 
@@ -9,6 +10,7 @@ use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_protocol::messages::{ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, GroupId};
 
 use super::describe_groups::ALL_OPERATIONS;
+use super::distinct::each_once;
 use super::{Call, text};
 use crate::group::command::Command;
 
@@ -19,11 +21,12 @@ pub(super) async fn handle(
     request: ConsumerGroupDescribeRequest,
 ) -> ConsumerGroupDescribeResponse {
     let operations = if request.include_authorized_operations { ALL_OPERATIONS } else { i32::MIN };
-    let groups = request.group_ids.into_iter().map(|id| async move {
+    let describe = |id: GroupId| async move {
         let described = describe(call, &id).await;
         described.with_group_id(id).with_authorized_operations(operations)
-    });
-    ConsumerGroupDescribeResponse::default().with_groups(futures::future::join_all(groups).await)
+    };
+    let groups = call.ask_each(each_once(request.group_ids), describe).await;
+    ConsumerGroupDescribeResponse::default().with_groups(groups)
 }
 
 async fn describe(call: &Call, id: &GroupId) -> DescribedGroup {

@@ -3,6 +3,10 @@
 //! The number of partitions only grows. Validate-only. A manual assignment must name registered
 //! brokers, as many for each new partition as the topic has replicas; on which of them those are
 //! shown is not up to it.
+//!
+//! Differences: a request for more than 10,000 new partitions is refused with POLICY_VIOLATION, as
+//! CreateTopics does, where Kafka says UNKNOWN_SERVER_ERROR; so is a topic for which the cluster has
+//! no room (`max_partitions`).
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -13,6 +17,7 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
 use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 
+use super::distinct::each_once;
 use super::{Call, text};
 use crate::replicas;
 use crate::topics::{self, TopicError};
@@ -21,6 +26,21 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=3;
 
 pub(super) async fn handle(call: &Call, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
     let is_current = call.broker.replica.barrier().await.is_ok();
+    let more = call.broker.replica.read(|view| {
+        let more = request.topics.iter().map(|topic| {
+            let current = view.names.topic(&topic.name).map_or(0, |t| t.value.partitions);
+            u64::from(u32::try_from(topic.count).unwrap_or(0).saturating_sub(current))
+        });
+        more.sum()
+    });
+    if let Err(error) = topics::check_request(more) {
+        let refused = |name| {
+            let result = CreatePartitionsTopicResult::default().with_name(name);
+            result.with_error_code(error.code.code()).with_error_message(Some(text(&*error.message)))
+        };
+        let results = each_once(request.topics.into_iter().map(|topic| topic.name)).into_iter().map(refused);
+        return CreatePartitionsResponse::default().with_results(results.collect());
+    }
     let mut results = Vec::with_capacity(request.topics.len());
     let mut names: BTreeMap<&TopicName, usize> = BTreeMap::new();
     for topic in &request.topics {
@@ -82,6 +102,7 @@ async fn grow(
             replicas::of_assignment(&leaders, &assignment.broker_ids, replicas)?;
         }
     }
+    topics::check_room(broker, wanted - current)?;
     if validate_only {
         return Ok(());
     }

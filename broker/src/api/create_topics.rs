@@ -3,7 +3,9 @@
 //! One etcd transaction for each topic: its key and the record that tells the state machine. Names
 //! by Kafka's rules, also the collision of `.` and `_` (checked against what this broker knows: two
 //! that collide, created on two brokers at the same instant, both succeed). Validate-only (KIP-4).
-//! The effective configs are returned from version 5 on (KIP-525), the topic id from 7.
+//! The effective configs are returned from version 5 on (KIP-525), the topic id from 7. A request for
+//! more than 10,000 partitions is refused with POLICY_VIOLATION as a whole, as in Kafka; so is a topic
+//! for which the cluster has no room (`max_partitions`).
 //!
 //! Replication is the object store's: the replication factor is the number of replicas that are
 //! shown (see `replicas`). A manual assignment decides the numbers of partitions and replicas; on
@@ -20,6 +22,7 @@ use strandline_metadata::limits::MAX_PARTITIONS_PER_TOPIC;
 use strandline_metadata::topics::new_topic;
 use strandline_metadata::values::TopicValue;
 
+use super::distinct::each_once;
 use super::{Call, text};
 use crate::configs;
 use crate::replicas::{self, DEFAULT_REPLICAS};
@@ -30,6 +33,16 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 2..=7;
 pub(super) async fn handle(call: &Call, request: CreateTopicsRequest) -> CreateTopicsResponse {
     // A final "exists already", or its opposite, must not come from this broker's lag.
     let _ = call.broker.replica.barrier().await;
+    let partitions = request.topics.iter().map(|topic| requested_partitions(call, topic)).sum();
+    if let Err(error) = topics::check_request(partitions) {
+        let refused = |name| {
+            let result = CreatableTopicResult::default().with_name(name);
+            result.with_error_code(error.code.code()).with_error_message(Some(text(&*error.message)))
+        };
+        let names = each_once(request.topics.into_iter().map(|topic| topic.name));
+        let topics = names.into_iter().map(refused);
+        return CreateTopicsResponse::default().with_topics(topics.collect());
+    }
     let mut results = Vec::with_capacity(request.topics.len());
     let (topics, twice) = by_name(&request.topics);
     for topic in topics {
@@ -78,6 +91,7 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
         None => Ok(()),
     })?;
     let (partitions, replicas) = size(call, topic)?;
+    topics::check_room(broker, partitions)?;
     let mut set = BTreeMap::new();
     for config in &topic.configs {
         // A config without a value stands for its default.
@@ -95,6 +109,17 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
         topics::create(broker, name, &value).await?;
     }
     Ok(value)
+}
+
+/// How many partitions are asked for, as Kafka counts them: before anything is checked.
+fn requested_partitions(call: &Call, topic: &CreatableTopic) -> u64 {
+    if !topic.assignments.is_empty() {
+        return topic.assignments.len() as u64;
+    }
+    match topic.num_partitions {
+        -1 => topics::default_partitions(&call.broker).into(),
+        asked => u64::try_from(asked).unwrap_or(0),
+    }
 }
 
 /// The numbers of partitions and replicas.

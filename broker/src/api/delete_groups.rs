@@ -1,6 +1,7 @@
 //! DeleteGroups (key 42), versions 0–2 (KIP-229).
 //!
-//! Forgets groups without members, and what is committed for them.
+//! Forgets groups without members, and what is committed for them. A group that is named twice is
+//! answered once, as in Kafka.
 
 use std::ops::RangeInclusive;
 
@@ -8,13 +9,15 @@ use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse, GroupId};
 
 use super::Call;
+use super::distinct::each_once;
 use crate::group::command::Command;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
 
 pub(super) async fn handle(call: &Call, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
-    let results = request.groups_names.into_iter().map(|group| delete(call, group));
-    DeleteGroupsResponse::default().with_results(futures::future::join_all(results).await)
+    let groups = each_once(request.groups_names);
+    let results = call.ask_each(groups, |group| delete(call, group)).await;
+    DeleteGroupsResponse::default().with_results(results)
 }
 
 async fn delete(call: &Call, group: GroupId) -> DeletableGroupResult {

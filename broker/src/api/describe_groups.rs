@@ -2,7 +2,7 @@
 //!
 //! Groups of the classic protocol, with their members; metadata and assignments while the group is
 //! stable. A group that does not exist, or is of another type, is `Dead`; from version 6 on also
-//! GROUP_ID_NOT_FOUND (KIP-1043).
+//! GROUP_ID_NOT_FOUND (KIP-1043). A group that is named twice is answered once.
 
 use std::ops::RangeInclusive;
 
@@ -10,6 +10,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
+use super::distinct::each_once;
 use super::{Call, text};
 use crate::group::command::Command;
 use crate::group::error::GroupError;
@@ -22,8 +23,9 @@ pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 <<
 
 pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let operations = request.include_authorized_operations;
-    let groups = request.groups.into_iter().map(|group| describe(call, group, operations));
-    DescribeGroupsResponse::default().with_groups(futures::future::join_all(groups).await)
+    let groups = each_once(request.groups);
+    let described = call.ask_each(groups, |group| describe(call, group, operations)).await;
+    DescribeGroupsResponse::default().with_groups(described)
 }
 
 async fn describe(call: &Call, id: GroupId, operations: bool) -> DescribedGroup {

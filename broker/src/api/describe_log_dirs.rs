@@ -18,6 +18,7 @@ use strandline_metadata::replica::View;
 
 use super::{Call, text};
 use crate::leaders::Leaders;
+use crate::limits::{LARGE_ANSWER_ELEMENTS, UNITS_PER_ELEMENT};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=4;
 
@@ -35,18 +36,25 @@ pub(super) async fn handle(call: &Call, request: DescribeLogDirsRequest) -> Desc
         }
         asked
     });
-    let topics = broker.replica.read(|view| {
-        let leaders = broker.leaders(&view.names, &call.client_id);
-        let own =
-            |topic: &TopicInfo, wanted: Option<&BTreeSet<i32>>| describe(call, view, &leaders, topic, wanted);
-        match &asked {
-            None => view.names.topics().values().filter_map(|t| own(t, None)).collect(),
-            Some(asked) => asked
-                .iter()
-                .filter_map(|(name, wanted)| own(view.names.topic(name)?, Some(wanted)))
-                .collect::<Vec<_>>(),
+    let view = broker.replica.view();
+    if view.state.partition_count() > LARGE_ANSWER_ELEMENTS as u64 {
+        call.large_answer().await;
+    }
+    let leaders = broker.leaders(&view.names, &call.client_id);
+    let mut topics = Vec::new();
+    match &asked {
+        None => {
+            for topic in view.names.topics().values() {
+                topics.extend(describe(call, &view, &leaders, topic, None).await);
+            }
         }
-    });
+        Some(asked) => {
+            for (name, wanted) in asked {
+                let Some(topic) = view.names.topic(name) else { continue };
+                topics.extend(describe(call, &view, &leaders, topic, Some(wanted)).await);
+            }
+        }
+    }
     let result = DescribeLogDirsResult::default()
         .with_log_dir(text(broker.config.store.url.to_string()))
         .with_topics(topics)
@@ -57,7 +65,7 @@ pub(super) async fn handle(call: &Call, request: DescribeLogDirsRequest) -> Desc
 
 /// A topic with those of its partitions that are wanted and led to this broker; `None` if there are
 /// none.
-fn describe(
+async fn describe(
     call: &Call,
     view: &View,
     leaders: &Leaders,
@@ -65,20 +73,20 @@ fn describe(
     wanted: Option<&BTreeSet<i32>>,
 ) -> Option<DescribeLogDirsTopic> {
     let id = topic.value.topic_id;
-    let is_own = |number: &u32| {
+    let is_own = |number: u32| {
         wanted.is_none_or(|w| w.contains(&number.cast_signed()))
-            && leaders.of_partition(id, *number) == call.broker.config.node_id
+            && leaders.of_partition(id, number) == call.broker.config.node_id
     };
-    let partitions: Vec<_> = (0..topic.value.partitions)
-        .filter(is_own)
-        .filter_map(|number| {
-            let bytes = view.state.partition(id, number)?.bytes();
+    let mut partitions = Vec::new();
+    for number in 0..topic.value.partitions {
+        call.spend(UNITS_PER_ELEMENT).await;
+        if let Some(partition) = view.state.partition(id, number).filter(|_| is_own(number)) {
             let partition = DescribeLogDirsPartition::default()
                 .with_partition_index(number.cast_signed())
-                .with_partition_size(i64::try_from(bytes).unwrap_or(i64::MAX));
-            Some(partition)
-        })
-        .collect();
+                .with_partition_size(i64::try_from(partition.bytes()).unwrap_or(i64::MAX));
+            partitions.push(partition);
+        }
+    }
     let name = TopicName(text(topic.name.clone()));
     (!partitions.is_empty())
         .then(|| DescribeLogDirsTopic::default().with_name(name).with_partitions(partitions))

@@ -13,9 +13,11 @@ use kafka_protocol::messages::describe_producers_response::{
     PartitionResponse, ProducerState, TopicResponse,
 };
 use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
-use strandline_metadata::state::{Producer, SeenBatch};
+use strandline_metadata::state::{Partition, Producer, SeenBatch};
 
 use super::Call;
+use super::distinct::distinct;
+use crate::limits::{LARGE_ANSWER_ELEMENTS, UNITS_PER_ELEMENT};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
 
@@ -23,33 +25,38 @@ const NONE: i32 = -1;
 
 pub(super) async fn handle(call: &Call, request: DescribeProducersRequest) -> DescribeProducersResponse {
     let is_current = call.broker.replica.barrier().await.is_ok();
-    let topics = request.topics.into_iter().map(|topic| {
-        let wanted: BTreeSet<i32> = topic.partition_indexes.into_iter().collect();
-        let partitions = wanted.into_iter().map(|partition| {
-            let response =
-                PartitionResponse::default().with_partition_index(partition).with_error_message(None);
-            let found = if is_current {
-                producers(call, &topic.name, partition).ok_or(ResponseError::UnknownTopicOrPartition)
-            } else {
-                Err(ResponseError::LeaderNotAvailable)
-            };
-            match found {
-                Ok(producers) => response.with_active_producers(producers),
-                Err(error) => response.with_error_code(error.code()),
-            }
-        });
-        let partitions = partitions.collect();
-        TopicResponse::default().with_name(topic.name).with_partitions(partitions)
-    });
-    DescribeProducersResponse::default().with_topics(topics.collect())
+    let view = call.broker.replica.view();
+    if view.state.producer_count() > LARGE_ANSWER_ELEMENTS as u64 {
+        call.large_answer().await;
+    }
+    let named = request.topics.into_iter().map(|topic| (topic.name, topic.partition_indexes));
+    let mut topics = Vec::new();
+    for (name, asked) in distinct(named, |known, mut more| known.append(&mut more)) {
+        let id = view.names.topic(&name).map(|topic| topic.value.topic_id);
+        let wanted: BTreeSet<i32> = asked.into_iter().collect();
+        let mut partitions = Vec::with_capacity(wanted.len());
+        for number in wanted {
+            call.spend(UNITS_PER_ELEMENT).await;
+            let response = PartitionResponse::default().with_partition_index(number).with_error_message(None);
+            let found = id.and_then(|id| view.state.partition(id, u32::try_from(number).ok()?));
+            partitions.push(match found {
+                _ if !is_current => response.with_error_code(ResponseError::LeaderNotAvailable.code()),
+                None => response.with_error_code(ResponseError::UnknownTopicOrPartition.code()),
+                Some(partition) => response.with_active_producers(producers(call, partition).await),
+            });
+        }
+        topics.push(TopicResponse::default().with_name(name).with_partitions(partitions));
+    }
+    DescribeProducersResponse::default().with_topics(topics)
 }
 
-fn producers(call: &Call, topic: &str, partition: i32) -> Option<Vec<ProducerState>> {
-    call.broker.replica.read(|view| {
-        let id = view.names.topic(topic)?.value.topic_id;
-        let partition = view.state.partition(id, u32::try_from(partition).ok()?)?;
-        Some(partition.producers().iter().map(|(id, producer)| describe(*id, producer)).collect())
-    })
+async fn producers(call: &Call, partition: &Partition) -> Vec<ProducerState> {
+    let mut described = Vec::with_capacity(partition.producers().len());
+    for (id, producer) in partition.producers() {
+        call.spend(UNITS_PER_ELEMENT).await;
+        described.push(describe(*id, producer));
+    }
+    described
 }
 
 fn describe(id: i64, producer: &Producer) -> ProducerState {

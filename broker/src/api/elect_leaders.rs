@@ -2,7 +2,8 @@
 //!
 //! There is nothing to elect: every broker serves every partition. Each partition that is named
 //! gets ELECTION_NOT_NEEDED; without names the answer is empty, since Kafka then answers only with
-//! those that needed one. Both types of election are the same here.
+//! those that needed one. Both types of election are the same here. A partition that is named twice
+//! is answered once, as in Kafka.
 
 use std::ops::RangeInclusive;
 
@@ -12,6 +13,8 @@ use kafka_protocol::messages::{ElectLeadersRequest, ElectLeadersResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::Call;
+use super::distinct::{distinct, each_once};
+use crate::limits::UNITS_PER_ELEMENT;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
 
@@ -24,14 +27,16 @@ pub(super) async fn handle(call: &Call, request: ElectLeadersRequest) -> ElectLe
     }
     // What other brokers have created exists, if that can be found out.
     let _ = call.broker.replica.barrier().await;
-    let results = call.broker.replica.read(|view| {
-        let topics = request.topic_partitions.unwrap_or_default().into_iter().map(|topic| {
-            let partitions = view.names.topic(&topic.topic).map_or(0, |t| t.value.partitions);
-            let elected = topic.partitions.into_iter().map(|number| elect(number, partitions)).collect();
-            ReplicaElectionResult::default().with_topic(topic.topic).with_partition_result(elected)
-        });
-        topics.collect()
-    });
+    let view = call.broker.replica.view();
+    let named = request.topic_partitions.unwrap_or_default().into_iter();
+    let named = named.map(|topic| (topic.topic, topic.partitions));
+    let mut results = Vec::new();
+    for (name, asked) in distinct(named, |known, mut more| known.append(&mut more)) {
+        let partitions = view.names.topic(&name).map_or(0, |t| t.value.partitions);
+        call.spend(UNITS_PER_ELEMENT * asked.len()).await;
+        let elected = each_once(asked).into_iter().map(|number| elect(number, partitions)).collect();
+        results.push(ReplicaElectionResult::default().with_topic(name).with_partition_result(elected));
+    }
     ElectLeadersResponse::default().with_replica_election_results(results)
 }
 

@@ -6,6 +6,9 @@
 //! high watermark is stable until transactions exist, so read_committed and read_uncommitted see
 //! the same.
 //!
+//! One fetch of a connection is handled at a time, as in Kafka. A session is only made of topics that
+//! exist (see `fetch/session`).
+//!
 //! Differences: the leader epoch of every partition is 0 for ever, so logs never diverge; the rack
 //! of the client is not needed here, since any broker serves any partition and Metadata names one
 //! in the client's zone.
@@ -15,48 +18,78 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::{FetchRequest, TopicName};
 use uuid::Uuid;
 
+use super::distinct::distinct;
 use super::{Call, Reply};
+use crate::Broker;
+use crate::compute::Kind;
 use crate::fetch::encode::{Answer, TopicAnswer, encode};
 use crate::fetch::session::{Interest, PartitionKey, SessionFetch, SessionRequest, TopicKey};
-use crate::fetch::{Fetched, Limits, PartitionRead, fetch};
-use crate::limits::FETCH_MAX_WAIT;
+use crate::fetch::{Fetched, Limits, fetch};
+use crate::limits::{FETCH_MAX_WAIT, LARGE_ANSWER_ELEMENTS};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 4..=18;
 
 pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
+    call.alone().await;
     let limits = Limits {
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(call.broker.config.fetch_max_bytes),
         max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(FETCH_MAX_WAIT),
     };
-    let session = match call.broker.fetch_sessions.begin(session_request(&call, request)) {
+    let session = match begin(&call, request).await {
         Ok(session) => session,
         Err(error) => {
             let answer = Answer { error_code: error.code(), ..Answer::default() };
             return call.reply_pieces(encode(&answer, call.version));
         }
     };
-    let (fetched, memory) =
-        fetch(&call.broker, &call.client.replies, || wanted(&call, &session), limits).await;
-    let included = call.broker.fetch_sessions.finish(&session, &fetched);
-    let answer = Answer {
-        throttle_ms: 0,
-        error_code: 0,
-        session_id: session.id,
-        topics: group(&call, &session, fetched, &included),
+    let (fetched, memory) = fetch(&call.broker, &call.client.replies, &session.interests, limits).await;
+    let broker = call.broker.clone();
+    let version = call.version;
+    let is_large = fetched.len() > LARGE_ANSWER_ELEMENTS;
+    let finish = move || {
+        let included = broker.fetch_sessions.finish(&session, &fetched);
+        let topics = group(&broker, &session, fetched, &included);
+        encode(&Answer { throttle_ms: 0, error_code: 0, session_id: session.id, topics }, version)
     };
-    let reply = call.reply_pieces(encode(&answer, call.version))?;
+    let body = if is_large { call.broker.compute.run(Kind::Frame, finish).await } else { finish() };
+    let reply = call.reply_pieces(body)?;
     Some(Reply { memory, ..reply })
 }
 
-fn session_request(call: &Call, request: FetchRequest) -> SessionRequest {
-    let by_id = call.version >= 13;
+/// Takes the request into its session, beside the connections' threads if either has very many
+/// partitions.
+async fn begin(call: &Call, request: FetchRequest) -> Result<SessionFetch, ResponseError> {
+    let (broker, version) = (call.broker.clone(), call.version);
+    let named: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let is_large = named + broker.fetch_sessions.partitions(request.session_id) > LARGE_ANSWER_ELEMENTS;
+    let begin = move || {
+        let request = session_request(&broker, version, request);
+        let wants_session = request.epoch == 0;
+        let begun = broker.fetch_sessions.begin(request);
+        if wants_session && begun.as_ref().is_ok_and(|fetch| fetch.id == 0) {
+            broker.metrics.requests().fetch_session_refused();
+        }
+        begun
+    };
+    if is_large { call.broker.compute.run(Kind::Frame, begin).await } else { begin() }
+}
+
+/// What the request says, with each partition once: of one that is named twice, the last counts, as
+/// in Kafka.
+fn session_request(broker: &Broker, version: i16, request: FetchRequest) -> SessionRequest {
+    let key = |name: &TopicName, id: Uuid| {
+        if version >= 13 { TopicKey::Id(id) } else { TopicKey::Name((***name).into()) }
+    };
+    let view = broker.replica.view();
+    let mut names_exist = true;
     let mut interests = Vec::new();
     for topic in request.topics {
-        let key = if by_id { TopicKey::Id(topic.topic_id) } else { TopicKey::Name(topic.topic.to_string()) };
+        let key = key(&topic.topic, topic.topic_id);
+        names_exist &= key.resolve(&view.names).is_ok();
         for partition in topic.partitions {
             let interest = Interest {
                 offset: partition.fetch_offset,
@@ -66,49 +99,34 @@ fn session_request(call: &Call, request: FetchRequest) -> SessionRequest {
             interests.push(((key.clone(), partition.partition), interest));
         }
     }
+    let interests = distinct(interests, |known, last| *known = last);
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data {
-        let key = if by_id { TopicKey::Id(topic.topic_id) } else { TopicKey::Name(topic.topic.to_string()) };
+        let key = key(&topic.topic, topic.topic_id);
         forgotten.extend(topic.partitions.iter().map(|&p| (key.clone(), p)));
     }
     // Before version 7 there are no sessions; −1 is how later ones say that they want none.
-    let (id, epoch) = if call.version >= 7 { (request.session_id, request.session_epoch) } else { (0, -1) };
-    SessionRequest { id, epoch, interests, forgotten }
-}
-
-/// What the session wants, with topics looked up as they are now.
-fn wanted(call: &Call, session: &SessionFetch) -> Vec<PartitionRead> {
-    call.broker.replica.read(|view| {
-        let resolve = |key: &TopicKey| match key {
-            TopicKey::Id(id) if view.names.topic_by_id(*id).is_some() => Ok(*id),
-            TopicKey::Id(_) => Err(ResponseError::UnknownTopicId),
-            TopicKey::Name(name) => {
-                view.names.topic(name).map(|t| t.value.topic_id).ok_or(ResponseError::UnknownTopicOrPartition)
-            }
-        };
-        let wanted = session.interests.iter().map(|((key, partition), interest)| PartitionRead {
-            topic: resolve(key),
-            partition: *partition,
-            offset: interest.offset,
-            max_bytes: usize::try_from(interest.max_bytes).unwrap_or(0),
-            leader_epoch: interest.leader_epoch,
-        });
-        wanted.collect()
-    })
+    let (id, epoch) = if version >= 7 { (request.session_id, request.session_epoch) } else { (0, -1) };
+    SessionRequest { id, epoch, interests, forgotten, names_exist }
 }
 
 /// Sorts what belongs into the response by topic, in the order in which topics first occur.
-fn group(call: &Call, session: &SessionFetch, fetched: Vec<Fetched>, included: &[bool]) -> Vec<TopicAnswer> {
+fn group(
+    broker: &Broker,
+    session: &SessionFetch,
+    fetched: Vec<Fetched>,
+    included: &[bool],
+) -> Vec<TopicAnswer> {
     let mut topics: Vec<TopicAnswer> = Vec::new();
     let mut places: BTreeMap<&TopicKey, usize> = BTreeMap::new();
     for (((key, partition), fetched), included) in keys(session).zip(fetched).zip(included) {
         if !included {
             continue;
         }
-        call.broker.metrics.fetched(&call.broker, key, fetched.records.count, fetched.records.bytes as u64);
+        broker.metrics.fetched(broker, key, fetched.records.count, fetched.records.bytes as u64);
         let place = *places.entry(key).or_insert_with(|| {
             let (name, topic_id) = match key {
-                TopicKey::Id(id) => (String::new(), *id),
+                TopicKey::Id(id) => ("".into(), *id),
                 TopicKey::Name(name) => (name.clone(), Uuid::nil()),
             };
             topics.push(TopicAnswer { name, topic_id, partitions: Vec::new() });

@@ -1,7 +1,7 @@
 //! FindCoordinator (key 10), versions 0–6.
 //!
 //! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can
-//! say it without asking. From version 4 on several keys at once (KIP-699).
+//! say it without asking. From version 4 on several keys at once (KIP-699), each answered once.
 //!
 //! Differences: transactions and share groups do not exist yet. That is said by codes that no
 //! client tries again after: TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the only one that ends
@@ -15,8 +15,11 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use super::distinct::each_once;
 use super::{Call, text};
 use crate::group_config::check_group_id;
+use crate::leaders::Leaders;
+use crate::limits::UNITS_PER_ELEMENT;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
@@ -25,11 +28,14 @@ const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const SHARE: i8 = 2;
 
-#[expect(clippy::unused_async, reason = "handlers are alike, and most of them wait for something")]
 pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let keys = if call.version >= 4 { request.coordinator_keys } else { vec![request.key] };
-    let coordinators: Vec<Coordinator> =
-        keys.into_iter().map(|key| coordinator(call, request.key_type, key)).collect();
+    let leaders = call.broker.replica.read(|view| call.broker.leaders(&view.names, ""));
+    let mut coordinators = Vec::new();
+    for key in each_once(keys) {
+        call.spend(UNITS_PER_ELEMENT).await;
+        coordinators.push(coordinator(&leaders, request.key_type, key));
+    }
     if call.version >= 4 {
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
     }
@@ -43,9 +49,9 @@ pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> Find
         .with_port(one.port)
 }
 
-fn coordinator(call: &Call, key_type: i8, key: StrBytes) -> Coordinator {
+fn coordinator(leaders: &Leaders, key_type: i8, key: StrBytes) -> Coordinator {
     let answer = Coordinator::default().with_node_id(BrokerId(-1)).with_port(-1);
-    match find(call, key_type, &key) {
+    match find(leaders, key_type, &key) {
         Ok((node_id, host, port)) => answer
             .with_key(key)
             .with_node_id(BrokerId(node_id))
@@ -59,7 +65,7 @@ fn coordinator(call: &Call, key_type: i8, key: StrBytes) -> Coordinator {
 }
 
 /// Node id, host and port; or Kafka's code, and a sentence for people.
-fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), (ResponseError, String)> {
+fn find(leaders: &Leaders, key_type: i8, key: &str) -> Result<(i32, String, u16), (ResponseError, String)> {
     match key_type {
         GROUP => {
             check_group_id(key, true).map_err(|why| (ResponseError::InvalidGroupId, why.to_string()))?;
@@ -76,11 +82,8 @@ fn find(call: &Call, key_type: i8, key: &str) -> Result<(i32, String, u16), (Res
             return Err((ResponseError::InvalidRequest, why));
         }
     }
-    call.broker.replica.read(|view| {
-        let leaders = call.broker.leaders(&view.names, "");
-        let node_id = leaders.of_group(key);
-        let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
-        let none = || (ResponseError::CoordinatorNotAvailable, "no broker is registered".to_owned());
-        found.map(|b| (node_id, b.value.host.clone(), b.value.port)).ok_or_else(none)
-    })
+    let node_id = leaders.of_group(key);
+    let found = leaders.brokers.iter().find(|b| b.value.node_id == node_id);
+    let none = || (ResponseError::CoordinatorNotAvailable, "no broker is registered".to_owned());
+    found.map(|b| (node_id, b.value.host.clone(), b.value.port)).ok_or_else(none)
 }

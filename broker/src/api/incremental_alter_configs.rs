@@ -1,7 +1,8 @@
 //! IncrementalAlterConfigs (key 44), versions 0–1 (KIP-339).
 //!
 //! Sets, deletes, appends to and subtracts from single configs of a topic, of this broker, of the
-//! cluster-wide defaults of brokers, of a group, or of a client-metrics resource; the others stay.
+//! cluster-wide defaults of brokers, of a group, or of a client-metrics resource; the others stay. A
+//! resource that is named twice is refused with INVALID_REQUEST, each time.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -11,6 +12,7 @@ use kafka_protocol::messages::incremental_alter_configs_request::AlterConfigsRes
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
+use super::distinct::repeated;
 use super::{Call, text};
 use crate::configs::{self, Alter, Alteration, Resource};
 use crate::topics::TopicError;
@@ -21,9 +23,14 @@ pub(super) async fn handle(
     call: &Call,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
+    let repeated = repeated(request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())));
     let mut responses = Vec::with_capacity(request.resources.len());
     for resource in request.resources {
-        let outcome = alter(call, &resource, request.validate_only).await;
+        let outcome = if repeated.contains(&(resource.resource_type, resource.resource_name.clone())) {
+            Err(configs::named_twice())
+        } else {
+            alter(call, &resource, request.validate_only).await
+        };
         let response = AlterConfigsResourceResponse::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name);

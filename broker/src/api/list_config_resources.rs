@@ -15,12 +15,12 @@ use strandline_metadata::names::Names;
 
 use super::{Call, text};
 use crate::configs::{BROKER, CLIENT_METRICS, GROUP, TOPIC};
+use crate::limits::UNITS_PER_ELEMENT;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=1;
 
 const TYPES: [i8; 4] = [TOPIC, BROKER, CLIENT_METRICS, GROUP];
 
-#[expect(clippy::unused_async, reason = "handlers are alike, and most of them wait for something")]
 pub(super) async fn handle(call: &Call, request: ListConfigResourcesRequest) -> ListConfigResourcesResponse {
     let wanted: BTreeSet<i8> = match &request.resource_types[..] {
         _ if call.version == 0 => [CLIENT_METRICS].into(),
@@ -31,23 +31,23 @@ pub(super) async fn handle(call: &Call, request: ListConfigResourcesRequest) -> 
         return ListConfigResourcesResponse::default()
             .with_error_code(ResponseError::UnsupportedVersion.code());
     }
-    let resources = call.broker.replica.read(|view| {
-        let of = |kind: i8| names(&view.names, kind).into_iter().map(move |name| (kind, name));
-        wanted.iter().copied().flat_map(of).collect::<Vec<_>>()
-    });
-    let resource = |(kind, name): (i8, String)| {
-        let resource = ConfigResource::default().with_resource_name(text(name));
-        if call.version >= 1 { resource.with_resource_type(kind) } else { resource }
-    };
-    ListConfigResourcesResponse::default()
-        .with_config_resources(resources.into_iter().map(resource).collect())
+    let view = call.broker.replica.view();
+    let mut resources = Vec::new();
+    for kind in wanted {
+        for name in names(&view.names, kind) {
+            call.spend(UNITS_PER_ELEMENT).await;
+            let resource = ConfigResource::default().with_resource_name(text(name));
+            resources.push(if call.version >= 1 { resource.with_resource_type(kind) } else { resource });
+        }
+    }
+    ListConfigResourcesResponse::default().with_config_resources(resources)
 }
 
-fn names(names: &Names, kind: i8) -> Vec<String> {
+fn names(names: &Names, kind: i8) -> Box<dyn Iterator<Item = String> + Send + '_> {
     match kind {
-        TOPIC => names.topics().keys().cloned().collect(),
-        BROKER => names.brokers().keys().map(ToString::to_string).collect(),
-        GROUP => names.configured_groups().cloned().collect(),
-        _ => names.client_metrics().keys().cloned().collect(),
+        TOPIC => Box::new(names.topics().keys().cloned()),
+        BROKER => Box::new(names.brokers().keys().map(ToString::to_string)),
+        GROUP => Box::new(names.configured_groups().cloned()),
+        _ => Box::new(names.client_metrics().keys().cloned()),
     }
 }

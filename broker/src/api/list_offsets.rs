@@ -4,21 +4,30 @@
 //! earliest local (−4, KIP-405, from 8: the log start, since nothing is tiered away from here),
 //! latest tiered (−5, KIP-1005, from 9: none, as a broker without tiered storage says). The answer
 //! is current on any broker: the barrier is passed first. By timestamp, the range is found in the
-//! state and the record in its batch.
+//! state and the record in its batch, which is opened beside the connections' threads; what is not
+//! found within the request's time (version 10, at most 20 s) is answered REQUEST_TIMED_OUT. A
+//! partition that is named twice gets INVALID_REQUEST, once.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use strandline_metadata::state::{Partition, Range};
 use strandline_storage::reader::ReadKind;
+use tokio::time::{Instant, timeout_at};
 use tracing::error;
 
 use super::Call;
+use super::distinct::{distinct, with_repeats};
+use crate::compute::Kind;
+use crate::limits::{LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
 use crate::records::{self, RecordTime};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=10;
@@ -32,70 +41,110 @@ const LATEST_TIERED: i64 = -5;
 /// An offset and the timestamp of its record; −1 for what there is not.
 type TimestampLookup = Result<(i64, i64), ResponseError>;
 
+/// What is asked about one partition.
+struct Question {
+    topic: TopicName,
+    asked: ListOffsetsPartition,
+    is_repeated: bool,
+}
+
 pub(super) async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffsetsResponse {
     // Without the barrier a broker that lags would tell a consumer to start too early or too late.
     let is_current = call.broker.replica.barrier().await.is_ok();
-    let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for asked in &topic.partitions {
-            let found = if is_current {
-                look_up(call, &topic.name, asked.partition_index, asked.current_leader_epoch, asked.timestamp)
-                    .await
-            } else {
-                Err(ResponseError::LeaderNotAvailable)
-            };
-            let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            partitions.push(match found {
-                Ok((offset, timestamp)) => {
-                    let answer = answer.with_offset(offset).with_timestamp(timestamp);
-                    if call.version >= 4 && offset >= 0 { answer.with_leader_epoch(0) } else { answer }
-                }
-                Err(error) => answer.with_error_code(error.code()).with_offset(-1).with_timestamp(-1),
-            });
+    let questions = questions(call, request.topics).await;
+    if questions.iter().any(|q| is_by_time(q.asked.timestamp)) {
+        call.alone().await;
+    }
+    let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let patience = if patience.is_zero() { LOOKUPS_FOR } else { patience.min(LOOKUPS_FOR) };
+    let deadline = Instant::now() + patience;
+    let answer = |question: Question| async move {
+        let found = if is_current {
+            timeout_at(deadline, look_up(call, &question))
+                .await
+                .unwrap_or(Err(ResponseError::RequestTimedOut))
+        } else {
+            Err(ResponseError::LeaderNotAvailable)
+        };
+        (question.topic, partition_response(call, question.asked.partition_index, found))
+    };
+    let mut answers = stream::iter(questions).map(answer).buffered(LOOKUPS_PER_REQUEST);
+    let mut topics: Vec<ListOffsetsTopicResponse> = Vec::new();
+    while let Some((name, partition)) = answers.next().await {
+        call.spend(UNITS_PER_ELEMENT).await;
+        match topics.last_mut() {
+            Some(topic) if topic.name == name => topic.partitions.push(partition),
+            _ => {
+                let topic = ListOffsetsTopicResponse::default().with_name(name);
+                topics.push(topic.with_partitions(vec![partition]));
+            }
         }
-        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-async fn look_up(
-    call: &Call,
-    topic: &str,
-    partition: i32,
-    leader_epoch: i32,
-    timestamp: i64,
-) -> TimestampLookup {
+/// Each partition that is asked about, once, by topic.
+async fn questions(call: &Call, topics: Vec<ListOffsetsTopic>) -> Vec<Question> {
+    let topics = topics.into_iter().map(|topic| (topic.name, topic.partitions));
+    let mut questions = Vec::new();
+    for (topic, partitions) in distinct(topics, |known, mut more| known.append(&mut more)) {
+        call.spend(UNITS_PER_ELEMENT * partitions.len()).await;
+        let named = partitions.into_iter().map(|asked| (asked.partition_index, asked));
+        questions.extend(with_repeats(named).into_iter().map(|(_, asked, is_repeated)| Question {
+            topic: topic.clone(),
+            asked,
+            is_repeated,
+        }));
+    }
+    questions
+}
+
+/// Whether a record has to be found, or one of the fixed places is asked for.
+fn is_by_time(timestamp: i64) -> bool {
+    timestamp >= 0 || timestamp == MAX_TIMESTAMP
+}
+
+fn partition_response(call: &Call, partition: i32, found: TimestampLookup) -> ListOffsetsPartitionResponse {
+    let answer = ListOffsetsPartitionResponse::default().with_partition_index(partition);
+    match found {
+        Ok((offset, timestamp)) => {
+            let answer = answer.with_offset(offset).with_timestamp(timestamp);
+            if call.version >= 4 && offset >= 0 { answer.with_leader_epoch(0) } else { answer }
+        }
+        Err(error) => answer.with_error_code(error.code()).with_offset(-1).with_timestamp(-1),
+    }
+}
+
+async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
+    let Question { topic, asked, is_repeated } = question;
+    if *is_repeated {
+        return Err(ResponseError::InvalidRequest);
+    }
     let found: Option<Arc<Partition>> = call.broker.replica.read(|view| {
         let id = view.names.topic(topic)?.value.topic_id;
-        view.state.partition(id, u32::try_from(partition).ok()?).cloned()
+        view.state.partition(id, u32::try_from(asked.partition_index).ok()?).cloned()
     });
     let partition = found.ok_or(ResponseError::UnknownTopicOrPartition)?;
-    if leader_epoch > 0 {
+    if asked.current_leader_epoch > 0 {
         return Err(ResponseError::UnknownLeaderEpoch);
     }
-    match timestamp {
+    match asked.timestamp {
         LATEST => Ok((partition.last_stable(), -1)),
         EARLIEST => Ok((partition.log_start(), -1)),
         EARLIEST_LOCAL if call.version >= 8 => Ok((partition.log_start(), -1)),
         LATEST_TIERED if call.version >= 9 => Ok((-1, -1)),
-        MAX_TIMESTAMP if call.version >= 7 => {
-            let newest = readable(&partition).map(|r| r.max_timestamp_ms).max();
-            let Some(newest) = newest else { return Ok((-1, -1)) };
-            first_at_or_after(call, &partition, newest).await
-        }
-        _ if timestamp < 0 => Err(ResponseError::UnsupportedVersion),
-        _ => first_at_or_after(call, &partition, timestamp).await,
+        MAX_TIMESTAMP if call.version >= 7 => match partition.max_timestamp_ms() {
+            Some(newest) => first_at_or_after(call, &partition, newest).await,
+            None => Ok((-1, -1)),
+        },
+        timestamp if timestamp < 0 => Err(ResponseError::UnsupportedVersion),
+        timestamp => first_at_or_after(call, &partition, timestamp).await,
     }
-}
-
-fn readable(partition: &Partition) -> impl Iterator<Item = &Range> {
-    partition.ranges().iter().filter(|r| r.end_offset > partition.log_start())
 }
 
 /// The first record at or after the log start whose timestamp is at least `timestamp`.
 async fn first_at_or_after(call: &Call, partition: &Partition, timestamp: i64) -> TimestampLookup {
-    for range in readable(partition).filter(|r| r.max_timestamp_ms >= timestamp) {
+    for range in partition.ranges().reaching(timestamp) {
         if let Some(found) = first_in_range(call, partition.log_start(), range, timestamp).await? {
             return Ok(found);
         }
@@ -119,13 +168,15 @@ async fn first_in_range(
     let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, bytes, span).await;
     let mut base_offset = range.base_offset;
     for batch in batches.map_err(|e| failed(&e))? {
-        let header = &batch.header;
+        let header = batch.header;
         if header.max_timestamp >= timestamp {
-            let offset = |time: RecordTime| base_offset + i64::from(time.offset_delta);
-            let is_wanted = |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;
-            if let Some(found) =
-                records::find_time(header, &batch.contiguous(), is_wanted).map_err(|e| failed(&e))?
-            {
+            let offset = move |time: RecordTime| base_offset + i64::from(time.offset_delta);
+            let is_wanted =
+                move |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;
+            // A few kilobytes may become a hundred megabytes on the way.
+            let look = move || records::find_time(&header, &batch.contiguous(), is_wanted);
+            let found = broker.compute.run(Kind::Lookup, look).await.map_err(|e| failed(&e))?;
+            if let Some(found) = found {
                 return Ok(Some((offset(found), found.timestamp_ms)));
             }
         }

@@ -21,6 +21,7 @@ pub(crate) mod describe_groups;
 pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod distinct;
 pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
@@ -47,18 +48,28 @@ pub(crate) mod update_features;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use strandline_metadata::limits::WORK_PER_TURN;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use self::access::{Access, Principal, access};
+use self::shape::{Shape, ShapeError};
 use crate::Broker;
+use crate::compute::Kind;
 use crate::group::Sender;
+use crate::limits::{
+    GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_FRAME_BYTES, LARGE_REQUEST_BYTES,
+};
 use crate::server::frame::{Frame, FrameMemory};
 use crate::server::memory::{MemoryAccount, MemoryBudget, MemoryPermit};
 
@@ -98,6 +109,10 @@ pub(crate) struct Client {
     pub(crate) port: Option<u16>,
     /// The memory of its responses that are not written yet.
     pub(crate) replies: MemoryAccount,
+    /// Its place for what is large: one request, or one answer, at a time.
+    pub(crate) large: Arc<Semaphore>,
+    /// Its place for a fetch: one at a time. Kafka answers every request before it takes the next.
+    pub(crate) fetch: Arc<Semaphore>,
 }
 
 impl Client {
@@ -111,12 +126,14 @@ impl Client {
             replies: memory.account(&host),
             host,
             port: address.map(|a| a.port()),
+            large: Arc::new(Semaphore::new(1)),
+            fetch: Arc::new(Semaphore::new(1)),
         }
     }
 }
 
 /// One request on its way through a handler.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) broker: Arc<Broker>,
     pub(crate) client: Arc<Client>,
@@ -130,6 +147,12 @@ pub(crate) struct Call {
     /// Held for as long as something of the frame may be in use.
     pub(crate) frame_memory: Arc<FrameMemory>,
     started: Instant,
+    /// Its connection's place for what is large: taken if the request is, or its answer may be.
+    alone: OnceLock<OwnedSemaphorePermit>,
+    /// A place among the large answers of all connections.
+    answer: OnceLock<OwnedSemaphorePermit>,
+    /// What was done for it, in units of a turn.
+    units: AtomicUsize,
 }
 
 /// A request that cannot be answered: the connection is closed.
@@ -169,13 +192,13 @@ macro_rules! apis {
         ];
 
         /// Decodes the request and starts its handler.
-        fn dispatch(call: Call, mut body: Bytes) -> Result<PendingReply, RequestError> {
+        async fn dispatch(call: Call, body: Bytes) -> Result<PendingReply, RequestError> {
             match call.api {
                 $(ApiKey::$api => {
-                    let request = call.decode::<kafka_protocol::messages::$request>(&mut body)?;
+                    let request = call.decode::<kafka_protocol::messages::$request>(body).await?;
                     Ok(Box::pin(async move {
                         let response = $module::handle(&call, request).await;
-                        call.reply(&response)
+                        call.reply(response).await
                     }))
                 })*
                 other => Err(RequestError::UnsupportedVersion { api: other, version: call.version }),
@@ -296,15 +319,15 @@ pub(crate) async fn take(
     }
     // The decoders set memory aside for what the frame says about itself, so that has to be true
     // first.
-    shape::check(api, version, &frame).map_err(|e| RequestError::Malformed {
-        api: key,
-        version,
-        why: e.to_string(),
-    })?;
+    let malformed = |why: String| RequestError::Malformed { api: key, version, why };
+    let shape = check(&broker, api, version, &frame).await.map_err(|e| malformed(e.to_string()))?;
+    if shape.left > 0 {
+        tracing::debug!(?api, version, bytes = shape.left, "bytes behind a request");
+    }
     let frame_bytes = frame.len();
     let mut body = frame;
     let header = RequestHeader::decode(&mut body, api.request_header_version(version))
-        .map_err(|e| RequestError::Malformed { api: key, version, why: e.to_string() })?;
+        .map_err(|e| malformed(e.to_string()))?;
     let call = Call {
         broker,
         client,
@@ -316,49 +339,118 @@ pub(crate) async fn take(
         frame_bytes,
         frame_memory: Arc::new(memory),
         started,
+        alone: OnceLock::new(),
+        answer: OnceLock::new(),
+        units: AtomicUsize::new(0),
     };
+    let most = if api == ApiKey::Fetch { LARGE_FETCH_BYTES } else { LARGE_REQUEST_BYTES };
+    if shape.memory > most {
+        call.alone().await;
+    }
     match api {
         ApiKey::Produce => {
-            let request = call.decode(&mut body)?;
+            let request = call.decode(body).await?;
             Ok(produce::take(call, request).await)
         }
         ApiKey::Fetch => {
-            let request = call.decode(&mut body)?;
+            let request = call.decode(body).await?;
             Ok(Box::pin(fetch::handle(call, request)))
         }
         ApiKey::ApiVersions => {
-            let request = call.decode(&mut body)?;
+            let request = call.decode(body).await?;
             let response = api_versions::handle(&call, &request);
-            let reply = call.reply(&response);
+            let reply = call.reply(response).await;
             Ok(Box::pin(async move { reply }))
         }
-        _ => dispatch(call, body),
+        _ => dispatch(call, body).await,
     }
 }
 
+/// Looks at the shape of a frame, beside the connections' threads if it is large.
+async fn check(broker: &Broker, api: ApiKey, version: i16, frame: &Bytes) -> Result<Shape, ShapeError> {
+    if frame.len() <= LARGE_FRAME_BYTES {
+        return shape::check(api, version, frame);
+    }
+    let frame = frame.clone();
+    broker.compute.run(Kind::Frame, move || shape::check(api, version, &frame)).await
+}
+
 impl Call {
-    fn decode<T: Decodable>(&self, body: &mut Bytes) -> Result<T, RequestError> {
-        let malformed =
-            |why: String| RequestError::Malformed { api: self.api as i16, version: self.version, why };
-        let request = T::decode(body, self.version).map_err(|e| malformed(e.to_string()))?;
-        if body.has_remaining() {
-            tracing::debug!(api = ?self.api, version = self.version, bytes = body.len(), "bytes behind a request");
-        }
-        Ok(request)
+    async fn decode<T: Decodable + Send + 'static>(&self, mut body: Bytes) -> Result<T, RequestError> {
+        let (version, is_large) = (self.version, body.len() > LARGE_FRAME_BYTES);
+        let mut decode = move || T::decode(&mut body, version);
+        let decoded = if is_large { self.broker.compute.run(Kind::Frame, decode).await } else { decode() };
+        decoded.map_err(|e| RequestError::Malformed { api: self.api as i16, version, why: e.to_string() })
     }
 
-    /// Frames a response.
-    pub(crate) fn reply<T: Encodable>(&self, response: &T) -> Option<Reply> {
-        // Of the right size at once: a buffer that grows would have up to twice that.
-        let size = response.compute_size(self.version).unwrap_or_default();
-        let mut body = BytesMut::with_capacity(size);
-        if let Err(error) = response.encode(&mut body, self.version) {
-            // The handler built something that this version cannot say: a bug, seen by the test
-            // that walks versions.
-            tracing::error!(api = ?self.api, version = self.version, %error, "an answer cannot be encoded");
-            return None;
+    /// Notes units of work, each about a tenth of a microsecond: elements that were looked at, or
+    /// put into the response. Gives way to other connections after each turn's worth.
+    /// Cancellation-safe.
+    pub(crate) async fn spend(&self, units: usize) {
+        let before = self.units.fetch_add(units, Ordering::Relaxed);
+        if before / WORK_PER_TURN < (before + units) / WORK_PER_TURN {
+            yield_now().await;
         }
-        self.reply_pieces(vec![body.freeze()])
+    }
+
+    /// Waits until no other request of this connection is large, or asks for what is. Holds until
+    /// the request is answered.
+    pub(crate) async fn alone(&self) {
+        if self.alone.get().is_some() {
+            return;
+        }
+        // A fetch may wait for records, so fetches wait for each other only.
+        let place = if self.api == ApiKey::Fetch { &self.client.fetch } else { &self.client.large };
+        // No semaphore of these is ever closed.
+        if let Ok(place) = place.clone().acquire_owned().await {
+            let _ = self.alone.set(place);
+        }
+    }
+
+    /// Waits until a large answer may be built, of which there are few at a time: what is asked for
+    /// with a few bytes may take megabytes. Holds until the answer is encoded.
+    pub(crate) async fn large_answer(&self) {
+        self.alone().await;
+        if self.answer.get().is_none()
+            && let Some(place) = self.broker.compute.answer().await
+        {
+            let _ = self.answer.set(place);
+        }
+    }
+
+    /// Asks groups, a few at a time, and gives their answers in the order of `groups`.
+    pub(crate) async fn ask_each<K, T, F>(&self, groups: Vec<K>, ask: impl FnMut(K) -> F) -> Vec<T>
+    where
+        F: Future<Output = T>,
+    {
+        if groups.len() > 1 {
+            self.alone().await;
+        }
+        futures::stream::iter(groups).map(ask).buffered(GROUPS_ASKED_AT_ONCE).collect().await
+    }
+
+    /// Frames a response: beside the connections' threads if much was done for it.
+    pub(crate) async fn reply<T: Encodable + Send + 'static>(&self, response: T) -> Option<Reply> {
+        let version = self.version;
+        let encode = move || {
+            // Of the right size at once: a buffer that grows would have up to twice that.
+            let mut body = BytesMut::with_capacity(response.compute_size(version).unwrap_or_default());
+            response.encode(&mut body, version).map(|()| body.freeze())
+        };
+        let encoded = if self.units.load(Ordering::Relaxed) > LARGE_ANSWER_UNITS {
+            self.broker.compute.run(Kind::Frame, encode).await
+        } else {
+            encode()
+        };
+        match encoded {
+            Ok(body) => self.reply_pieces(vec![body]),
+            Err(error) => {
+                // The handler built something that this version cannot say: a bug, seen by the test
+                // that walks versions.
+                tracing::error!(api = ?self.api, version, %error, "an answer cannot be encoded");
+                None
+            }
+        }
     }
 
     /// Frames a response whose body is already encoded.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_commit_request::{
@@ -24,6 +25,7 @@ use crate::group::classic::session::Identity;
 use crate::group::command::{Command, RefusedPartitions};
 use crate::group::error::GroupError;
 use crate::group::offsets::Commit;
+use crate::limits::UNITS_PER_ELEMENT;
 use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 2..=9;
@@ -40,17 +42,14 @@ pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetC
             .broker
             .replica
             .read(|view| view.names.topic(&topic.name).map(|t| (t.value.topic_id, t.value.partitions)));
+        let name: Arc<str> = (**topic.name).into();
+        call.spend(UNITS_PER_ELEMENT * topic.partitions.len()).await;
         let partitions = topic.partitions.iter().map(|partition| {
             let answer =
                 OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index);
             match check(call, known, partition, expires_ms) {
                 Ok((topic_id, index, committed)) => {
-                    commits.push(Commit {
-                        topic: topic.name.to_string(),
-                        topic_id,
-                        partition: index,
-                        committed,
-                    });
+                    commits.push(Commit { topic: name.clone(), topic_id, partition: index, committed });
                     answer
                 }
                 Err(code) => answer.with_error_code(code.code()),

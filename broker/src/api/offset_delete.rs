@@ -2,6 +2,7 @@
 //!
 //! Forgets committed offsets of topics that the group does not read: GROUP_SUBSCRIBED_TO_TOPIC for
 //! those that it does, NON_EMPTY_GROUP if it has members and it cannot be known what they read.
+//! A partition that is named twice is answered once.
 
 use std::ops::RangeInclusive;
 
@@ -9,9 +10,10 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
-use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
+use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse, TopicName};
 
 use super::Call;
+use super::distinct::{distinct, each_once};
 use crate::group::command::Command;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
@@ -24,28 +26,34 @@ pub(super) async fn handle(call: &Call, request: OffsetDeleteRequest) -> OffsetD
             u32::try_from(partition).ok().filter(|p| *p < partitions)
         })
     };
-    let asked = request.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (&t.name, p.partition_index)));
+    let named = request.topics.into_iter().map(|topic| {
+        let partitions: Vec<i32> = topic.partitions.iter().map(|p| p.partition_index).collect();
+        (topic.name, partitions)
+    });
+    let topics: Vec<(TopicName, Vec<i32>)> = distinct(named, |known, mut more| known.append(&mut more))
+        .into_iter()
+        .map(|(name, partitions)| (name, each_once(partitions)))
+        .collect();
+    let asked = topics.iter().flat_map(|(name, partitions)| partitions.iter().map(move |p| (name, *p)));
     let partitions = asked.filter_map(|(topic, p)| Some((topic.to_string(), exists(topic, p)?))).collect();
     let answer = call.broker.groups.ask(&group, |reply| Command::DeleteOffsets(partitions, reply)).await;
     let kept = match answer {
         Ok(kept) => kept,
         Err(error) => return OffsetDeleteResponse::default().with_error_code(error.code().code()),
     };
-    let topics = request.topics.into_iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|p| {
-            let code = match exists(&topic.name, p.partition_index) {
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|partition| {
+            let code = match exists(&name, partition) {
                 None => ResponseError::UnknownTopicOrPartition.code(),
-                Some(index) if kept.contains(&(topic.name.to_string(), index)) => {
+                Some(index) if kept.contains(&(name.to_string(), index)) => {
                     ResponseError::GroupSubscribedToTopic.code()
                 }
                 Some(_) => 0,
             };
-            OffsetDeleteResponsePartition::default()
-                .with_partition_index(p.partition_index)
-                .with_error_code(code)
+            OffsetDeleteResponsePartition::default().with_partition_index(partition).with_error_code(code)
         });
         let partitions = partitions.collect();
-        OffsetDeleteResponseTopic::default().with_name(topic.name).with_partitions(partitions)
+        OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions)
     });
     OffsetDeleteResponse::default().with_topics(topics.collect())
 }

@@ -3,7 +3,9 @@
 //! What a group has committed, read from the metadata store itself: current whoever coordinated the
 //! group before. −1 where nothing is committed, and for a group that does not exist. All topics
 //! when none are named (from version 2), several groups at once from 8 (KIP-709), a member's epoch
-//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable.
+//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group, a
+//! topic or a partition that is named twice is answered once: what is asked about a group in several
+//! places is taken together, and the first member named is the one that is checked.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -18,17 +20,21 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use strandline_metadata::values::group::CommittedOffset;
 
+use super::distinct::{distinct, each_once};
 use super::{Call, text};
 use crate::group::command::{Command, FetchOffsets};
 use crate::group::error::GroupError;
 use crate::group::offsets::FoundOffsets;
+use crate::limits::UNITS_PER_ELEMENT;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
 
 pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFetchResponse {
     if call.version >= 8 {
-        let groups = request.groups.into_iter().map(|asked| group(call, asked));
-        return OffsetFetchResponse::default().with_groups(futures::future::join_all(groups).await);
+        let named = request.groups.into_iter().map(|asked| (asked.group_id.clone(), asked));
+        let groups = distinct(named, join).into_iter().map(|(_, asked)| asked).collect();
+        let answers = call.ask_each(groups, |asked| group(call, asked)).await;
+        return OffsetFetchResponse::default().with_groups(answers);
     }
     let topics = request.topics.map(|topics| {
         let topic = |t: OffsetFetchRequestTopic| {
@@ -57,11 +63,38 @@ pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFe
     if call.version >= 2 { response.with_error_code(answer.error_code) } else { response }
 }
 
-async fn group(call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+/// Takes what is asked about a group again together with what is asked already.
+fn join(known: &mut OffsetFetchRequestGroup, again: OffsetFetchRequestGroup) {
+    match (&mut known.topics, again.topics) {
+        (Some(topics), Some(mut more)) => topics.append(&mut more),
+        // No list stands for all topics.
+        (topics, None) => *topics = None,
+        (None, Some(_)) => {}
+    }
+}
+
+/// Each topic once, with each of its partitions once.
+fn distinct_topics(topics: Vec<OffsetFetchRequestTopics>) -> Vec<OffsetFetchRequestTopics> {
+    let named = topics.into_iter().map(|topic| (topic.name, topic.partition_indexes));
+    let topics = distinct(named, |known, mut more| known.append(&mut more)).into_iter();
+    topics
+        .map(|(name, partitions)| {
+            OffsetFetchRequestTopics::default().with_name(name).with_partition_indexes(each_once(partitions))
+        })
+        .collect()
+}
+
+async fn group(call: &Call, mut asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
     let id = asked.group_id.to_string();
+    asked.topics = asked.topics.map(distinct_topics);
+    let partitions = asked.topics.iter().flatten().map(|t| t.partition_indexes.len()).sum::<usize>();
+    call.spend(UNITS_PER_ELEMENT * partitions).await;
     let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id.clone());
     match fetch(call, &id, &asked).await {
-        Ok(found) => answer.with_topics(topics(asked.topics, &found)),
+        Ok(found) => {
+            call.spend(UNITS_PER_ELEMENT * found.values().map(BTreeMap::len).sum::<usize>()).await;
+            answer.with_topics(topics(asked.topics, &found))
+        }
         Err(error) => {
             let answer = answer.with_error_code(error.code().code());
             let failed = |p: i32| nothing(p).with_error_code(error.code().code());

@@ -12,7 +12,10 @@
 //!
 //! Differences: transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
 //! transactions exist, as by a Kafka that does not let the client use them. At most 1,000 records
-//! are named in a response.
+//! are named in a response. A producer id that InitProducerId never handed out is refused with
+//! INVALID_PRODUCER_ID_MAPPING, which Kafka takes, and a producer that is new to a partition with
+//! POLICY_VIOLATION while the cluster remembers `max_producers`. A partition that is named twice is
+//! written once, and refused after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -24,13 +27,18 @@ use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
+use strandline_metadata::replica::BarrierError;
 use strandline_storage::limits::COALESCE_BELOW_BYTES;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{Call, PendingReply, text};
 use crate::Broker;
-use crate::limits::{FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE};
+use crate::compute::Kind;
+use crate::limits::{
+    BYTES_PER_UNIT, ENTRY_OVERHEAD_BYTES, FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE,
+    UNITS_PER_ELEMENT, UNITS_PER_ENTRY,
+};
 use crate::produce::{
     Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, RecordError, TopicRules, invalid,
     is_doubted, is_heavy, validate,
@@ -68,9 +76,9 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
         + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(PRODUCE_MAX_WAIT);
     let acks = request.acks;
     let mut entries = Vec::new();
-    let mut answer = lay_out(&call, request, &mut entries).await;
+    let mut answer = lay_out(&call, request, deadline, &mut entries).await;
     detach(&mut entries, call.frame_bytes);
-    let bytes: usize = entries.iter().map(|e: &Entry| e.batch.len()).sum();
+    let bytes: usize = entries.iter().map(|e: &Entry| e.batch.len() + ENTRY_OVERHEAD_BYTES).sum();
     let mut waiting = None;
     if !entries.is_empty() {
         let broker = &call.broker;
@@ -84,8 +92,8 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
             Ok(None) => Some(ProduceError::Draining),
             Ok(Some(space)) => match broker.buffer.append(entries, space, (acks != 0).then_some(deadline)) {
                 None => Some(ProduceError::Draining),
-                Some(receiver) => {
-                    waiting = Some(receiver);
+                Some(appended) => {
+                    waiting = Some(appended);
                     None
                 }
             },
@@ -134,22 +142,30 @@ async fn acknowledge(
     }
     let results = match waiting {
         None => Ok(Vec::new()),
-        Some(mut appended) => match timeout_at(deadline, &mut appended.results).await {
-            Ok(Ok(results)) => Ok(results),
-            Ok(Err(_)) => Err(ProduceError::Draining),
+        Some(mut appended) => match timeout_at(deadline, appended.results()).await {
+            Ok(Some(results)) => Ok(results),
+            Ok(None) => Err(ProduceError::Draining),
             // Otherwise it would be written later, beside what the client sends again.
             Err(_) if call.broker.buffer.withdraw(&appended) => Err(ProduceError::Expired),
             Err(_) => Err(ProduceError::TimedOut),
         },
     };
     let mut record_errors_left = RECORD_ERRORS_PER_RESPONSE;
-    let response = |topic| topic_response(&call, topic, &results, &mut record_errors_left);
-    let responses = answer.into_iter().map(response).collect();
-    call.reply(&ProduceResponse::default().with_responses(responses))
+    let mut responses = Vec::with_capacity(answer.len());
+    for topic in answer {
+        call.spend(UNITS_PER_ELEMENT * topic.partitions.len()).await;
+        responses.push(topic_response(&call, topic, &results, &mut record_errors_left));
+    }
+    call.reply(ProduceResponse::default().with_responses(responses)).await
 }
 
 /// Validates each partition; what may be written is appended to `entries`.
-async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>) -> Vec<Topic> {
+async fn lay_out(
+    call: &Call,
+    request: ProduceRequest,
+    deadline: Instant,
+    entries: &mut Vec<Entry>,
+) -> Vec<Topic> {
     let broker = &call.broker;
     if request.topic_data.iter().any(|t| !is_known(call, &t.name, t.topic_id)) {
         let names: Vec<String> = request.topic_data.iter().map(|t| t.name.to_string()).collect();
@@ -160,11 +176,14 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
     let now_ms = broker.clock.now_ms();
     let acks_are_valid = matches!(request.acks, -1..=1);
     let mut seen = BTreeSet::new();
+    let mut producers = ProducerCheck::new(call);
     let mut answer = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let known = rules(call, &topic.name, topic.topic_id);
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for data in topic.partition_data {
+            let bytes = data.records.as_ref().map_or(0, Bytes::len);
+            call.spend(UNITS_PER_ENTRY + bytes / BYTES_PER_UNIT).await;
             let valid = match &known {
                 _ if !acks_are_valid => {
                     Err(invalid(ResponseError::InvalidRequiredAcks, "acks is −1, 0 or 1"))
@@ -176,8 +195,14 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
                         let message = "the partition occurs twice in the request";
                         Err(invalid(ResponseError::InvalidRequest, message))
                     }
-                    Some(partition) => check(call, (*topic_id, partition), data.records, rules, now_ms).await,
+                    Some(partition) => {
+                        check(call, (*topic_id, partition), data.records, rules, now_ms, deadline).await
+                    }
                 },
+            };
+            let valid = match valid {
+                Ok(accepted) => producers.check(&accepted.entry).await.map(|()| accepted),
+                refused => refused,
             };
             let outcome = match valid {
                 Err(invalid) => Outcome::Refused(invalid),
@@ -202,18 +227,20 @@ async fn lay_out(call: &Call, request: ProduceRequest, entries: &mut Vec<Entry>)
     answer
 }
 
-/// Validates the records of one partition, on a thread of its own if that takes long.
+/// Validates the records of one partition: beside the connections' threads if they have to be opened,
+/// since a few kilobytes may become a hundred megabytes on the way.
 async fn check(
     call: &Call,
     (topic_id, partition): (Uuid, u32),
     records: Option<Bytes>,
     rules: &TopicRules,
     now_ms: i64,
+    deadline: Instant,
 ) -> Result<Accepted, Invalid> {
     let (version, rules) = (call.version, *rules);
-    let threads = &call.broker.batch_threads;
+    let doubts = &call.broker.doubts;
     let doubted = is_doubted(records.as_ref(), &rules, now_ms);
-    let opens = doubted && threads.may_open_doubted();
+    let opens = doubted && doubts.may_open();
     if doubted {
         call.broker.metrics.doubted_batch(opens);
     }
@@ -223,14 +250,68 @@ async fn check(
         let checked = validate(topic_id, partition, version, records.as_ref(), &rules, opens, now_ms);
         (checked, began.elapsed())
     };
-    let done = if is_heavy { threads.run(check).await } else { Some(check()) };
-    let Some((checked, took)) = done else {
-        return Err(invalid(ResponseError::NotLeaderOrFollower, ProduceError::Draining.to_string()));
+    let (checked, took) = if is_heavy {
+        let done = timeout_at(deadline, call.broker.compute.run(Kind::Batch, check)).await;
+        done.map_err(|_| refused(&ProduceError::Expired))?
+    } else {
+        check()
     };
     if opens {
-        threads.opened_doubted(took);
+        doubts.opened(took);
     }
     checked
+}
+
+/// Which producers may write: made-up ids must not fill the state of every broker.
+struct ProducerCheck<'a> {
+    broker: &'a Broker,
+    /// Producer ids from here on were not handed out, as far as this broker knows.
+    ids_end: i64,
+    /// What came of making sure of that.
+    barrier: Option<Result<(), BarrierError>>,
+}
+
+impl<'a> ProducerCheck<'a> {
+    fn new(call: &'a Call) -> Self {
+        let broker = &*call.broker;
+        Self { broker, ids_end: broker.replica.read(|view| view.state.producer_ids_end()), barrier: None }
+    }
+
+    /// Refuses a producer whose id was never handed out, and one that would be one too many.
+    async fn check(&mut self, entry: &Entry) -> Result<(), Invalid> {
+        let Some((producer_id, ..)) = entry.producer else { return Ok(()) };
+        let broker = self.broker;
+        if producer_id >= self.ids_end && self.barrier.is_none() {
+            // Another broker may have handed it out a moment ago.
+            self.barrier = Some(broker.replica.barrier().await);
+            self.ids_end = broker.replica.read(|view| view.state.producer_ids_end());
+        }
+        if producer_id >= self.ids_end {
+            return Err(match self.barrier {
+                Some(Err(_)) => refused(&ProduceError::NotRegistered),
+                _ => invalid(
+                    ResponseError::InvalidProducerIdMapping,
+                    "this producer id was never handed out by this cluster",
+                ),
+            });
+        }
+        let is_one_too_many = broker.replica.read(|view| {
+            let remembered = view.state.partition(entry.topic_id, entry.partition);
+            view.state.producer_count() >= broker.config.max_producers
+                && remembered.is_none_or(|p| !p.producers().contains_key(&producer_id))
+        });
+        if is_one_too_many {
+            broker.metrics.requests().producer_refused();
+            let message = "the cluster remembers as many idempotent producers as it may (max_producers); \
+                           those that fall silent make room";
+            return Err(invalid(ResponseError::PolicyViolation, message));
+        }
+        Ok(())
+    }
+}
+
+fn refused(error: &ProduceError) -> Invalid {
+    invalid(error.code(), error.to_string())
 }
 
 fn is_known(call: &Call, name: &TopicName, topic_id: Uuid) -> bool {
@@ -270,7 +351,7 @@ fn unknown(message: &str) -> Invalid {
 fn refuse_all(answer: &mut [Topic], error: &ProduceError) {
     for partition in answer.iter_mut().flat_map(|t| &mut t.partitions) {
         if matches!(partition.outcome, Outcome::Buffered { .. }) {
-            partition.outcome = Outcome::Refused(invalid(error.code(), error.to_string()));
+            partition.outcome = Outcome::Refused(refused(error));
         }
     }
 }

@@ -50,10 +50,19 @@ pub(crate) enum ShapeError {
     Memory(usize),
 }
 
+/// What is known of a frame before it is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Bytes that all structs of its arrays take together once they are decoded, about.
+    pub(crate) memory: usize,
+    /// Bytes behind the request: librdkafka 2.16 sends three behind a Metadata request for all
+    /// topics. They mean nothing, as in Kafka.
+    pub(crate) left: usize,
+}
+
 /// Checks a frame, which begins with the request's header, against the shape of its API in its
-/// version. Gives how many bytes follow the request: librdkafka 2.16 sends three behind a Metadata
-/// request for all topics. They mean nothing, as in Kafka.
-pub(crate) fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<usize, ShapeError> {
+/// version.
+pub(crate) fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<Shape, ShapeError> {
     let body = requests::shape(api).ok_or(ShapeError::NotDescribed)?;
     let mut walk = Walk::new(version, frame);
     walk.fields(HEADER)?;
@@ -62,7 +71,7 @@ pub(crate) fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<usize, Sh
     walk.flexible = api.request_header_version(version) >= 2;
     walk.tagged(&[])?;
     walk.structure(body)?;
-    Ok(walk.left.len())
+    Ok(Shape { memory: walk.memory, left: walk.left.len() })
 }
 
 /// Where the walk is.

@@ -9,8 +9,9 @@ use strandline_settings::{ConfigError, Values};
 /// The parts in which memory is shared out.
 const PARTS: u64 = 18;
 /// Each budget that connections share, and how many of the parts it has unless it is set. Half of
-/// the memory is left: to the state (about 100 bytes for each offset range), to decoded requests,
-/// to what lies between two budgets for a moment, to the allocator.
+/// the memory is left: to the state (about 100 bytes for each offset range), to fetch sessions (one
+/// part) and fetches that wait (half a part), to decoded requests, to what lies between two budgets
+/// for a moment, to the allocator.
 const SHARES: [(&str, u64); 5] = [
     ("buffer_bytes", 2),
     ("cache_bytes", 2),
@@ -60,6 +61,18 @@ impl MemoryBudgets {
     /// Bytes of a budget.
     pub(super) fn bytes(&self, key: &str) -> u64 {
         self.iter().find(|(own, _)| *own == key).map_or(0, |(_, bytes)| bytes)
+    }
+
+    /// Bytes of what fetch sessions remember, out of what is left: about 600,000 partitions by
+    /// default.
+    pub(crate) fn fetch_session_bytes(&self) -> usize {
+        usize::try_from(self.memory_bytes / PARTS).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of what fetches hold while they wait, out of what is left: those of 200,000 partitions
+    /// by default.
+    pub(crate) fn waiting_fetch_bytes(&self) -> usize {
+        self.fetch_session_bytes() / 2
     }
 
     /// Bytes of all budgets together.

@@ -257,6 +257,18 @@ pub const SETTINGS: &[Setting] = &[
         "ranges",
         "Offset ranges in the state, about 100 bytes each, at which producers are refused; retention and topic deletion free them",
     ),
+    setting(
+        "max_partitions",
+        "200000",
+        "number",
+        "Most partitions of the cluster; topics and partitions beyond that are not created",
+    ),
+    setting(
+        "max_producers",
+        "500000",
+        "number",
+        "Most idempotent producers that the state remembers, one for each partition that a producer writes to, about 450 bytes each; then new ones are refused until others expire, which is after 15 minutes of silence while there are nearly so many",
+    ),
     setting("snapshot_records", "5000", "records", "Write a snapshot after this many log records"),
     setting("snapshot_log_bytes", "30000000", "bytes", "Write a snapshot after this many bytes of log"),
     setting(

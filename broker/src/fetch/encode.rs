@@ -3,6 +3,8 @@
 //!
 //! A test compares every version with what the `kafka-protocol` crate makes of the same response.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -11,7 +13,7 @@ use super::Fetched;
 /// One topic of a response, by name and id; which of them is written depends on the version.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicAnswer {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) topic_id: Uuid,
     pub(crate) partitions: Vec<(i32, Fetched)>,
 }
@@ -149,7 +151,7 @@ mod tests {
             error_code: 0,
             session_id: 12,
             topics: vec![TopicAnswer {
-                name: "orders".to_owned(),
+                name: "orders".into(),
                 topic_id: id,
                 partitions: vec![(0, full.clone()), (5, failed.clone())],
             }],

@@ -12,16 +12,25 @@ mod read;
 mod records;
 pub(crate) mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use tokio::time::{Instant, timeout_at};
+use strandline_metadata::replica::{Subscription, View};
+use strandline_metadata::turns::Turns;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
-use self::plan::Assessment;
+use self::plan::{Assessment, PlanBudget};
 pub(crate) use self::records::Records;
+use self::session::{Interest, PartitionKey};
 use crate::Broker;
-use crate::limits::{FETCH_READS_FOR, FIRST_BATCH_BYTES, LEAST_FETCH_BYTES};
+use crate::limits::{
+    FETCH_READS_FOR, FETCH_SHORT_WAIT, FIRST_BATCH_BYTES, LARGE_ANSWER_ELEMENTS, LEAST_FETCH_BYTES,
+    REST_PER_PARTITION, RESTING_PARTITIONS, UNITS_PER_LOOK, WAITING_FREE_PARTITIONS, WAITING_MEMORY_SHARE,
+    WAITING_PARTITION_BYTES,
+};
 use crate::server::memory::{MemoryAccount, MemoryPermit};
 
 /// What is wanted of one partition.
@@ -70,48 +79,141 @@ impl Fetched {
     }
 }
 
+/// The memory of fetches that wait, in KiB.
+#[derive(Clone, Debug)]
+pub(crate) struct WaitingMemory(Arc<Semaphore>);
+
+impl WaitingMemory {
+    /// So many bytes for all of them.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// What a fetch of so many partitions takes; `None` if that is more than its share of what is
+    /// left.
+    fn take(&self, partitions: usize) -> Option<OwnedSemaphorePermit> {
+        let counted = partitions.saturating_sub(WAITING_FREE_PARTITIONS);
+        let units = (counted * WAITING_PARTITION_BYTES).div_ceil(1024);
+        if units > self.0.available_permits() / WAITING_MEMORY_SHARE {
+            return None;
+        }
+        self.0.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+    }
+}
+
 /// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is
 /// up.
 ///
-/// `resolve` gives the wanted partitions anew when this broker may have learnt of topics. With what
-/// was fetched comes the memory that it takes of what there is for answers.
+/// With what was fetched comes the memory that it takes of what there is for answers.
+/// Cancellation-safe.
 pub(crate) async fn fetch(
     broker: &Broker,
     replies: &MemoryAccount,
-    resolve: impl Fn() -> Vec<PartitionRead>,
+    interests: &[(PartitionKey, Interest)],
     limits: Limits,
 ) -> (Vec<Fetched>, Option<MemoryPermit>) {
-    let deadline = Instant::now() + limits.max_wait;
-    let mut wanted = resolve();
+    let mut deadline = Instant::now() + limits.max_wait;
+    let mut gate = large_gate(broker, interests.len()).await;
+    let mut wanted = resolve(&broker.replica.view(), interests).await;
     if broker.is_turning_away() {
         let failed = wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower));
         return (failed.collect(), None);
     }
-    let mut is_current = false;
+    let (mut is_current, mut subscription, mut memory) = (false, None, None);
     loop {
-        // Subscribed before looking: what moves in between is not missed.
-        let partitions: Vec<(Uuid, u32)> =
-            wanted.iter().filter_map(|w| Some((w.topic.ok()?, u32::try_from(w.partition).ok()?))).collect();
-        let subscription = broker.replica.subscribe(&partitions);
-        let assessed: Vec<Assessment> =
-            broker.replica.read(|view| wanted.iter().map(|w| plan::assess(&view.state, w)).collect());
+        let view = broker.replica.view();
+        let (assessed, budget) = assess(&view, &wanted, limits).await;
         if !is_current && assessed.iter().any(Assessment::lag_may_explain) {
             // A final no must not be said out of this broker's own lag: another one may be ahead.
             is_current = true;
             let barrier = timeout_at(deadline + FETCH_READS_FOR / 2, broker.replica.barrier()).await;
             if barrier.is_ok_and(|reached| reached.is_ok()) {
-                wanted = resolve();
+                wanted = resolve(&broker.replica.view(), interests).await;
+                subscription = None;
                 continue;
             }
             let softened = assessed.into_iter().map(Assessment::soften).collect::<Vec<_>>();
             return read_all(broker, replies, &wanted, softened, limits.max_bytes, deadline).await;
         }
         let available: usize = assessed.iter().map(Assessment::available).sum();
-        let finished = available >= limits.min_bytes || assessed.iter().any(Assessment::is_error);
-        if finished || timeout_at(deadline, subscription.moved()).await.is_err() {
+        let finished = available >= limits.min_bytes
+            || budget.is_spent()
+            || assessed.iter().any(Assessment::is_error)
+            || Instant::now() >= deadline;
+        if finished {
             return read_all(broker, replies, &wanted, assessed, limits.max_bytes, deadline).await;
         }
+        drop(assessed);
+        if memory.is_none() {
+            memory = broker.waiting_fetches.take(wanted.len());
+            if memory.is_none() {
+                broker.metrics.requests().fetch_not_waited();
+                let until = deadline.min(Instant::now() + FETCH_SHORT_WAIT);
+                drop(gate.take());
+                sleep_until(until).await;
+                deadline = Instant::now();
+                gate = large_gate(broker, interests.len()).await;
+                continue;
+            }
+        }
+        let waiting: &Subscription = match &mut subscription {
+            Some(waiting) => waiting,
+            none => {
+                let subscribed = none.insert(broker.replica.subscribe(partitions(&wanted)).await);
+                if !Arc::ptr_eq(&view, &broker.replica.view()) {
+                    // What has moved in between may not have been heard of.
+                    continue;
+                }
+                subscribed
+            }
+        };
+        drop(gate.take());
+        if timeout_at(deadline, waiting.moved()).await.is_ok() && wanted.len() > RESTING_PARTITIONS {
+            let rest = REST_PER_PARTITION * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+            sleep_until(deadline.min(Instant::now() + rest)).await;
+        }
+        gate = large_gate(broker, interests.len()).await;
     }
+}
+
+/// A fetch of very many partitions looks at them, and reads, when few others do.
+async fn large_gate(broker: &Broker, partitions: usize) -> Option<OwnedSemaphorePermit> {
+    if partitions > LARGE_ANSWER_ELEMENTS { broker.compute.answer().await } else { None }
+}
+
+/// What is wanted, with topics looked up as they are now.
+async fn resolve(view: &View, interests: &[(PartitionKey, Interest)]) -> Vec<PartitionRead> {
+    let mut turns = Turns::default();
+    let mut wanted = Vec::with_capacity(interests.len());
+    for ((key, partition), interest) in interests {
+        turns.spend(UNITS_PER_LOOK).await;
+        wanted.push(PartitionRead {
+            topic: key.resolve(&view.names),
+            partition: *partition,
+            offset: interest.offset,
+            max_bytes: usize::try_from(interest.max_bytes).unwrap_or(0),
+            leader_epoch: interest.leader_epoch,
+        });
+    }
+    wanted
+}
+
+/// Looks at every partition, in turns. Says also what is left of the answer.
+async fn assess(view: &View, wanted: &[PartitionRead], limits: Limits) -> (Vec<Assessment>, PlanBudget) {
+    let mut turns = Turns::default();
+    let mut budget = PlanBudget::new(limits.max_bytes);
+    let mut assessed = Vec::with_capacity(wanted.len());
+    for wanted in wanted {
+        let assessment = plan::assess(&view.state, wanted, &mut budget);
+        turns.spend(UNITS_PER_LOOK + assessment.planned.len()).await;
+        assessed.push(assessment);
+    }
+    (assessed, budget)
+}
+
+/// The partitions that may move.
+fn partitions(wanted: &[PartitionRead]) -> Vec<(Uuid, u32)> {
+    wanted.iter().filter_map(|w| Some((w.topic.ok()?, u32::try_from(w.partition).ok()?))).collect()
 }
 
 /// Reads what was planned, within `max_bytes` and the memory that there is for replies, except that
@@ -155,4 +257,24 @@ async fn read_all(
     let fetched = read::read(broker, wanted, assessed, budgets, until).await;
     memory.resize(fetched.iter().map(|f| f.records.kept_alive).sum());
     (fetched, Some(memory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fetches_that_wait_leave_something_to_others() {
+        let bytes = 64 << 20;
+        let (memory, all) = (WaitingMemory::new(bytes), bytes / WAITING_PARTITION_BYTES);
+        assert!(memory.take(all / 2).is_none(), "more than its share");
+        let mut held = Vec::new();
+        while let Some(more) = memory.take(all / 100) {
+            held.push(more);
+        }
+        assert!((90..=100).contains(&held.len()), "{} fetches wait", held.len());
+        assert!(memory.take(WAITING_FREE_PARTITIONS).is_some(), "a small one always may");
+        held.clear();
+        assert!(memory.take(all / 5).is_some());
+    }
 }

@@ -5,7 +5,7 @@ use strandline_metadata::state::{Range, State};
 use uuid::Uuid;
 
 use super::PartitionRead;
-use crate::limits::TAIL_RANGES;
+use crate::limits::{PLANNED_RANGES, PLANNED_RANGES_PER_PARTITION, TAIL_RANGES};
 
 /// A range to read, and the length of the object that it lies in.
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +70,28 @@ impl Assessment {
     }
 }
 
-/// Looks at one partition.
-pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
+/// What a fetch may still plan to read. What lies beyond is not looked at: the answer is full.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlanBudget {
+    bytes: usize,
+    ranges: usize,
+}
+
+impl PlanBudget {
+    /// For an answer of up to `bytes`.
+    pub(super) fn new(bytes: usize) -> Self {
+        // The first batch comes whatever was asked for.
+        Self { bytes: bytes.max(1), ranges: PLANNED_RANGES }
+    }
+
+    /// Whether nothing more fits.
+    pub(super) fn is_spent(&self) -> bool {
+        self.bytes == 0 || self.ranges == 0
+    }
+}
+
+/// Looks at one partition, and plans what fits into the budget.
+pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBudget) -> Assessment {
     let topic_id = match wanted.topic {
         Ok(id) => id,
         Err(error) => return Assessment::failed(Uuid::nil(), error, true),
@@ -101,6 +121,9 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
         assessment.lag_may_explain = wanted.offset > end;
         return assessment;
     }
+    if budget.is_spent() {
+        return assessment;
+    }
     let ranges = partition.ranges();
     let tail_from = ranges.len().saturating_sub(TAIL_RANGES);
     let tail_offset = ranges.get(tail_from).map_or(0, |r| r.base_offset);
@@ -109,9 +132,12 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
         object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
         tail: range.base_offset >= tail_offset,
     };
-    assessment.planned = partition.plan(wanted.offset, wanted.max_bytes as u64).iter().map(plan).collect();
+    let (max_bytes, max_ranges) =
+        (wanted.max_bytes.min(budget.bytes), budget.ranges.min(PLANNED_RANGES_PER_PARTITION));
+    let planned = partition.plan(wanted.offset, max_bytes as u64, max_ranges);
+    assessment.planned = planned.iter().map(plan).collect();
     if let Some(last) = assessment.planned.last().map(|p| p.range) {
-        let after = partition.plan(last.end_offset, 1).first().map(plan);
+        let after = partition.plan(last.end_offset, 1, 1).first().map(plan);
         assessment.next = after.filter(|p| p.range.object != last.object);
     }
     let planned_bytes: u64 = assessment.planned.iter().map(|p| p.range.bytes).sum();
@@ -119,5 +145,55 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead) -> Assessment {
     if assessment.planned.is_empty() {
         assessment.available = 0;
     }
+    budget.bytes = budget.bytes.saturating_sub(assessment.available);
+    budget.ranges -= assessment.planned.len();
     assessment
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::records::Compression;
+
+    use super::*;
+    use crate::records::tests::batch;
+    use crate::testing::{TestClient, World};
+
+    #[tokio::test]
+    async fn no_more_is_planned_than_the_answer_has_room_for() {
+        let opened = World::new().broker(1, &["--put-budget-per-s", "1000"]).await;
+        let mut client = TestClient::connect(&opened.broker);
+        let topic = Ok(client.create_topic("t", 2, &[]).await);
+        let one = batch(Compression::None, 0, 1);
+        for _ in 0..5 {
+            client.produce("t", [one.clone(), one.clone()]).await;
+        }
+        let state = opened.broker.replica.state();
+        let wanted = |partition| PartitionRead {
+            topic,
+            partition,
+            offset: 0,
+            max_bytes: usize::MAX >> 1,
+            leader_epoch: -1,
+        };
+        for (bytes, ranges, planned) in [
+            (usize::MAX >> 1, usize::MAX, [5, 5]),
+            (one.len() * 3, usize::MAX, [3, 0]),
+            (one.len() * 6, usize::MAX, [5, 1]),
+            (usize::MAX >> 1, 7, [5, 2]),
+            (usize::MAX >> 1, 2, [2, 0]),
+            // The first batch comes whatever there is room for.
+            (0, usize::MAX, [1, 0]),
+        ] {
+            let mut budget = PlanBudget::new(bytes);
+            budget.ranges = ranges;
+            let assessed = [0, 1].map(|partition| assess(&state, &wanted(partition), &mut budget));
+            assert_eq!(
+                assessed.each_ref().map(|a| a.planned.len()),
+                planned,
+                "{bytes} bytes, {ranges} ranges"
+            );
+            assert!(assessed.iter().all(|a| a.error.is_none() && a.high_watermark == 5));
+            assert!(assessed.iter().all(|a| (a.available() == 0) == a.planned.is_empty()));
+        }
+    }
 }

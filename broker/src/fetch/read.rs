@@ -21,7 +21,7 @@ use strandline_storage::reader::{ReadKind, ReadRange, Reader};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
-use super::plan::{self, Assessment, PlannedRange};
+use super::plan::{self, Assessment, PlanBudget, PlannedRange};
 use super::records::PartitionRecords;
 use super::{Fetched, PartitionRead};
 use crate::Broker;
@@ -187,7 +187,7 @@ async fn read_again(
     }
     let assessment = broker.replica.read(|view: &strandline_metadata::replica::View| {
         let state: &State = &view.state;
-        plan::assess(state, wanted)
+        plan::assess(state, wanted, &mut PlanBudget::new(budget))
     });
     // Where the partition ends belongs to the plan: what is read now may lie above the old end.
     let without = Fetched::without_records(&assessment);

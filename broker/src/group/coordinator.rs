@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::TryStreamExt;
 use kafka_protocol::error::ResponseError;
+use strandline_metadata::turns::Turns;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -15,7 +16,7 @@ use super::reply::Reply;
 use super::status::{GroupStatus, SharedStatus};
 use super::task::GroupTask;
 use crate::group_config::check_group_id;
-use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP};
+use crate::limits::{GROUP_COMMANDS, GROUP_LOADS_PER_SWEEP, GROUP_SWEEP, UNITS_PER_ELEMENT};
 use crate::tasks::TaskKind;
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ struct Handle {
 #[derive(Debug)]
 pub(crate) struct Groups {
     pub(super) env: Arc<Environment>,
-    loaded: Mutex<BTreeMap<String, Handle>>,
+    loaded: Mutex<BTreeMap<Arc<str>, Handle>>,
 }
 
 impl Groups {
@@ -36,7 +37,7 @@ impl Groups {
         Arc::new(Self { env: Arc::new(env), loaded: Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Handle>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -52,7 +53,7 @@ impl Groups {
     }
 
     /// Every group whose task takes requests.
-    fn open(&self) -> Vec<(String, SharedStatus)> {
+    fn open(&self) -> Vec<(Arc<str>, SharedStatus)> {
         let loaded = self.lock();
         let open = loaded.iter().filter(|(_, h)| !h.commands.is_closed());
         open.map(|(id, h)| (id.clone(), h.status.clone())).collect()
@@ -62,8 +63,8 @@ impl Groups {
     /// them cannot be loaded now: it would seem to be gone.
     pub(crate) async fn load_all(self: &Arc<Self>) -> Result<(), GroupError> {
         let open = self.open().into_iter();
-        let read: BTreeSet<String> = open.filter(|(_, s)| s.lock().is_read).map(|(id, _)| id).collect();
-        let missing = self.env.own_groups().into_iter().filter(|g| !read.contains(g));
+        let read: BTreeSet<Arc<str>> = open.filter(|(_, s)| s.lock().is_read).map(|(id, _)| id).collect();
+        let missing = self.env.own_groups().await.into_iter().filter(|g| !read.contains(&**g));
         let load = |group: String| async move {
             match self.ask(&group, Command::Describe).await {
                 Err(error) if error.code() == ResponseError::CoordinatorNotAvailable => Err(error),
@@ -133,7 +134,7 @@ impl Groups {
                 groups.send(&id, command).await;
             }
         });
-        loaded.insert(group.to_owned(), Handle { commands: sender.clone(), status });
+        loaded.insert(group.into(), Handle { commands: sender.clone(), status });
         Ok(sender)
     }
 
@@ -142,17 +143,19 @@ impl Groups {
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             sleep(GROUP_SWEEP).await;
-            let own = self.env.own_groups();
-            let loaded: BTreeSet<String> = {
+            let own = self.env.own_groups().await;
+            let loaded: BTreeMap<Arc<str>, mpsc::Sender<Command>> = {
                 let mut loaded = self.lock();
                 loaded.retain(|_, h| !h.commands.is_closed());
-                for handle in loaded.values() {
-                    // A group whose queue is full is looked at by whoever fills it.
-                    let _ = handle.commands.try_send(Command::Sweep);
-                }
-                loaded.keys().cloned().collect()
+                loaded.iter().map(|(id, handle)| (id.clone(), handle.commands.clone())).collect()
             };
-            for group in own.iter().filter(|g| !loaded.contains(*g)).take(GROUP_LOADS_PER_SWEEP) {
+            let mut turns = Turns::default();
+            for commands in loaded.values() {
+                // A group whose queue is full is looked at by whoever fills it.
+                let _ = commands.try_send(Command::Sweep);
+                turns.spend(UNITS_PER_ELEMENT).await;
+            }
+            for group in own.iter().filter(|g| !loaded.contains_key(&***g)).take(GROUP_LOADS_PER_SWEEP) {
                 if self.handle(group).is_err() {
                     break;
                 }

@@ -243,6 +243,11 @@ impl Engine {
         });
     }
 
+    /// Whether [`Self::topics_changed`] is to be called again although no topic has changed.
+    pub(super) fn awaits_patterns(&self) -> bool {
+        matches!(&self.protocol, Protocol::Consumer(group) if group.awaits_patterns())
+    }
+
     /// When [`Self::expire`] is to be called.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match &self.protocol {

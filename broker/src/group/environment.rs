@@ -9,16 +9,18 @@ use strandline_metadata::groups::GroupWriter;
 use strandline_metadata::limits::APPLY_TIMEOUT;
 use strandline_metadata::names::Names;
 use strandline_metadata::replica::Replica;
+use strandline_metadata::turns::Turns;
 use strandline_storage::clock::Clock;
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
-use super::{Context, Topics};
+use super::Context;
+use super::patterns::KnownTopics;
 use crate::clock_skew::ClockSkew;
 use crate::config::GroupConfig;
 use crate::group_config::{self, GroupSettings};
 use crate::ids::Ids;
 use crate::leaders::Leaders;
+use crate::limits::UNITS_PER_ELEMENT;
 use crate::metrics::groups::GroupMetrics;
 use crate::tasks::TaskSet;
 
@@ -28,6 +30,7 @@ pub(crate) struct Environment {
     pub(crate) node_id: i32,
     pub(crate) config: GroupConfig,
     pub(crate) replica: Replica,
+    pub(crate) topics: KnownTopics,
     pub(crate) sessions: SessionCell,
     pub(crate) writer: GroupWriter,
     /// Number of the next write.
@@ -59,11 +62,17 @@ impl Environment {
     }
 
     /// The groups that there are and that this broker coordinates, as far as it knows.
-    pub(super) fn own_groups(&self) -> Vec<String> {
-        self.replica.read(|view| {
-            let leaders = Leaders::registered(&view.names);
-            view.names.groups().filter(|group| self.is_own(&leaders, group)).map(str::to_owned).collect()
-        })
+    pub(super) async fn own_groups(&self) -> Vec<String> {
+        let (view, mut turns) = (self.replica.view(), Turns::default());
+        let leaders = Leaders::registered(&view.names);
+        let mut own = Vec::new();
+        for group in view.names.groups() {
+            turns.spend(UNITS_PER_ELEMENT).await;
+            if self.is_own(&leaders, group) {
+                own.push(group.to_owned());
+            }
+        }
+        own
     }
 
     /// While no broker is registered, this one still serves what it has.
@@ -79,7 +88,7 @@ impl Environment {
 
     /// What an engine is told of the world now.
     pub(super) fn context<'a>(&'a self, settings: &'a GroupSettings) -> Context<'a> {
-        Context { now: Instant::now(), topics: &self.replica, settings, fresh_id: self.ids.next() }
+        Context { now: Instant::now(), topics: &self.topics, settings, fresh_id: self.ids.next() }
     }
 
     /// Waits until this broker knows the cluster as it was at `revision`: committed offsets belong
@@ -87,24 +96,5 @@ impl Environment {
     pub(super) async fn caught_up(&self, revision: i64) -> Result<(), BackendError> {
         let seen = timeout(APPLY_TIMEOUT, self.replica.wait_applied(revision)).await;
         seen.map_err(|_| BackendError::Unavailable("this broker is behind".to_owned()))
-    }
-}
-
-/// The topics that the broker knows now.
-impl Topics for Replica {
-    fn by_name(&self, name: &str) -> Option<(Uuid, u32)> {
-        self.read(|view| view.names.topic(name).map(|t| (t.value.topic_id, t.value.partitions)))
-    }
-
-    fn name(&self, id: Uuid) -> Option<String> {
-        self.read(|view| view.names.topic_by_id(id).map(|t| t.name.clone()))
-    }
-
-    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32)) {
-        self.read(|view| {
-            for (name, topic) in view.names.topics() {
-                each(name, topic.value.topic_id, topic.value.partitions);
-            }
-        });
     }
 }

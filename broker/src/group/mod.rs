@@ -7,9 +7,11 @@
 //! The protocols are decided purely: an engine takes a request and the time and answers, and knows
 //! when it next wants to be asked. Timers, sockets and etcd are outside of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use regex::bytes::Regex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -25,6 +27,7 @@ mod engine;
 pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod offsets;
+pub(crate) mod patterns;
 mod reply;
 pub(crate) mod status;
 mod step;
@@ -50,8 +53,17 @@ pub(crate) trait Topics {
     fn by_name(&self, name: &str) -> Option<(Uuid, u32)>;
     /// Name of the topic with this id.
     fn name(&self, id: Uuid) -> Option<String>;
-    /// Calls `each` for every topic: name, id, partitions.
-    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32));
+    /// The topics that match a pattern, compiled as `regex`; `None` if that is not known yet. Whoever
+    /// is not told what is current asks again a little later.
+    fn matching(&self, pattern: &str, regex: &Regex) -> Option<Matching>;
+}
+
+/// The topics that match a pattern.
+pub(crate) struct Matching {
+    /// Their names.
+    pub(crate) names: Arc<BTreeSet<String>>,
+    /// Whether these are all of those that there are now.
+    pub(crate) is_current: bool,
 }
 
 /// What an engine is told of the world when it decides.

@@ -1,6 +1,7 @@
 //! Committed offsets: putting commits into what is stored, finding them, letting them expire. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use strandline_metadata::groups::{OffsetsKey, OffsetsPut, StoredOffsets};
 use strandline_metadata::limits::OFFSETS_PER_KEY;
@@ -14,7 +15,8 @@ use crate::limits::OFFSETS_KEY_METADATA_BYTES;
 /// One partition's commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Commit {
-    pub(crate) topic: String,
+    /// Shared by all partitions of a request.
+    pub(crate) topic: Arc<str>,
     pub(crate) topic_id: Uuid,
     pub(crate) partition: u32,
     pub(crate) committed: CommittedOffset,
@@ -280,7 +282,7 @@ mod tests {
     }
 
     fn of(topic: &str, id: u128, partition: u32, at: i64) -> Commit {
-        let (topic, topic_id) = (topic.to_owned(), Uuid::from_u128(id));
+        let (topic, topic_id) = (topic.into(), Uuid::from_u128(id));
         Commit { topic, topic_id, partition, committed: offset(at, 100) }
     }
 

@@ -73,7 +73,7 @@ impl GroupTask {
                 reply.with_offsets(self.engine.describe())
             }),
             Command::ConsumerDescribe(version, reply) => {
-                Some(reply.with(self.engine.describe_consumer(version, &self.env.replica)))
+                Some(reply.with(self.engine.describe_consumer(version, &self.env.topics)))
             }
             Command::Delete(reply) => Some(reply.with_offsets(self.delete())),
             Command::Sweep => {
@@ -88,9 +88,9 @@ impl GroupTask {
         let mut too_large = RefusedPartitions::new();
         let count = commits.len();
         for one in commits {
-            let place = (one.topic.clone(), one.partition);
+            let (topic, partition) = (one.topic.clone(), one.partition);
             if !self.store.offsets.commit(one) {
-                too_large.insert(place);
+                too_large.insert((topic.to_string(), partition));
             }
         }
         self.env.metrics.committed(count - too_large.len());
@@ -156,10 +156,10 @@ impl GroupTask {
     }
 
     /// Tells the group of topics that were created, deleted, or given more partitions since the
-    /// last time. Matching patterns costs a pass over all topics, so it is done only then.
+    /// last time, or when its patterns are still being matched.
     fn look_at_topics(&mut self) {
         let topics = self.env.replica.read(|view| view.names.topics().clone());
-        if !topics.ptr_eq(&self.next.topics) {
+        if !topics.ptr_eq(&self.next.topics) || self.engine.awaits_patterns() {
             self.next.topics = topics;
             self.engine.topics_changed(&self.env.context(&self.settings));
         }
@@ -183,7 +183,7 @@ impl GroupTask {
             // What is not known to be unread is taken for read.
             reads: &|topic| reads.as_ref().is_none_or(|reads| reads(topic)),
         };
-        let expired = self.store.offsets.expire(&self.env.replica, &expiry);
+        let expired = self.store.offsets.expire(&self.env.topics, &expiry);
         drop(reads);
         if expired > 0 {
             info!(group = self.group, expired, "committed offsets expired");

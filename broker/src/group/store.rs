@@ -336,7 +336,7 @@ impl GroupStore {
             Ok(stored) => {
                 let is_untouched = self.offsets.replace(stored);
                 completed.end = (!is_untouched).then_some(End::Replaced);
-                let (stored, topics) = (self.offsets.stored(), &self.keys.env.replica);
+                let (stored, topics) = (self.offsets.stored(), &self.keys.env.topics);
                 let found = |(fetch, reply): Fetch| {
                     let found = offsets::find_all(stored, fetch.wanted.as_deref(), topics);
                     reply.with_offsets(Ok::<_, GroupError>(found))

@@ -20,11 +20,11 @@ use kafka_protocol::messages::{
     OffsetDeleteRequest, OffsetFetchRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::records::Compression;
+use regex::bytes::Regex;
 use strandline_metadata::backend::faulty::{Fault, FaultPlan, FaultyBackend};
 use strandline_metadata::limits::OFFSETS_PER_KEY;
 use uuid::Uuid;
 
-use super::Topics;
 use super::command::Command;
 use super::environment::GroupKeys;
 use super::error::GroupError;
@@ -32,6 +32,7 @@ use super::reply::Reply;
 use super::status::SharedStatus;
 use super::store::End;
 use super::task::GroupTask;
+use super::{Matching, Topics};
 use crate::api::text;
 use crate::records::tests::batch;
 use crate::run::Opened;
@@ -52,10 +53,9 @@ impl Topics for BTreeMap<String, (Uuid, u32)> {
         self.iter().find(|(_, (own, _))| *own == id).map(|(name, _)| name.clone())
     }
 
-    fn each(&self, each: &mut dyn FnMut(&str, Uuid, u32)) {
-        for (name, (id, partitions)) in self {
-            each(name, *id, *partitions);
-        }
+    fn matching(&self, _: &str, regex: &Regex) -> Option<Matching> {
+        let names = self.keys().filter(|name| regex.is_match(name.as_bytes())).cloned();
+        Some(Matching { names: Arc::new(names.collect()), is_current: true })
     }
 }
 

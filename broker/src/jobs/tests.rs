@@ -61,7 +61,7 @@ async fn a_snapshot_is_due_by_time_and_by_revisions_if_something_waits_for_it() 
     let opened = world.broker(1, &[&flags[..], &["--snapshot-revisions", "2000"]].concat()).await;
     TestClient::connect(&opened.broker).create_topic("t", 1, &[]).await;
     produce(&opened.broker, 1).await;
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!(listed(&opened.broker).len(), 0);
     sleep(Duration::from_secs(400)).await;
     assert_eq!(listed(&opened.broker).len(), 1, "by time");

@@ -1,6 +1,6 @@
 //! What waits to be written, and when it is time to write it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{Entry, EntryResult, ProduceError};
 use crate::config::ProduceConfig;
-use crate::limits::BUFFER_UNIT;
+use crate::limits::{BUFFER_UNIT, FLUSH_ENTRIES};
 
-/// One produce request that waits.
+/// One produce request that waits, or a part of one that has more entries than a flush takes.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) entries: Vec<Entry>,
@@ -117,6 +117,7 @@ struct Queue {
     requests: BTreeMap<u64, Queued>,
     appended: u64,
     bytes: usize,
+    entries: usize,
     closed: bool,
 }
 
@@ -124,17 +125,38 @@ impl Queue {
     fn remove(&mut self, number: u64) -> Option<Queued> {
         let removed = self.requests.remove(&number)?;
         self.bytes -= removed.bytes;
+        self.entries -= removed.entries.len();
         Some(removed)
     }
 }
 
 /// A request that was appended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BufferTicket {
-    /// One result for each entry.
-    pub results: oneshot::Receiver<Vec<EntryResult>>,
+    /// What it was split into, and is not decided yet.
+    parts: VecDeque<TicketPart>,
+    /// What became of the parts before.
+    decided: Vec<EntryResult>,
+}
+
+#[derive(Debug)]
+struct TicketPart {
     /// Its number in the buffer.
     number: u64,
+    /// One result for each entry.
+    results: oneshot::Receiver<Vec<EntryResult>>,
+}
+
+impl BufferTicket {
+    /// Waits until all entries are decided: one result for each of them, in their order. `None` if
+    /// the broker ends first. Cancellation-safe.
+    pub async fn results(&mut self) -> Option<Vec<EntryResult>> {
+        while let Some(part) = self.parts.front_mut() {
+            self.decided.extend((&mut part.results).await.ok()?);
+            self.parts.pop_front();
+        }
+        Some(std::mem::take(&mut self.decided))
+    }
 }
 
 impl ProduceBuffer {
@@ -164,35 +186,43 @@ impl ProduceBuffer {
         space.acquire_many_owned(units).await.ok()
     }
 
-    /// Appends a request's entries, in order, at once. `None` if the broker is leaving. Those that
-    /// nothing has begun to write at `deadline` are dropped.
+    /// Appends a request's entries, in order, at once. A request of more than [`FLUSH_ENTRIES`] is
+    /// split, so that each part fits into an object; its parts follow each other. `None` if the
+    /// broker is leaving. Those that nothing has begun to write at `deadline` are dropped.
     pub fn append(
         &self,
         entries: Vec<Entry>,
         space: OwnedSemaphorePermit,
         deadline: Option<Instant>,
     ) -> Option<BufferTicket> {
-        let (reply, results) = oneshot::channel();
-        let bytes = entries.iter().map(|e| e.batch.len()).sum();
+        let parts = split(entries, space);
+        let mut ticket = BufferTicket::default();
         let mut queue = self.lock();
         if queue.closed {
             return None;
         }
-        queue.bytes += bytes;
-        queue.appended += 1;
-        let number = queue.appended;
-        let queued = Queued { entries, bytes, since: Instant::now(), deadline, reply, space };
-        queue.requests.insert(number, queued);
+        for (entries, space) in parts {
+            let (reply, results) = oneshot::channel();
+            let bytes = entries.iter().map(|e| e.batch.len()).sum();
+            queue.appended += 1;
+            let number = queue.appended;
+            queue.bytes += bytes;
+            queue.entries += entries.len();
+            let queued = Queued { entries, bytes, since: Instant::now(), deadline, reply, space };
+            queue.requests.insert(number, queued);
+            ticket.parts.push_back(TicketPart { number, results });
+        }
         drop(queue);
         self.shared.arrived.notify_one();
-        Some(BufferTicket { results, number })
+        Some(ticket)
     }
 
-    /// Drops a request that nothing has begun to write: it never will be written. `false` if it is
-    /// too late for that.
-    pub fn withdraw(&self, appended: &BufferTicket) -> bool {
-        let withdrawn = self.lock().remove(appended.number);
-        withdrawn.is_some()
+    /// Drops what nothing has begun to write of a request: it never will be written. `false` if it
+    /// is too late for some of it.
+    pub fn withdraw(&self, ticket: &BufferTicket) -> bool {
+        let mut queue = self.lock();
+        let withdrawn = ticket.parts.iter().filter(|part| queue.remove(part.number).is_some()).count();
+        ticket.decided.is_empty() && withdrawn == ticket.parts.len()
     }
 
     /// Bytes that wait to be taken by a flush.
@@ -236,7 +266,7 @@ impl ProduceBuffer {
     ) -> Result<FlushReason, Option<Instant>> {
         let queue = self.lock();
         let Some((_, oldest)) = queue.requests.first_key_value() else { return Err(None) };
-        if queue.bytes >= config.flush_bytes {
+        if queue.bytes >= config.flush_bytes || queue.entries >= FLUSH_ENTRIES {
             return Ok(FlushReason::Size);
         }
         if budget.allows(now) {
@@ -249,15 +279,16 @@ impl ProduceBuffer {
         Err(Some(budget.next(now).map_or(lingered, |at| at.min(lingered))))
     }
 
-    /// Takes whole requests from the front until they make `flush_bytes`. Those whose time is up
-    /// are answered instead. There may be nothing left.
+    /// Takes whole requests from the front until they make `flush_bytes`, or have as many entries
+    /// as one object takes. Those whose time is up are answered instead. There may be nothing left.
     pub(super) fn take(&self, flush_bytes: usize, now: Instant) -> Vec<Queued> {
         let (mut taken, mut expired) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
+        let (mut bytes, mut entries) = (0, 0);
         let mut queue = self.lock();
         while let Some((&number, next)) = queue.requests.first_key_value() {
             let is_expired = next.deadline.is_some_and(|deadline| deadline <= now);
-            if !is_expired && bytes > 0 && bytes + next.bytes > flush_bytes {
+            let is_full = bytes + next.bytes > flush_bytes || entries + next.entries.len() > FLUSH_ENTRIES;
+            if !is_expired && is_full && !taken.is_empty() {
                 break;
             }
             let Some(next) = queue.remove(number) else { break };
@@ -265,6 +296,7 @@ impl ProduceBuffer {
                 expired.push(next);
             } else {
                 bytes += next.bytes;
+                entries += next.entries.len();
                 taken.push(next);
             }
         }
@@ -284,6 +316,22 @@ impl ProduceBuffer {
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Cuts a request's entries into parts that a flush takes, each with its share of the space.
+fn split(
+    mut entries: Vec<Entry>,
+    mut space: OwnedSemaphorePermit,
+) -> Vec<(Vec<Entry>, OwnedSemaphorePermit)> {
+    let mut parts = Vec::with_capacity(entries.len().div_ceil(FLUSH_ENTRIES));
+    let units = space.num_permits().div_ceil(entries.len().div_ceil(FLUSH_ENTRIES).max(1));
+    while entries.len() > FLUSH_ENTRIES {
+        let Some(share) = space.split(units.min(space.num_permits())) else { break };
+        let rest = entries.split_off(FLUSH_ENTRIES);
+        parts.push((std::mem::replace(&mut entries, rest), share));
+    }
+    parts.push((entries, space));
+    parts
 }
 
 #[cfg(test)]
@@ -378,6 +426,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_request_of_very_many_partitions_is_split_and_answered_as_one() {
+        let (buffer, config) = (ProduceBuffer::new(&config()), config());
+        let mut budget = Budget::new(4.0, 2.0, Instant::now());
+        let count = 2 * FLUSH_ENTRIES + 1;
+        let entries = (0..).take(count).map(|partition| Entry { partition, ..entry(61) }).collect();
+        let space = buffer.reserve(count * 4).await.unwrap();
+        let mut appended = buffer.append(entries, space, None).unwrap();
+        let in_use = buffer.bytes_in_use();
+        let mut first = 0;
+        for expected in [FLUSH_ENTRIES, FLUSH_ENTRIES, 1] {
+            assert!(buffer.due(&config, &mut budget, Instant::now()).is_ok());
+            let taken = buffer.take(usize::MAX, Instant::now());
+            let [part] = &taken[..] else { panic!("{} requests are in one flush", taken.len()) };
+            assert_eq!((part.entries.len(), part.entries[0].partition), (expected, first));
+            first += u32::try_from(expected).unwrap();
+            for Queued { entries, reply, .. } in taken {
+                reply.send(entries.iter().map(|e| Ok(e.partition.into())).collect()).unwrap();
+            }
+        }
+        assert!(in_use > 0 && buffer.bytes_in_use() == 0 && buffer.bytes() == 0);
+        let results = appended.results().await.unwrap();
+        assert!(results.len() == count && results.into_iter().eq((0..).take(count).map(Ok)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_many_partitions_share_a_flush_as_far_as_an_object_goes() {
+        let buffer = ProduceBuffer::new(&config());
+        for count in [FLUSH_ENTRIES / 2, FLUSH_ENTRIES / 2, 1] {
+            let space = buffer.reserve(1).await.unwrap();
+            buffer.append(vec![entry(61); count], space, None).unwrap();
+        }
+        let taken = [(); 2].map(|()| buffer.take(usize::MAX, Instant::now()).len());
+        assert_eq!(taken, [2, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn space_is_bounded_and_comes_back() {
         let buffer = ProduceBuffer::new(&config());
         let all = buffer.reserve(1 << 20).await.unwrap();
@@ -395,12 +479,12 @@ mod tests {
         let buffer = ProduceBuffer::new(&config());
         let deadline = Instant::now() + Duration::from_secs(1);
         let _unanswered = append(&buffer, 100).await;
-        let expiring = append_until(&buffer, 200, Some(deadline)).await;
+        let mut expiring = append_until(&buffer, 200, Some(deadline)).await;
         let later = append_until(&buffer, 300, Some(deadline + Duration::from_secs(1))).await;
         tokio::time::advance(Duration::from_secs(1)).await;
         let taken: Vec<usize> = take(&buffer).iter().map(|q| q.bytes).collect();
         assert_eq!(taken, [100, 300], "the others keep their order");
-        assert_eq!(expiring.results.await.unwrap(), [Err(ProduceError::Expired)]);
+        assert_eq!(expiring.results().await.unwrap(), [Err(ProduceError::Expired)]);
         assert!(!buffer.withdraw(&later), "it is being written");
         assert_eq!(buffer.bytes(), 0);
 

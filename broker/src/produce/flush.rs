@@ -13,12 +13,13 @@ use rand::{RngExt, SeedableRng};
 use strandline_metadata::commit::{CommitError, Committer, FlushOutcome, SessionCell};
 use strandline_metadata::record::{Flush, FlushBatch, FlushPartition, FlushTopic};
 use strandline_metadata::state::{BatchOutcome, OBJECT_IDENTITY, Refusal};
+use strandline_metadata::turns::Turns;
 use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
-use strandline_storage::format::segment::{Part, SegmentBuilder, SegmentVersion};
+use strandline_storage::format::segment::{Part, SegmentBuilder, SegmentFull, SegmentVersion};
 use strandline_storage::path::ObjectId;
 use strandline_storage::reader::Reader;
-use strandline_storage::store::Store;
+use strandline_storage::store::{Payload, Store};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -27,6 +28,7 @@ use uuid::Uuid;
 use super::buffer::{FlushReason, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
+use crate::limits::UNITS_PER_RANGE;
 use crate::metrics::Metrics;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskKind, TaskSet};
@@ -153,7 +155,13 @@ impl Flusher {
                             salt: rng.random(),
                         };
                         *number += 1;
-                        in_flight.push_back(self.start(object, requests, reason).completed());
+                        match self.start(object, requests, reason).await {
+                            Ok(started) => in_flight.push_back(started.completed()),
+                            Err((waiters, error)) => {
+                                self.metrics.flush_failed("layout");
+                                waiters.fail(&ProduceError::Store(error.to_string()));
+                            }
+                        }
                         continue;
                     }
                     Err(next) => until = next,
@@ -171,8 +179,14 @@ impl Flusher {
         }
     }
 
-    /// Lays the requests out as an object and starts its PUT.
-    fn start(&self, object: ObjectId, requests: Vec<Queued>, reason: FlushReason) -> InFlight {
+    /// Lays the requests out as an object and starts its PUT. Fails if they do not fit into one,
+    /// which the buffer sees to.
+    async fn start(
+        &self,
+        object: ObjectId,
+        requests: Vec<Queued>,
+        reason: FlushReason,
+    ) -> Result<InFlight, (Waiters, SegmentFull)> {
         // Sorting is stable: batches of a partition keep the order in which they came.
         let mut order: Vec<(Uuid, u32, usize, usize)> = Vec::new();
         for (request, queued) in requests.iter().enumerate() {
@@ -184,13 +198,18 @@ impl Flusher {
         let time_ms = self.clock.now_ms();
         let mut builder = SegmentBuilder::new(object, self.version());
         let mut flush = Flush { object_number: object.number, object_salt: object.salt, ..Flush::default() };
+        let mut turns = Turns::default();
         for run in order.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            turns.spend(UNITS_PER_RANGE).await;
             let (topic_id, partition, ..) = run[0];
             let entries: Vec<&Entry> =
                 run.iter().map(|&(_, _, request, entry)| &requests[request].entries[entry]).collect();
             let number = i32::try_from(partition).unwrap_or(i32::MAX);
             let parts = entries.iter().map(|entry| Part::from(&entry.batch));
-            let position = builder.push(*topic_id.as_bytes(), number, parts);
+            let position = match builder.push(*topic_id.as_bytes(), number, parts) {
+                Ok(position) => position,
+                Err(full) => return Err((waiters_of(requests), full)),
+            };
             let described = entries.iter().map(|entry| describe(entry, time_ms)).collect();
             let entry = FlushPartition { partition, position, batches: described };
             match flush.topics.last_mut() {
@@ -205,9 +224,18 @@ impl Flusher {
         let segment = builder.finish();
         flush.object_bytes = segment.size;
         self.metrics.flushed(reason, segment.size);
+        let put = self.put(object, segment.payload);
+        let waiters = Waiters {
+            requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.space)).collect(),
+            places: order.into_iter().map(|(_, _, request, entry)| (request, entry)).collect(),
+        };
+        Ok(InFlight { object, time_ms, flush, waiters, put })
+    }
+
+    /// Starts the PUT of an object.
+    fn put(&self, object: ObjectId, payload: Payload) -> oneshot::Receiver<PutOutcome> {
         let (done, put) = oneshot::channel();
-        let (store, reader, payload) = (self.store.clone(), self.reader.clone(), segment.payload);
-        let metrics = self.metrics.clone();
+        let (store, reader, metrics) = (self.store.clone(), self.reader.clone(), self.metrics.clone());
         self.tasks.start(TaskKind::Background, "put", async move {
             let started = Instant::now();
             let outcome = store.put(&object.key(), payload.clone()).await;
@@ -218,11 +246,7 @@ impl Flusher {
             // The flusher waits for this unless the broker is being torn down.
             let _ = done.send(outcome);
         });
-        let waiters = Waiters {
-            requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.space)).collect(),
-            places: order.into_iter().map(|(_, _, request, entry)| (request, entry)).collect(),
-        };
-        InFlight { object, time_ms, flush, waiters, put }
+        put
     }
 
     /// Queues the commit of an object that is durable, and has the waiters answered when it is

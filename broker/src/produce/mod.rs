@@ -4,8 +4,8 @@
 //! so that pipelined requests of a connection keep their order; the flusher takes requests from the
 //! front, writes one object, and hands the commit records to the log in the same order.
 
-mod apart;
 mod buffer;
+mod doubts;
 mod flush;
 mod inspect;
 mod validate;
@@ -14,9 +14,9 @@ use kafka_protocol::error::ResponseError;
 use strandline_storage::format::batch::VerifiedBatch;
 use uuid::Uuid;
 
-pub(crate) use self::apart::BatchThreads;
 pub(crate) use self::buffer::FlushReason;
 pub use self::buffer::{Budget, BufferTicket, ProduceBuffer};
+pub(crate) use self::doubts::Doubts;
 pub use self::flush::Flusher;
 pub(crate) use self::inspect::RecordError;
 pub(crate) use self::validate::{Accepted, Invalid, TopicRules, invalid, is_doubted, is_heavy, validate};

@@ -101,6 +101,14 @@ pub(crate) fn validate(
     if let Some(target) = rules.compression.filter(|target| target.codec != codec) {
         batch = crate::records::recompress(batch.bytes(), target)
             .map_err(|e| invalid(ResponseError::InvalidRecord, e.to_string()))?;
+        if batch.len() > rules.max_message_bytes {
+            let message = format!(
+                "compressed as the topic wants it, the batch has {} bytes, the topic takes {}",
+                batch.len(),
+                rules.max_message_bytes
+            );
+            return Err(invalid(ResponseError::MessageTooLarge, message));
+        }
     }
     if stamps {
         max_timestamp_ms = now_ms;
@@ -234,8 +242,10 @@ pub(crate) fn is_heavy(
     opens_doubted: bool,
     now_ms: i64,
 ) -> bool {
-    let records = records.filter(|r| r.len() >= OPENED_APART_BYTES);
     let Some((header, codec)) = header_of(records) else { return false };
+    if codec == Compression::None && records.is_none_or(|r| r.len() < OPENED_APART_BYTES) {
+        return false;
+    }
     let recompresses = rules.compression.is_some_and(|target| target.codec != codec);
     let opens = match trust(&header, codec, rules, now_ms) {
         HeaderTrust::Believed => false,

@@ -115,7 +115,7 @@ struct Shared {
     committed: watch::Sender<i64>,
     rebuild: tokio::sync::Notify,
     outcomes: Mutex<BTreeMap<(i64, u64), oneshot::Sender<Effects>>>,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
     barrier: mpsc::Sender<oneshot::Sender<Result<(), BarrierError>>>,
     counters: Mutex<ReplicaCounters>,
     checkpoint: Mutex<CheckpointCapture>,
@@ -197,7 +197,7 @@ impl Replica {
             committed: watch::Sender::new(0),
             rebuild: tokio::sync::Notify::new(),
             outcomes: Mutex::default(),
-            waiters: Waiters::default(),
+            waiters: Arc::default(),
             barrier,
             counters: Mutex::default(),
             checkpoint: Mutex::default(),
@@ -277,8 +277,9 @@ impl Replica {
 
     /// A subscription that is woken when one of these partitions moves, or when the state was
     /// rebuilt.
-    pub fn subscribe(&self, partitions: &[(Uuid, u32)]) -> Subscription {
-        self.shared.waiters.subscribe(self, partitions)
+    /// Cancellation-safe.
+    pub async fn subscribe(&self, partitions: Vec<(Uuid, u32)>) -> Subscription {
+        self.shared.waiters.subscribe(partitions).await
     }
 
     /// Announces interest in the outcome of a record before it is sent. The receiver fails if the

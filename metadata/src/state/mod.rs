@@ -95,6 +95,8 @@ pub struct State {
     pub(crate) producer_ids_forgotten_below: i64,
     pub(crate) checkpoints: VecDeque<CheckpointDigest>,
     pub(crate) range_count: u64,
+    pub(crate) partition_count: u64,
+    pub(crate) producer_count: u64,
 }
 
 /// What a snapshot stores of a state; the rest is derived.
@@ -237,6 +239,16 @@ impl State {
         self.range_count
     }
 
+    /// How many partitions all topics have together.
+    pub fn partition_count(&self) -> u64 {
+        self.partition_count
+    }
+
+    /// How many producers all partitions remember together.
+    pub fn producer_count(&self) -> u64 {
+        self.producer_count
+    }
+
     /// A state from what a snapshot stores. Counts are derived; the error says what does not add
     /// up.
     pub(crate) fn from_parts(parts: StateParts) -> Result<Self, String> {
@@ -252,7 +264,13 @@ impl State {
             producer_ids_forgotten_below: parts.producer_ids_forgotten_below,
             checkpoints: parts.checkpoints,
             range_count: 0,
+            partition_count: 0,
+            producer_count: 0,
         };
+        for topic in state.topics.values() {
+            state.partition_count += topic.partitions.len() as u64;
+            state.producer_count += topic.partitions.iter().map(|p| p.producers.len() as u64).sum::<u64>();
+        }
         for range in state.topics.values().flat_map(|t| &t.partitions).flat_map(|p| p.ranges.iter()) {
             let object = state.objects.get_mut(&range.object).ok_or("a range lies in an unknown object")?;
             object.ranges += 1;
@@ -339,7 +357,7 @@ impl State {
         let object =
             ObjectId { incarnation: at.incarnation, number: flush.object_number, salt: flush.object_salt };
         let ids = self.producer_ids();
-        let mut new_ranges = 0;
+        let (mut new_ranges, mut new_producers) = (0, 0);
         for topic in &flush.topics {
             let topic_id = record::topic_id(&topic.topic_id)?;
             for entry in &topic.partitions {
@@ -349,6 +367,7 @@ impl State {
                     .and_then(|t| t.partitions.get_mut(entry.partition as usize));
                 let mut position = entry.position;
                 let mut moved = false;
+                let producers_before = partition.as_ref().map_or(0, |p| p.producers.len());
                 for batch in &entry.batches {
                     let described = describe(batch, time_ms)?;
                     let (outcome, new_range) = match &mut partition {
@@ -361,6 +380,7 @@ impl State {
                     effects.outcomes.push(outcome);
                 }
                 if let Some(partition) = partition.filter(|_| moved) {
+                    new_producers += partition.producers.len() - producers_before;
                     self.digest = partition_digest(self.digest, partition);
                     effects.moved.push((topic_id, entry.partition));
                 }
@@ -370,6 +390,7 @@ impl State {
             self.digest = mixed(self.digest, outcome_digest(outcome));
         }
         self.range_count += u64::from(new_ranges);
+        self.producer_count += new_producers as u64;
         let known = self.objects.entry(object).or_insert(Object { bytes: flush.object_bytes, ranges: 0 });
         known.ranges += new_ranges;
         let unused = known.ranges == 0;
@@ -397,6 +418,7 @@ impl State {
         };
         while topic.partitions.len() < partitions as usize {
             topic.partitions.push_back(Arc::default());
+            self.partition_count += 1;
         }
         let count = topic.partitions.len() as u64;
         self.mix_topic(topic_id);
@@ -406,7 +428,9 @@ impl State {
     fn apply_topic_deleted(&mut self, topic_id: Uuid, revision: i64, effects: &mut Effects) {
         let Some(topic) = self.topics.remove(&topic_id) else { return };
         self.mix_topic(topic_id);
+        self.partition_count -= topic.partitions.len() as u64;
         for (number, partition) in topic.partitions.iter().enumerate() {
+            self.producer_count -= partition.producers.len() as u64;
             for range in partition.ranges.iter() {
                 self.dereference(range, revision, effects);
             }
@@ -461,6 +485,7 @@ impl State {
                 // Whoever has an id that was never handed out may start anywhere as it is.
                 let is_noted = ids.are_noted && producer_id < ids.end;
                 Arc::make_mut(partition).forget(producer_id, is_noted);
+                self.producer_count -= 1;
                 self.mix(entry.producer_id);
             }
         }

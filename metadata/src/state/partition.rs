@@ -151,12 +151,12 @@ impl Partition {
     }
 
     /// The ranges from the one that contains `offset` on, up to and including the one with which at
-    /// least `max_bytes` are covered. Pure; nothing if `offset` is at or past the end or before the
-    /// first range.
-    pub fn plan(&self, offset: i64, max_bytes: u64) -> Vec<Range> {
+    /// least `max_bytes` are covered, and at most `max_ranges`. Pure; nothing if `offset` is at or
+    /// past the end or before the first range.
+    pub fn plan(&self, offset: i64, max_bytes: u64, max_ranges: usize) -> Vec<Range> {
         let mut planned = Vec::new();
         let mut bytes = 0;
-        for range in self.ranges.from(offset) {
+        for range in self.ranges.from(offset).take(max_ranges) {
             if bytes >= max_bytes && !planned.is_empty() {
                 break;
             }

@@ -103,6 +103,18 @@ impl Ranges {
         full.chain(&self.newest).skip(within)
     }
 
+    /// The ranges with a timestamp of at least `timestamp_ms`, in offset order. Chunks without one
+    /// are passed over as a whole.
+    pub fn reaching(&self, timestamp_ms: i64) -> impl Iterator<Item = &Range> {
+        let chunks = self.full.iter().enumerate();
+        let chunks = chunks.filter(move |(_, chunk)| chunk.max_timestamp_ms >= timestamp_ms);
+        let full = chunks.flat_map(move |(place, chunk)| {
+            let trimmed = if place == 0 { self.trimmed } else { 0 };
+            chunk.ranges.iter().skip(trimmed)
+        });
+        full.chain(&self.newest).filter(move |range| range.max_timestamp_ms >= timestamp_ms)
+    }
+
     /// The largest timestamp of all records, ms since 1970; `None` if there are none.
     pub fn max_timestamp_ms(&self) -> Option<i64> {
         let mut chunks = self.full.iter();
@@ -179,6 +191,8 @@ mod tests {
                 assert!(ranges.iter().eq(&list));
                 assert_eq!(ranges, list.iter().copied().collect());
                 assert_eq!(ranges.max_timestamp_ms(), list.iter().map(|r| r.max_timestamp_ms).max());
+                let time = rng.random_range(0..1_000);
+                assert!(ranges.reaching(time).eq(list.iter().filter(|r| r.max_timestamp_ms >= time)));
                 let place = rng.random_range(0..list.len() + 2);
                 assert_eq!(ranges.get(place), list.get(place));
                 let offset = rng.random_range(0..=end);

@@ -195,6 +195,11 @@ pub struct Segment {
     pub ranges: Vec<SegmentRange>,
 }
 
+/// A write object has as many ranges as it may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a write object has at most {MAX_SEGMENT_RANGES} ranges")]
+pub struct SegmentFull;
+
 /// Collects batches into a write object.
 ///
 /// Large batches stay in the buffers that they came in. Small ones are copied together, since a
@@ -222,21 +227,28 @@ impl SegmentBuilder {
         }
     }
 
-    /// Adds all batches of one partition and returns where they begin.
+    /// Adds all batches of one partition and returns where they begin. Fails if the object has
+    /// [`MAX_SEGMENT_RANGES`] already; it is as it was then.
     ///
     /// # Panics
     ///
     /// If partitions do not come in ascending order of (topic id, partition), each once, or a
-    /// partition has no bytes (`parse_index` checks the same), or there are more than
-    /// [`MAX_SEGMENT_RANGES`].
-    pub fn push(&mut self, topic_id: [u8; 16], partition: i32, parts: impl IntoIterator<Item = Part>) -> u64 {
+    /// partition has no bytes (`parse_index` checks the same).
+    pub fn push(
+        &mut self,
+        topic_id: [u8; 16],
+        partition: i32,
+        parts: impl IntoIterator<Item = Part>,
+    ) -> Result<u64, SegmentFull> {
+        if self.ranges.len() >= MAX_SEGMENT_RANGES {
+            return Err(SegmentFull);
+        }
         if let Some(last) = self.ranges.last() {
             assert!(
                 (last.topic_id, last.partition) < (topic_id, partition),
                 "partitions must be pushed in ascending order, each once"
             );
         }
-        assert!(self.ranges.len() < MAX_SEGMENT_RANGES, "a write object has a limited number of ranges");
         let position = self.checksum.bytes();
         let mut checksum = Crc32c::EMPTY;
         let mut crc32 = crc32fast::Hasher::new();
@@ -255,7 +267,7 @@ impl SegmentBuilder {
         };
         self.ranges.push(SegmentRange { topic_id, partition, position, length, crc });
         self.checksum = self.checksum.followed_by(checksum);
-        position
+        Ok(position)
     }
 
     /// Adds index and footer.
@@ -521,8 +533,8 @@ mod tests {
 
     fn golden(version: SegmentVersion) -> Segment {
         let mut builder = builder(version);
-        assert_eq!(builder.push([1; 16], 0, parts(&[b"abc", b"de"])), 0);
-        assert_eq!(builder.push([1; 16], 7, parts(&[b"123456789"])), 5);
+        assert_eq!(builder.push([1; 16], 0, parts(&[b"abc", b"de"])), Ok(0));
+        assert_eq!(builder.push([1; 16], 7, parts(&[b"123456789"])), Ok(5));
         builder.finish()
     }
 
@@ -590,7 +602,7 @@ mod tests {
                     })
                     .collect();
                 contents.push(batches.concat());
-                builder.push([topic; 16], partition, batches.into_iter().map(Part::of));
+                builder.push([topic; 16], partition, batches.into_iter().map(Part::of)).unwrap();
             }
         }
         (builder.finish(), contents)
@@ -681,7 +693,9 @@ mod tests {
             let batches = [batch_of(seed, payload), batch_of(seed + 10, payload * 2)];
             let mut builder = builder(SegmentVersion::V2);
             for (partition, batch) in (0..).zip(&batches) {
-                builder.push([1; 16], partition, [Part::from(&VerifiedBatch::new(batch.clone()).unwrap())]);
+                builder
+                    .push([1; 16], partition, [Part::from(&VerifiedBatch::new(batch.clone()).unwrap())])
+                    .unwrap();
             }
             let segment = builder.finish();
             assert_eq!(segment.payload.checksum(), Crc32c::of(&segment.payload.concat()));
@@ -695,9 +709,9 @@ mod tests {
     fn small_batches_are_copied_together_and_large_ones_are_not() {
         let large = Bytes::from(vec![7; COALESCE_BELOW_BYTES]);
         let mut builder = builder(SegmentVersion::LATEST);
-        builder.push([0; 16], 0, parts(&[&b"small"[..]; 100]));
-        builder.push([0; 16], 1, [Part::of(large.clone())]);
-        builder.push([0; 16], 2, parts(&[b"small"]));
+        builder.push([0; 16], 0, parts(&[&b"small"[..]; 100])).unwrap();
+        builder.push([0; 16], 1, [Part::of(large.clone())]).unwrap();
+        builder.push([0; 16], 2, parts(&[b"small"])).unwrap();
         let segment = builder.finish();
         assert_eq!(segment.payload.pieces().len(), 3, "small ones, the large one, small ones with the index");
         assert_eq!(segment.payload.pieces()[1].as_ptr(), large.as_ptr(), "the large batch was copied");
@@ -707,7 +721,7 @@ mod tests {
     fn many_small_batches_fill_several_buffers() {
         let batch = Bytes::from(vec![9; COALESCE_BELOW_BYTES - 1]);
         let mut builder = builder(SegmentVersion::LATEST);
-        builder.push([0; 16], 0, vec![Part::of(batch.clone()); 100]);
+        builder.push([0; 16], 0, vec![Part::of(batch.clone()); 100]).unwrap();
         let segment = builder.finish();
         assert!(segment.payload.pieces().len() > 2, "one buffer cannot hold all of it");
         assert_eq!(segment.payload.pieces().iter().map(Bytes::len).sum::<usize>() as u64, segment.size);
@@ -723,17 +737,29 @@ mod tests {
     }
 
     #[test]
+    fn an_object_takes_no_more_ranges_than_may_be_read() {
+        let mut builder = builder(SegmentVersion::LATEST);
+        for partition in (0..).take(MAX_SEGMENT_RANGES) {
+            builder.push([1; 16], partition, parts(&[b"a"])).unwrap();
+        }
+        assert_eq!(builder.push([2; 16], 0, parts(&[b"b"])), Err(SegmentFull));
+        let whole = builder.finish();
+        let bytes = whole.payload.pieces().concat();
+        assert_eq!(Index::parse(&bytes, whole.size).unwrap().ranges.len(), MAX_SEGMENT_RANGES);
+    }
+
+    #[test]
     #[should_panic(expected = "ascending order")]
     fn a_partition_cannot_come_twice() {
         let mut builder = builder(SegmentVersion::LATEST);
-        builder.push([1; 16], 0, parts(&[b"a"]));
-        builder.push([1; 16], 0, parts(&[b"b"]));
+        builder.push([1; 16], 0, parts(&[b"a"])).unwrap();
+        builder.push([1; 16], 0, parts(&[b"b"])).unwrap();
     }
 
     #[test]
     #[should_panic(expected = "a range must have bytes")]
     fn a_partition_cannot_be_empty() {
-        builder(SegmentVersion::LATEST).push([1; 16], 0, parts(&[b""]));
+        builder(SegmentVersion::LATEST).push([1; 16], 0, parts(&[b""])).unwrap();
     }
 
     #[test]
@@ -807,7 +833,7 @@ mod tests {
         for partitions in [0, 1, 1000, 1637, 1638, 1639, 10_000] {
             let mut builder = builder(SegmentVersion::LATEST);
             for partition in 0..partitions {
-                builder.push([3; 16], partition, parts(&[b"some batch"]));
+                builder.push([3; 16], partition, parts(&[b"some batch"])).unwrap();
             }
             let segment = builder.finish();
             let (store, key) = stored(segment.payload.concat()).await;

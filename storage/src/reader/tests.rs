@@ -51,7 +51,7 @@ fn id(number: u64) -> ObjectId {
 /// A write object of these batches, and where they end in it.
 fn object_of(id: ObjectId, batches: &[Bytes]) -> (Bytes, u64) {
     let mut builder = SegmentBuilder::new(id, SegmentVersion::LATEST);
-    builder.push([1; 16], 0, batches.iter().cloned().map(Part::of));
+    builder.push([1; 16], 0, batches.iter().cloned().map(Part::of)).unwrap();
     let end = batches.iter().map(|batch| batch.len() as u64).sum();
     (builder.finish().payload.concat().into(), end)
 }

@@ -21,6 +21,11 @@ use super::*;
 use crate::api::{Api, SUPPORTED};
 use crate::testing;
 
+/// Bytes behind the request, if its frame is right.
+fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<usize, ShapeError> {
+    super::check(api, version, frame).map(|shape| shape.left)
+}
+
 /// Correlation id, client id and the rest of the header are not the subject here.
 const CLIENT: &str = "tëst";
 

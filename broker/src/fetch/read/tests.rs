@@ -58,7 +58,8 @@ impl Reading {
     async fn assess(&self) -> Vec<Assessment> {
         let replica = &self.reader.broker.replica;
         replica.barrier().await.unwrap();
-        replica.read(|view| self.wanted.iter().map(|w| plan::assess(&view.state, w)).collect())
+        let mut budget = PlanBudget::new(usize::MAX);
+        replica.read(|view| self.wanted.iter().map(|w| plan::assess(&view.state, w, &mut budget)).collect())
     }
 
     async fn read(&self, assessed: Vec<Assessment>) -> Vec<Fetched> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use regex::bytes::Regex;
 use strandline_metadata::values::group::ConsumerMemberValue;
@@ -16,8 +17,8 @@ use crate::patterns;
 
 /// The patterns that members subscribe to, and the topics that they match.
 ///
-/// Matching costs a pass over all topics, so it is done when a pattern is new and when topics
-/// change, and not at every heartbeat.
+/// Matching costs a pass over all topics, so it is done by whoever knows them, once for all groups;
+/// until that is done, what was known before stands.
 #[derive(Debug, Default)]
 pub(super) struct Patterns(BTreeMap<String, Pattern>);
 
@@ -26,26 +27,28 @@ struct Pattern {
     /// None for a pattern that can't be compiled: persisted by a broker that could. It matches
     /// nothing.
     regex: Option<Regex>,
-    topics: BTreeSet<String>,
+    topics: Arc<BTreeSet<String>>,
+    /// Whether these are all that match it now.
+    is_current: bool,
 }
 
 impl Pattern {
-    fn new(regex: Option<Regex>, topics: &dyn Topics) -> Self {
-        let mut pattern = Self { regex, topics: BTreeSet::new() };
-        pattern.topics = pattern.matches(topics);
-        pattern
+    fn new(pattern: &str, regex: Option<Regex>, topics: &dyn Topics) -> Self {
+        let mut new = Self { regex, topics: Arc::default(), is_current: false };
+        new.refresh(pattern, topics);
+        new
     }
 
-    fn matches(&self, topics: &dyn Topics) -> BTreeSet<String> {
-        let mut matches = BTreeSet::new();
-        if let Some(regex) = &self.regex {
-            topics.each(&mut |name, _, _| {
-                if regex.is_match(name.as_bytes()) {
-                    matches.insert(name.to_owned());
-                }
-            });
+    fn refresh(&mut self, pattern: &str, topics: &dyn Topics) {
+        let Some(regex) = &self.regex else {
+            self.is_current = true;
+            return;
+        };
+        let matching = topics.matching(pattern, regex);
+        self.is_current = matching.as_ref().is_some_and(|matching| matching.is_current);
+        if let Some(matching) = matching {
+            self.topics = matching.names;
         }
-        matches
     }
 }
 
@@ -54,9 +57,14 @@ impl Patterns {
     pub(super) fn learn(&mut self, pattern: &str, topics: &dyn Topics) -> Result<(), ConsumerHeartbeatError> {
         if !self.0.contains_key(pattern) {
             let regex = compile(pattern)?;
-            self.0.insert(pattern.to_owned(), Pattern::new(Some(regex), topics));
+            self.0.insert(pattern.to_owned(), Pattern::new(pattern, Some(regex), topics));
         }
         Ok(())
+    }
+
+    /// Whether it is not known yet what all of them match.
+    fn are_pending(&self) -> bool {
+        self.0.values().any(|pattern| !pattern.is_current)
     }
 
     /// Whether a topic matches a pattern.
@@ -67,7 +75,7 @@ impl Patterns {
     /// The topics that a member subscribes to, by name and by pattern.
     fn topics_of<'a>(&'a self, member: &'a ConsumerMemberValue) -> impl Iterator<Item = &'a String> {
         let matched = member.subscribed_regex.as_ref().and_then(|p| self.0.get(p));
-        member.subscribed_topics.iter().chain(matched.into_iter().flat_map(|p| &p.topics))
+        member.subscribed_topics.iter().chain(matched.into_iter().flat_map(|p| &*p.topics))
     }
 
     /// Forgets what no member subscribes to, learns what is persisted, and matches all with the
@@ -75,12 +83,12 @@ impl Patterns {
     fn refresh<'a>(&mut self, members: impl Iterator<Item = &'a ConsumerMemberValue>, topics: &dyn Topics) {
         let used: BTreeSet<&String> = members.filter_map(|m| m.subscribed_regex.as_ref()).collect();
         self.0.retain(|pattern, _| used.contains(pattern));
-        for pattern in self.0.values_mut() {
-            pattern.topics = pattern.matches(topics);
+        for (pattern, matched) in &mut self.0 {
+            matched.refresh(pattern, topics);
         }
         for pattern in used {
             if !self.0.contains_key(pattern) {
-                self.0.insert(pattern.clone(), Pattern::new(compile(pattern).ok(), topics));
+                self.0.insert(pattern.clone(), Pattern::new(pattern, compile(pattern).ok(), topics));
             }
         }
     }
@@ -102,6 +110,12 @@ impl ConsumerGroup {
         if self.subscribed_topics(ctx) != self.value.topics {
             self.bump_epoch(ctx);
         }
+    }
+
+    /// Whether it is to be told of topics again, although none has changed since: patterns are still
+    /// being matched.
+    pub(crate) fn awaits_patterns(&self) -> bool {
+        self.patterns.are_pending()
     }
 
     /// Whether a member subscribes to the topic with this name.

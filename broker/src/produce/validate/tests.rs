@@ -198,7 +198,21 @@ fn versions_before_seven_know_no_zstd() {
 }
 
 #[test]
-fn large_batches_that_have_to_be_opened_are_opened_apart() {
+fn a_batch_that_becomes_too_large_in_its_topic_s_codec_is_refused() {
+    let batch = batch_of(Codec::Gzip, &[NOW_MS; 200], &[]);
+    let plain = batch_of(Codec::None, &[NOW_MS; 200], &[]).len();
+    let target = Some(Target { codec: Compression::None, level: None });
+    let stored = |max_message_bytes| {
+        let rules = TopicRules { max_message_bytes, compression: target, ..RULES };
+        validate(Uuid::nil(), 0, 9, Some(&batch), &rules, true, NOW_MS).map_err(|e| e.code)
+    };
+    assert!(batch.len() < plain);
+    assert_eq!(stored(plain).unwrap().entry.batch.len(), plain);
+    assert_eq!(stored(plain - 1).unwrap_err(), ResponseError::MessageTooLarge);
+}
+
+#[test]
+fn batches_that_have_to_be_opened_are_opened_apart() {
     let value = vec![0_u8; 4 * OPENED_APART_BYTES];
     let mut payload = BytesMut::from(&batch_of(Codec::None, &[NOW_MS], &[])[..61]);
     payload.extend_from_slice(&value);
@@ -212,6 +226,12 @@ fn large_batches_that_have_to_be_opened_are_opened_apart() {
     let target = Some(Target { codec: Compression::Zstd, level: None });
     assert!(is_heavy(Some(&large), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
     assert!(!is_heavy(None, &RULES, true, NOW_MS));
+    // A few kilobytes may inflate to anything; what is as long as it says is not opened apart.
+    let small = batch_of(Codec::Gzip, &[NOW_MS], &[]);
+    assert!(is_heavy(Some(&claiming(&small, -1)), &RULES, false, NOW_MS));
+    assert!(is_heavy(Some(&small), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
+    let plain = batch_of(Codec::None, &[NOW_MS], &[]);
+    assert!(!is_heavy(Some(&plain), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
 }
 
 #[test]
