@@ -63,8 +63,8 @@ impl Compute {
         }
     }
 
-    /// Runs `work` when there is a place for its kind, and gives what comes of it. Cancellation-safe:
-    /// work that has not begun never does.
+    /// Runs `work` when there is a place for its kind, and gives what comes of it.
+    /// Cancellation-safe: work that has not begun never does.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -93,7 +93,8 @@ impl Compute {
         }
     }
 
-    /// Waits until a large answer may be built. What is built meanwhile in turns is large in memory.
+    /// Waits until a large answer may be built. What is built meanwhile in turns is large in
+    /// memory.
     pub(crate) async fn answer(&self) -> Option<OwnedSemaphorePermit> {
         self.place(&self.answers, "answer").await
     }

@@ -9,8 +9,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Notes `units` of work, each about a tenth of a microsecond: ranges or objects that were looked
-    /// at, encoded or compared. Cancellation-safe.
+    /// Notes `units` of work, each about a tenth of a microsecond: ranges or objects that were
+    /// looked at, encoded or compared. Cancellation-safe.
     pub async fn spend(&mut self, units: usize) {
         self.done += units;
         if self.done >= WORK_PER_TURN {

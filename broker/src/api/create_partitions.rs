@@ -5,8 +5,8 @@
 //! shown is not up to it.
 //!
 //! Differences: a request for more than 10,000 new partitions is refused with POLICY_VIOLATION, as
-//! CreateTopics does, where Kafka says UNKNOWN_SERVER_ERROR; so is a topic for which the cluster has
-//! no room (`max_partitions`).
+//! CreateTopics does, where Kafka says UNKNOWN_SERVER_ERROR; so is a topic for which the cluster
+//! has no room (`max_partitions`).
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -3,9 +3,9 @@
 //! One etcd transaction for each topic: its key and the record that tells the state machine. Names
 //! by Kafka's rules, also the collision of `.` and `_` (checked against what this broker knows: two
 //! that collide, created on two brokers at the same instant, both succeed). Validate-only (KIP-4).
-//! The effective configs are returned from version 5 on (KIP-525), the topic id from 7. A request for
-//! more than 10,000 partitions is refused with POLICY_VIOLATION as a whole, as in Kafka; so is a topic
-//! for which the cluster has no room (`max_partitions`).
+//! The effective configs are returned from version 5 on (KIP-525), the topic id from 7. A request
+//! for more than 10,000 partitions is refused with POLICY_VIOLATION as a whole, as in Kafka; so is
+//! a topic for which the cluster has no room (`max_partitions`).
 //!
 //! Replication is the object store's: the replication factor is the number of replicas that are
 //! shown (see `replicas`). A manual assignment decides the numbers of partitions and replicas; on

@@ -6,8 +6,8 @@
 //! high watermark is stable until transactions exist, so read_committed and read_uncommitted see
 //! the same.
 //!
-//! One fetch of a connection is handled at a time, as in Kafka. A session is only made of topics that
-//! exist (see `fetch/session`).
+//! One fetch of a connection is handled at a time, as in Kafka. A session is only made of topics
+//! that exist (see `fetch/session`).
 //!
 //! Differences: the leader epoch of every partition is 0 for ever, so logs never diverge; the rack
 //! of the client is not needed here, since any broker serves any partition and Metadata names one

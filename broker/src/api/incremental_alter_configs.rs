@@ -1,8 +1,8 @@
 //! IncrementalAlterConfigs (key 44), versions 0–1 (KIP-339).
 //!
 //! Sets, deletes, appends to and subtracts from single configs of a topic, of this broker, of the
-//! cluster-wide defaults of brokers, of a group, or of a client-metrics resource; the others stay. A
-//! resource that is named twice is refused with INVALID_REQUEST, each time.
+//! cluster-wide defaults of brokers, of a group, or of a client-metrics resource; the others stay.
+//! A resource that is named twice is refused with INVALID_REQUEST, each time.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -4,8 +4,8 @@
 //! in the client's zone if its client id says `zone=<name>`. Topics by name or, from version 10 on,
 //! by id; all topics for a null list (an empty one in version 0). A topic that does not exist is
 //! created if broker and request allow it. Leader epochs are 0 for ever; a partition shows as many
-//! replicas as were asked for, all in sync, since replication is the object store's. A topic that is
-//! named twice is answered once.
+//! replicas as were asked for, all in sync, since replication is the object store's. A topic that
+//! is named twice is answered once.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

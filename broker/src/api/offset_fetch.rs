@@ -3,9 +3,9 @@
 //! What a group has committed, read from the metadata store itself: current whoever coordinated the
 //! group before. −1 where nothing is committed, and for a group that does not exist. All topics
 //! when none are named (from version 2), several groups at once from 8 (KIP-709), a member's epoch
-//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group, a
-//! topic or a partition that is named twice is answered once: what is asked about a group in several
-//! places is taken together, and the first member named is the one that is checked.
+//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group,
+//! a topic or a partition that is named twice is answered once: what is asked about a group in
+//! several places is taken together, and the first member named is the one that is checked.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -227,8 +227,8 @@ async fn lay_out(
     answer
 }
 
-/// Validates the records of one partition: beside the connections' threads if they have to be opened,
-/// since a few kilobytes may become a hundred megabytes on the way.
+/// Validates the records of one partition: beside the connections' threads if they have to be
+/// opened, since a few kilobytes may become a hundred megabytes on the way.
 async fn check(
     call: &Call,
     (topic_id, partition): (Uuid, u32),

@@ -242,7 +242,8 @@ async fn read_all(
     };
     let until = (deadline + FETCH_READS_FOR).min(Instant::now() + FETCH_READS_FOR);
     // Budgets are dealt out in order, before anything is read.
-    let mut left = memory.bytes();
+    // Memory may be more than is wanted: the first batch comes whole.
+    let mut left = memory.bytes().min(max_bytes);
     let mut first = true;
     let budgets = wanted.iter().zip(&assessed).map(|(wanted, assessment)| {
         let budget = wanted.max_bytes.min(left);

@@ -3,8 +3,8 @@
 //!
 //! Sessions live in this broker's memory and nowhere else. A consumer that moves to another broker
 //! is told that its session is not known there, and sends a full fetch. A session is only made of
-//! topics that exist, and all of them together have a bound in bytes: whoever gets none goes on with
-//! full fetches. Each has a lock of its own, so that a large one holds up nobody else's.
+//! topics that exist, and all of them together have a bound in bytes: whoever gets none goes on
+//! with full fetches. Each has a lock of its own, so that a large one holds up nobody else's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -53,8 +53,8 @@ pub(crate) trait Topics {
     fn by_name(&self, name: &str) -> Option<(Uuid, u32)>;
     /// Name of the topic with this id.
     fn name(&self, id: Uuid) -> Option<String>;
-    /// The topics that match a pattern, compiled as `regex`; `None` if that is not known yet. Whoever
-    /// is not told what is current asks again a little later.
+    /// The topics that match a pattern, compiled as `regex`; `None` if that is not known yet.
+    /// Whoever is not told what is current asks again a little later.
     fn matching(&self, pattern: &str, regex: &Regex) -> Option<Matching>;
 }
 

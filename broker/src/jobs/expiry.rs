@@ -1,5 +1,5 @@
-//! Forgetting idempotent producers that have written nothing for the expiry time, or for a quarter of
-//! an hour while the cluster remembers nearly as many as it may (`max_producers`).
+//! Forgetting idempotent producers that have written nothing for the expiry time, or for a quarter
+//! of an hour while the cluster remembers nearly as many as it may (`max_producers`).
 //!
 //! Time is this broker's monotonic clock: a producer is proposed for expiry only after it was seen
 //! unchanged for that long, and the record names what it expects to find, so a batch that came in

@@ -105,7 +105,8 @@ impl Drop for Subscription {
         let partitions = std::mem::take(&mut self.partitions);
         let takes_long = partitions.len() * UNITS_PER_PLACE > WORK_PER_TURN;
         let forget = move || waiters.forget(id, &partitions);
-        // Longer than a turn is too long for a thread of the runtime, and nothing can be awaited here.
+        // Longer than a turn is too long for a thread of the runtime, and nothing can be awaited
+        // here.
         let runtime = Handle::try_current().ok().filter(|_| takes_long);
         match runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) {
             Some(runtime) => drop(runtime.spawn_blocking(forget)),

@@ -14,7 +14,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::Decodable;
 use kafka_protocol::records::Compression;
-use strandline_tests::client::{Client, topic};
+use strandline_tests::client::{Client, ClientError, topic};
 use strandline_tests::records::batch;
 use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
@@ -49,8 +49,13 @@ async fn a_mention_creates_a_topic_if_it_may() {
     let known = described(&mut b, "mentioned", false).await;
     assert_eq!((known.error_code, known.topic_id), (0, made.topic_id), "another broker knows it at once");
     let record = batch(&["p"], now_ms(), None, Compression::None);
-    assert_eq!(b.produce("produced", 0, record).await.expect("a produce creates it"), 0);
-    assert_eq!(described(&mut a, "produced", false).await.error_code, 0);
+    let answer = b.produce("produced", 0, record).await;
+    assert!(matches!(answer, Err(ClientError::Kafka(ResponseError::UnknownTopicOrPartition))), "{answer:?}");
+    assert_eq!(
+        error(described(&mut a, "produced", false).await.error_code),
+        unknown,
+        "a produce creates nothing"
+    );
     for internal in ["__consumer_offsets", "__transaction_state"] {
         assert_eq!(error(described(&mut a, internal, true).await.error_code), unknown, "{internal}");
     }

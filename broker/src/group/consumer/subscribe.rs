@@ -112,8 +112,8 @@ impl ConsumerGroup {
         }
     }
 
-    /// Whether it is to be told of topics again, although none has changed since: patterns are still
-    /// being matched.
+    /// Whether it is to be told of topics again, although none has changed since: patterns are
+    /// still being matched.
     pub(crate) fn awaits_patterns(&self) -> bool {
         self.patterns.are_pending()
     }
