@@ -12,9 +12,8 @@
 //!
 //! Differences: transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
 //! transactions exist, as by a Kafka that does not let the client use them. At most 1,000 records
-//! are named in a response. A producer id that InitProducerId never handed out is refused with
-//! INVALID_PRODUCER_ID_MAPPING, which Kafka takes, and a producer that is new to a partition with
-//! POLICY_VIOLATION while the cluster remembers `max_producers`. A partition that is named twice is
+//! are named in a response. A producer that is new to a partition is refused with POLICY_VIOLATION
+//! while the cluster remembers `max_producers`. A partition that is named twice is
 //! written once, and refused after that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +26,6 @@ use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
-use strandline_metadata::replica::BarrierError;
 use strandline_storage::limits::COALESCE_BELOW_BYTES;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -176,7 +174,7 @@ async fn lay_out(
     let now_ms = broker.clock.now_ms();
     let acks_are_valid = matches!(request.acks, -1..=1);
     let mut seen = BTreeSet::new();
-    let mut producers = ProducerCheck::new(call);
+    let producers = ProducerCheck::new(call);
     let mut answer = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let known = rules(call, &topic.name, topic.topic_id);
@@ -201,7 +199,7 @@ async fn lay_out(
                 },
             };
             let valid = match valid {
-                Ok(accepted) => producers.check(&accepted.entry).await.map(|()| accepted),
+                Ok(accepted) => producers.check(&accepted.entry).map(|()| accepted),
                 refused => refused,
             };
             let outcome = match valid {
@@ -262,39 +260,20 @@ async fn check(
     checked
 }
 
-/// Which producers may write: made-up ids must not fill the state of every broker.
+/// Which producers may write: the state of every broker remembers no more than `max_producers`.
 struct ProducerCheck<'a> {
     broker: &'a Broker,
-    /// Producer ids from here on were not handed out, as far as this broker knows.
-    ids_end: i64,
-    /// What came of making sure of that.
-    barrier: Option<Result<(), BarrierError>>,
 }
 
 impl<'a> ProducerCheck<'a> {
     fn new(call: &'a Call) -> Self {
-        let broker = &*call.broker;
-        Self { broker, ids_end: broker.replica.read(|view| view.state.producer_ids_end()), barrier: None }
+        Self { broker: &call.broker }
     }
 
-    /// Refuses a producer whose id was never handed out, and one that would be one too many.
-    async fn check(&mut self, entry: &Entry) -> Result<(), Invalid> {
+    /// Refuses a producer that would be one too many.
+    fn check(&self, entry: &Entry) -> Result<(), Invalid> {
         let Some((producer_id, ..)) = entry.producer else { return Ok(()) };
         let broker = self.broker;
-        if producer_id >= self.ids_end && self.barrier.is_none() {
-            // Another broker may have handed it out a moment ago.
-            self.barrier = Some(broker.replica.barrier().await);
-            self.ids_end = broker.replica.read(|view| view.state.producer_ids_end());
-        }
-        if producer_id >= self.ids_end {
-            return Err(match self.barrier {
-                Some(Err(_)) => refused(&ProduceError::NotRegistered),
-                _ => invalid(
-                    ResponseError::InvalidProducerIdMapping,
-                    "this producer id was never handed out by this cluster",
-                ),
-            });
-        }
         let is_one_too_many = broker.replica.read(|view| {
             let remembered = view.state.partition(entry.topic_id, entry.partition);
             view.state.producer_count() >= broker.config.max_producers

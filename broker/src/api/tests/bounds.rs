@@ -274,21 +274,6 @@ async fn the_cluster_has_room_for_so_many_partitions() {
 }
 
 #[tokio::test]
-async fn a_producer_id_that_was_never_handed_out_is_refused() {
-    let (opened, mut client, id) = ready().await;
-    let refused = ResponseError::InvalidProducerIdMapping.code();
-    let code = async |client: &mut TestClient, batch| {
-        produce(client, 9, id, vec![(0, batch)]).await.responses[0].partition_responses[0].error_code
-    };
-    assert_eq!(code(&mut client, by_producer(0, 0)).await, refused);
-    let handed =
-        client.call(&InitProducerIdRequest::default().with_transactional_id(None), 4).await.producer_id.0;
-    assert_eq!(code(&mut client, by_producer(handed, 0)).await, 0);
-    assert_eq!(code(&mut client, by_producer(i64::MAX, 0)).await, refused);
-    assert_eq!(opened.broker.replica.read(|view| view.state.producer_count()), 1);
-}
-
-#[tokio::test]
 async fn a_cluster_that_remembers_as_many_producers_as_it_may_takes_those_and_no_more() {
     let (opened, mut client) = opened_with(&["--max-producers", "2"]).await;
     let id = client.create_topic("t", 2, &[]).await;
