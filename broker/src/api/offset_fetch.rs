@@ -5,11 +5,13 @@
 //! when none are named (from version 2), several groups at once from 8 (KIP-709), a member's epoch
 //! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group,
 //! a topic or a partition that is named twice is answered once: what is asked about a group in
-//! several places is taken together, and the first member named is the one that is checked.
+//! several places is taken together, and the first member named is the one that is checked. While
+//! the metadata store does not answer: NOT_COORDINATOR.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
@@ -96,14 +98,24 @@ async fn group(call: &Call, mut asked: OffsetFetchRequestGroup) -> OffsetFetchRe
             answer.with_topics(topics(asked.topics, &found))
         }
         Err(error) => {
-            let answer = answer.with_error_code(error.code().code());
-            let failed = |p: i32| nothing(p).with_error_code(error.code().code());
+            let code = refusal(&error).code();
+            let answer = answer.with_error_code(code);
+            let failed = |p: i32| nothing(p).with_error_code(code);
             let topics = asked.topics.unwrap_or_default().into_iter().map(|topic| {
                 let partitions = topic.partition_indexes.into_iter().map(failed).collect();
                 OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
             });
             answer.with_topics(topics.collect())
         }
+    }
+}
+
+/// The code of a refusal. Java consumers before 3.9 give up at COORDINATOR_NOT_AVAILABLE here, and
+/// look for the coordinator and ask again at NOT_COORDINATOR, which is what Kafka answers.
+fn refusal(error: &GroupError) -> ResponseError {
+    match error.code() {
+        ResponseError::CoordinatorNotAvailable => ResponseError::NotCoordinator,
+        code => code,
     }
 }
 

@@ -191,6 +191,26 @@ async fn a_broker_that_is_behind_does_not_say_that_nothing_is_committed() {
 }
 
 #[tokio::test]
+async fn who_asks_for_offsets_while_the_metadata_store_is_silent_asks_again() {
+    let world = World::new();
+    let faulty = FaultyBackend::new(Arc::new(world.backend.clone()), 1);
+    let faults = faulty.faults();
+    let opened = world.broker_over(Arc::new(faulty), 1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    client.create_topic("t", 1, &[]).await;
+    commit(&mut client, "g", "t", 0, 5).await;
+    let all = OffsetFetchRequestGroup::default().with_group_id(GroupId(text("g"))).with_member_epoch(-1);
+    let request = OffsetFetchRequest::default().with_groups(vec![all.with_topics(None)]);
+    faults.set_plan(FaultPlan { unavailable: 1.0, ..FaultPlan::default() });
+    // Older consumers take any other code for final.
+    let again = [ResponseError::NotCoordinator, ResponseError::CoordinatorLoadInProgress];
+    let code = client.call(&request, 9).await.groups[0].error_code;
+    assert!(again.iter().any(|error| error.code() == code), "{code}");
+    faults.set_plan(FaultPlan::default());
+    eventually("it is answered", async || client.call(&request, 9).await.groups[0].error_code == 0).await;
+}
+
+#[tokio::test]
 async fn groups_are_listed_also_while_they_are_being_read() {
     let world = World::new();
     let first = world.broker(1, QUICK).await;
