@@ -237,6 +237,8 @@ async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std
     info!(host = address.host, port = address.port, "serving Kafka clients");
     // Nobody else sets it.
     let _ = opened_broker.set(broker.clone());
+    #[cfg(test)]
+    tests::panic_if_asked_to(&broker.tasks);
     let code = tokio::select! {
         () = signals.told_to_end() => ExitCode::SUCCESS,
         Some(reason) = opened.fatal.recv() => {
@@ -335,4 +337,67 @@ fn store_opener(
         }
         store::open(&config, &metrics, clock.clone(), seed)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Child;
+    use std::time::{Duration, Instant};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// The folder in which a test that runs as a process of its own keeps everything.
+    const FOLDER: &str = "STRANDLINE_TEST_PANIC_IN";
+    /// When the task panics after the broker has opened.
+    const PANIC_AFTER: Duration = Duration::from_millis(200);
+    /// The whole life of that process, with room for a busy machine: well below the half minute for
+    /// which it would wait for a lease.
+    const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+    pub(super) fn panic_if_asked_to(tasks: &TaskSet) {
+        if std::env::var_os(FOLDER).is_some() {
+            tasks.start(TaskKind::Critical, "flush", async {
+                sleep(PANIC_AFTER).await;
+                panic!("an assertion of a test")
+            });
+        }
+    }
+
+    #[test]
+    fn a_process_whose_task_panics_ends_soon_and_says_why() {
+        let folder = std::env::temp_dir().join(format!("strandline-panic-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let began = Instant::now();
+        let mut child = Child::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "process::tests::is_a_process_of_its_own", "--ignored", "--nocapture"]);
+        let done = child.env(FOLDER, &folder).output().unwrap();
+        let took = began.elapsed();
+        let said = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{said:?}");
+        assert!(took < ENDS_WITHIN, "{took:?}, {said:?}");
+        let [_, errors] = &said;
+        let why = "strandline: the task \"flush\" panicked: an assertion of a test";
+        assert!(errors.contains(why), "{said:?}");
+    }
+
+    /// A broker, with everything that belongs to the process around it.
+    #[test]
+    #[ignore = "is started by the test above"]
+    fn is_a_process_of_its_own() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        let path = |name: &str| Path::new(&folder).join(name).display().to_string();
+        let flags = [
+            "--dev".to_owned(),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--http-listen=127.0.0.1:0".to_owned(),
+            "--metadata-listen=127.0.0.1:0".to_owned(),
+            format!("--metadata-journal={}", path("journal")),
+            format!("--store-url=file://{}", path("objects")),
+        ];
+        let code = run(None, flags.into()).unwrap();
+        std::process::exit(i32::from(code != ExitCode::SUCCESS));
+    }
 }

@@ -9,6 +9,9 @@ use crate::http;
 use crate::process::{Nest, Process, eventually, free_port};
 use crate::proxy::{Link, PeerProxy};
 
+/// What the name of a folder ends with whose contents come from a backup.
+const RESTORED: &str = "restored";
+
 /// etcd: one member, or several.
 #[derive(Debug)]
 pub struct Etcd {
@@ -185,28 +188,47 @@ impl Etcd {
         self.try_ctl(args).unwrap_or_else(|why| panic!("etcdctl {args:?}: {why}"))
     }
 
-    /// Takes the place of everything that it has stored, from a file that `etcdctl snapshot save`
-    /// has written. It must be a single member, not run, and does not afterwards.
+    /// Saves what it has stored as a file.
+    pub fn back_up(&self, backup: &Path) {
+        let done = self.try_ctl_of(0, &["snapshot", "save", &backup.to_string_lossy()]);
+        done.unwrap_or_else(|why| panic!("etcdctl snapshot save: {why}"));
+    }
+
+    /// What a file has that [`Self::back_up`] wrote takes the place of everything that it has
+    /// stored. No member may run, and none does afterwards.
     pub fn restore(&mut self, backup: &Path) {
-        let cluster = self.initial_cluster();
-        let member = &mut self.members[0];
-        member.data.set_extension("restored");
-        let (data, backup) =
-            (member.data.to_string_lossy().into_owned(), backup.to_string_lossy().into_owned());
-        let (name, peer) = (member.name.clone(), member.peer_url());
-        self.ctl(&[
-            "snapshot",
-            "restore",
-            &backup,
-            "--name",
-            &name,
-            "--data-dir",
-            &data,
-            "--initial-cluster",
-            &cluster,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ]);
+        let (cluster, backup) = (self.initial_cluster(), backup.to_string_lossy().into_owned());
+        for i in 0..self.len() {
+            assert!(!self.is_running(i), "etcd runs");
+            let member = &mut self.members[i];
+            member.data.set_extension(RESTORED);
+            // What an earlier restoration left behind.
+            let _ = std::fs::remove_dir_all(&member.data);
+            let (name, peer) = (member.name.clone(), member.peer_url());
+            let data = member.data.to_string_lossy().into_owned();
+            self.ctl(&[
+                "snapshot",
+                "restore",
+                &backup,
+                "--name",
+                &name,
+                "--data-dir",
+                &data,
+                "--initial-cluster",
+                &cluster,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ]);
+        }
+    }
+
+    /// Goes back to what it had stored before [`Self::restore`]. No member may run, and none does
+    /// afterwards.
+    pub fn take_back(&mut self) {
+        for i in 0..self.len() {
+            assert!(!self.is_running(i), "etcd runs");
+            self.members[i].data.set_extension("");
+        }
     }
 
     /// The revision that it is at.

@@ -57,6 +57,41 @@ async fn etcd_may_stop_and_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_says_what_is_possible_while_etcd_stands_still() {
+    let mut cluster = Cluster::start(Plan::new(1).flag("lease-ttl-s", 2)).await;
+    let pages = ["/readyz", "/readyz?for=writes", "/readyz?for=reads", "/readyz?for=groups"];
+    let codes = async |cluster: &Cluster| {
+        let mut codes = Vec::new();
+        for page in pages {
+            codes.push(cluster.page(0, page).await.0);
+        }
+        codes
+    };
+    assert_eq!(codes(&cluster).await, [200; 4]);
+    for page in ["/readyz?for=nothing", "/readyz?reads"] {
+        assert_eq!(cluster.page(0, page).await.0, 400, "{page}");
+    }
+    let before_ms = now_ms();
+    cluster.etcd().pause();
+    eventually("the broker notices", Duration::from_mins(1), async || {
+        (codes(&cluster).await == [503, 503, 200, 503]).then_some(())
+    })
+    .await;
+    let (_, page) = cluster.page(0, "/readyz?for=reads").await;
+    let page: serde_json::Value = serde_json::from_str(&page).expect("it is JSON");
+    for capability in ["writes", "groups"] {
+        let shown = &page[capability];
+        assert!(shown["since_ms"].as_i64().is_some_and(|ms| ms >= before_ms), "{page}");
+        assert!(shown["reason"].is_string() && shown["ready"] == false, "{page}");
+    }
+    assert!(page["reads"]["ready"] == true && page["ready"] == true, "{page}");
+    assert_eq!(cluster.page(0, "/healthz").await.0, 200);
+    cluster.etcd().resume();
+    cluster.wait_ready(0).await;
+    assert_eq!(codes(&cluster).await, [200; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_may_die_often() {
     let mut cluster = Cluster::start(Plan::new(3)).await;
     let workload = Workload::start(&cluster, "flaky", 4).await;
@@ -103,7 +138,7 @@ async fn an_etcd_that_was_restored_from_a_backup_is_not_trusted() {
     let workload = Workload::start(&cluster, "restored", 2).await;
     workload.progress(200).await;
     let backup = cluster.folder().join("backup");
-    cluster.etcd().ctl(&["snapshot", "save", &backup.to_string_lossy()]);
+    cluster.etcd().back_up(&backup);
     let known = cluster.s3().files("/snapshot/");
     // What comes now is acknowledged, and the backup knows nothing of it. The restored etcd's own
     // revision goes on, too, while brokers come back to it: the snapshot is ahead by more than
