@@ -7,7 +7,6 @@
 //!
 //! It ends with 0 if every bound of [`bounds`] was kept, else with 1.
 
-mod attacks;
 mod bounds;
 mod neighbour;
 mod report;
@@ -16,10 +15,10 @@ mod watch;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use strandline_hostile::attacks::{ATTACKS, Attack, Press, Target};
 use strandline_tests::cluster::{Cluster, Plan};
 use tokio::time::sleep;
 
-use crate::attacks::{ATTACKS, Attack, Press, Target};
 use crate::neighbour::Neighbour;
 use crate::report::{Line, Report};
 use crate::watch::Watch;
@@ -27,6 +26,8 @@ use crate::watch::Watch;
 const DEFAULT_SECONDS: u64 = 20;
 /// How long the neighbour is measured alone: the yardstick of everything else.
 const ALONE: Duration = Duration::from_secs(15);
+/// More than the broker caches.
+const LARGE_MEGABYTES: usize = 240;
 /// All kinds at once go on so many times longer than each alone.
 const TOGETHER: u32 = 3;
 
@@ -57,7 +58,8 @@ fn usage() -> ExitCode {
 async fn run(chosen: &[&'static Attack], each: Duration) -> ExitCode {
     let plan = bounds::SETTINGS.iter().fold(Plan::new(1), |plan, (name, value)| plan.flag(name, value));
     let mut cluster = Cluster::start(plan).await;
-    let target = Target::prepare(&cluster).await;
+    let target = Target::of(&cluster, 0);
+    target.prepare(LARGE_MEGABYTES).await;
     let neighbour = Neighbour::start(&cluster).await;
     let watch = Watch::start(&mut cluster);
     let began = Instant::now();

@@ -127,6 +127,11 @@ impl Cluster {
         self.brokers[i].program = program;
     }
 
+    /// Whether broker `i` runs another build than the one that is tested, or will at its next start.
+    pub fn has_other_program(&self, i: usize) -> bool {
+        self.brokers[i].program.is_some()
+    }
+
     /// Gives broker `i`, which must not run, another node id.
     pub fn set_node_id(&mut self, i: usize, node_id: i32) {
         assert!(!self.is_running(i), "broker {i} runs");
@@ -167,6 +172,11 @@ impl Cluster {
     pub fn address(&self, i: usize) -> String {
         let broker = &self.brokers[i];
         format!("127.0.0.1:{}", broker.front.as_ref().map_or(broker.port, Proxy::port))
+    }
+
+    /// Where broker `i` listens itself, whatever proxy clients are told of.
+    pub fn direct_address(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.brokers[i].port)
     }
 
     /// Where broker `i` serves its metrics.
@@ -230,6 +240,11 @@ impl Cluster {
             // Each flag may be given once only: the last word counts.
             flags.retain(|(known, _)| known != name);
             flags.push((name, value.clone()));
+        }
+        if let Some(program) = &broker.program {
+            // It may be older than some of the flags.
+            let known = help_of(program);
+            flags.retain(|(name, _)| known.contains(&format!("--{name} ")));
         }
         let args: Vec<OsString> =
             flags.into_iter().flat_map(|(k, v)| [format!("--{k}").into(), v.into()]).collect();
@@ -440,6 +455,12 @@ impl Cluster {
     pub fn folder(&self) -> &Path {
         self.nest.folder()
     }
+}
+
+/// What a program says of its flags.
+fn help_of(program: &Path) -> String {
+    let said = std::process::Command::new(program).arg("--help").output().expect("the program starts");
+    String::from_utf8_lossy(&said.stdout).into_owned()
 }
 
 impl Drop for Cluster {

@@ -25,10 +25,9 @@ use tokio::time::sleep;
 /// A topic of many partitions, with nothing in it.
 const WIDE: &str = "wide";
 const WIDE_PARTITIONS: i32 = 10_000;
-/// A topic with more in it than the broker caches.
+/// A topic with more in it than the broker caches: batches of a megabyte.
 const LARGE: &str = "large";
 const LARGE_PARTITIONS: i32 = 8;
-const LARGE_BATCHES: usize = 240;
 /// A topic with one small batch that inflates to [`BOMB_BYTES`].
 const BOMB: &str = "bomb";
 const BOMB_BYTES: usize = 127 << 20;
@@ -42,7 +41,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where to press.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub struct Target {
     /// Where the broker takes Kafka clients.
     address: String,
     /// Where it serves HTTP.
@@ -51,17 +50,17 @@ pub(crate) struct Target {
 
 /// One kind of hostile client.
 #[derive(Debug)]
-pub(crate) struct Attack {
+pub struct Attack {
     /// What it is called.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// How many of them press at the same time.
-    pub(crate) clients: usize,
+    pub clients: usize,
     /// What the one of this number does until it is dropped.
-    pub(crate) run: fn(Target, usize) -> LocalBoxFuture<'static, ()>,
+    run: fn(Target, usize) -> LocalBoxFuture<'static, ()>,
 }
 
 /// Every kind.
-pub(crate) const ATTACKS: &[Attack] = &[
+pub const ATTACKS: &[Attack] = &[
     Attack { name: "many-partitions", clients: 2, run: |t, n| Box::pin(records::many_partitions(t, n)) },
     Attack { name: "pinned-frames", clients: 4, run: |t, n| Box::pin(records::pinned_frames(t, n)) },
     Attack { name: "made-up-producers", clients: 2, run: |t, n| Box::pin(records::made_up_producers(t, n)) },
@@ -73,6 +72,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack { name: "never-read", clients: 20, run: |t, n| Box::pin(fetches::never_read(t, n)) },
     Attack { name: "behind-a-long-poll", clients: 20, run: |t, n| Box::pin(names::behind_a_long_poll(t, n)) },
     Attack { name: "metadata-twice", clients: 2, run: |t, n| Box::pin(names::metadata_twice(t, n)) },
+    Attack { name: "names-of-nobody", clients: 40, run: |t, n| Box::pin(names::names_of_nobody(t, n)) },
     Attack { name: "configs-twice", clients: 2, run: |t, n| Box::pin(names::configs_twice(t, n)) },
     Attack { name: "offsets-twice", clients: 2, run: |t, n| Box::pin(names::offsets_twice(t, n)) },
     Attack { name: "groups-twice", clients: 2, run: |t, n| Box::pin(names::groups_twice(t, n)) },
@@ -90,24 +90,39 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack { name: "dripping-http", clients: 80, run: |t, n| Box::pin(connections::dripping_http(t, n)) },
 ];
 
+/// Kinds that leave much behind for good, in etcd or in the state: producers, topics, groups,
+/// records.
+const LASTING: &[&str] =
+    &["many-partitions", "made-up-producers", "recompression", "groups-twice", "patterns", "huge-topics"];
+
+impl Attack {
+    /// Whether what it does is over with its last byte, but for a few records.
+    pub fn is_passing(&self) -> bool {
+        !LASTING.contains(&self.name)
+    }
+}
+
 impl Target {
-    /// Makes the topics that the attacks press on.
-    pub(crate) async fn prepare(cluster: &Cluster) -> Self {
-        let target = Self { address: cluster.address(0), http_address: cluster.http_address(0) };
-        let mut client = target.connect().await.expect("a running broker takes connections");
+    /// Broker `i`, which is reached without a proxy.
+    pub fn of(cluster: &Cluster, i: usize) -> Self {
+        Self { address: cluster.direct_address(i), http_address: cluster.http_address(i) }
+    }
+
+    /// Makes the topics that the attacks press on, with so many megabytes to read.
+    pub async fn prepare(&self, megabytes: usize) {
+        let mut client = self.connect().await.expect("a running broker takes connections");
         for (name, partitions) in [(WIDE, WIDE_PARTITIONS), (LARGE, LARGE_PARTITIONS), (BOMB, 1), (QUIET, 1)]
         {
             create(&mut client, name, partitions).await.expect("a topic is created");
         }
         let noise: Vec<u8> =
             (0..1_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        for number in 0..LARGE_BATCHES {
+        for number in 0..megabytes {
             let record = batch(&[&noise], now_ms(), None, Compression::None);
             let partition = number as i32 % LARGE_PARTITIONS;
             client.produce(LARGE, partition, record).await.expect("a large batch is written");
         }
         client.produce(BOMB, 0, bomb()).await.expect("a small batch is written");
-        target
     }
 
     async fn connect(&self) -> Result<Client, ClientError> {
@@ -145,13 +160,14 @@ async fn create(client: &mut Client, name: &str, partitions: i32) -> Result<(), 
 
 /// Attacks that are under way, on a thread of their own.
 #[derive(Debug)]
-pub(crate) struct Press {
+pub struct Press {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Press {
-    pub(crate) fn start(target: &Target, attacks: &[&'static Attack]) -> Self {
+    /// Starts every client of these attacks.
+    pub fn start(target: &Target, attacks: &[&'static Attack]) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let (target, attacks) = (target.clone(), attacks.to_vec());
         let thread = std::thread::spawn(move || {
@@ -171,10 +187,20 @@ impl Press {
     }
 
     /// Ends them where they stand.
-    pub(crate) async fn end(self) {
+    pub async fn end(self) {
         // It ends by itself if its receiver is gone.
         let _ = self.stop.send(());
         let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
         joined.expect("the waiting ends").expect("no attack panics");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lasts_is_the_name_of_an_attack() {
+        assert!(LASTING.iter().all(|name| ATTACKS.iter().any(|attack| attack.name == *name)));
     }
 }

@@ -20,6 +20,9 @@ use super::{QUIET, Target, WIDE, WIDE_PARTITIONS};
 
 /// How often a topic is named.
 const NAMED: usize = 100_000;
+/// Names in one request, as many as may be decoded.
+const NOBODYS_NAMES: u32 = 600_000;
+const NAME_LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
 /// How often a group is named.
 const GROUPS: usize = 300;
 /// Requests that wait on a connection.
@@ -51,6 +54,18 @@ pub(super) async fn metadata_twice(target: Target, _: usize) {
         &frame(&MetadataRequest::default().with_topics(Some(vec![named; NAMED])), 9, 1, "hostile"),
     )
     .await;
+}
+
+/// Very many names that nobody has: each takes a few bytes, and many times as much once decoded.
+pub(super) async fn names_of_nobody(target: Target, _: usize) {
+    let named = |i: u32| {
+        let name = [24, 18, 12, 6, 0].map(|shift| char::from(NAME_LETTERS[(i >> shift) as usize & 63]));
+        MetadataRequestTopic::default().with_name(Some(topic(&String::from_iter(name))))
+    };
+    let request = MetadataRequest::default()
+        .with_topics(Some((0..NOBODYS_NAMES).map(named).collect()))
+        .with_allow_auto_topic_creation(false);
+    exchange(&target, &frame(&request, 8, 1, "hostile")).await;
 }
 
 /// One topic's configs, over and over.
