@@ -114,6 +114,8 @@ pub struct Broker {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) request_memory: RequestMemory,
+    /// Of large requests that are decoded.
+    pub(crate) decoded_memory: MemoryBudget,
     pub(crate) reply_memory: MemoryBudget,
     /// Places for reads that go on after their fetch was answered.
     pub(crate) reads_on: Arc<Semaphore>,

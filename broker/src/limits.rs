@@ -92,6 +92,8 @@ pub(crate) const DECODED_PER_FRAME_BYTE: usize = 32;
 /// does not know.
 pub(crate) const DECODED_FREE_BYTES: usize = 16 * 1024;
 /// Memory that the structs of a decoded request may take at all: a fetch of 700,000 partitions.
+/// What takes more than [`LARGE_REQUEST_BYTES`], or [`LARGE_FETCH_BYTES`], is memory of a budget
+/// that all connections share.
 pub(crate) const DECODED_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What a tagged field that is not known takes once decoded: it is kept in a map whose nodes have
 /// room for eleven, and nearly always it is the only one.

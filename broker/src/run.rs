@@ -205,6 +205,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         readiness: Readiness::default(),
         metrics: parts.metrics,
         request_memory: RequestMemory::new(config.request_memory_bytes),
+        decoded_memory: MemoryBudget::new(config.memory.decoded_request_bytes()),
         reply_memory: MemoryBudget::new(config.response_memory_bytes),
         reads_on: Arc::new(Semaphore::new(FETCHES_READ_ON)),
         clock: parts.clock,

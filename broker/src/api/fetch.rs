@@ -39,7 +39,11 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(call.broker.config.fetch_max_bytes),
         max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(FETCH_MAX_WAIT),
     };
-    let session = match begin(&call, request).await {
+    let session = begin(&call, request).await;
+    // It may wait for a minute; what it is interested in is memory of sessions and of waiting
+    // fetches.
+    call.release_decoded();
+    let session = match session {
         Ok(session) => session,
         Err(error) => {
             let answer = Answer { error_code: error.code(), ..Answer::default() };

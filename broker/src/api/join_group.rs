@@ -24,6 +24,7 @@ pub(super) async fn handle(call: &Call, request: JoinGroupRequest) -> JoinGroupR
     let (group_id, member_id) = (request.group_id.to_string(), request.member_id.to_string());
     drop(request);
     call.frame_memory.release();
+    call.release_decoded();
     let answer = call.broker.groups.ask(&group_id, |reply| Command::Join(join, reply)).await;
     let mut response = answer.unwrap_or_else(|error| {
         let answer = JoinGroupResponse::default()

@@ -49,7 +49,7 @@ pub(crate) mod update_features;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -109,6 +109,8 @@ pub(crate) struct Client {
     pub(crate) port: Option<u16>,
     /// The memory of its responses that are not written yet.
     pub(crate) replies: MemoryAccount,
+    /// The memory of its large requests, decoded.
+    decoded: MemoryAccount,
     /// Its place for what is large: one request, or one answer, at a time.
     pub(crate) large: Arc<Semaphore>,
     /// Its place for a fetch: one at a time. Kafka answers every request before it takes the next.
@@ -116,14 +118,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(peer: &str, memory: &MemoryBudget) -> Self {
+    pub(crate) fn new(peer: &str, replies: &MemoryBudget, decoded: &MemoryBudget) -> Self {
         let address = peer.parse::<SocketAddr>().ok();
         let host = address.map_or_else(|| peer.to_owned(), |a| a.ip().to_string());
         let host = format!("/{host}");
         Self {
             principal: Principal::ANONYMOUS,
             software: OnceLock::new(),
-            replies: memory.account(&host),
+            replies: replies.account(&host),
+            decoded: decoded.account(&host),
             host,
             port: address.map(|a| a.port()),
             large: Arc::new(Semaphore::new(1)),
@@ -146,6 +149,8 @@ pub(crate) struct Call {
     pub(crate) frame_bytes: usize,
     /// Held for as long as something of the frame may be in use.
     pub(crate) frame_memory: Arc<FrameMemory>,
+    /// Held for as long as a large request is in memory.
+    decoded: Mutex<Option<MemoryPermit>>,
     started: Instant,
     /// Its connection's place for what is large: taken if the request is, or its answer may be.
     alone: OnceLock<OwnedSemaphorePermit>,
@@ -338,6 +343,7 @@ pub(crate) async fn take(
         client_id: header.client_id.map(|id| text(id.to_string())).unwrap_or_default(),
         frame_bytes,
         frame_memory: Arc::new(memory),
+        decoded: Mutex::default(),
         started,
         alone: OnceLock::new(),
         answer: OnceLock::new(),
@@ -346,6 +352,7 @@ pub(crate) async fn take(
     let most = if api == ApiKey::Fetch { LARGE_FETCH_BYTES } else { LARGE_REQUEST_BYTES };
     if shape.memory > most {
         call.alone().await;
+        call.hold_decoded(shape.memory).await;
     }
     match api {
         ApiKey::Produce => {
@@ -381,6 +388,19 @@ impl Call {
         let mut decode = move || T::decode(&mut body, version);
         let decoded = if is_large { self.broker.compute.run(Kind::Frame, decode).await } else { decode() };
         decoded.map_err(|e| RequestError::Malformed { api: self.api as i16, version, why: e.to_string() })
+    }
+
+    /// Waits until a request of so many bytes may be decoded, beside what others hold. Without that a
+    /// budget of frames would let in requests of many times as much.
+    async fn hold_decoded(&self, bytes: usize) {
+        let permit = self.client.decoded.reserve(bytes, bytes).await;
+        *self.decoded.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    }
+
+    /// The request has become something else, which is bounded elsewhere: it is not in memory any
+    /// more, although its answer is still waited for.
+    pub(crate) fn release_decoded(&self) {
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Notes units of work, each about a tenth of a microsecond: elements that were looked at, or

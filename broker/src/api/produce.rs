@@ -102,6 +102,7 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
     }
     // What is left of the frame are batches, and those are memory of the buffer.
     call.frame_memory.release();
+    call.release_decoded();
     Box::pin(acknowledge(call, acks, answer, waiting, deadline))
 }
 

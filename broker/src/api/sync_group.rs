@@ -20,6 +20,7 @@ pub(super) async fn handle(call: &Call, request: SyncGroupRequest) -> SyncGroupR
     let group_id = request.group_id.to_string();
     drop(request);
     call.frame_memory.release();
+    call.release_decoded();
     let answer = call.broker.groups.ask(&group_id, |reply| Command::Sync(sync, reply)).await;
     answer.unwrap_or_else(|error| SyncGroupResponse::default().with_error_code(error.code().code()))
 }

@@ -10,8 +10,8 @@ use strandline_settings::{ConfigError, Values};
 const PARTS: u64 = 18;
 /// Each budget that connections share, and how many of the parts it has unless it is set. Half of
 /// the memory is left: to the state (about 100 bytes for each offset range), to fetch sessions (one
-/// part) and fetches that wait (half a part), to decoded requests, to what lies between two budgets
-/// for a moment, to the allocator.
+/// part) and fetches that wait (half a part), to large requests once they are decoded (two parts),
+/// to what lies between two budgets for a moment, to the allocator.
 const SHARES: [(&str, u64); 5] = [
     ("buffer_bytes", 2),
     ("cache_bytes", 2),
@@ -73,6 +73,11 @@ impl MemoryBudgets {
     /// by default.
     pub(crate) fn waiting_fetch_bytes(&self) -> usize {
         self.fetch_session_bytes() / 2
+    }
+
+    /// Bytes of large requests that are decoded, out of what is left: four of the largest by default.
+    pub(crate) fn decoded_request_bytes(&self) -> usize {
+        self.fetch_session_bytes() * 2
     }
 
     /// Bytes of all budgets together.

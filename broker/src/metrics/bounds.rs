@@ -59,9 +59,11 @@ impl BoundMetrics {
     /// Looks up how much is taken of the budgets that connections share.
     pub(super) fn look(&self, broker: &Broker) {
         let (requests, replies, buffer) = (&broker.request_memory, &broker.reply_memory, &broker.buffer);
+        let decoded = &broker.decoded_memory;
         let budgets = [
             ("small_requests", requests.small.used(), requests.small.limit(), requests.small.waits()),
             ("requests", requests.large.used(), requests.large.limit(), requests.large.waits()),
+            ("decoded_requests", decoded.used(), decoded.limit(), decoded.waits()),
             ("responses", replies.used(), replies.limit(), replies.waits()),
             ("buffer", buffer.bytes_in_use(), buffer.limit(), buffer.waits()),
         ];

@@ -124,7 +124,7 @@ struct Connection<R, W> {
 
 impl<R: Input, W: AsyncWrite + Unpin + Send> Connection<R, W> {
     fn new(broker: Arc<Broker>, input: R, output: W, peer: &str) -> Self {
-        let client = Client::new(peer, &broker.reply_memory);
+        let client = Client::new(peer, &broker.reply_memory, &broker.decoded_memory);
         Self {
             frames: FrameReader::new(broker.config.max_request_bytes, &broker.request_memory, &client.host),
             client: Arc::new(client),

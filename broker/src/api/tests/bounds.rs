@@ -14,7 +14,8 @@ use tokio::time::{Duration, timeout};
 use super::*;
 use crate::compute::Kind;
 use crate::limits::{
-    BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, LARGE_ANSWERS_AT_ONCE, LOOKUPS_AT_ONCE,
+    BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, LARGE_ANSWERS_AT_ONCE, LARGE_REQUEST_BYTES,
+    LOOKUPS_AT_ONCE,
 };
 
 const INVALID_REQUEST: i16 = 42;
@@ -43,6 +44,24 @@ fn by_producer(producer_id: i64, sequence: i32) -> Bytes {
     let crc = crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     bytes.freeze()
+}
+
+#[tokio::test]
+async fn large_requests_are_decoded_as_far_as_there_is_memory_for_them() {
+    let (opened, mut client) = opened_with(&[]).await;
+    let budget = &opened.broker.decoded_memory;
+    let others = budget.account("/192.0.2.1").take(budget.limit());
+    let names: Vec<String> = (0..LARGE_REQUEST_BYTES / 32).map(|i| format!("t{i}")).collect();
+    let large = MetadataRequest::default().with_allow_auto_topic_creation(false);
+    let large = large.with_topics(Some(names_of(&names.iter().map(String::as_str).collect::<Vec<_>>())));
+    assert!(timeout(A_WHILE, client.call(&large, 12)).await.is_err(), "there is no memory for it");
+    // What is small needs none of it.
+    let mut other = TestClient::connect(&opened.broker);
+    let small = MetadataRequest::default().with_topics(Some(names_of(&["none"])));
+    other.call(&small.with_allow_auto_topic_creation(false), 12).await;
+    drop(others);
+    assert!(client.receive_raw().await.is_some(), "it is answered");
+    assert_eq!(budget.used(), 0);
 }
 
 #[tokio::test]
