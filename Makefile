@@ -73,15 +73,15 @@ linearizable: ## Have porcupine check what clients of simulated clusters were to
 	tests/porcupine/run.sh $(CARGO_TARGET_DIR)/release/strandline-sim $(SEEDS)
 
 .PHONY: chaos
-chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10] [SEED=n]
+chaos: ## Hurt a cluster of real processes, and check it: make chaos [MINUTES=10] [SEED=n] [OLDER=program]
 	@deploy/scripts/deps.sh build test
-	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-chaos
-	$(CARGO_TARGET_DIR)/release/strandline-chaos $(or $(MINUTES),10) $(SEED)
+	cargo build --release --locked --workspace --bin strandline --bin strandline-dev-s3 --bin strandline-chaos
+	$(CARGO_TARGET_DIR)/release/strandline-chaos $(if $(OLDER),--older $(OLDER)) $(or $(MINUTES),10) $(SEED)
 
 .PHONY: hostile
 hostile: ## Press on a broker with hostile clients of every kind: make hostile [SECONDS=20] [KINDS="…"]
 	@deploy/scripts/deps.sh build test
-	cargo build --release --locked -p strandline-broker -p strandline-dev-s3 -p strandline-hostile
+	cargo build --release --locked --workspace --bin strandline --bin strandline-dev-s3 --bin strandline-hostile
 	$(CARGO_TARGET_DIR)/release/strandline-hostile $(or $(SECONDS),20) $(KINDS)
 
 .PHONY: model

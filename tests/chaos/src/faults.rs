@@ -1,12 +1,14 @@
 //! What is done to a cluster, at random: each fault begins, holds for a while, and ends.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use strandline_hostile::attacks::{ATTACKS, Press, Target};
 use strandline_tests::cluster::Cluster;
 use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::proxy::Link;
@@ -22,6 +24,8 @@ pub(crate) const QUOTA_BYTES: u64 = 96 << 20;
 /// What fills etcd: junk of this size, under this prefix.
 const JUNK_BYTES: usize = 1 << 20;
 const JUNK: &str = "/junk/";
+/// What hostile clients claim.
+const CROWD: &str = "crowd";
 
 /// How a link is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,11 @@ pub(crate) enum Fault {
     Store(Value),
     Cut(Ends, Cut),
     KillEverything,
+    /// Hostile clients of this kind press on a broker.
+    Hostile(usize, &'static str),
+    /// A broker is killed and comes back as the other build: an older one, or the one that is
+    /// tested.
+    OtherBuild(usize),
 }
 
 impl fmt::Display for Fault {
@@ -103,17 +112,19 @@ impl fmt::Display for Fault {
                 }
             }
             Self::KillEverything => write!(f, "kill -9 everything"),
+            Self::Hostile(i, kind) => write!(f, "hostile clients at broker {}: {kind}", i + 1),
+            Self::OtherBuild(i) => write!(f, "kill -9 broker {}, which comes back as the other build", i + 1),
         }
     }
 }
 
 impl Fault {
-    /// Any fault.
-    pub(crate) fn any(rng: &mut StdRng) -> Self {
+    /// Any fault. Builds change only if there are two.
+    pub(crate) fn any(rng: &mut StdRng, are_builds_mixed: bool) -> Self {
         let broker = rng.random_range(0..=RESIDENTS);
         let resident = rng.random_range(0..RESIDENTS);
         let member = rng.random_range(0..3);
-        match rng.random_range(0..100) {
+        match rng.random_range(0..if are_builds_mixed { 125 } else { 110 }) {
             0..14 => Self::KillBroker(broker),
             14..22 => Self::PauseBroker(broker),
             22..28 => Self::StopBroker(broker),
@@ -145,7 +156,12 @@ impl Fault {
                 };
                 Self::Cut(ends, cut)
             }
-            _ => Self::KillEverything,
+            98..100 => Self::KillEverything,
+            100..110 => {
+                let kinds: Vec<&str> = ATTACKS.iter().filter(|a| a.is_passing()).map(|a| a.name).collect();
+                Self::Hostile(resident, kinds[rng.random_range(0..kinds.len())])
+            }
+            _ => Self::OtherBuild(resident),
         }
     }
 
@@ -176,10 +192,13 @@ impl Fault {
                 Ends::Members(a, b) => vec![format!("peers {} {}", a.min(b), a.max(b))],
             },
             Self::KillEverything => brokers().chain(members()).chain(["S3".to_owned()]).collect(),
+            Self::Hostile(..) => vec![CROWD.to_owned()],
+            // An older build need not stand hostile clients.
+            Self::OtherBuild(i) => vec![broker(i), CROWD.to_owned()],
         }
     }
 
-    pub(crate) async fn begin(&self, cluster: &mut Cluster) {
+    pub(crate) async fn begin(&self, cluster: &mut Cluster, surroundings: &mut Surroundings) {
         match self {
             Self::KillBroker(i) => kill_broker(cluster, *i),
             Self::PauseBroker(i) if cluster.is_running(*i) => cluster.pause(*i),
@@ -213,7 +232,17 @@ impl Fault {
                 cluster.etcd().kill9();
                 cluster.s3().kill9();
             }
-            Self::PauseBroker(_) | Self::StopBroker(_) => {}
+            Self::Hostile(i, kind) if !cluster.has_other_program(*i) => {
+                let attacks: Vec<_> = ATTACKS.iter().filter(|attack| attack.name == *kind).collect();
+                surroundings.press = Some(Press::start(&Target::of(cluster, *i), &attacks));
+            }
+            Self::OtherBuild(i) => {
+                kill_broker(cluster, *i);
+                let other = if cluster.has_other_program(*i) { None } else { surroundings.older.clone() };
+                cluster.set_program(*i, other);
+                cluster.restart(*i);
+            }
+            Self::PauseBroker(_) | Self::StopBroker(_) | Self::Hostile(..) => {}
         }
     }
 
@@ -226,7 +255,7 @@ impl Fault {
     }
 
     /// Ends the fault. Nothing here waits for anything that another fault may prevent.
-    pub(crate) async fn end(&self, cluster: &mut Cluster) {
+    pub(crate) async fn end(&self, cluster: &mut Cluster, surroundings: &mut Surroundings) {
         match self {
             Self::KillBroker(i) => start_broker(cluster, *i),
             Self::PauseBroker(i) if cluster.is_running(*i) => cluster.resume(*i),
@@ -253,7 +282,16 @@ impl Fault {
                 (0..cluster.len()).for_each(|i| start_broker(cluster, i));
             }
             Self::FillEtcd => make_room(cluster).await,
-            Self::PauseBroker(_) | Self::StopBroker(_) | Self::NewNode | Self::Compact => {}
+            Self::Hostile(..) => {
+                if let Some(press) = surroundings.press.take() {
+                    press.end().await;
+                }
+            }
+            Self::PauseBroker(_)
+            | Self::StopBroker(_)
+            | Self::NewNode
+            | Self::Compact
+            | Self::OtherBuild(_) => {}
         }
     }
 
@@ -283,6 +321,21 @@ impl Fault {
             }
             _ => {}
         }
+    }
+}
+
+/// What faults need beside the cluster.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// An older build's program.
+    pub(crate) older: Option<PathBuf>,
+    /// Hostile clients that press now.
+    press: Option<Press>,
+}
+
+impl Surroundings {
+    pub(crate) fn new(older: Option<PathBuf>) -> Self {
+        Self { older, press: None }
     }
 }
 
@@ -378,8 +431,16 @@ async fn make_room(cluster: &mut Cluster) {
     .await;
 }
 
-/// Ends whatever holds, and starts whatever does not run, but for the guest.
+/// Ends whatever holds, and starts whatever does not run, but for the guest. All brokers are of the
+/// build that is tested then.
 pub(crate) async fn heal(cluster: &mut Cluster) {
+    for i in 0..RESIDENTS {
+        if cluster.has_other_program(i) {
+            kill_broker(cluster, i);
+            cluster.set_program(i, None);
+            cluster.restart(i);
+        }
+    }
     cluster.restart_etcd().await;
     cluster.s3().heal().await;
     for i in 0..cluster.len() {
@@ -401,7 +462,7 @@ mod tests {
     fn every_kind_of_fault_comes_up_and_a_seed_repeats_it() {
         let list = |seed| {
             let mut rng = StdRng::seed_from_u64(seed);
-            (0..30_000).map(|_| Fault::any(&mut rng)).collect::<Vec<_>>()
+            (0..30_000).map(|_| Fault::any(&mut rng, true)).collect::<Vec<_>>()
         };
         let faults = list(3);
         assert_eq!(faults, list(3));
@@ -409,7 +470,10 @@ mod tests {
             .iter()
             .map(|f| format!("{f:?}").split(['(', ' ']).next().unwrap_or_default().to_owned())
             .collect();
-        assert_eq!(kinds.len(), 18, "{kinds:?}");
+        assert_eq!(kinds.len(), 20, "{kinds:?}");
+        let mut rng = StdRng::seed_from_u64(3);
+        let alone = (0..30_000).map(|_| Fault::any(&mut rng, false));
+        assert!(alone.filter(|fault| matches!(fault, Fault::OtherBuild(_))).count() == 0);
         let links: BTreeSet<String> = faults
             .iter()
             .filter_map(
@@ -429,5 +493,7 @@ mod tests {
         assert!(!together(&Fault::KillEverything, &Fault::Store(json!({"deny": true}))));
         assert!(!together(&Fault::FillEtcd, &Fault::Cut(Ends::Members(2, 0), Cut::Flapping)));
         assert!(!together(&Fault::TakeNodeId(0), &Fault::NewNode));
+        assert!(together(&Fault::Hostile(0, "garbage"), &Fault::KillBroker(0)));
+        assert!(!together(&Fault::Hostile(0, "garbage"), &Fault::OtherBuild(0)));
     }
 }

@@ -27,10 +27,15 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use strandline_hostile::attacks::Target;
 use strandline_tests::cluster::{Cluster, Plan};
 
+use crate::faults::Surroundings;
 use crate::round::Round;
 use crate::story::Story;
+
+/// What hostile clients read: more than a broker caches.
+const HOSTILE_MEGABYTES: usize = 24;
 
 /// What to do, and for how long.
 #[derive(Clone, Debug)]
@@ -41,6 +46,8 @@ pub struct Options {
     pub duration: Duration,
     /// How long the faults of one round go on.
     pub round: Duration,
+    /// The program of an older build. It founds the cluster, and brokers change between the two.
+    pub older: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -115,10 +122,15 @@ fn plan() -> Plan {
 
 async fn all_rounds(options: Options, story: Arc<Story>) -> Verdict {
     let began = Instant::now();
-    let mut cluster = Cluster::start(plan()).await;
+    let mut plan = plan();
+    plan.program.clone_from(&options.older);
+    let mut cluster = Cluster::start(plan).await;
     story.begin(cluster.folder());
+    Target::of(&cluster, 0).prepare(HOSTILE_MEGABYTES).await;
     let guest = cluster.add_broker(0).await;
     assert_eq!(guest, faults::RESIDENTS, "the guest is the last one");
+    cluster.set_program(guest, None);
+    let mut surroundings = Surroundings::new(options.older.clone());
     let mut rng = StdRng::seed_from_u64(options.seed);
     let (mut rounds, mut records, mut commits) = (0, 0, 0);
     loop {
@@ -128,8 +140,9 @@ async fn all_rounds(options: Options, story: Arc<Story>) -> Verdict {
         let length = if is_last { left.max(Duration::from_secs(1)) } else { options.round };
         let seed = options.seed.wrapping_mul(1_000_003) + u64::from(rounds);
         let round = Round::start(&cluster, rounds, seed, story.clone()).await;
-        round.hurt(&mut cluster, &mut rng, length).await;
-        let done = round.finish(&mut cluster, is_last).await;
+        round.hurt(&mut cluster, &mut surroundings, &mut rng, length).await;
+        let are_builds_mixed = options.older.is_some();
+        let done = round.finish(&mut cluster, is_last, are_builds_mixed).await;
         records += done.records;
         commits += done.commits;
         if is_last {

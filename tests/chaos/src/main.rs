@@ -2,12 +2,14 @@
 //! lost.
 //!
 //! ```text
-//! strandline-chaos [MINUTES] [SEED] [SECONDS PER ROUND]
+//! strandline-chaos [--older PROGRAM] [MINUTES] [SEED] [SECONDS PER ROUND]
 //! ```
 //!
+//! With the program of an older build, that founds the cluster and brokers change between the two.
 //! It prints a line for each fault, and ends with 0 if nothing was found, with 1 if something was;
 //! then everything that may explain it is in the folder that it names.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,14 +21,18 @@ const DEFAULT_ROUND_S: u64 = 240;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let older = match args.first() {
+        Some(first) if first == "--older" && args.len() > 1 => args.drain(..2).nth(1).map(PathBuf::from),
+        _ => None,
+    };
     let Some((minutes, seed, round_s)) = parse(&args) else {
-        eprintln!("usage: strandline-chaos [MINUTES] [SEED] [SECONDS PER ROUND]");
+        eprintln!("usage: strandline-chaos [--older PROGRAM] [MINUTES] [SEED] [SECONDS PER ROUND]");
         return ExitCode::from(2);
     };
     println!("seed {seed}, {minutes} minutes, rounds of {round_s} s");
     let (duration, round) = (Duration::from_secs_f64(minutes * 60.0), Duration::from_secs(round_s));
-    match run(Options { seed, duration, round }).await {
+    match run(Options { seed, duration, round, older }).await {
         Verdict::Clean { rounds, faults, records, commits } => {
             println!(
                 "CLEAN: seed {seed}, {rounds} rounds, {faults} faults, {records} records acknowledged and found, \

@@ -12,7 +12,7 @@ use kafka_protocol::records::Compression;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use strandline_tests::checker;
+use strandline_tests::checker::{self, Contents};
 use strandline_tests::client::{Client, ClientError, text};
 use strandline_tests::cluster::Cluster;
 use strandline_tests::history::History;
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::churn::Churn;
-use crate::faults::{self, Fault, RESIDENTS};
+use crate::faults::{self, Fault, RESIDENTS, Surroundings};
 use crate::members::{Members, Phase, Protocol};
 use crate::story::Story;
 use crate::stranger;
@@ -167,22 +167,28 @@ impl Round {
     }
 
     /// Hurts the cluster for so long.
-    pub(crate) async fn hurt(&self, cluster: &mut Cluster, rng: &mut StdRng, length: Duration) {
+    pub(crate) async fn hurt(
+        &self,
+        cluster: &mut Cluster,
+        surroundings: &mut Surroundings,
+        rng: &mut StdRng,
+        length: Duration,
+    ) {
         self.story.say(&format!("round {}", self.number));
         let until = Instant::now() + length;
         while Instant::now() < until {
-            self.step(cluster, rng).await;
+            self.step(cluster, surroundings, rng).await;
             let gap = Duration::from_millis(rng.random_range(0..2_500));
             sleep(gap).await;
         }
     }
 
     /// Some faults at a time.
-    async fn step(&self, cluster: &mut Cluster, rng: &mut StdRng) {
+    async fn step(&self, cluster: &mut Cluster, surroundings: &mut Surroundings, rng: &mut StdRng) {
         let count = [1, 1, 1, 1, 2, 2, 2, 3][rng.random_range(0..8)];
         let mut faults: Vec<Fault> = Vec::new();
         while faults.len() < count {
-            let fault = Fault::any(rng);
+            let fault = Fault::any(rng, surroundings.older.is_some());
             let claims = fault.claims();
             if faults.iter().flat_map(Fault::claims).all(|claimed| !claims.contains(&claimed)) {
                 faults.push(fault);
@@ -196,7 +202,7 @@ impl Round {
         });
         for fault in &faults {
             self.story.fault(&format!("{fault}, for {} ms", moment.as_millis()));
-            fault.begin(cluster).await;
+            fault.begin(cluster, surroundings).await;
         }
         let until = Instant::now() + moment;
         while Instant::now() < until {
@@ -208,7 +214,7 @@ impl Round {
         }
         faults.shuffle(rng);
         for fault in &faults {
-            fault.end(cluster).await;
+            fault.end(cluster, surroundings).await;
         }
         for fault in &faults {
             fault.settle(cluster).await;
@@ -218,11 +224,19 @@ impl Round {
 
     /// Heals everything, waits until all that was sent has its answer, and checks whatever can be
     /// checked.
-    pub(crate) async fn finish(mut self, cluster: &mut Cluster, is_last: bool) -> Done {
+    pub(crate) async fn finish(
+        mut self,
+        cluster: &mut Cluster,
+        is_last: bool,
+        are_builds_mixed: bool,
+    ) -> Done {
         self.story.say("all is healed");
         faults::heal(cluster).await;
         cluster.wait_all_ready().await;
         assert_all_run(cluster);
+        // It lacks all that is acknowledged from now on.
+        let backup = cluster.folder().join(format!("backup-{}", self.number));
+        cluster.etcd().back_up(&backup);
         for history in [&self.main, &self.short] {
             let goal = history.acked_records() + 100;
             eventually("records are acknowledged again", PATIENCE, async || {
@@ -243,10 +257,17 @@ impl Round {
         self.phase.send_replace(Phase::Over);
         join("members", &mut self.members).await;
         self.story.say("all is quiet");
-        let commits = self.check(cluster, &live).await;
+        let (commits, all) = self.check(cluster, &live).await;
+        stranger::restored(cluster, &backup, &self.story).await;
+        if !are_builds_mixed {
+            // Objects of a cluster that an older build has founded do not say which they are.
+            stranger::exchanged(cluster, &self.stranger_topic(), &self.story).await;
+        }
+        stranger::wrong_bucket(cluster, &self.story).await;
+        checker::check_same(&live[0], &live[0], &self.main_topic, &all, &self.main).await;
+        self.main.assert_clean();
         let records = self.main.acked_records() + self.short.acked_records();
         self.clear(cluster, is_last).await;
-        stranger::wrong_bucket(cluster, &self.story).await;
         self.story.say(&format!("round {} is clean: {records} records, {commits} commits", self.number));
         cluster.forget_logs();
         Done { records, commits }
@@ -267,8 +288,13 @@ impl Round {
         }
     }
 
-    /// Every check. Gives the commits of groups.
-    async fn check(&self, cluster: &mut Cluster, live: &[String]) -> u64 {
+    /// A topic for what strangers do.
+    fn stranger_topic(&self) -> String {
+        format!("stranger-{}", self.number)
+    }
+
+    /// Every check. Gives the commits of groups, and what is in the main topic.
+    async fn check(&self, cluster: &mut Cluster, live: &[String]) -> (u64, Vec<Contents>) {
         let all = checker::check(live, &self.main_topic, PARTITIONS, &self.main).await;
         self.retain(live, "-1".to_owned()).await;
         // Whoever deletes has heard of it by then.
@@ -290,7 +316,7 @@ impl Round {
             "{records} records in {lives} lives of a topic; fsck: {}",
             said.replace('\n', "; ")
         ));
-        commits
+        (commits, all)
     }
 
     fn assert_clean(&self, cluster: &Cluster) {
@@ -306,7 +332,7 @@ impl Round {
     /// Deletes the round's topics, and waits until nothing of them is left.
     async fn clear(&self, cluster: &mut Cluster, is_last: bool) {
         let addresses = cluster.live_addresses();
-        for topic in [&self.main_topic, &self.short_topic, &self.churn.topic] {
+        for topic in [&self.main_topic, &self.short_topic, &self.churn.topic, &self.stranger_topic()] {
             delete_topic(&addresses, topic).await;
         }
         if is_last {

@@ -108,7 +108,8 @@ mod tests {
     fn what_is_kept_says_what_happened_to_the_record_in_question() {
         let nest = Nest::new().expect("a folder for the test");
         let story = Story::default();
-        let options = Options { seed: 77, duration: Duration::from_secs(1), round: Duration::from_secs(1) };
+        let second = Duration::from_secs(1);
+        let options = Options { seed: 77, duration: second, round: second, older: None };
         assert_eq!(story.keep(&options, "before there is a cluster"), None);
         story.begin(nest.folder());
         story.fault("kill -9 broker 2");
