@@ -65,14 +65,14 @@ async fn run(chosen: &[&'static Attack], each: Duration) -> ExitCode {
     let began = Instant::now();
     sleep(ALONE).await;
     let alone = neighbour.since(began);
-    let mut report = Report::new(alone, watch.resident());
+    let mut report = Report::new(alone, watch.resident(), allowed_resident(&cluster).await);
     let mut phases: Vec<(String, Vec<&'static Attack>, Duration)> =
         chosen.iter().map(|a| (a.name.to_owned(), vec![*a], each)).collect();
     if chosen.len() > 1 {
         phases.push(("all of them".to_owned(), chosen.to_vec(), each * TOGETHER));
     }
     for (name, attacks, length) in phases {
-        let line = phase(&target, &attacks, length, &neighbour, &watch).await;
+        let line = phase(&cluster, &target, &attacks, length, &neighbour, &watch).await;
         if report.add(&name, &line, watch.is_running()) {
             continue;
         }
@@ -85,6 +85,7 @@ async fn run(chosen: &[&'static Attack], each: Duration) -> ExitCode {
 
 /// Presses for a while, and then gives the broker the time that it has to recover.
 async fn phase(
+    cluster: &Cluster,
     target: &Target,
     attacks: &[&'static Attack],
     length: Duration,
@@ -107,7 +108,15 @@ async fn phase(
         during,
         after,
         most_resident: watch.most_resident(),
+        allowed_resident: if watch.is_running() { allowed_resident(cluster).await } else { 0 },
         health: watch.worst_health(),
         descriptors: (descriptors, watch.descriptors()),
     }
+}
+
+/// What resident memory may be with the state that there is now, in bytes.
+async fn allowed_resident(cluster: &Cluster) -> u64 {
+    let ranges = cluster.metric(0, "strandline_state_ranges", "").await;
+    let producers = cluster.metric(0, "strandline_state_producers", "").await;
+    bounds::resident(ranges as u64, producers as u64)
 }
