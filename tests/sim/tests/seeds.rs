@@ -29,6 +29,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
     // of the group was refused, since another broker seemed to have written it.
     (8623, "a group that is refused for ever"),
     (8914, "a group that is refused for ever, by the only broker that commits"),
+    // Nobody ran the jobs for as long as producers must be silent: the check was wrong.
+    (128, "producers that are not forgotten while checkpoints are late"),
 ];
 
 fn assert_clean(seed: u64) {
