@@ -390,8 +390,8 @@ impl Call {
         decoded.map_err(|e| RequestError::Malformed { api: self.api as i16, version, why: e.to_string() })
     }
 
-    /// Waits until a request of so many bytes may be decoded, beside what others hold. Without that a
-    /// budget of frames would let in requests of many times as much.
+    /// Waits until a request of so many bytes may be decoded, beside what others hold: the budget
+    /// of frames lets in requests that become many times as much.
     async fn hold_decoded(&self, bytes: usize) {
         let permit = self.client.decoded.reserve(bytes, bytes).await;
         *self.decoded.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);

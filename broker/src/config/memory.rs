@@ -75,7 +75,8 @@ impl MemoryBudgets {
         self.fetch_session_bytes() / 2
     }
 
-    /// Bytes of large requests that are decoded, out of what is left: four of the largest by default.
+    /// Bytes of large requests that are decoded, out of what is left: by default four of the
+    /// largest.
     pub(crate) fn decoded_request_bytes(&self) -> usize {
         self.fetch_session_bytes() * 2
     }

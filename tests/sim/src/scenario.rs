@@ -185,8 +185,8 @@ impl World {
         for (id, state) in states {
             let partitions = state.topics().values().flat_map(Topic::partitions);
             let known: usize = partitions.map(|partition| partition.producers().len()).sum();
-            // Whoever comes to run the jobs begins to count the silence anew; where checkpoints are late,
-            // nobody runs them for long enough.
+            // Whoever comes to run the jobs begins to count the silence anew; where checkpoints are
+            // late, nobody runs them for long enough.
             if known > 0 && !self.plan.late_checkpoints {
                 let what = format!("broker {id} remembers {known} producers after the silence");
                 self.history.anomaly("not forgotten", what);

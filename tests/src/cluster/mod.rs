@@ -127,7 +127,7 @@ impl Cluster {
         self.brokers[i].program = program;
     }
 
-    /// Whether broker `i` runs another build than the one that is tested, or will at its next start.
+    /// Whether broker `i` runs another build than the one that is tested, from its next start on.
     pub fn has_other_program(&self, i: usize) -> bool {
         self.brokers[i].program.is_some()
     }
