@@ -201,7 +201,7 @@ impl Recovery<'_> {
             let store = self.bucket.store;
             let page = store.list(ObjectKey::WAL_PREFIX, after.as_ref(), FSCK_LIST_PAGE).await?;
             for meta in &page {
-                let Some(id) = meta.key.as_wal() else { continue };
+                let Some(id) = meta.key.as_object() else { continue };
                 if !view.state.objects().contains_key(&id) && !view.state.dead().contains_key(&id) {
                     loss.objects += 1;
                     loss.bytes += meta.size;

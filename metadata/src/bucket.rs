@@ -300,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_older_cluster_is_known_by_its_objects() {
-        let id = ObjectId { incarnation: 1, number: 1, salt: 1 };
+        let id = ObjectId::write(1, 1, 1);
         let (backend, store) = (Embedded::in_memory(), ObjectStoreBackend::memory());
         let refused = bind(&backend, &store, &with_object(id), 1).await;
         assert!(matches!(refused, Err(BucketError::Wrong { .. })), "{refused:?}");

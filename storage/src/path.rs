@@ -3,6 +3,7 @@
 //! | kind | key | why |
 //! |---|---|---|
 //! | write object | `wal/<salt>/<incarnation>-<number>` | salt: 8 hex digits, so that a bucket spreads over prefixes |
+//! | merged object | `merge/<salt>/<incarnation>-<number>` | as above |
 //! | snapshot | `snapshot/<hash>/<revision>-<name>` | hash: 8 hex digits of the rest, for the same reason |
 //! | marker | `bucket/<bucket id>` | says whose bucket this is; etcd names the id |
 //! | beacon | `beacon` | one, written again and again: how far the log had come |
@@ -18,6 +19,8 @@ use crate::limits::{MAX_KEY_BYTES, MAX_PREFIX_BYTES};
 
 /// The first segment of every write object's key.
 const WAL: &str = "wal";
+/// The first segment of every merged object's key.
+const MERGE: &str = "merge";
 /// The first segment of every snapshot object's key.
 const SNAPSHOT: &str = "snapshot";
 /// The first segment of a bucket's marker.
@@ -25,31 +28,74 @@ const MARKER: &str = "bucket";
 /// The key of the beacon.
 const BEACON: &str = "beacon";
 
-/// The name of a write object: which incarnation of which broker wrote it, and as which of its
-/// objects.
+/// The two kinds of objects that hold record batches. Ids sort by kind first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum ObjectKind {
+    /// Written by a flush, with batches as producers sent them (`wal/…`).
+    #[default]
+    Write,
+    /// Written by a merge, with batches at their real offsets (`merge/…`).
+    Merge,
+}
+
+impl ObjectKind {
+    /// The first segment of the keys of such objects.
+    const fn segment(self) -> &'static str {
+        match self {
+            Self::Write => WAL,
+            Self::Merge => MERGE,
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write object",
+            Self::Merge => "merged object",
+        })
+    }
+}
+
+/// The name of an object that holds batches: its kind, which incarnation of which broker wrote it,
+/// and as which of its objects.
 ///
-/// `number` is never reused by an incarnation, and etcd never reuses an incarnation, so a key is
-/// never reused either, with or without conditional writes.
+/// `number` is never reused by an incarnation for the same kind, and etcd never reuses an
+/// incarnation, so a key is never reused either, with or without conditional writes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ObjectId {
+    /// What wrote it. Each kind counts for itself.
+    pub kind: ObjectKind,
     /// The create revision of the writer's registration. Never negative.
     pub incarnation: i64,
-    /// Counts the objects of that incarnation.
+    /// Counts the objects of that kind and incarnation.
     pub number: u64,
     /// Spreads keys over the bucket. Any value does; it is part of the name.
     pub salt: u32,
 }
 
 impl ObjectId {
+    /// The id of a write object.
+    pub const fn write(incarnation: i64, number: u64, salt: u32) -> Self {
+        Self { kind: ObjectKind::Write, incarnation, number, salt }
+    }
+
+    /// The id of a merged object.
+    pub const fn merge(incarnation: i64, number: u64, salt: u32) -> Self {
+        Self { kind: ObjectKind::Merge, incarnation, number, salt }
+    }
+
     /// The key under which the object lies.
     pub fn key(&self) -> ObjectKey {
-        ObjectKey(format!("{WAL}/{:08x}/{}-{}", self.salt, self.incarnation, self.number).into())
+        ObjectKey(self.to_string().into())
     }
 }
 
 impl fmt::Display for ObjectId {
+    /// As its key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{WAL}/{:08x}/{}-{}", self.salt, self.incarnation, self.number)
+        let Self { kind, incarnation, number, salt } = self;
+        write!(f, "{}/{salt:08x}/{incarnation}-{number}", kind.segment())
     }
 }
 
@@ -60,13 +106,10 @@ pub struct ObjectKey(Arc<str>);
 impl ObjectKey {
     /// What every write object's key begins with.
     pub const WAL_PREFIX: &'static str = "wal/";
+    /// What every merged object's key begins with.
+    pub const MERGE_PREFIX: &'static str = "merge/";
     /// What every snapshot object's key begins with.
     pub const SNAPSHOT_PREFIX: &'static str = "snapshot/";
-
-    /// The key of a write object.
-    pub fn wal(id: ObjectId) -> Self {
-        id.key()
-    }
 
     /// The key of a snapshot object: `name` tells apart what is written at one revision.
     pub fn snapshot(revision: i64, name: &str) -> Result<Self, KeyError> {
@@ -105,11 +148,14 @@ impl ObjectKey {
         &self.0
     }
 
-    /// The write object that this key names, if it is one.
-    pub fn as_wal(&self) -> Option<ObjectId> {
-        let (salt, tail) = self.as_str().strip_prefix(Self::WAL_PREFIX)?.split_once('/')?;
+    /// The write object or merged object that this key names, if it names one.
+    pub fn as_object(&self) -> Option<ObjectId> {
+        let (first, rest) = self.as_str().split_once('/')?;
+        let kind = [ObjectKind::Write, ObjectKind::Merge].into_iter().find(|kind| kind.segment() == first)?;
+        let (salt, tail) = rest.split_once('/')?;
         let (incarnation, number) = tail.split_once('-')?;
         let id = ObjectId {
+            kind,
             incarnation: incarnation.parse().ok()?,
             number: number.parse().ok()?,
             salt: u32::from_str_radix(salt, 16).ok()?,
@@ -125,7 +171,7 @@ impl ObjectKey {
             Some((MARKER, id)) => !id.contains('/'),
             _ => false,
         };
-        self.as_wal().is_some() || self.as_snapshot().is_some() || self.as_str() == BEACON || is_marker()
+        self.as_object().is_some() || self.as_snapshot().is_some() || self.as_str() == BEACON || is_marker()
     }
 
     /// The revision and the name in a snapshot object's key, if it is one.
@@ -204,19 +250,36 @@ fn check(key: &str, max_bytes: usize) -> Result<(), KeyError> {
 mod tests {
     use super::*;
 
-    const ID: ObjectId = ObjectId { incarnation: 4711, number: 12, salt: 0x00ab_cdef };
+    const ID: ObjectId = ObjectId::write(4711, 12, 0x00ab_cdef);
+    const MERGED: ObjectId = ObjectId { kind: ObjectKind::Merge, ..ID };
 
     #[test]
     fn a_write_object_has_this_very_key() {
         assert_eq!(ID.key().as_str(), "wal/00abcdef/4711-12");
         assert_eq!(ID.to_string(), "wal/00abcdef/4711-12");
-        assert_eq!(ObjectKey::wal(ID).as_wal(), Some(ID));
+        assert_eq!(ID.key().as_object(), Some(ID));
+    }
+
+    #[test]
+    fn a_merged_object_has_this_very_key() {
+        assert_eq!(MERGED.key().as_str(), "merge/00abcdef/4711-12");
+        assert_eq!(MERGED.to_string(), "merge/00abcdef/4711-12");
+        assert_eq!(MERGED.key().as_object(), Some(MERGED));
+        assert_eq!(ObjectId::merge(4711, 12, 0x00ab_cdef), MERGED);
+    }
+
+    #[test]
+    fn ids_sort_by_kind_first() {
+        assert!(ObjectId::write(i64::MAX, u64::MAX, u32::MAX) < ObjectId::merge(0, 0, 0));
+        assert_eq!(ObjectKind::default(), ObjectKind::Write);
     }
 
     #[test]
     fn the_largest_numbers_come_back() {
-        let id = ObjectId { incarnation: i64::MAX, number: u64::MAX, salt: u32::MAX };
-        assert_eq!(id.key().as_wal(), Some(id));
+        for kind in [ObjectKind::Write, ObjectKind::Merge] {
+            let id = ObjectId { kind, incarnation: i64::MAX, number: u64::MAX, salt: u32::MAX };
+            assert_eq!(id.key().as_object(), Some(id));
+        }
     }
 
     #[test]
@@ -224,7 +287,7 @@ mod tests {
         let key = ObjectKey::snapshot(99, "state-1").unwrap();
         assert_eq!(key.as_str(), format!("snapshot/{:08x}/99-state-1", crc32fast::hash(b"99-state-1")));
         assert_eq!(key.as_snapshot(), Some((99, "state-1")));
-        assert_eq!(key.as_wal(), None);
+        assert_eq!(key.as_object(), None);
         assert_eq!(ID.key().as_snapshot(), None);
     }
 
@@ -239,17 +302,18 @@ mod tests {
     fn marker_and_beacon_have_these_very_keys() {
         let marker = ObjectKey::marker("0a1b").unwrap();
         assert_eq!((marker.as_str(), ObjectKey::beacon().as_str()), ("bucket/0a1b", "beacon"));
-        for known in [marker, ObjectKey::beacon(), ID.key(), ObjectKey::snapshot(9, "manifest").unwrap()] {
+        let snapshot = ObjectKey::snapshot(9, "manifest").unwrap();
+        for known in [marker, ObjectKey::beacon(), ID.key(), MERGED.key(), snapshot] {
             assert!(known.is_known(), "{known}");
         }
-        for other in ["bucket", "bucket/a/b", "beacon/1", "wal/1", "snapshot/1-manifest"] {
+        for other in ["bucket", "bucket/a/b", "beacon/1", "wal/1", "merge/1", "snapshot/1-manifest"] {
             assert!(!ObjectKey::parse(other).unwrap().is_known(), "{other}");
         }
         assert!(ObjectKey::marker("a/b").is_err() && ObjectKey::marker("").is_err());
     }
 
     #[test]
-    fn what_only_looks_like_a_write_object_is_none() {
+    fn what_only_looks_like_an_object_with_batches_is_none() {
         for key in [
             "wal/00abcdef/4711",
             "wal/00ABCDEF/4711-12",
@@ -260,9 +324,14 @@ mod tests {
             "wal/00abcdef/4711-12/x",
             "wal/00abcdef/99999999999999999999-1",
             "wal/4711-12",
+            "merge/4711-12",
+            "merge/00abcdef/4711-012",
+            "merge/00ABCDEF/4711-12",
+            "merged/00abcdef/4711-12",
+            "Merge/00abcdef/4711-12",
             "snapshot/00abcdef/4711-12",
         ] {
-            assert_eq!(ObjectKey::parse(key).unwrap().as_wal(), None, "{key}");
+            assert_eq!(ObjectKey::parse(key).unwrap().as_object(), None, "{key}");
         }
     }
 

@@ -86,7 +86,7 @@ async fn what_was_written_is_read_by_its_writer_and_by_others() {
         let store: Arc<dyn Store> = Arc::new(Retrying::new(Arc::new(measured), policy, seed));
         let (writer, other) = (reader(&store), reader(&store));
         for number in 0..10 {
-            let id = ObjectId { incarnation: 5, number, salt: rng.random() };
+            let id = ObjectId::write(5, number, rng.random());
             let version = if seed % 2 == 0 { SegmentVersion::V1 } else { SegmentVersion::V2 };
             let mut builder = SegmentBuilder::new(id, version);
             let mut sent = Vec::new();
@@ -120,7 +120,7 @@ async fn cached_reads_go_on_while_the_store_is_gone() {
     let store: Arc<dyn Store> = Arc::new(Retrying::new(Arc::new(faulty), RetryPolicy::default(), 1));
     let reader = reader(&store);
     let mut rng = StdRng::seed_from_u64(1);
-    let ids = [1, 2, 3].map(|number| ObjectId { incarnation: 1, number, salt: 0 });
+    let ids = [1, 2, 3].map(|number| ObjectId::write(1, number, 0));
     let sent = batch(&mut rng);
     let size = sent.len() as u64;
     for id in ids {

@@ -220,7 +220,7 @@ mod tests {
     fn what_cannot_fit_any_more_is_not_read() {
         let planned: Vec<PlannedRange> = (0..5)
             .map(|number| {
-                let object = ObjectId { incarnation: 1, number, salt: 0 };
+                let object = ObjectId::write(1, number, 0);
                 let base_offset = i64::try_from(number).unwrap();
                 let range = Range {
                     base_offset,

@@ -286,7 +286,7 @@ async fn examine_listing(
         let page: Vec<ObjectMeta> =
             store.list("", after.as_ref(), FSCK_LIST_PAGE).await.map_err(FsckError::List)?;
         for meta in &page {
-            let Some(id) = meta.key.as_wal() else {
+            let Some(id) = meta.key.as_object() else {
                 report.foreign += u64::from(!meta.key.is_known());
                 continue;
             };

@@ -163,7 +163,7 @@ async fn records_that_lie_in_the_bytes_of_others_are_found() {
 async fn what_nobody_refers_to_is_counted_and_no_finding() {
     let audited = Audited::new().await;
     let put = async |incarnation: i64| {
-        let id = ObjectId { incarnation, number: 999, salt: 1 };
+        let id = ObjectId::write(incarnation, 999, 1);
         audited.world.store.put(&id.key(), Bytes::from_static(b"never committed").into()).await.unwrap();
     };
     put(audited.object().incarnation).await;

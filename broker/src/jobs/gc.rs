@@ -139,7 +139,7 @@ impl Collector {
         // state is looked at after that: what they have committed is in it.
         let registered = broker.replica.registered().await?;
         let orphans: Vec<ObjectId> = broker.replica.read(|view| {
-            let written = page.iter().filter_map(|meta| meta.key.as_wal());
+            let written = page.iter().filter_map(|meta| meta.key.as_object());
             let is_known =
                 |id: &ObjectId| view.state.objects().contains_key(id) || view.state.dead().contains_key(id);
             written.filter(|id| !is_known(id) && !registered.contains(&id.incarnation)).collect()

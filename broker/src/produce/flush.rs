@@ -149,11 +149,7 @@ impl Flusher {
                         last_start = Some(now);
                         numbers.retain(|&incarnation, _| incarnation == session.incarnation);
                         let number = numbers.entry(session.incarnation).or_default();
-                        let object = ObjectId {
-                            incarnation: session.incarnation,
-                            number: *number,
-                            salt: rng.random(),
-                        };
+                        let object = ObjectId::write(session.incarnation, *number, rng.random());
                         *number += 1;
                         match self.start(object, requests, reason).await {
                             Ok(started) => in_flight.push_back(started.completed()),

@@ -354,8 +354,7 @@ impl State {
         flush: &Flush,
         effects: &mut Effects,
     ) -> Result<(), RecordError> {
-        let object =
-            ObjectId { incarnation: at.incarnation, number: flush.object_number, salt: flush.object_salt };
+        let object = ObjectId::write(at.incarnation, flush.object_number, flush.object_salt);
         let ids = self.producer_ids();
         let (mut new_ranges, mut new_producers) = (0, 0);
         for topic in &flush.topics {
@@ -665,7 +664,7 @@ fn describe(batch: &FlushBatch, time_ms: i64) -> Result<Batch, RecordError> {
 
 /// The object that a record names.
 pub fn object_id(object: &ObjectRef) -> ObjectId {
-    ObjectId { incarnation: object.incarnation, number: object.number, salt: object.salt }
+    ObjectId::write(object.incarnation, object.number, object.salt)
 }
 
 #[cfg(test)]

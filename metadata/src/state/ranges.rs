@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn range(base_offset: i64, offsets: i64, max_timestamp_ms: i64) -> Range {
-        let object = ObjectId { incarnation: 1, number: 1, salt: 0 };
+        let object = ObjectId::write(1, 1, 0);
         let end_offset = base_offset + offsets;
         Range { base_offset, end_offset, object, position: 0, bytes: 1, max_timestamp_ms, batches: 1 }
     }

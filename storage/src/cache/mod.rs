@@ -200,7 +200,7 @@ mod tests {
     use crate::limits::CACHE_ENTRY_OVERHEAD_BYTES;
 
     fn id(number: u64) -> ObjectId {
-        ObjectId { incarnation: 1, number, salt: 0 }
+        ObjectId::write(1, number, 0)
     }
 
     fn block(bytes: u64) -> Block {

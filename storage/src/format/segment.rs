@@ -458,7 +458,7 @@ impl Index {
     /// Refuses an object that says that it is another one than the one under `key`: nothing else
     /// tells two objects of the same layout apart.
     pub fn check_identity(&self, key: &ObjectKey) -> Result<(), FormatError> {
-        match (self.id, key.as_wal()) {
+        match (self.id, key.as_object()) {
             (Some(own), Some(wanted)) if own != wanted => Err(FormatError::Identity(own)),
             _ => Ok(()),
         }
@@ -486,7 +486,7 @@ pub fn check_identity(tail: &[u8], size: u64, id: ObjectId) -> Result<(), Format
 
 /// Reads an identity of exactly its length.
 fn read_identity(mut at: &[u8]) -> ObjectId {
-    ObjectId { incarnation: at.get_i64(), number: at.get_u64(), salt: at.get_u32() }
+    ObjectId::write(at.get_i64(), at.get_u64(), at.get_u32())
 }
 
 /// Bytes of the longest footer of all versions.
@@ -521,7 +521,7 @@ mod tests {
     use super::*;
     use crate::store::ObjectStoreBackend;
 
-    const GOLDEN_ID: ObjectId = ObjectId { incarnation: 0x102, number: 0x304, salt: 0x0506_0708 };
+    const GOLDEN_ID: ObjectId = ObjectId::write(0x102, 0x304, 0x0506_0708);
 
     fn parts(batches: &[&'static [u8]]) -> Vec<Part> {
         batches.iter().map(|bytes| Part::of(Bytes::from_static(bytes))).collect()

@@ -45,7 +45,7 @@ impl Bench {
 }
 
 fn id(number: u64) -> ObjectId {
-    ObjectId { incarnation: 1, number, salt: 7 }
+    ObjectId::write(1, number, 7)
 }
 
 /// A write object of these batches, and where they end in it.

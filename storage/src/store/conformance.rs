@@ -53,7 +53,7 @@ async fn an_empty_store_has_nothing(store: &dyn Store) {
 }
 
 async fn what_was_put_is_there(store: &dyn Store) {
-    let wal = ObjectId { incarnation: 7, number: 1, salt: 0xff }.key();
+    let wal = ObjectId::write(7, 1, 0xff).key();
     store.put(&wal, Bytes::from_static(b"some bytes").into()).await.expect("a put");
     assert_eq!(store.get(&wal, None).await.expect("a get"), "some bytes");
     let listed = store.list("wal/", None, 10).await.expect("a listing");

@@ -105,13 +105,13 @@ async fn raw_put(stack: &Stack, total: u64, round: u64) -> f64 {
     let begun = Instant::now();
     let puts = (0..count).map(|number| {
         let (store, object) = (store.clone(), object.clone());
-        let key = ObjectId { incarnation: round as i64, number, salt: number as u32 }.key();
+        let key = ObjectId::write(round as i64, number, number as u32).key();
         tokio::spawn(async move { store.put(&key, object.into()).await.expect("a PUT") })
     });
     futures::stream::iter(puts).buffer_unordered(4).for_each(|done| async { done.expect("a task") }).await;
     let rate = (count * object.len() as u64) as f64 / MIB / begun.elapsed().as_secs_f64();
     for number in 0..count {
-        let key = ObjectId { incarnation: round as i64, number, salt: number as u32 }.key();
+        let key = ObjectId::write(round as i64, number, number as u32).key();
         store.delete(&key).await.expect("a DELETE");
     }
     rate
@@ -151,7 +151,7 @@ async fn raw_put_median(stack: &Stack, bytes: usize) -> f64 {
     let object = Bytes::from(vec![7; bytes]);
     let mut samples = Vec::new();
     for number in 0..200 {
-        let key = ObjectId { incarnation: 9, number, salt: 0 }.key();
+        let key = ObjectId::write(9, number, 0).key();
         let begun = Instant::now();
         store.put(&key, object.clone().into()).await.expect("a PUT");
         samples.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -273,7 +273,7 @@ async fn many_objects(stack: &mut Stack, report: &mut Report) {
     }
     let (reader, _) = stack.broker(2, "many", &[]).await;
     let store = stack.raw_store();
-    let key = ObjectId { incarnation: 7, number: 0, salt: 0 }.key();
+    let key = ObjectId::write(7, 0, 0).key();
     store.put(&key, kib_batch(1).into()).await.expect("a PUT");
     stack.s3_latency_ms(LATENCY_MS).await;
     let begun = Instant::now();
@@ -313,7 +313,7 @@ async fn read_in_parallel(address: &str, partitions: i32) -> (u64, Duration) {
 async fn raw_get(stack: &Stack, total: u64) -> f64 {
     let store = stack.raw_store();
     let object = kib_batch(8192);
-    let key = |number: u64| ObjectId { incarnation: 3, number, salt: 0 }.key();
+    let key = |number: u64| ObjectId::write(3, number, 0).key();
     for number in 0..8 {
         store.put(&key(number), object.clone().into()).await.expect("a PUT");
     }
@@ -358,7 +358,7 @@ async fn end_to_end(writer: &stack::Broker, reader: &stack::Broker, stack: &Stac
     }
     let mut get = Vec::new();
     let store = stack.raw_store();
-    let key = ObjectId { incarnation: 4, number: 0, salt: 0 }.key();
+    let key = ObjectId::write(4, 0, 0).key();
     store.put(&key, one.into()).await.expect("a PUT");
     for _ in 0..50 {
         let begun = Instant::now();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strandline_broker::metrics::Metrics;
 use strandline_storage::format::segment::read_index;
-use strandline_storage::path::{ObjectId, ObjectKey};
+use strandline_storage::path::ObjectId;
 use strandline_storage::reader::{ReadKind, Reader, ReaderConfig};
 use strandline_storage::store::{ObjectStoreBackend, Store};
 
@@ -26,15 +26,15 @@ pub(crate) fn run(data: &[u8]) {
         seal(&mut object);
     }
     world::block_on(async {
-        let (id, size) = (ObjectId { incarnation: 3, number: 1, salt: 5 }, object.len() as u64);
+        let (id, size) = (ObjectId::write(3, 1, 5), object.len() as u64);
         let store: Arc<dyn Store> = Arc::new(ObjectStoreBackend::memory());
-        store.put(&ObjectKey::wal(id), Bytes::from(object).into()).await.expect("it is put");
+        store.put(&id.key(), Bytes::from(object).into()).await.expect("it is put");
         let config = ReaderConfig { cache_bytes: 1 << 20, max_in_flight_bytes: 1 << 20 };
         let metrics = Metrics::new().expect("metrics have distinct names");
         let reader = Reader::new(store.clone(), config, metrics.storage().clone());
         // As if the log said that the whole of it is one range, whatever the index says.
         let _ = reader.read_batches(ReadKind::Tail, id, size, 0..size).await;
-        let Ok(index) = read_index(store.as_ref(), &ObjectKey::wal(id), size).await else { return };
+        let Ok(index) = read_index(store.as_ref(), &id.key(), size).await else { return };
         for range in &index.ranges {
             let span = range.position..range.position + range.length;
             let pieces = reader.read(id, size, span.clone()).await.expect("an index stays within its object");

@@ -134,7 +134,7 @@ async fn a_read_serves_all_partitions_that_lie_together() {
 
 #[test]
 fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
-    let object = |number| ObjectId { incarnation: 1, number, salt: 0 };
+    let object = |number| ObjectId::write(1, number, 0);
     let range = |number, bytes| PlannedRange {
         range: strandline_metadata::state::Range {
             base_offset: 0,
