@@ -10,6 +10,9 @@
 //!                └── one shared GET ───────────┘  ObjectStoreBackend ──┘
 //! ```
 //!
+//! What a flush writes is a [`format::segment`], what a merge makes of many is a
+//! [`format::merged`]; both are read through the same [`Reader`].
+//!
 //! Objects are immutable and their keys are never reused, so nothing here needs conditional writes:
 //! any S3-compatible server will do. This crate knows nothing of topics as policy, nor of Kafka's
 //! requests; the one Kafka format that it reads is the header of a record batch, since that is what
@@ -32,6 +35,6 @@ pub mod store;
 pub use clock::{Clock, SystemClock};
 pub use error::{Operation, StoreError};
 pub use metrics::StorageMetrics;
-pub use path::{KeyError, ObjectId, ObjectKey};
+pub use path::{KeyError, ObjectId, ObjectKey, ObjectKind};
 pub use reader::{ReadBatch, ReadKind, ReadRange, Reader, ReaderConfig};
 pub use store::{ObjectMeta, Payload, Store, StoreConfig, open};

@@ -48,6 +48,35 @@ pub const MAX_SEGMENT_RANGES: usize = 1 << 18;
 /// How much of an object's end is read at first when its index is wanted; most indexes fit.
 pub const INDEX_TAIL_BYTES: u64 = 64 * 1024;
 
+/// Most bytes of data in one merged object: it is one PUT, and its writer holds all of it.
+pub const MAX_MERGED_BYTES: u64 = 256 * 1024 * 1024;
+/// Most partition ranges in one merged object, when writing and when reading.
+pub const MAX_MERGED_RANGES: usize = 1 << 16;
+/// A sparse index has an entry for the first batch that begins so many bytes or more behind that of
+/// the entry before.
+pub const MERGE_INDEX_INTERVAL_BYTES: u64 = 1024 * 1024;
+/// Bytes of one index entry of a merged object.
+pub const MERGED_INDEX_ENTRY_BYTES: usize = 84;
+/// Bytes of one entry of a sparse index.
+pub const SPARSE_ENTRY_BYTES: usize = 24;
+/// Most sparse entries in one merged object: one for each range and one for each interval.
+pub const MAX_SPARSE_ENTRIES: usize = MAX_MERGED_RANGES + 256;
+/// Most bytes of all indexes of one merged object.
+pub const MAX_MERGED_INDEX_BYTES: usize =
+    MAX_MERGED_RANGES * MERGED_INDEX_ENTRY_BYTES + MAX_SPARSE_ENTRIES * SPARSE_ENTRY_BYTES;
+/// How much of a merged object's end is read at first when its index is wanted: enough for about
+/// 1,200 small ranges, or any object of few large ones.
+pub const MERGED_INDEX_TAIL_BYTES: u64 = 128 * 1024;
+/// Memory for the indexes of merged objects that a reader keeps, beside its cache.
+pub const MERGED_INDEX_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of GETs for merging that are under way, unless configured otherwise.
+pub const DEFAULT_MERGE_IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
+/// A read for merging goes on to the object's end if that is no farther away than this: the footer,
+/// which says which object it is, then needs no GET of its own.
+pub const MERGE_READ_ON_BYTES: u64 = 64 * 1024;
+/// Of so many objects a reader remembers that they are the ones that they should be.
+pub const MAX_IDENTIFIED_OBJECTS: usize = 4096;
+
 /// What a cached block costs beside its bytes: keys, tree nodes, reference counts. Without it a
 /// cache of tiny objects would have no bound.
 pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 256;
@@ -94,6 +123,15 @@ const _: () = assert!(
 );
 const _: () = assert!(INDEX_TAIL_BYTES > (SEGMENT_FOOTER_BYTES + SEGMENT_INDEX_ENTRY_BYTES) as u64);
 const _: () = assert!(INDEX_TAIL_BYTES < BLOCK_BYTES);
+const _: () = assert!(MERGED_INDEX_TAIL_BYTES < BLOCK_BYTES);
+const _: () = assert!(MAX_MERGED_INDEX_BYTES < 8 * MIB, "an index must be worth reading with one request");
+const _: () =
+    assert!(MAX_MERGED_INDEX_BYTES as u64 * 2 < MERGED_INDEX_CACHE_BYTES, "the cache holds several");
+const _: () = assert!(MERGE_INDEX_INTERVAL_BYTES < BLOCK_BYTES);
+const _: () = assert!(
+    MAX_MERGED_BYTES.div_ceil(MERGE_INDEX_INTERVAL_BYTES) <= (MAX_SPARSE_ENTRIES - MAX_MERGED_RANGES) as u64
+);
+const _: () = assert!(MERGE_READ_ON_BYTES < BLOCK_BYTES);
 const _: () = assert!(CACHE_WRITTEN_PERCENT + CACHE_TAIL_PERCENT + CACHE_CATCH_UP_PERCENT == 100);
 const _: () = assert!(DEFAULT_REQUEST_TIMEOUT.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DEFAULT_REQUEST_TIMEOUT.as_millis());

@@ -85,6 +85,34 @@ impl Crc32c {
     }
 }
 
+/// The CRC-32C of bytes that come one after the other.
+#[derive(Debug)]
+pub struct RunningCrc32c {
+    digest: crc_fast::Digest,
+    bytes: u64,
+}
+
+impl Default for RunningCrc32c {
+    fn default() -> Self {
+        Self { digest: crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi), bytes: 0 }
+    }
+}
+
+impl RunningCrc32c {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// Of all bytes so far.
+    pub fn sum(&self) -> Crc32c {
+        // A CRC of 32 bits, in the type of all of them.
+        let value = u32::try_from(self.digest.finalize()).unwrap_or(u32::MAX);
+        Crc32c { value, bytes: self.bytes }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::rngs::StdRng;
@@ -109,6 +137,16 @@ mod tests {
             let (head, tail) = bytes[..end].split_at(middle);
             assert_eq!(Crc32c::of(head).followed_by(Crc32c::of(tail)), Crc32c::of(&bytes[..end]));
         }
+    }
+
+    #[test]
+    fn a_running_sum_is_that_of_all_bytes() {
+        let mut running = RunningCrc32c::default();
+        assert_eq!(running.sum(), Crc32c::EMPTY);
+        for piece in [&b"1234"[..], b"", b"56789"] {
+            running.update(piece);
+        }
+        assert_eq!(running.sum(), Crc32c::known(0xe306_9283, 9));
     }
 
     #[test]

@@ -6,4 +6,7 @@
 
 pub mod batch;
 pub mod checksum;
+mod footer;
+pub mod merged;
+mod pieces;
 pub mod segment;

@@ -26,16 +26,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::batch::VerifiedBatch;
 use super::checksum::Crc32c;
+use super::footer::{Footer, Layout, put_footer};
+use super::pieces::Pieces;
 use crate::error::StoreError;
-use crate::limits::{
-    COALESCE_BELOW_BYTES, COALESCE_BUFFER_BYTES, INDEX_TAIL_BYTES, MAX_SEGMENT_RANGES, SEGMENT_FOOTER_BYTES,
-    SEGMENT_IDENTITY_BYTES, SEGMENT_INDEX_ENTRY_BYTES,
-};
-use crate::path::{ObjectId, ObjectKey};
+use crate::limits::{INDEX_TAIL_BYTES, MAX_SEGMENT_RANGES, SEGMENT_FOOTER_BYTES, SEGMENT_INDEX_ENTRY_BYTES};
+use crate::path::{ObjectId, ObjectKey, ObjectKind};
 use crate::store::{Payload, Store};
 
-/// The last eight bytes of every write object.
-pub const SEGMENT_MAGIC: [u8; 8] = *b"STRNDLSG";
+pub use super::footer::{FormatError, LONGEST_FOOTER_BYTES, SEGMENT_MAGIC, check_identity};
 
 /// Which layout an object has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -66,38 +64,6 @@ impl SegmentVersion {
             _ => None,
         }
     }
-
-    /// Bytes of the footer.
-    pub const fn footer_bytes(self) -> usize {
-        match self {
-            Self::V1 => SEGMENT_FOOTER_BYTES,
-            Self::V2 => SEGMENT_FOOTER_BYTES + SEGMENT_IDENTITY_BYTES,
-        }
-    }
-}
-
-/// What kind of object the footer belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SegmentKind {
-    /// Written by a flush, with batches exactly as producers sent them.
-    Write,
-}
-
-impl SegmentKind {
-    /// The kind's number in the footer. Never reused.
-    pub const fn id(self) -> u16 {
-        match self {
-            Self::Write => 1,
-        }
-    }
-
-    /// The kind with this number, if there is one.
-    pub const fn from_id(id: u16) -> Option<Self> {
-        match id {
-            1 => Some(Self::Write),
-            _ => None,
-        }
-    }
 }
 
 /// Where the batches of one partition lie in an object.
@@ -113,53 +79,6 @@ pub struct SegmentRange {
     pub length: u64,
     /// CRC of the range: which one, [`Index::version`] says.
     pub crc: u32,
-}
-
-/// Why bytes are not the end of a write object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum FormatError {
-    /// The object ends before its footer, or the footer places the index outside of it.
-    #[error("the object has {size} bytes, which do not hold what its footer promises")]
-    Size {
-        /// Bytes of the object.
-        size: u64,
-    },
-    /// The last bytes are not the magic.
-    #[error("its last bytes are not the magic of a write object")]
-    Magic,
-    /// Written by a version of Strandline that this one does not know.
-    #[error("its format version is {0}, this program knows 1 to {latest}", latest = SegmentVersion::LATEST.id())]
-    Version(u16),
-    /// The object says that it is another one.
-    #[error("its footer says that it is {0}: objects of the bucket were exchanged or overwritten")]
-    Identity(ObjectId),
-    /// A kind of object that this version does not know.
-    #[error("its kind is {0}, which this program does not know")]
-    Kind(u16),
-    /// Index or footer are not what was written.
-    #[error("the CRC of its index is {actual:#010x}, the footer says {expected:#010x}")]
-    IndexCrc {
-        /// What the footer says.
-        expected: u32,
-        /// What the bytes have.
-        actual: u32,
-    },
-    /// More ranges than a write object may have.
-    #[error("its footer promises {0} ranges")]
-    RangeCount(u32),
-    /// Entries out of order, twice, empty, or not tiling the data.
-    #[error("range {0} of its index does not follow the one before it")]
-    Tiling(usize),
-    /// The bytes of a range are not what was written.
-    #[error("the CRC of the range at {position} is {actual:#010x}, the index says {expected:#010x}")]
-    RangeCrc {
-        /// Where the range begins.
-        position: u64,
-        /// What the index says.
-        expected: u32,
-        /// What the bytes have.
-        actual: u32,
-    },
 }
 
 /// Bytes that go into an object, and their checksum.
@@ -208,8 +127,7 @@ pub struct SegmentFull;
 pub struct SegmentBuilder {
     id: ObjectId,
     version: SegmentVersion,
-    pieces: Vec<Bytes>,
-    small: BytesMut,
+    pieces: Pieces,
     ranges: Vec<SegmentRange>,
     checksum: Crc32c,
 }
@@ -217,14 +135,7 @@ pub struct SegmentBuilder {
 impl SegmentBuilder {
     /// An empty object.
     pub fn new(id: ObjectId, version: SegmentVersion) -> Self {
-        Self {
-            id,
-            version,
-            pieces: Vec::new(),
-            small: BytesMut::new(),
-            ranges: Vec::new(),
-            checksum: Crc32c::EMPTY,
-        }
+        Self { id, version, pieces: Pieces::default(), ranges: Vec::new(), checksum: Crc32c::EMPTY }
     }
 
     /// Adds all batches of one partition and returns where they begin. Fails if the object has
@@ -257,7 +168,7 @@ impl SegmentBuilder {
             if self.version == SegmentVersion::V1 {
                 crc32.update(&part.bytes);
             }
-            self.append(part.bytes);
+            self.pieces.push(part.bytes);
         }
         let length = checksum.bytes();
         assert!(length > 0, "a range must have bytes");
@@ -272,56 +183,20 @@ impl SegmentBuilder {
 
     /// Adds index and footer.
     pub fn finish(mut self) -> Segment {
-        let index_position = self.checksum.bytes();
-        let index_bytes = self.ranges.len() * SEGMENT_INDEX_ENTRY_BYTES;
-        let mut tail = BytesMut::with_capacity(index_bytes + self.version.footer_bytes());
+        let mut tail =
+            BytesMut::with_capacity(self.ranges.len() * SEGMENT_INDEX_ENTRY_BYTES + LONGEST_FOOTER_BYTES);
         for range in &self.ranges {
             put_entry(&mut tail, range);
         }
-        let index_bytes = u32::try_from(index_bytes).unwrap_or(u32::MAX);
+        // `push` takes no more than there may be.
         let range_count = u32::try_from(self.ranges.len()).unwrap_or(u32::MAX);
-        assert!(index_bytes < u32::MAX, "limits.rs keeps an index far below 4 GiB");
-        if self.version == SegmentVersion::V2 {
-            tail.put_i64(self.id.incarnation);
-            tail.put_u64(self.id.number);
-            tail.put_u32(self.id.salt);
-        }
-        tail.put_u64(index_position);
-        tail.put_u32(index_bytes);
-        tail.put_u32(range_count);
-        tail.put_u16(self.version.id());
-        tail.put_u16(SegmentKind::Write.id());
-        tail.put_u32(crc32fast::hash(&tail));
-        tail.put_slice(&SEGMENT_MAGIC);
+        let layout = Layout::Write(self.version);
+        put_footer(&mut tail, layout, self.id, self.checksum.bytes(), range_count);
         let tail = Part::of(tail.freeze());
-        self.append(tail.bytes);
-        if self.small.len() < COALESCE_BUFFER_BYTES / 2 {
-            // The object is cached as it is sent, and must take no more memory than it has bytes.
-            self.small = BytesMut::from(&self.small[..]);
-        }
-        self.flush_small();
+        self.pieces.push(tail.bytes);
         let checksum = self.checksum.followed_by(tail.checksum);
-        let payload = Payload::summed(self.pieces, checksum);
+        let payload = Payload::summed(self.pieces.finish(), checksum);
         Segment { payload, size: checksum.bytes(), ranges: self.ranges }
-    }
-
-    fn append(&mut self, bytes: Bytes) {
-        if bytes.len() >= COALESCE_BELOW_BYTES {
-            self.flush_small();
-            self.pieces.push(bytes);
-            return;
-        }
-        if self.small.capacity() - self.small.len() < bytes.len() {
-            self.flush_small();
-            self.small = BytesMut::with_capacity(COALESCE_BUFFER_BYTES);
-        }
-        self.small.extend_from_slice(&bytes);
-    }
-
-    fn flush_small(&mut self) {
-        if !self.small.is_empty() {
-            self.pieces.push(self.small.split().freeze());
-        }
     }
 }
 
@@ -331,57 +206,6 @@ fn put_entry(out: &mut BytesMut, range: &SegmentRange) {
     out.put_u32(range.crc);
     out.put_u64(range.position);
     out.put_u64(range.length);
-}
-
-/// What the last bytes of a write object say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Footer {
-    version: SegmentVersion,
-    /// Where the index begins, which is where the data ends.
-    index_position: u64,
-    /// Bytes of the index.
-    index_bytes: u64,
-    /// CRC-32 of the index and of the footer up to this field.
-    crc32: u32,
-}
-
-impl Footer {
-    /// Bytes from the index to the end.
-    fn tail_bytes(&self) -> u64 {
-        self.index_bytes + self.version.footer_bytes() as u64
-    }
-
-    /// Reads the footer of an object of `size` bytes from `tail`, which are the object's last
-    /// bytes.
-    ///
-    /// The footer alone is not protected: trust it only once [`Index::parse`] agrees.
-    fn parse(tail: &[u8], size: u64) -> Result<Self, FormatError> {
-        let Some((_, mut at)) =
-            tail.split_last_chunk::<SEGMENT_FOOTER_BYTES>().map(|(head, foot)| (head, &foot[..]))
-        else {
-            return Err(FormatError::Size { size });
-        };
-        let index_position = at.get_u64();
-        let index_bytes = u64::from(at.get_u32());
-        let range_count = at.get_u32();
-        let version = at.get_u16();
-        let kind = at.get_u16();
-        let crc32 = at.get_u32();
-        if at != SEGMENT_MAGIC {
-            return Err(FormatError::Magic);
-        }
-        let version = SegmentVersion::from_id(version).ok_or(FormatError::Version(version))?;
-        SegmentKind::from_id(kind).ok_or(FormatError::Kind(kind))?;
-        let count = usize::try_from(range_count).unwrap_or(usize::MAX);
-        if count > MAX_SEGMENT_RANGES || index_bytes != (count * SEGMENT_INDEX_ENTRY_BYTES) as u64 {
-            return Err(FormatError::RangeCount(range_count));
-        }
-        let footer = Self { version, index_position, index_bytes, crc32 };
-        if index_position.checked_add(footer.tail_bytes()) != Some(size) {
-            return Err(FormatError::Size { size });
-        }
-        Ok(footer)
-    }
 }
 
 /// What is in a write object, and which object it says that it is.
@@ -400,17 +224,10 @@ impl Index {
     /// and hold at least the whole index and the footer.
     pub fn parse(tail: &[u8], size: u64) -> Result<Self, FormatError> {
         let footer = Footer::parse(tail, size)?;
-        let start = usize::try_from(footer.tail_bytes()).ok().and_then(|bytes| tail.len().checked_sub(bytes));
-        let (Some(covered), Some(mut at)) = (
-            start.and_then(|start| tail.get(start..tail.len() - FOOTER_BYTES_AFTER_CRC_START)),
-            start.and_then(|start| tail.get(start..tail.len() - SEGMENT_FOOTER_BYTES)),
-        ) else {
-            return Err(FormatError::Size { size });
+        let Layout::Write(version) = footer.layout else {
+            return Err(FormatError::OtherKind(footer.layout.kind()));
         };
-        let actual = crc32fast::hash(covered);
-        if actual != footer.crc32 {
-            return Err(FormatError::IndexCrc { expected: footer.crc32, actual });
-        }
+        let mut at = footer.index(tail, size)?;
         let mut ranges: Vec<SegmentRange> = Vec::with_capacity(at.len() / SEGMENT_INDEX_ENTRY_BYTES);
         let mut end = 0_u64;
         while at.len() >= SEGMENT_INDEX_ENTRY_BYTES {
@@ -430,8 +247,7 @@ impl Index {
         if end != footer.index_position {
             return Err(FormatError::Tiling(ranges.len()));
         }
-        let id = (at.len() == SEGMENT_IDENTITY_BYTES).then(|| read_identity(at));
-        Ok(Self { version: footer.version, id, ranges })
+        Ok(Self { version, id: footer.id, ranges })
     }
 
     /// Checks the bytes of one range, given in pieces, against the index.
@@ -460,40 +276,13 @@ impl Index {
     pub fn check_identity(&self, key: &ObjectKey) -> Result<(), FormatError> {
         match (self.id, key.as_object()) {
             (Some(own), Some(wanted)) if own != wanted => Err(FormatError::Identity(own)),
+            (None, Some(wanted)) if wanted.kind != ObjectKind::Write => {
+                Err(FormatError::OtherKind(ObjectKind::Write))
+            }
             _ => Ok(()),
         }
     }
 }
-
-/// Checks which object it is whose last bytes these are, by its footer alone: at least
-/// [`LONGEST_FOOTER_BYTES`] of them, or the whole object if it has fewer. Version 1 does not say.
-pub fn check_identity(tail: &[u8], size: u64, id: ObjectId) -> Result<(), FormatError> {
-    let footer = Footer::parse(tail, size)?;
-    let own = match footer.version {
-        SegmentVersion::V1 => return Ok(()),
-        SegmentVersion::V2 => tail
-            .len()
-            .checked_sub(LONGEST_FOOTER_BYTES)
-            .and_then(|start| tail.get(start..start + SEGMENT_IDENTITY_BYTES))
-            .map(read_identity),
-    };
-    match own {
-        Some(own) if own == id => Ok(()),
-        Some(own) => Err(FormatError::Identity(own)),
-        None => Err(FormatError::Size { size }),
-    }
-}
-
-/// Reads an identity of exactly its length.
-fn read_identity(mut at: &[u8]) -> ObjectId {
-    ObjectId::write(at.get_i64(), at.get_u64(), at.get_u32())
-}
-
-/// Bytes of the longest footer of all versions.
-pub const LONGEST_FOOTER_BYTES: usize = SegmentVersion::LATEST.footer_bytes();
-
-/// The footer's CRC and magic, which the CRC does not cover.
-const FOOTER_BYTES_AFTER_CRC_START: usize = 4 + SEGMENT_MAGIC.len();
 
 /// Reads the index of a stored write object of `size` bytes, with one request unless it has very
 /// many partitions. An object that says that it is another one is corrupt.
@@ -519,6 +308,7 @@ mod tests {
 
     use super::super::batch::tests::batch_of;
     use super::*;
+    use crate::limits::{COALESCE_BELOW_BYTES, SEGMENT_IDENTITY_BYTES};
     use crate::store::ObjectStoreBackend;
 
     const GOLDEN_ID: ObjectId = ObjectId::write(0x102, 0x304, 0x0506_0708);
@@ -732,7 +522,7 @@ mod tests {
     #[test]
     fn an_empty_object_has_an_empty_index() {
         let segment = builder(SegmentVersion::LATEST).finish();
-        assert_eq!(segment.size, SegmentVersion::LATEST.footer_bytes() as u64);
+        assert_eq!(segment.size, LONGEST_FOOTER_BYTES as u64);
         assert_eq!(Index::parse(&segment.payload.concat(), segment.size).unwrap().ranges, []);
     }
 
@@ -789,7 +579,10 @@ mod tests {
         let mut bytes = golden_bytes(SegmentVersion::LATEST);
         let version_at = bytes.len() - 15;
         bytes[version_at] = 9;
-        assert_eq!(Index::parse(&bytes, bytes.len() as u64), Err(FormatError::Version(9)));
+        assert_eq!(
+            Index::parse(&bytes, bytes.len() as u64),
+            Err(FormatError::Version { kind: ObjectKind::Write, version: 9, latest: 2 })
+        );
     }
 
     /// Entries that lie, under a CRC that is right: what a bug, not a broken disk, would write.
@@ -810,12 +603,9 @@ mod tests {
         ];
         for (case, ranges) in lies.into_iter().enumerate() {
             let data = Part::of(Bytes::from(vec![0; 14]));
-            let builder = SegmentBuilder {
-                ranges,
-                checksum: data.checksum,
-                pieces: vec![data.bytes],
-                ..builder(SegmentVersion::LATEST)
-            };
+            let mut builder =
+                SegmentBuilder { ranges, checksum: data.checksum, ..builder(SegmentVersion::LATEST) };
+            builder.pieces.push(data.bytes);
             let segment = builder.finish();
             let found = Index::parse(&segment.payload.concat(), segment.size);
             assert!(matches!(found, Err(FormatError::Tiling(_))), "case {case}: {found:?}");

@@ -19,7 +19,7 @@ pub struct ReadBatch {
 
 impl ReadBatch {
     /// Its pieces, in order. None is empty.
-    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> + Clone {
         iter::once(&self.first).chain(&self.more)
     }
 
