@@ -16,6 +16,7 @@ use strandline_metadata::replica::{BarrierLoop, LoadError, Replica, ReplicaLoop,
 use strandline_metadata::values::ClusterValue;
 use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
+use strandline_storage::limits::DEFAULT_MERGE_IN_FLIGHT_BYTES;
 use strandline_storage::reader::{Reader, ReaderConfig};
 use strandline_storage::store::Store;
 use tokio::runtime::Handle;
@@ -264,8 +265,11 @@ fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher) {
 }
 
 fn open_reader(config: &Config, store: &Arc<dyn Store>, metrics: &Metrics) -> Reader {
-    let memory =
-        ReaderConfig { cache_bytes: config.cache_bytes, max_in_flight_bytes: config.read_in_flight_bytes };
+    let memory = ReaderConfig {
+        cache_bytes: config.cache_bytes,
+        max_in_flight_bytes: config.read_in_flight_bytes,
+        max_merge_in_flight_bytes: DEFAULT_MERGE_IN_FLIGHT_BYTES,
+    };
     Reader::new(store.clone(), memory, metrics.storage().clone())
 }
 

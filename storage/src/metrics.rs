@@ -105,6 +105,8 @@ pub struct StorageMetrics {
     cache_requests: [IntCounter; CacheOutcome::ALL.len()],
     cache_bytes: [IntGauge; Pool::ALL.len()],
     cache_evictions: [IntCounter; Pool::ALL.len()],
+    index_requests: [IntCounter; CacheOutcome::ALL.len()],
+    index_bytes: IntGauge,
     wrong_objects: IntCounter,
 }
 
@@ -170,6 +172,19 @@ impl StorageMetrics {
             Opts::new("strandline_cache_evictions_total", "Entries that were dropped to make room, by pool."),
             &["pool"],
         )?;
+        let index_requests = IntCounterVec::new(
+            Opts::new(
+                "strandline_merged_index_requests_total",
+                "Indexes of merged objects that readers asked for: hit, miss (a GET follows), joined (somebody's GET is shared).",
+            ),
+            &["outcome"],
+        )?;
+        let index_bytes = IntGauge::new(
+            "strandline_merged_index_bytes",
+            "Bytes of the indexes of merged objects that are kept in memory.",
+        )?;
+        registry.register(Box::new(index_requests.clone()))?;
+        registry.register(Box::new(index_bytes.clone()))?;
         let wrong_objects = IntCounter::new(
             "strandline_wrong_objects_total",
             "Objects that were read and whose footer says that they are other ones: the bucket's objects were exchanged.",
@@ -202,6 +217,9 @@ impl StorageMetrics {
                 .map(|outcome| cache_requests.with_label_values(&[outcome.as_str()])),
             cache_bytes: Pool::ALL.map(|pool| cache_bytes.with_label_values(&[pool.as_str()])),
             cache_evictions: Pool::ALL.map(|pool| cache_evictions.with_label_values(&[pool.as_str()])),
+            index_requests: CacheOutcome::ALL
+                .map(|outcome| index_requests.with_label_values(&[outcome.as_str()])),
+            index_bytes,
             wrong_objects,
         })
     }
@@ -289,6 +307,16 @@ impl StorageMetrics {
         }
     }
 
+    pub(crate) fn observe_index(&self, outcome: CacheOutcome) {
+        if let Some(counter) = self.index_requests.get(outcome as usize) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn set_index_bytes(&self, bytes: u64) {
+        self.index_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn set_cache_bytes(&self, pool: Pool, bytes: u64) {
         if let Some(gauge) = self.cache_bytes.get(pool as usize) {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -314,6 +342,12 @@ impl StorageMetrics {
     #[cfg(test)]
     pub(crate) fn requests(&self, operation: Operation, outcome: Outcome) -> u64 {
         self.operations[operation as usize].requests[outcome as usize].get()
+    }
+
+    /// How many requests for an index ended like this, for tests.
+    #[cfg(test)]
+    pub(crate) fn index_requests(&self, outcome: CacheOutcome) -> u64 {
+        self.index_requests[outcome as usize].get()
     }
 
     /// How many reads of the cache ended like this, for tests.
@@ -351,6 +385,8 @@ mod tests {
         metrics.observe_request(Operation::Put, Outcome::Throttled, Duration::from_millis(20), 0);
         metrics.observe_bytes(Operation::Put, 4096);
         metrics.observe_cache(CacheOutcome::Joined);
+        metrics.observe_index(CacheOutcome::Miss);
+        metrics.set_index_bytes(88);
         metrics.set_cache_bytes(Pool::CatchUp, 77);
         metrics.observe_evictions(Pool::Tail, 3);
         let text = text(&registry);
@@ -359,6 +395,8 @@ mod tests {
             r#"strandline_object_store_request_seconds_bucket{operation="put",le="0.025"} 1"#,
             r#"strandline_object_store_bytes_total{operation="put"} 4096"#,
             r#"strandline_cache_requests_total{outcome="joined"} 1"#,
+            r#"strandline_merged_index_requests_total{outcome="miss"} 1"#,
+            "strandline_merged_index_bytes 88",
             r#"strandline_cache_bytes{pool="catch_up"} 77"#,
             r#"strandline_cache_evictions_total{pool="tail"} 3"#,
         ] {

@@ -12,56 +12,56 @@
 //! A fetch is driven by whoever waits for it: when one of them goes away the others go on, and when
 //! all have gone it is cancelled. So there is no task to own, and no work for nobody. A fetch that
 //! fails fails for all who wait for it and leaves nothing behind.
+//!
+//! Reads for merging take what is cached, and fetch the rest past the cache (`merge.rs`). Indexes
+//! of merged objects have a cache and shared fetches of their own (`index.rs`).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::cache::{Block, BlockKey, Cache, Pool, Slices};
 use crate::error::{Operation, StoreError};
-use crate::format::segment::{LONGEST_FOOTER_BYTES, check_identity};
+use crate::format::merged::MergedIndex;
+use crate::format::segment::{FormatError, LONGEST_FOOTER_BYTES, check_identity};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
 use crate::metrics::{CacheOutcome, StorageMetrics};
 use crate::path::ObjectId;
 use crate::store::Store;
 
 mod batches;
+mod fetches;
+mod index;
+mod merge;
 
 pub use batches::ReadBatch;
+use fetches::Fetches;
 
 /// How much memory reading may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReaderConfig {
     /// Bytes of the cache, all of its pools together.
     pub cache_bytes: u64,
-    /// Bytes of GETs that are under way, half of it for each kind of read. One GET is always let
-    /// through.
+    /// Bytes of GETs that are under way, half of it for tail reads and half for catch-up reads. One
+    /// GET of each is always let through.
     pub max_in_flight_bytes: u64,
+    /// Bytes of GETs for merging that are under way. One is always let through.
+    pub max_merge_in_flight_bytes: u64,
 }
 
-/// What a read is for. The two kinds share neither cache nor room in flight, so that replaying the
-/// past does not slow down those at the tail.
+/// What a read is for. The kinds share neither cache nor room in flight, so that replaying the past
+/// does not slow down those at the tail, nor merging anybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadKind {
     /// Near the end of a partition: others will want the same bytes soon.
     Tail,
     /// Somewhere in the past.
     CatchUp,
-}
-
-impl ReadKind {
-    fn pool(self) -> Pool {
-        match self {
-            Self::Tail => Pool::Tail,
-            Self::CatchUp => Pool::CatchUp,
-        }
-    }
+    /// To be merged: takes what is cached, fetches exactly what is missing, and keeps nothing.
+    Merge,
 }
 
 /// Reads objects. Clones share one cache.
@@ -80,22 +80,15 @@ pub struct ReadRange {
     pub kept_alive: usize,
 }
 
-type FetchFuture = BoxFuture<'static, Result<Block, StoreError>>;
-type Fetch = Shared<FetchFuture>;
-
 struct Inner {
     store: Arc<dyn Store>,
     metrics: StorageMetrics,
-    state: Mutex<State>,
+    cache: Mutex<Cache>,
+    blocks: Fetches<BlockKey, Block>,
+    indexes: Fetches<ObjectId, Arc<MergedIndex>>,
     tail_room: Room,
     catch_up_room: Room,
-}
-
-struct State {
-    cache: Cache,
-    /// Fetches that somebody waits for, each with a number of its own.
-    fetches: BTreeMap<BlockKey, (u64, WeakShared<FetchFuture>)>,
-    started: u64,
+    merge_room: Room,
 }
 
 /// A bound on bytes in flight.
@@ -115,6 +108,15 @@ impl Room {
     fn units_of(&self, bytes: u64) -> u32 {
         u32::try_from(bytes.div_ceil(IN_FLIGHT_UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.units)
     }
+
+    /// Waits for room for a GET of so many bytes of `object`.
+    async fn enter(&self, object: ObjectId, bytes: u64) -> Result<SemaphorePermit<'_>, StoreError> {
+        // The semaphore is never closed.
+        self.permits
+            .acquire_many(self.units_of(bytes))
+            .await
+            .map_err(|_| unavailable(object, "the reader is closed".to_owned()))
+    }
 }
 
 impl fmt::Debug for Inner {
@@ -124,33 +126,22 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn room(&self, kind: ReadKind) -> &Room {
         match kind {
             ReadKind::Tail => &self.tail_room,
             ReadKind::CatchUp => &self.catch_up_room,
+            ReadKind::Merge => &self.merge_room,
         }
     }
 }
 
-/// Takes a fetch off the list when it ends, however it ends. Only its own entry: a later fetch of
-/// the same block may have taken the place.
-struct SharedFetch {
-    inner: Arc<Inner>,
-    key: BlockKey,
-    number: u64,
-}
-
-impl Drop for SharedFetch {
-    fn drop(&mut self) {
-        let mut state = self.inner.lock();
-        if state.fetches.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
-            state.fetches.remove(&self.key);
-        }
-    }
+/// The error for a GET that brought nothing of use.
+fn unavailable(object: ObjectId, message: String) -> StoreError {
+    StoreError::Unavailable { key: object.to_string(), operation: Operation::Get, message }
 }
 
 /// Bytes that were read, and whether this broker has only just written them.
@@ -159,30 +150,30 @@ struct ReadBytes {
     own: bool,
     /// The block that the range lies in, if it was fetched and lies in one.
     block: Option<Block>,
+    /// The last bytes of the object, if they came along.
+    footer: Option<Bytes>,
 }
 
 impl Reader {
     /// Reads from `store`.
     pub fn new(store: Arc<dyn Store>, config: ReaderConfig, metrics: StorageMetrics) -> Self {
-        let state = State {
-            cache: Cache::new(config.cache_bytes, metrics.clone()),
-            fetches: BTreeMap::new(),
-            started: 0,
-        };
         Self {
             inner: Arc::new(Inner {
                 store,
+                cache: Mutex::new(Cache::new(config.cache_bytes, metrics.clone())),
                 metrics,
-                state: Mutex::new(state),
+                blocks: Fetches::default(),
+                indexes: Fetches::default(),
                 tail_room: Room::new(config.max_in_flight_bytes / 2),
                 catch_up_room: Room::new(config.max_in_flight_bytes / 2),
+                merge_room: Room::new(config.max_merge_in_flight_bytes),
             }),
         }
     }
 
     /// Keeps an object that this broker has written, in the very buffers that it was sent from.
     pub fn insert_written(&self, id: ObjectId, payload: Vec<Bytes>) {
-        self.inner.lock().cache.insert_written(id, payload);
+        self.inner.lock().insert_written(id, payload);
     }
 
     /// Reads a range of an object of `object_bytes` for a reader at the tail. See
@@ -235,7 +226,7 @@ impl Reader {
     ) -> Result<ReadRange, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
         if !found.own {
-            self.identify(id, object_bytes, found.block.as_ref()).await?;
+            self.identify(kind, id, object_bytes, &found).await?;
         }
         // What this broker wrote was checked when it came, and has not left its memory.
         let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
@@ -251,47 +242,59 @@ impl Reader {
     }
 
     /// Checks that the bytes come from the object that they should come from, and not from another
-    /// one of the same layout: that is in its footer, which most blocks hold, since most objects
-    /// are one block. For others it is fetched, once for each block.
+    /// one of the same layout: that is in its footer, which most reads bring along, since most
+    /// objects are one block. Of others it is fetched, and the object is remembered.
     async fn identify(
         &self,
+        kind: ReadKind,
         id: ObjectId,
         object_bytes: u64,
-        block: Option<&Block>,
+        found: &ReadBytes,
     ) -> Result<(), StoreError> {
+        let block = found.block.as_ref();
         if block.is_some_and(Block::is_identified) {
             return Ok(());
         }
         let footer = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
-        let held = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
-        let tail = match held {
+        let in_block = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
+        let tail = match in_block {
             Some(slices) => Bytes::from(slices.pieces.concat()),
-            None => self.inner.store.get(&id.key(), Some(footer)).await?,
+            None => match &found.footer {
+                Some(tail) => tail.clone(),
+                None if self.inner.lock().is_identified(id) => {
+                    block.inspect(|block| block.note_identified());
+                    return Ok(());
+                }
+                None => self.inner.store.get(&id.key(), Some(footer)).await?,
+            },
         };
-        check_identity(&tail, object_bytes, id).map_err(|error| {
-            self.evict(id);
-            self.inner.metrics.observe_wrong_object();
-            StoreError::corrupt(&id.key(), error.to_string())
-        })?;
-        if let Some(block) = block {
-            block.note_identified();
+        check_identity(&tail, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
+        block.inspect(|block| block.note_identified());
+        if object_bytes > BLOCK_BYTES || kind == ReadKind::Merge {
+            self.inner.lock().note_identified(id);
         }
         Ok(())
+    }
+
+    /// Forgets an object that is not what it should be.
+    fn not_this_object(&self, id: ObjectId, error: &FormatError) -> StoreError {
+        self.evict(id);
+        self.inner.metrics.observe_wrong_object();
+        StoreError::corrupt(&id.key(), error.to_string())
     }
 
     /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks
     /// ahead wants to know.
     pub fn lacks(&self, id: ObjectId, position: u64) -> bool {
-        let mut state = self.inner.lock();
+        let mut cache = self.inner.lock();
         let key = BlockKey { id, index: position / BLOCK_BYTES };
-        let is_held =
-            state.cache.written(id, position..position + 1).is_some() || state.cache.block(key).is_some();
-        !is_held && state.fetches.get(&key).is_none_or(|(_, fetch)| fetch.upgrade().is_none())
+        let is_held = cache.written(id, position..position + 1).is_some() || cache.block(key).is_some();
+        !is_held && self.inner.blocks.under_way(key).is_none()
     }
 
     /// Forgets an object: it was deleted, or is not what it should be.
     pub fn evict(&self, id: ObjectId) {
-        self.inner.lock().cache.evict(id);
+        self.inner.lock().evict(id);
     }
 
     async fn find(
@@ -304,10 +307,13 @@ impl Reader {
         if range.is_empty() || range.end > object_bytes {
             return Err(StoreError::invalid(format!("bytes {range:?} of {id}, which has {object_bytes}")));
         }
-        let own = self.inner.lock().cache.written(id, range.clone());
+        if kind == ReadKind::Merge {
+            return self.find_for_merge(id, object_bytes, range).await;
+        }
+        let own = self.inner.lock().written(id, range.clone());
         if let Some(slices) = own {
             self.inner.metrics.observe_cache(CacheOutcome::Hit);
-            return Ok(ReadBytes { slices, own: true, block: None });
+            return Ok(ReadBytes { slices, own: true, block: None, footer: None });
         }
         let mut slices = Slices::default();
         let mut only = None;
@@ -318,70 +324,62 @@ impl Reader {
             let from = range.start.max(place.start) - place.start;
             let to = range.end.min(place.end) - place.start;
             let Some(more) = block.slice(from..to) else {
-                // Cached by a read that was told another size of the same object.
-                let what = format!("it has other than the {object_bytes} bytes that it should have");
-                return Err(StoreError::corrupt(&id.key(), what));
+                return Err(other_size(id, object_bytes));
             };
             only = slices.pieces.is_empty().then_some(block);
             slices.pieces.extend(more.pieces);
             slices.kept_alive += more.kept_alive;
         }
-        Ok(ReadBytes { slices, own: false, block: only })
+        Ok(ReadBytes { slices, own: false, block: only, footer: None })
     }
 
     async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {
         let fetch = {
-            let mut state = self.inner.lock();
-            if let Some(block) = state.cache.block(key) {
+            // Held until the fetch is listed, so that nobody else starts it.
+            let mut cache = self.inner.lock();
+            if let Some(block) = cache.block(key) {
                 self.inner.metrics.observe_cache(CacheOutcome::Hit);
                 return Ok(block);
             }
-            let under_way = state.fetches.get(&key).and_then(|(_, fetch)| fetch.upgrade());
-            if let Some(fetch) = under_way {
+            if let Some(fetch) = self.inner.blocks.under_way(key) {
                 self.inner.metrics.observe_cache(CacheOutcome::Joined);
                 fetch
             } else {
                 self.inner.metrics.observe_cache(CacheOutcome::Miss);
-                state.started += 1;
-                let listed = SharedFetch { inner: Arc::clone(&self.inner), key, number: state.started };
-                let fetch: Fetch = fetch(listed, kind, object_bytes).boxed().shared();
-                // A fetch that nobody has polled yet always has a weak reference.
-                if let Some(weak) = fetch.downgrade() {
-                    let number = state.started;
-                    state.fetches.insert(key, (number, weak));
-                }
-                fetch
+                let pool = if kind == ReadKind::Tail { Pool::Tail } else { Pool::CatchUp };
+                let inner = Arc::clone(&self.inner);
+                self.inner.blocks.start(key, async move {
+                    let room = inner.room(kind);
+                    let range = key.range(object_bytes);
+                    // Held until the bytes are in the cache.
+                    let _permit = room.enter(key.id, range.end - range.start).await?;
+                    let block = inner.get_block(key.id, range).await?;
+                    inner.lock().insert_block(pool, key, block.clone());
+                    Ok(block)
+                })
             }
         };
         fetch.await
     }
 }
 
-/// Fetches one block into the cache.
-async fn fetch(listed: SharedFetch, kind: ReadKind, object_bytes: u64) -> Result<Block, StoreError> {
-    let SharedFetch { inner, key, .. } = &listed;
-    let range = key.range(object_bytes);
-    let wanted = range.end - range.start;
-    let room = inner.room(kind);
-    let object = key.id.key();
-    let unavailable = |message: String| StoreError::Unavailable {
-        key: object.to_string(),
-        operation: Operation::Get,
-        message,
-    };
-    // Held until the bytes are in the cache. The semaphore is never closed.
-    let _permit = room
-        .permits
-        .acquire_many(room.units_of(wanted))
-        .await
-        .map_err(|_| unavailable("the reader is closed".to_owned()))?;
-    let block = Block::new(inner.store.get_pieces(&object, Some(range)).await?);
-    // The store promises it; what is cached is served to many.
-    if block.bytes() != wanted {
-        return Err(unavailable(format!("{} bytes were read instead of {wanted}", block.bytes())));
+impl Inner {
+    /// Fetches a range of an object.
+    async fn get_block(&self, id: ObjectId, range: Range<u64>) -> Result<Block, StoreError> {
+        let wanted = range.end - range.start;
+        let block = Block::new(self.store.get_pieces(&id.key(), Some(range)).await?);
+        // The store promises it; what is cached is served to many.
+        if block.bytes() != wanted {
+            return Err(unavailable(id, format!("{} bytes were read instead of {wanted}", block.bytes())));
+        }
+        Ok(block)
     }
-    inner.lock().cache.insert_block(kind.pool(), *key, block.clone());
-    Ok(block)
+}
+
+/// The error for an object that was cached by a read that was told another size of it.
+fn other_size(id: ObjectId, object_bytes: u64) -> StoreError {
+    let what = format!("it has other than the {object_bytes} bytes that it should have");
+    StoreError::corrupt(&id.key(), what)
 }
 
 #[cfg(test)]

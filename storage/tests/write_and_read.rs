@@ -44,7 +44,11 @@ fn batch(rng: &mut StdRng) -> Bytes {
 }
 
 fn reader(store: &Arc<dyn Store>) -> Reader {
-    let config = ReaderConfig { cache_bytes: 4 << 20, max_in_flight_bytes: 32 << 20 };
+    let config = ReaderConfig {
+        cache_bytes: 4 << 20,
+        max_in_flight_bytes: 32 << 20,
+        max_merge_in_flight_bytes: 32 << 20,
+    };
     Reader::new(Arc::clone(store), config, StorageMetrics::unregistered())
 }
 

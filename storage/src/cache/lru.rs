@@ -68,6 +68,11 @@ impl<K: Ord + Copy, V> Lru<K, V> {
         Some(&entry.value)
     }
 
+    /// The entry of that key, whose turn to go stays what it was.
+    pub(super) fn peek(&self, key: &K) -> Option<&V> {
+        self.entries.get(key).map(|entry| &entry.value)
+    }
+
     /// Removes all entries within a range of keys.
     pub(super) fn remove_range(&mut self, keys: RangeInclusive<K>) {
         let found: Vec<K> = self.entries.range(keys).map(|(key, _)| *key).collect();
@@ -102,6 +107,7 @@ mod tests {
         assert_eq!(lru.get(&1), Some(&100));
         assert_eq!(lru.insert(4, 400, 10), 1);
         assert_eq!(lru.get(&2), None);
+        assert_eq!(lru.peek(&3), Some(&300), "and would go next, as if nobody had looked");
         assert_eq!(lru.get(&1), Some(&100));
         assert_eq!(lru.insert(5, 500, 2 * OVERHEAD), 3, "a large entry pushes out several");
         assert_eq!(lru.get(&5), Some(&500));

@@ -7,9 +7,10 @@
 //! | tail | blocks of 16 MiB | reads near the end of a partition: what other brokers wrote |
 //! | catch-up | blocks of 16 MiB | reads of the past |
 //!
-//! So a consumer that starts from the beginning takes nothing from those at the tail. Within a pool
-//! the entry that was not used for the longest time goes first. Nothing depends on a hash's order,
-//! so a simulation can repeat it.
+//! So a consumer that starts from the beginning takes nothing from those at the tail. Beside the
+//! pools, with a bound of their own, there are the indexes of merged objects, and which objects
+//! were found to be the ones that they should be. Within each the entry that was not used for the
+//! longest time goes first. Nothing depends on a hash's order, so a simulation can repeat it.
 
 mod lru;
 mod written;
@@ -24,8 +25,10 @@ use bytes::Bytes;
 use self::lru::Lru;
 pub(crate) use self::written::Slices;
 use self::written::Written;
+use crate::format::merged::MergedIndex;
 use crate::limits::{
-    BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_TAIL_PERCENT, CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES,
+    BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_ENTRY_OVERHEAD_BYTES, CACHE_TAIL_PERCENT,
+    CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES, MAX_IDENTIFIED_OBJECTS, MERGED_INDEX_CACHE_BYTES,
 };
 use crate::metrics::StorageMetrics;
 use crate::path::ObjectId;
@@ -123,23 +126,28 @@ impl Block {
     }
 }
 
-/// The three pools. Not shared by itself: its owner holds the lock.
+/// The three pools, and what is known of objects. Not shared by itself: its owner holds the lock.
 #[derive(Debug)]
 pub(crate) struct Cache {
     written: Lru<ObjectId, Written>,
     tail: Lru<BlockKey, Block>,
     catch_up: Lru<BlockKey, Block>,
+    indexes: Lru<ObjectId, Arc<MergedIndex>>,
+    identified: Lru<ObjectId, ()>,
     metrics: StorageMetrics,
 }
 
 impl Cache {
-    /// A cache of at most `bytes`, all pools and their bookkeeping together.
+    /// A cache of at most `bytes`, all pools and their bookkeeping together. What is known of
+    /// objects comes on top, at most [`MERGED_INDEX_CACHE_BYTES`] and a MiB.
     pub(crate) fn new(bytes: u64, metrics: StorageMetrics) -> Self {
         let share = |percent: u64| bytes / 100 * percent;
         Self {
             written: Lru::new(share(CACHE_WRITTEN_PERCENT)),
             tail: Lru::new(share(CACHE_TAIL_PERCENT)),
             catch_up: Lru::new(share(CACHE_CATCH_UP_PERCENT)),
+            indexes: Lru::new(MERGED_INDEX_CACHE_BYTES),
+            identified: Lru::new(MAX_IDENTIFIED_OBJECTS as u64 * CACHE_ENTRY_OVERHEAD_BYTES),
             metrics,
         }
     }
@@ -176,8 +184,48 @@ impl Cache {
         self.tail.get(&key).or_else(|| self.catch_up.get(&key)).cloned()
     }
 
+    /// Like [`Self::written`], for a reader that is not to change what goes first.
+    pub(crate) fn peek_written(&self, id: ObjectId, range: Range<u64>) -> Option<Slices> {
+        self.written.peek(&id).and_then(|object| object.slice(range))
+    }
+
+    /// A block that was fetched, for a reader that is not to change what goes first.
+    pub(crate) fn peek_block(&self, key: BlockKey) -> Option<Block> {
+        self.tail.peek(&key).or_else(|| self.catch_up.peek(&key)).cloned()
+    }
+
+    /// Keeps the index of a merged object. It is known to be of the right one.
+    pub(crate) fn insert_index(&mut self, id: ObjectId, index: Arc<MergedIndex>) {
+        let bytes = index.memory_bytes();
+        self.indexes.insert(id, index, bytes);
+        self.metrics.set_index_bytes(self.indexes.bytes());
+    }
+
+    /// The index of a merged object.
+    pub(crate) fn index(&mut self, id: ObjectId) -> Option<Arc<MergedIndex>> {
+        self.indexes.get(&id).cloned()
+    }
+
+    /// The index of a merged object, for a reader that is not to change what goes first.
+    pub(crate) fn peek_index(&self, id: ObjectId) -> Option<Arc<MergedIndex>> {
+        self.indexes.peek(&id).cloned()
+    }
+
+    /// Notes that an object is the one that it should be.
+    pub(crate) fn note_identified(&mut self, id: ObjectId) {
+        self.identified.insert(id, (), 0);
+    }
+
+    /// Whether an object was found to be the one that it should be.
+    pub(crate) fn is_identified(&mut self, id: ObjectId) -> bool {
+        self.identified.get(&id).is_some()
+    }
+
     /// Forgets an object.
     pub(crate) fn evict(&mut self, id: ObjectId) {
+        self.indexes.remove_range(id..=id);
+        self.identified.remove_range(id..=id);
+        self.metrics.set_index_bytes(self.indexes.bytes());
         self.written.remove_range(id..=id);
         let blocks = BlockKey { id, index: 0 }..=BlockKey { id, index: u64::MAX };
         self.tail.remove_range(blocks.clone());

@@ -1,22 +1,64 @@
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::{join, join_all};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
+use crate::format::batch::BatchHeader;
 use crate::format::batch::tests::batch_of;
+use crate::format::merged::{MergeBuilder, MergeFlags, Merged};
 use crate::format::segment::{Part, SegmentBuilder, SegmentVersion};
-use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
+use crate::path::ObjectKey;
+use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectMeta, ObjectStoreBackend, Payload};
 
-const CONFIG: ReaderConfig = ReaderConfig { cache_bytes: 256 << 20, max_in_flight_bytes: 64 << 20 };
+const CONFIG: ReaderConfig = ReaderConfig {
+    cache_bytes: 256 << 20,
+    max_in_flight_bytes: 64 << 20,
+    max_merge_in_flight_bytes: 32 << 20,
+};
 
 struct Bench {
     reader: Reader,
     store: Arc<ObjectStoreBackend>,
     faults: FaultHandle,
     metrics: StorageMetrics,
+    /// Where the ranges of all GETs begin and end.
+    gets: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+/// A store that notes the ranges of its GETs.
+#[derive(Debug)]
+struct Noting {
+    inner: Faulty,
+    gets: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+#[async_trait]
+impl Store for Noting {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
+        self.inner.put(key, payload).await
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        self.gets.lock().unwrap().extend(range.as_ref().map(|range| (range.start, range.end)));
+        self.inner.get(key, range).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.inner.list(prefix, start_after, limit).await
+    }
 }
 
 impl Bench {
@@ -25,7 +67,9 @@ impl Bench {
         let faulty = Faulty::new(Arc::clone(&store) as Arc<dyn Store>, 1);
         let faults = faulty.handle();
         let metrics = StorageMetrics::unregistered();
-        Self { reader: Reader::new(Arc::new(faulty), config, metrics.clone()), store, faults, metrics }
+        let gets = Arc::default();
+        let noting = Arc::new(Noting { inner: faulty, gets: Arc::clone(&gets) });
+        Self { reader: Reader::new(noting, config, metrics.clone()), store, faults, metrics, gets }
     }
 
     async fn put(&self, number: u64, bytes: &Bytes) -> ObjectId {
@@ -40,7 +84,7 @@ impl Bench {
     }
 
     fn fetches(&self) -> usize {
-        self.reader.inner.lock().fetches.len()
+        self.reader.inner.blocks.len() + self.reader.inner.indexes.len()
     }
 }
 
@@ -204,7 +248,7 @@ async fn missing_and_short_objects_are_errors_that_name_them() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_in_flight_are_bounded_for_each_kind_of_read() {
-    let bench = Bench::new(ReaderConfig { cache_bytes: 1 << 20, max_in_flight_bytes: 2 * 10_240 });
+    let bench = Bench::new(ReaderConfig { cache_bytes: 1 << 20, max_in_flight_bytes: 2 * 10_240, ..CONFIG });
     let bytes = random_bytes(1, 5000);
     for number in 0..20 {
         bench.put(number, &bytes).await;
@@ -228,11 +272,11 @@ async fn bytes_in_flight_are_bounded_for_each_kind_of_read() {
 
 #[tokio::test]
 async fn an_object_larger_than_all_the_room_is_still_read() {
-    let bench = Bench::new(ReaderConfig { cache_bytes: 0, max_in_flight_bytes: 0 });
+    let bench = Bench::new(ReaderConfig { cache_bytes: 0, max_in_flight_bytes: 0, ..CONFIG });
     let bytes = random_bytes(1, 50_000);
     let id = bench.put(1, &bytes).await;
     assert_eq!(bench.reader.read(id, 50_000, 7..40_000).await.unwrap(), [bytes.slice(7..40_000)]);
-    assert_eq!(bench.reader.inner.lock().cache.bytes(), 0);
+    assert_eq!(bench.reader.inner.lock().bytes(), 0);
 }
 
 #[tokio::test]
@@ -333,7 +377,7 @@ async fn an_object_in_the_place_of_another_one_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn readers_get_right_bytes_or_an_error_whatever_happens() {
     for seed in 0..20 {
-        let bench = Bench::new(ReaderConfig { cache_bytes: 40_000, max_in_flight_bytes: 20_000 });
+        let bench = Bench::new(ReaderConfig { cache_bytes: 40_000, max_in_flight_bytes: 20_000, ..CONFIG });
         let objects: Vec<Bytes> = (0..10).map(|n| random_bytes(seed * 100 + n, 4000)).collect();
         for (number, bytes) in (0..).zip(&objects) {
             bench.put(number, bytes).await;
@@ -374,7 +418,7 @@ async fn readers_get_right_bytes_or_an_error_whatever_happens() {
         assert!(answered.iter().sum::<i32>() > 300, "seed {seed}: hardly anybody was answered");
         assert_eq!(bench.fetches(), 0, "seed {seed}");
         let room = &bench.reader.inner;
-        for room in [&room.tail_room, &room.catch_up_room] {
+        for room in [&room.tail_room, &room.catch_up_room, &room.merge_room] {
             assert_eq!(room.permits.available_permits(), room.units as usize, "seed {seed}: room was lost");
         }
     }
@@ -385,4 +429,255 @@ fn a_reader_is_shown_without_its_contents() {
     let bench = Bench::new(CONFIG);
     bench.reader.insert_written(id(1), vec![Bytes::from_static(b"secret record")]);
     assert!(!format!("{:?}", bench.reader).contains("secret"));
+}
+
+/// Batches of `payload` bytes in a merged object, three of each of two partitions, and its size.
+async fn put_merged(bench: &Bench, id: ObjectId, payload: usize) -> (Merged, u64) {
+    let mut builder = MergeBuilder::new(id);
+    for partition in 0..2 {
+        builder.begin([1; 16], partition, MergeFlags::default()).unwrap();
+        for offset in 0..3_i64 {
+            let batch = batch_of(offset.cast_unsigned(), payload);
+            let header = BatchHeader::parse(&batch).unwrap();
+            builder.push_pieces(&header, [&batch].into_iter(), 10 + offset).unwrap();
+        }
+    }
+    let merged = builder.finish().unwrap();
+    bench.store.put(&id.key(), merged.payload.clone()).await.unwrap();
+    let size = merged.size;
+    (merged, size)
+}
+
+fn merged_id(number: u64) -> ObjectId {
+    ObjectId::merge(1, number, 7)
+}
+
+impl Bench {
+    /// Hits, misses and joins of indexes so far.
+    fn index_counts(&self) -> [u64; 3] {
+        [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Joined].map(|o| self.metrics.index_requests(o))
+    }
+}
+
+#[tokio::test]
+async fn batches_of_a_merged_object_have_their_real_offsets() {
+    let bench = Bench::new(CONFIG);
+    for (number, payload) in [(1, 100), (2, 7_000_000)] {
+        let id = merged_id(number);
+        let (merged, size) = put_merged(&bench, id, payload).await;
+        let index = bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap();
+        assert_eq!(index.ranges(), merged.ranges);
+        for kind in [ReadKind::Tail, ReadKind::CatchUp, ReadKind::Merge] {
+            for (partition, offset) in [(0, 10), (0, 12), (1, 11)] {
+                let span = index.locate([1; 16], partition, offset, 1).unwrap();
+                let range = span.position..span.position + span.bytes;
+                let found = bench.reader.read_batches(kind, id, size, range).await.unwrap();
+                assert_eq!(found[0].header.base_offset, span.base_offset);
+                assert!(found.iter().any(|batch| batch.header.base_offset == offset), "{kind:?}");
+                assert!(found.iter().all(|batch| batch.header.partition_leader_epoch == 0));
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_is_fetched_once_for_all_who_wait_and_then_kept() {
+    let bench = Bench::new(CONFIG);
+    let id = merged_id(1);
+    let (_, size) = put_merged(&bench, id, 100).await;
+    bench.faults.inject(Operation::Get, Fault::Delay(Duration::from_secs(1)));
+    let found = join_all((0..10).map(|_| bench.reader.merged_index(ReadKind::Tail, id, size))).await;
+    assert!(found.iter().all(Result::is_ok));
+    assert_eq!(bench.index_counts(), [0, 1, 9]);
+    bench.faults.set(FaultPlan::outage());
+    for kind in [ReadKind::Tail, ReadKind::CatchUp, ReadKind::Merge] {
+        bench.reader.merged_index(kind, id, size).await.unwrap();
+    }
+    assert_eq!(bench.index_counts(), [3, 1, 9]);
+    bench.reader.evict(id);
+    assert!(bench.reader.merged_index(ReadKind::Tail, id, size).await.unwrap_err().is_retryable());
+    bench.faults.clear();
+    bench.reader.merged_index(ReadKind::Tail, id, size).await.unwrap();
+    assert_eq!(bench.fetches(), 0);
+}
+
+#[tokio::test]
+async fn an_index_of_what_is_in_memory_needs_no_get() {
+    let bench = Bench::new(CONFIG);
+    let [written, read] = [1, 2].map(merged_id);
+    let (merged, size) = put_merged(&bench, written, 100).await;
+    bench.reader.insert_written(written, merged.payload.into_pieces());
+    put_merged(&bench, read, 100).await;
+    bench.reader.read(read, size, 0..1).await.unwrap();
+    bench.faults.set(FaultPlan::outage());
+    for id in [written, read] {
+        bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn indexes_are_kept_within_their_bound() {
+    let bench = Bench::new(CONFIG);
+    let mut sizes = Vec::new();
+    for number in 0..6 {
+        let id = merged_id(number);
+        let mut builder = MergeBuilder::new(id);
+        let batch = batch_of(1, 10);
+        let header = BatchHeader::parse(&batch).unwrap();
+        for partition in 0..60_000 {
+            builder.begin([1; 16], partition, MergeFlags::default()).unwrap();
+            builder.push_pieces(&header, [&batch].into_iter(), 0).unwrap();
+        }
+        let merged = builder.finish().unwrap();
+        bench.store.put(&id.key(), merged.payload).await.unwrap();
+        sizes.push(merged.size);
+        bench.reader.merged_index(ReadKind::CatchUp, id, merged.size).await.unwrap();
+    }
+    assert_eq!(bench.index_counts(), [0, 6, 0]);
+    // The last ones are there, and the first one had to go. Merging does not bring it back.
+    bench.reader.merged_index(ReadKind::CatchUp, merged_id(5), sizes[5]).await.unwrap();
+    for _ in 0..2 {
+        bench.reader.merged_index(ReadKind::Merge, merged_id(0), sizes[0]).await.unwrap();
+    }
+    assert_eq!(bench.index_counts(), [1, 8, 0]);
+}
+
+#[tokio::test]
+async fn what_is_no_index_is_an_error_that_names_the_object_and_is_not_kept() {
+    let bench = Bench::new(CONFIG);
+    let id = merged_id(1);
+    let missing = bench.reader.merged_index(ReadKind::Tail, id, 1000).await;
+    assert_eq!(missing, Err(StoreError::NotFound { key: id.key().to_string() }));
+    let (merged, size) = put_merged(&bench, id, 100).await;
+    let mut damaged = merged.payload.concat();
+    let at = damaged.len() - 60;
+    damaged[at] ^= 1;
+    bench.store.put(&id.key(), Bytes::from(damaged).into()).await.unwrap();
+    let swapped = merged_id(2);
+    bench.store.put(&swapped.key(), merged.payload.clone()).await.unwrap();
+    for (id, what) in [(id, "the CRC of its index"), (swapped, "says that it is merge/00000007/1-1")] {
+        for kind in [ReadKind::CatchUp, ReadKind::Merge] {
+            let error = bench.reader.merged_index(kind, id, size).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+            assert!(error.to_string().contains(what), "{error}");
+            assert_eq!(error.key(), Some(id.key().as_str()));
+        }
+    }
+    assert_eq!(bench.metrics.wrong_objects(), 2);
+    put_merged(&bench, id, 100).await;
+    bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
+    let bench = Bench::new(ReaderConfig { cache_bytes: 400 << 20, ..CONFIG });
+    let id = merged_id(1);
+    let (merged, size) = put_merged(&bench, id, 7_000_000).await;
+    let gets = || bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>();
+    let range = merged.ranges[0].position..merged.ranges[0].position + merged.ranges[0].length;
+    // More than a block, in two GETs, and the footer, once.
+    let read = |kind, range| bench.reader.read_range(kind, id, size, range);
+    for times in 0..2 {
+        let found = read(ReadKind::Merge, range.clone()).await.unwrap();
+        assert_eq!(found.batches.len(), 3);
+        let mut expected = vec![(0, BLOCK_BYTES), (BLOCK_BYTES, range.end)];
+        if times == 0 {
+            expected.push((size - 52, size));
+        }
+        assert_eq!(gets(), expected);
+    }
+    assert_eq!(bench.counts(), [0, 0, 0]);
+    // What is cached is taken from there, and stays; what lies beside it is fetched.
+    bench.reader.read_as(ReadKind::CatchUp, id, size, BLOCK_BYTES..BLOCK_BYTES + 1).await.unwrap();
+    assert_eq!(gets(), [(BLOCK_BYTES, 2 * BLOCK_BYTES)]);
+    let found = read(ReadKind::Merge, range.clone()).await.unwrap();
+    assert_eq!(gets(), [(0, BLOCK_BYTES)]);
+    assert_eq!(found.batches.len(), 3);
+    let (from, to) = (BLOCK_BYTES - 10, BLOCK_BYTES + 10);
+    let whole = merged.payload.concat();
+    let found = bench.reader.read_as(ReadKind::Merge, id, size, from..to).await.unwrap();
+    assert!(found.concat() == whole[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]);
+    assert_eq!(gets(), [(from, BLOCK_BYTES)]);
+}
+
+#[tokio::test]
+async fn a_read_for_merging_near_the_end_brings_the_footer_along() {
+    let bench = Bench::new(CONFIG);
+    let sent: Vec<Bytes> = (0..3).map(|seed| batch_of(seed, 300)).collect();
+    let (object, end) = object_of(id(1), &sent);
+    let size = object.len() as u64;
+    let [right, wrong] = [bench.put(1, &object).await, bench.put(2, &object).await];
+    for times in 0..2 {
+        let found = bench.reader.read_range(ReadKind::Merge, right, size, 0..end).await.unwrap();
+        assert_eq!(found.batches.iter().map(ReadBatch::contiguous).collect::<Vec<_>>(), sent);
+        let to = if times == 0 { size } else { end };
+        assert_eq!(bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>(), [(0, to)]);
+    }
+    let error = bench.reader.read_range(ReadKind::Merge, wrong, size, 0..end).await.unwrap_err();
+    assert!(error.to_string().contains("says that it is wal/00000007/1-1"), "{error}");
+    // What is wrong with an object that was known is noticed again once it was forgotten.
+    bench.put(1, &object_of(wrong, &sent).0).await;
+    bench.reader.evict(right);
+    assert!(bench.reader.read_range(ReadKind::Merge, right, size, 0..end).await.is_err());
+    assert_eq!(bench.metrics.wrong_objects(), 2);
+}
+
+#[tokio::test]
+async fn a_read_for_merging_tells_where_an_object_is_damaged() {
+    let bench = Bench::new(CONFIG);
+    let id = merged_id(1);
+    let (merged, size) = put_merged(&bench, id, 300).await;
+    let mut damaged = merged.payload.concat();
+    damaged[500] ^= 1;
+    bench.store.put(&id.key(), Bytes::from(damaged).into()).await.unwrap();
+    let range = |at: usize| merged.ranges[at].position..merged.ranges[at].position + merged.ranges[at].length;
+    let error = bench.reader.read_range(ReadKind::Merge, id, size, range(0)).await.unwrap_err();
+    assert!(error.to_string().contains("no valid record batch at 361"), "{error}");
+    bench.reader.read_range(ReadKind::Merge, id, size, range(1)).await.unwrap();
+    let missing = bench.reader.read_range(ReadKind::Merge, merged_id(2), size, range(1)).await.unwrap_err();
+    assert!(matches!(missing, StoreError::NotFound { .. }), "{missing}");
+}
+
+#[tokio::test]
+async fn merging_pushes_nothing_out_of_the_cache() {
+    let bench = Bench::new(ReaderConfig { cache_bytes: 40_000, ..CONFIG });
+    // The pool has room for two of these, and the second one was used last.
+    for number in 0..4 {
+        bench.put(number, &random_bytes(number, 4000)).await;
+    }
+    for number in [0, 1] {
+        bench.reader.read_as(ReadKind::CatchUp, id(number), 4000, 0..1).await.unwrap();
+    }
+    for number in [2, 3, 0] {
+        bench.reader.read_as(ReadKind::Merge, id(number), 4000, 0..4000).await.unwrap();
+    }
+    let before = bench.counts();
+    bench.reader.read_as(ReadKind::CatchUp, id(2), 4000, 0..1).await.unwrap();
+    bench.reader.read_as(ReadKind::CatchUp, id(1), 4000, 0..1).await.unwrap();
+    assert_eq!(bench.counts(), [before[0] + 1, before[1] + 1, before[2]], "the one used last is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn merging_has_room_of_its_own() {
+    let bench = Bench::new(ReaderConfig { max_merge_in_flight_bytes: 10_240, ..CONFIG });
+    for number in 0..8 {
+        bench.put(number, &random_bytes(number, 100_000)).await;
+    }
+    let second = Duration::from_secs(1);
+    bench.faults.set(FaultPlan { delay: second..second + Duration::from_nanos(1), ..FaultPlan::default() });
+    let begin = Instant::now();
+    let merging = async {
+        join_all((0..6).map(|n| bench.reader.read_as(ReadKind::Merge, id(n), 100_000, 0..5000))).await;
+        begin.elapsed()
+    };
+    let others = async {
+        join_all([6, 7].map(|n| bench.reader.read(id(n), 100_000, 0..5000))).await;
+        begin.elapsed()
+    };
+    let (merging, others) = join(merging, others).await;
+    assert_eq!(
+        (merging.as_secs(), others.as_secs()),
+        (3, 1),
+        "two merges at a time, and nobody waits for them"
+    );
 }

@@ -25,13 +25,15 @@ use strandline_metadata::backend::embedded::Embedded;
 use strandline_metadata::backend::{Backend, RangeRequest};
 use strandline_metadata::keys::{Key, Keyspace};
 use strandline_metadata::snapshot;
+use strandline_storage::format::batch::BatchHeader;
+use strandline_storage::format::merged::{MergeBuilder, MergeFlags};
 use strandline_storage::path::ObjectKey;
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use strandline_tests::client::{fetch_request, produce_request, text, topic};
 use strandline_tests::member::Group;
 use strandline_tests::records::batch;
 
-use crate::{batches, join, observer, world};
+use crate::{batches, join, objects, observer, world};
 
 /// A request that every broker answers.
 pub(crate) fn api_versions() -> Vec<u8> {
@@ -72,6 +74,7 @@ pub fn all() -> BTreeMap<(&'static str, String), Vec<u8>> {
     packed.write_all(&otlp()).expect("memory takes everything");
     add("batches", "pushed-gzip", [&[1, 1], &packed.finish().expect("memory takes everything")[..]].concat());
     kept(&mut add, &frames);
+    add("objects", "merged", merged());
     let broker =
         "node_id = 3\ncluster = \"c\"\nlinger_ms = 5\nstore_url = \"s3://b/p\"\nmetadata = \"etcd\"\n";
     add("configs", "broker", [&[0], broker.as_bytes()].concat());
@@ -124,6 +127,22 @@ fn kept(add: &mut impl FnMut(&'static str, &str, Vec<u8>), frames: &[Vec<u8>]) {
             add("objects", &format!("wal-{number}"), [&[1], &object[..]].concat());
         }
     });
+}
+
+/// A merged object of two partitions, the second one compacted.
+fn merged() -> Vec<u8> {
+    let mut builder = MergeBuilder::new(objects::MERGED_ID);
+    for (partition, gap) in [(0, 0), (7, 5)] {
+        let flags = MergeFlags { compacted: gap > 0 };
+        builder.begin([1; 16], partition, flags).expect("partitions ascend");
+        let stored = batch(&["first", "second"], world::NOW_MS, None, Compression::None);
+        let header = BatchHeader::parse(&stored).expect("it is a batch");
+        for number in 0..3 {
+            builder.push_pieces(&header, [&stored].into_iter(), number * (2 + gap)).expect("offsets ascend");
+        }
+    }
+    let merged = builder.finish().expect("it is a merged object");
+    [&[objects::SEALED | objects::MERGED], &merged.payload.concat()[..]].concat()
 }
 
 /// What clients say who write, read and are in a group.
