@@ -20,6 +20,17 @@ pub const MAX_PREFIX_BYTES: usize = 400;
 /// Most keys in one page of a listing: what S3 answers at most with one request.
 pub const MAX_LIST_PAGE: usize = 1000;
 
+/// Most keys in one request that deletes many: what S3 takes.
+pub const MAX_DELETE_KEYS: usize = 1000;
+/// So many requests that delete many are under way at a time, for one call.
+pub const BULK_DELETES_AT_ONCE: usize = 4;
+/// So many requests that delete one object each are under way at a time, for one call.
+pub const DELETES_AT_ONCE: usize = 16;
+/// How often a key is tried again that was left behind when others of the same request went.
+pub const DELETE_LEFT_BEHIND_RETRIES: u32 = 2;
+/// Longest answer to a request that deletes many: a kilobyte for each key and a header.
+pub const MAX_DELETE_ANSWER_BYTES: usize = 2 * MIB;
+
 /// Batches shorter than this are copied together while a write object is built: a request body of
 /// many small pieces costs more CPU than the copy does.
 pub const COALESCE_BELOW_BYTES: usize = 16 * KIB;
@@ -121,6 +132,7 @@ const _: () = assert!(
     MAX_SEGMENT_RANGES * SEGMENT_INDEX_ENTRY_BYTES < 16 * MIB,
     "an index must be worth reading with one request"
 );
+const _: () = assert!((MAX_KEY_BYTES + MAX_PREFIX_BYTES) * MAX_DELETE_KEYS < MAX_DELETE_ANSWER_BYTES);
 const _: () = assert!(INDEX_TAIL_BYTES > (SEGMENT_FOOTER_BYTES + SEGMENT_INDEX_ENTRY_BYTES) as u64);
 const _: () = assert!(INDEX_TAIL_BYTES < BLOCK_BYTES);
 const _: () = assert!(MERGED_INDEX_TAIL_BYTES < BLOCK_BYTES);

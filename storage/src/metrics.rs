@@ -107,6 +107,7 @@ pub struct StorageMetrics {
     cache_evictions: [IntCounter; Pool::ALL.len()],
     index_requests: [IntCounter; CacheOutcome::ALL.len()],
     index_bytes: IntGauge,
+    left_behind: IntCounter,
     wrong_objects: IntCounter,
 }
 
@@ -127,11 +128,10 @@ struct HealthState {
 impl StorageMetrics {
     /// Registers all metrics of this crate.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new(
-                "strandline_object_store_requests_total",
-                "Requests to the object store, every attempt counted, by operation and outcome.",
-            ),
+        let requests = counters(
+            registry,
+            "strandline_object_store_requests_total",
+            "Requests to the object store, every attempt counted, by operation and outcome.",
             &["operation", "outcome"],
         )?;
         let seconds = HistogramVec::new(
@@ -142,62 +142,61 @@ impl StorageMetrics {
             .buckets(LATENCY_BUCKETS.to_vec()),
             &["operation"],
         )?;
-        let bytes = IntCounterVec::new(
-            Opts::new(
-                "strandline_object_store_bytes_total",
-                "Bytes of objects sent to (put) and received from (get) the object store.",
-            ),
+        let bytes = counters(
+            registry,
+            "strandline_object_store_bytes_total",
+            "Bytes of objects sent to (put) and received from (get) the object store.",
             &["operation"],
         )?;
-        let healthy = IntGauge::new(
+        let healthy = gauge(
+            registry,
             "strandline_object_store_healthy",
             "1 while the object store answers, 0 after several failures in a row.",
         )?;
-        let state_since = IntGauge::new(
+        let state_since = gauge(
+            registry,
             "strandline_object_store_state_since_seconds",
             "Unix time since when the object store is healthy or not.",
         )?;
-        let cache_requests = IntCounterVec::new(
-            Opts::new(
-                "strandline_cache_requests_total",
-                "Blocks that readers asked for: hit, miss (a GET follows), joined (somebody's GET is shared).",
-            ),
+        let cache_requests = counters(
+            registry,
+            "strandline_cache_requests_total",
+            "Blocks that readers asked for: hit, miss (a GET follows), joined (somebody's GET is shared).",
             &["outcome"],
         )?;
         let cache_bytes = IntGaugeVec::new(
             Opts::new("strandline_cache_bytes", "Bytes of objects in the cache, by pool."),
             &["pool"],
         )?;
-        let cache_evictions = IntCounterVec::new(
-            Opts::new("strandline_cache_evictions_total", "Entries that were dropped to make room, by pool."),
+        let cache_evictions = counters(
+            registry,
+            "strandline_cache_evictions_total",
+            "Entries that were dropped to make room, by pool.",
             &["pool"],
         )?;
-        let index_requests = IntCounterVec::new(
-            Opts::new(
-                "strandline_merged_index_requests_total",
-                "Indexes of merged objects that readers asked for: hit, miss (a GET follows), joined (somebody's GET is shared).",
-            ),
+        let index_requests = counters(
+            registry,
+            "strandline_merged_index_requests_total",
+            "Indexes of merged objects that readers asked for: hit, miss (a GET follows), joined (somebody's GET is shared).",
             &["outcome"],
         )?;
-        let index_bytes = IntGauge::new(
+        let index_bytes = gauge(
+            registry,
             "strandline_merged_index_bytes",
             "Bytes of the indexes of merged objects that are kept in memory.",
         )?;
-        registry.register(Box::new(index_requests.clone()))?;
-        registry.register(Box::new(index_bytes.clone()))?;
-        let wrong_objects = IntCounter::new(
+        let left_behind = counter(
+            registry,
+            "strandline_object_store_left_behind_total",
+            "Objects that a request for deleting many did not delete, every attempt counted.",
+        )?;
+        let wrong_objects = counter(
+            registry,
             "strandline_wrong_objects_total",
             "Objects that were read and whose footer says that they are other ones: the bucket's objects were exchanged.",
         )?;
-        registry.register(Box::new(wrong_objects.clone()))?;
-        registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(bytes.clone()))?;
-        registry.register(Box::new(healthy.clone()))?;
-        registry.register(Box::new(state_since.clone()))?;
-        registry.register(Box::new(cache_requests.clone()))?;
         registry.register(Box::new(cache_bytes.clone()))?;
-        registry.register(Box::new(cache_evictions.clone()))?;
         healthy.set(1);
         Ok(Self {
             operations: Operation::ALL.map(|operation| OperationMetrics {
@@ -220,6 +219,7 @@ impl StorageMetrics {
             index_requests: CacheOutcome::ALL
                 .map(|outcome| index_requests.with_label_values(&[outcome.as_str()])),
             index_bytes,
+            left_behind,
             wrong_objects,
         })
     }
@@ -307,6 +307,10 @@ impl StorageMetrics {
         }
     }
 
+    pub(crate) fn observe_left_behind(&self, objects: u64) {
+        self.left_behind.inc_by(objects);
+    }
+
     pub(crate) fn observe_index(&self, outcome: CacheOutcome) {
         if let Some(counter) = self.index_requests.get(outcome as usize) {
             counter.inc();
@@ -344,6 +348,12 @@ impl StorageMetrics {
         self.operations[operation as usize].requests[outcome as usize].get()
     }
 
+    /// How many objects were left behind, for tests.
+    #[cfg(test)]
+    pub(crate) fn left_behind(&self) -> u64 {
+        self.left_behind.get()
+    }
+
     /// How many requests for an index ended like this, for tests.
     #[cfg(test)]
     pub(crate) fn index_requests(&self, outcome: CacheOutcome) -> u64 {
@@ -355,6 +365,32 @@ impl StorageMetrics {
     pub(crate) fn cache_requests(&self, outcome: CacheOutcome) -> u64 {
         self.cache_requests[outcome as usize].get()
     }
+}
+
+/// Registered counters, one for each value of the labels.
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+/// A registered counter without labels.
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+/// A registered gauge without labels.
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 #[cfg(test)]

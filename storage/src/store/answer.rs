@@ -13,6 +13,8 @@ use crate::limits::MAX_ERROR_TEXT_BYTES;
 const STATUS_MARK: &str = "status code: ";
 /// How the client words a range that begins behind the object's end, without having asked a server.
 const RANGE_MARKS: [&str; 2] = ["Wanted range starting at", "Out of range of file"];
+/// The code for a bucket that does not exist.
+const NO_BUCKET: &str = "NoSuchBucket";
 /// Where credentials are fetched from. No answer from there is no answer about an object.
 const CREDENTIAL_MARKS: [&str; 3] = ["/latest/api/token", "/latest/meta-data/iam/", "http://169.254.170.2"];
 
@@ -25,46 +27,29 @@ pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Er
     if CREDENTIAL_MARKS.iter().any(|mark| text.contains(mark)) {
         return StoreError::Denied { key, operation, message: format!("no credentials: {message}") };
     }
-    match (error, answer.status, answer.code) {
-        (_, _, Some("NoSuchBucket")) => {
-            StoreError::Invalid { what: format!("the bucket does not exist ({message})") }
-        }
-        (object_store::Error::NotFound { .. }, ..) => match operation {
+    if let (object_store::Error::NotFound { .. }, code) = (error, answer.code)
+        && code != Some(NO_BUCKET)
+    {
+        return match operation {
             Operation::Get | Operation::Delete => StoreError::NotFound { key },
             Operation::Put | Operation::List => {
                 StoreError::Invalid { what: format!("{operation} {key} finds no bucket ({message})") }
             }
-        },
-        (_, Some(429 | 503), _) | (_, _, Some("SlowDown" | "SlowDownRead" | "SlowDownWrite")) => {
-            StoreError::Throttled { key, operation, message }
-        }
-        (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, ..)
-        // The client has no words of its own for a listing's status.
-        | (_, Some(401 | 403), _)
-        | (_, _, Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken")) => {
+        };
+    }
+    if let Some(error) = answer.meaning(operation, &key, &message) {
+        return error;
+    }
+    match error {
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
             StoreError::Denied { key, operation, message }
         }
-        (_, Some(416), _) => {
-            StoreError::Corrupt { key, what: format!("it ends before the range ({message})") }
-        }
-        // The body was damaged or cut on its way to the server, or took too long: another attempt
-        // may do.
-        (
-            _,
-            Some(400),
-            Some("BadDigest" | "IncompleteBody" | "RequestTimeout" | "XAmzContentChecksumMismatch"),
-        )
-        | (_, Some(408 | 409), _) => StoreError::Unavailable { key, operation, message },
-        (_, Some(status), _) if status < 500 => {
+        object_store::Error::InvalidPath { .. }
+        | object_store::Error::NotSupported { .. }
+        | object_store::Error::NotImplemented { .. }
+        | object_store::Error::UnknownConfigurationKey { .. } => {
             StoreError::Invalid { what: format!("{operation} {key}: {message}") }
         }
-        (
-            object_store::Error::InvalidPath { .. }
-            | object_store::Error::NotSupported { .. }
-            | object_store::Error::NotImplemented { .. }
-            | object_store::Error::UnknownConfigurationKey { .. },
-            ..,
-        ) => StoreError::Invalid { what: format!("{operation} {key}: {message}") },
         _ if text.contains("Received redirect without LOCATION") => StoreError::Invalid {
             what: format!("{operation} {key}: the server redirects, which means another region ({message})"),
         },
@@ -76,14 +61,14 @@ pub(super) fn classify(operation: Operation, key: &str, error: &object_store::Er
 }
 
 /// What an S3 server answered, as far as it can be read.
-struct Answer<'a> {
-    status: Option<u16>,
-    code: Option<&'a str>,
-    detail: Option<&'a str>,
+pub(super) struct Answer<'a> {
+    pub(super) status: Option<u16>,
+    pub(super) code: Option<&'a str>,
+    pub(super) detail: Option<&'a str>,
 }
 
 impl<'a> Answer<'a> {
-    fn read(text: &'a str) -> Self {
+    pub(super) fn read(text: &'a str) -> Self {
         let status = text
             .split_once(STATUS_MARK)
             .and_then(|(_, rest)| rest.get(..3))
@@ -91,9 +76,41 @@ impl<'a> Answer<'a> {
         Self { status, code: element(text, "Code"), detail: element(text, "Message") }
     }
 
+    /// The error that status and code stand for, if they stand for one by themselves.
+    pub(super) fn meaning(&self, operation: Operation, key: &str, message: &str) -> Option<StoreError> {
+        let (key, message) = (key.to_owned(), message.to_owned());
+        Some(match (self.status, self.code) {
+            (_, Some(NO_BUCKET)) => {
+                StoreError::Invalid { what: format!("the bucket does not exist ({message})") }
+            }
+            (Some(429 | 503), _) | (_, Some("SlowDown" | "SlowDownRead" | "SlowDownWrite")) => {
+                StoreError::Throttled { key, operation, message }
+            }
+            // The client has no words of its own for a listing's status.
+            (Some(401 | 403), _)
+            | (_, Some("AccessDenied" | "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken")) => {
+                StoreError::Denied { key, operation, message }
+            }
+            (Some(416), _) => {
+                StoreError::Corrupt { key, what: format!("it ends before the range ({message})") }
+            }
+            // The body was damaged or cut on its way to the server, or took too long: another
+            // attempt may do.
+            (
+                Some(400),
+                Some("BadDigest" | "IncompleteBody" | "RequestTimeout" | "XAmzContentChecksumMismatch"),
+            )
+            | (Some(408 | 409), _) => StoreError::Unavailable { key, operation, message },
+            (Some(status), _) if status < 500 => {
+                StoreError::Invalid { what: format!("{operation} {key}: {message}") }
+            }
+            _ => return None,
+        })
+    }
+
     /// One line for people. Of an answer only code and message are kept: the rest of a refusal of a
     /// signature holds the access key and what was signed.
-    fn message(&self, text: &str) -> String {
+    pub(super) fn message(&self, text: &str) -> String {
         let message = match (self.status, self.code) {
             (Some(status), Some(code)) => format!("{status} {code} {}", self.detail.unwrap_or_default()),
             (Some(status), None) => format!("status {status}"),
@@ -106,14 +123,14 @@ impl<'a> Answer<'a> {
 }
 
 /// The text of the first XML element of that name.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (content, _) = rest.split_once("</")?;
     Some(content.trim())
 }
 
 /// The error with its causes, each once: the client's outer errors repeat some of the inner ones.
-fn with_causes(error: &object_store::Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

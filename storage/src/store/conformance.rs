@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{ObjectMeta, Store};
 use crate::error::StoreError;
-use crate::limits::MAX_LIST_PAGE;
+use crate::limits::{MAX_DELETE_KEYS, MAX_LIST_PAGE};
 use crate::path::{ObjectId, ObjectKey};
 
 /// Runs the whole suite.
@@ -23,6 +23,7 @@ pub async fn run(store: &dyn Store) {
     pieces_become_one_object(store).await;
     large_objects_come_back(store).await;
     deleting_is_idempotent(store).await;
+    many_are_deleted_and_nothing_else(store).await;
     pages_are_in_key_order(store).await;
     a_page_is_bounded(store).await;
 }
@@ -126,6 +127,29 @@ async fn deleting_is_idempotent(store: &dyn Store) {
     store.delete(&name).await.expect("deleting what is gone");
     store.delete(&key("gone/never")).await.expect("deleting what never was");
     assert_eq!(store.get(&name, None).await, Err(StoreError::NotFound { key: "gone/a".into() }));
+}
+
+async fn many_are_deleted_and_nothing_else(store: &dyn Store) {
+    assert_eq!(store.delete_many(&[]).await, [], "of no keys there is nothing to tell");
+    assert!((1..=MAX_DELETE_KEYS).contains(&store.keys_per_delete()));
+    for name in ["some/a", "some/b", "some/c", "some/stays"] {
+        put(store, name, b"x").await;
+    }
+    // What is gone, never was, or comes twice is deleted as well.
+    let gone = ["some/a", "some/never", "some/c", "some/b", "some/a"].map(key);
+    for _ in 0..2 {
+        assert_eq!(store.delete_many(&gone).await, vec![Ok(()); gone.len()]);
+        assert_eq!(names(store, "some/", None, 10).await, ["some/stays"]);
+    }
+    assert_eq!(store.delete_many(&[key("some/stays")]).await, [Ok(())]);
+    // More than one request takes.
+    let total = MAX_DELETE_KEYS + 2;
+    let many: Vec<ObjectKey> = (0..total).map(|number| key(&format!("many/{number:05}"))).collect();
+    for key in many.iter().step_by(100).chain(many.last()) {
+        store.put(key, Bytes::from_static(b"x").into()).await.expect("a put");
+    }
+    assert_eq!(store.delete_many(&many).await, vec![Ok(()); total]);
+    assert_eq!(store.list("", None, 10).await.expect("a listing"), []);
 }
 
 async fn pages_are_in_key_order(store: &dyn Store) {

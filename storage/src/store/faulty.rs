@@ -59,6 +59,10 @@ pub struct FaultPlan {
     pub flipped_byte: f64,
     /// See [`Fault::Missing`].
     pub missing: f64,
+    /// Objects whose deletion is always denied, by itself and among others.
+    pub undeletable: Vec<ObjectKey>,
+    /// The store takes one request for each object that is deleted.
+    pub one_by_one: bool,
     /// Added to every request, uniformly from this range; empty for none.
     pub delay: Range<Duration>,
     /// Only these operations are hit; all of them if empty.
@@ -199,6 +203,17 @@ impl Faulty {
         }
     }
 
+    fn check_deletable(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        if !self.handle.with(|state| state.plan.undeletable.contains(key)) {
+            return Ok(());
+        }
+        Err(StoreError::Denied {
+            key: key.to_string(),
+            operation: Operation::Delete,
+            message: "injected fault: this object stays".to_owned(),
+        })
+    }
+
     fn after<T>(
         fault: Option<Fault>,
         operation: Operation,
@@ -235,6 +250,20 @@ impl Faulty {
     }
 }
 
+/// The same failure of another object of the same request.
+fn of_key(error: &StoreError, other: &ObjectKey) -> StoreError {
+    let mut error = error.clone();
+    match &mut error {
+        StoreError::NotFound { key }
+        | StoreError::Throttled { key, .. }
+        | StoreError::Denied { key, .. }
+        | StoreError::Unavailable { key, .. }
+        | StoreError::Corrupt { key, .. } => *key = other.to_string(),
+        StoreError::Invalid { .. } => {}
+    }
+    error
+}
+
 #[async_trait]
 impl Store for Faulty {
     async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
@@ -254,8 +283,36 @@ impl Store for Faulty {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let fault = self.before(Operation::Delete, key.as_str()).await?;
+        self.check_deletable(key)?;
         let result = self.inner.delete(key).await;
         Self::after(fault, Operation::Delete, key.as_str(), result)
+    }
+
+    /// One request, so one fault for all of them.
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        let Some(first) = keys.first() else { return Vec::new() };
+        let fault = match self.before(Operation::Delete, first.as_str()).await {
+            Ok(fault) => fault,
+            Err(error) => return keys.iter().map(|key| Err(of_key(&error, key))).collect(),
+        };
+        let checked: Vec<_> = keys.iter().map(|key| self.check_deletable(key)).collect();
+        let deletable: Vec<_> = keys
+            .iter()
+            .zip(&checked)
+            .filter(|(_, checked)| checked.is_ok())
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut results = self.inner.delete_many(&deletable).await.into_iter();
+        let answers =
+            checked.into_iter().map(|checked| checked.and_then(|()| results.next().unwrap_or(Ok(()))));
+        keys.iter()
+            .zip(answers)
+            .map(|(key, result)| Self::after(fault, Operation::Delete, key.as_str(), result))
+            .collect()
+    }
+
+    fn keys_per_delete(&self) -> usize {
+        if self.handle.with(|state| state.plan.one_by_one) { 1 } else { self.inner.keys_per_delete() }
     }
 
     async fn list(
@@ -302,6 +359,30 @@ mod tests {
         store.handle().inject(Operation::Delete, Fault::ErrorAfter);
         assert!(store.delete(&key).await.is_err());
         assert!(matches!(store.get(&key, None).await, Err(StoreError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_deletes_many_fails_as_a_whole_or_for_single_keys() {
+        let (store, _) = faulty(1);
+        let keys = ["a", "b", "c"].map(|key| ObjectKey::parse(key).unwrap());
+        let exist = async || store.list("", None, 10).await.unwrap().len();
+        for key in &keys {
+            store.put(key, payload()).await.unwrap();
+        }
+        store.handle().inject(Operation::Delete, Fault::ErrorBefore);
+        for (key, result) in keys.iter().zip(store.delete_many(&keys).await) {
+            assert_eq!(result.unwrap_err().key(), Some(key.as_str()));
+        }
+        assert_eq!((exist().await, store.handle().injected()), (3, 1));
+        store.handle().set(FaultPlan { undeletable: keys[1..2].to_vec(), ..FaultPlan::default() });
+        let results = store.delete_many(&keys).await;
+        assert!(matches!(&results[..], [Ok(()), Err(StoreError::Denied { .. }), Ok(())]), "{results:?}");
+        assert!(store.delete(&keys[1]).await.is_err());
+        assert_eq!(exist().await, 1);
+        store.handle().clear();
+        store.handle().inject(Operation::Delete, Fault::ErrorAfter);
+        assert!(store.delete_many(&keys).await.iter().all(Result::is_err));
+        assert_eq!(exist().await, 0);
     }
 
     #[tokio::test]

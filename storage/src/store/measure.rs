@@ -106,6 +106,23 @@ impl Store for Measured {
         result
     }
 
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        let attempt = self.start(Operation::Delete);
+        let results = self.inner.delete_many(keys).await;
+        // If anything was deleted, the store has answered.
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        match results.first() {
+            Some(first) if failed == results.len() => attempt.end(first),
+            _ => attempt.end(&Ok(())),
+        }
+        self.metrics.observe_left_behind(failed as u64);
+        results
+    }
+
+    fn keys_per_delete(&self) -> usize {
+        self.inner.keys_per_delete()
+    }
+
     async fn list(
         &self,
         prefix: &str,
@@ -125,7 +142,7 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
-    use crate::store::{Fault, Faulty, ObjectStoreBackend, conformance};
+    use crate::store::{Fault, FaultPlan, Faulty, ObjectStoreBackend, conformance};
 
     #[tokio::test]
     async fn a_measured_store_conforms() {
@@ -135,6 +152,27 @@ mod tests {
         conformance::run(&store).await;
         assert!(metrics.requests(Operation::Put, Outcome::Ok) > 1000);
         assert!(metrics.requests(Operation::Get, Outcome::Corrupt) > 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_deletes_many_is_one_request() {
+        let metrics = StorageMetrics::unregistered();
+        let faulty = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
+        let faults = faulty.handle();
+        let store = Measured::new(Arc::new(faulty), metrics.clone(), Arc::new(SystemClock));
+        let keys = ["a", "b", "c"].map(|key| ObjectKey::parse(key).unwrap());
+        let counts = || {
+            let [ok, denied] = [Outcome::Ok, Outcome::Denied].map(|o| metrics.requests(Operation::Delete, o));
+            (ok, denied, metrics.left_behind())
+        };
+        assert!(store.delete_many(&keys).await.iter().all(Result::is_ok));
+        assert_eq!(counts(), (1, 0, 0));
+        faults.set(FaultPlan { undeletable: keys[1..2].to_vec(), ..FaultPlan::default() });
+        assert_eq!(store.delete_many(&keys).await.iter().filter(|result| result.is_err()).count(), 1);
+        assert_eq!(counts(), (2, 0, 1), "the store does answer");
+        faults.inject(Operation::Delete, Fault::Denied);
+        assert!(store.delete_many(&keys).await.iter().all(Result::is_err));
+        assert_eq!(counts(), (2, 1, 4));
     }
 
     #[tokio::test(start_paused = true)]

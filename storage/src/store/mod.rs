@@ -16,9 +16,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use crate::clock::Clock;
 use crate::error::StoreError;
+use crate::limits::DELETES_AT_ONCE;
 use crate::metrics::StorageMetrics;
 use crate::path::ObjectKey;
 
@@ -34,6 +36,7 @@ mod payload;
 mod retry;
 mod s3;
 mod s3_connector;
+mod s3_delete;
 mod time_limit;
 
 pub use config::{Checksum, ParseUrlError, Secret, StoreConfig, StoreUrl};
@@ -74,6 +77,20 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Deletes an object. Deleting what does not exist is `Ok`.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
+
+    /// Deletes objects and says what became of each, in the order of the keys. Deleting what does
+    /// not exist is `Ok`. The failure of one key is not the failure of the others; a failure of the
+    /// whole request is that of every key in it, and each of them may have been deleted.
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        let deletes: Vec<_> = keys.iter().map(|key| self.delete(key)).collect();
+        stream::iter(deletes).buffered(DELETES_AT_ONCE).collect().await
+    }
+
+    /// How many keys one request of [`Self::delete_many`] takes, as far as is known by now: 1 where
+    /// each object takes a request of its own, and at most [`crate::limits::MAX_DELETE_KEYS`].
+    fn keys_per_delete(&self) -> usize {
+        1
+    }
 
     /// One page of the objects whose keys begin with `prefix` (empty, or ending with `/`), in the
     /// order of their keys, from the first key greater than `start_after` on. A page has at most

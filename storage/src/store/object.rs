@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -17,9 +17,13 @@ use object_store::{
 
 use super::answer::classify;
 use super::config::{StoreConfig, StoreUrl};
+use super::s3_delete::BulkDelete;
 use super::{ObjectMeta, Payload, Store, folder, s3};
 use crate::error::{Operation, StoreError};
-use crate::limits::{COPIED_PIECE_BELOW_BYTES, COPIED_PIECES_BUFFER_BYTES, MAX_LIST_PAGE};
+use crate::limits::{
+    BULK_DELETES_AT_ONCE, COPIED_PIECE_BELOW_BYTES, COPIED_PIECES_BUFFER_BYTES, DELETES_AT_ONCE,
+    MAX_DELETE_KEYS, MAX_LIST_PAGE,
+};
 use crate::path::{KeyError, ObjectKey, check_list_prefix, normalize_prefix};
 
 /// A store on top of an [`ObjectStore`].
@@ -28,6 +32,8 @@ pub struct ObjectStoreBackend {
     inner: Arc<dyn ObjectStore>,
     /// Empty, or ending with a slash.
     prefix: String,
+    /// Deletes many objects with one request, where there is such a request.
+    bulk: Option<Arc<BulkDelete>>,
     /// Whether the client lists keys in their order, so that a listing may stop at the end of a
     /// page.
     lists_in_order: bool,
@@ -41,28 +47,28 @@ impl ObjectStoreBackend {
             StoreUrl::S3 { bucket, prefix } => {
                 // The joined prefix is what has to keep the rules, its length above all.
                 let prefix = normalize_prefix(&format!("{}{own}", normalize_prefix(prefix)?))?;
-                Ok(Self { inner: s3::open(config, bucket)?, prefix, lists_in_order: true })
+                let (inner, bulk) = s3::open(config, bucket)?;
+                Ok(Self { inner, prefix, bulk: Some(bulk), lists_in_order: true })
             }
             StoreUrl::File { path } => {
                 let inner = Arc::new(folder::open(path, config.fsync)?);
-                Ok(Self { inner, prefix: own, lists_in_order: false })
+                Ok(Self { inner, prefix: own, bulk: None, lists_in_order: false })
             }
-            StoreUrl::Memory => {
-                Ok(Self { inner: Arc::new(InMemory::new()), prefix: own, lists_in_order: true })
-            }
+            StoreUrl::Memory => Ok(Self { prefix: own, ..Self::memory() }),
         }
     }
 
     /// A store of its own in memory, for tests.
     pub fn memory() -> Self {
-        Self { inner: Arc::new(InMemory::new()), prefix: String::new(), lists_in_order: true }
+        Self { inner: Arc::new(InMemory::new()), prefix: String::new(), bulk: None, lists_in_order: true }
     }
 
     /// A view of the same objects under another prefix, as another cluster of the same bucket has
     /// it.
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, KeyError> {
         let prefix = normalize_prefix(prefix)?;
-        Ok(Self { inner: Arc::clone(&self.inner), prefix, lists_in_order: self.lists_in_order })
+        let (inner, bulk) = (Arc::clone(&self.inner), self.bulk.clone());
+        Ok(Self { inner, prefix, bulk, lists_in_order: self.lists_in_order })
     }
 
     fn locate(&self, key: &str) -> Result<Path, StoreError> {
@@ -114,6 +120,17 @@ impl Store for ObjectStoreBackend {
         }
     }
 
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        let requests: Vec<_> =
+            keys.chunks(MAX_DELETE_KEYS).map(|keys| self.delete_chunk(keys).boxed()).collect();
+        stream::iter(requests).buffered(BULK_DELETES_AT_ONCE).flat_map(stream::iter).collect().await
+    }
+
+    fn keys_per_delete(&self) -> usize {
+        // Without a network one call is as good as one request.
+        if self.bulk.as_ref().is_none_or(|bulk| bulk.is_taken()) { MAX_DELETE_KEYS } else { 1 }
+    }
+
     async fn list(
         &self,
         prefix: &str,
@@ -143,6 +160,18 @@ impl Store for ObjectStoreBackend {
 }
 
 impl ObjectStoreBackend {
+    /// Deletes at most as many objects as one request takes; one by one where there is no such
+    /// request.
+    async fn delete_chunk(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        if let Some(bulk) = &self.bulk
+            && let Some(results) = bulk.delete(&self.prefix, keys).await
+        {
+            return results;
+        }
+        let deletes: Vec<_> = keys.iter().map(|key| self.delete(key)).collect();
+        stream::iter(deletes).buffered(DELETES_AT_ONCE).collect().await
+    }
+
     /// Sends a GET; gives its answer, whose body is still to come, and how many bytes that must
     /// have.
     async fn begin_get(

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -26,7 +27,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{ObjectMeta, Payload, Store};
 use crate::error::{Operation, StoreError};
 use crate::limits::{
-    DEFAULT_RETRY_BUDGET, RETRY_BASE_BACKOFF, RETRY_MAX_BACKOFF, THROTTLE_BASE, THROTTLE_MAX, TROUBLE_CALM,
+    BULK_DELETES_AT_ONCE, DEFAULT_RETRY_BUDGET, DELETE_LEFT_BEHIND_RETRIES, DELETES_AT_ONCE, MAX_DELETE_KEYS,
+    RETRY_BASE_BACKOFF, RETRY_MAX_BACKOFF, THROTTLE_BASE, THROTTLE_MAX, TROUBLE_CALM,
 };
 use crate::path::ObjectKey;
 
@@ -154,6 +156,79 @@ impl Retrying {
         }
     }
 
+    /// Deletes what one request takes. A request that fails as a whole is tried again like any
+    /// other one. What is left behind when others go is tried again only a few times: the store
+    /// answers, and whoever deletes in bulk does not wait for one key.
+    async fn delete_chunk(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        let deadline = Instant::now() + self.policy.budget;
+        let mut pause = self.policy.base_backoff;
+        let mut retries_left = None;
+        let mut results: Vec<Option<Result<(), StoreError>>> = vec![None; keys.len()];
+        let mut open: Vec<usize> = (0..keys.len()).collect();
+        let unanswered = |key: &ObjectKey| StoreError::Unavailable {
+            key: key.to_string(),
+            operation: Operation::Delete,
+            message: format!("no answer within {:?}", self.policy.budget),
+        };
+        while !open.is_empty() && self.wait_for_turn(deadline).await {
+            let asked: Vec<ObjectKey> = open.iter().filter_map(|&at| keys.get(at).cloned()).collect();
+            let Ok(answers) = timeout_at(deadline, self.inner.delete_many(&asked)).await else {
+                // Whatever an earlier attempt was told, this one may have happened.
+                if let Some(first) = asked.first() {
+                    self.note_failure(&unanswered(first));
+                }
+                for at in open {
+                    results[at] = None;
+                }
+                break;
+            };
+            let mut is_answered = false;
+            let mut failure = None;
+            let mut still_open = Vec::new();
+            for (at, answer) in open.into_iter().zip(answers) {
+                let Some(result) = results.get_mut(at) else { continue };
+                match &answer {
+                    Err(error) if error.is_retryable() => {
+                        still_open.push(at);
+                        if !matches!(failure, Some(StoreError::Throttled { .. })) {
+                            failure = Some(error.clone());
+                        }
+                    }
+                    _ => is_answered = true,
+                }
+                // As with other requests: a refusal does not undo what may have happened.
+                if !matches!((&result, &answer), (Some(Err(StoreError::Unavailable { .. })), Err(_))) {
+                    *result = Some(answer);
+                }
+            }
+            open = still_open;
+            let Some(failure) = failure else {
+                self.note_answer();
+                break;
+            };
+            if is_answered {
+                retries_left.get_or_insert(DELETE_LEFT_BEHIND_RETRIES);
+            }
+            if retries_left.is_none() || matches!(failure, StoreError::Throttled { .. }) {
+                self.note_failure(&failure);
+            } else if is_answered {
+                self.note_answer();
+            }
+            match &mut retries_left {
+                Some(0) => break,
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            let wake = Instant::now() + self.jitter(pause);
+            if wake >= deadline {
+                break;
+            }
+            sleep_until(wake).await;
+            pause = (pause * 2).min(self.policy.max_backoff);
+        }
+        keys.iter().zip(results).map(|(key, result)| result.unwrap_or_else(|| Err(unanswered(key)))).collect()
+    }
+
     /// Waits until requests may start again. False if that is after the deadline.
     async fn wait_for_turn(&self, deadline: Instant) -> bool {
         loop {
@@ -250,6 +325,21 @@ impl Store for Retrying {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.run(Operation::Delete, key.as_str(), || self.inner.delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        // What is refused on the way is deleted one by one from the next request on.
+        if self.keys_per_delete() < 2 {
+            let deletes: Vec<_> = keys.iter().map(|key| self.delete(key)).collect();
+            return stream::iter(deletes).buffered(DELETES_AT_ONCE).collect().await;
+        }
+        let requests = keys.chunks(self.keys_per_delete().min(MAX_DELETE_KEYS));
+        let requests: Vec<_> = requests.map(|keys| self.delete_chunk(keys).boxed()).collect();
+        stream::iter(requests).buffered(BULK_DELETES_AT_ONCE).flat_map(stream::iter).collect().await
+    }
+
+    fn keys_per_delete(&self) -> usize {
+        self.inner.keys_per_delete()
     }
 
     async fn list(

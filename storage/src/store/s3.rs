@@ -4,10 +4,12 @@ use std::fs;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum as ClientChecksum};
+use object_store::client::HttpConnector;
 use object_store::{Certificate, ClientOptions, RetryConfig};
 
 use super::config::{Checksum, StoreConfig};
 use super::s3_connector::S3Connector;
+use super::s3_delete::BulkDelete;
 use crate::error::StoreError;
 use crate::limits::{CONNECT_TIMEOUT, POOL_IDLE_TIMEOUT};
 
@@ -30,8 +32,8 @@ const ENVIRONMENT_CREDENTIALS: [AmazonS3ConfigKey; 10] = [
     AmazonS3ConfigKey::MetadataEndpoint,
 ];
 
-/// Builds the client. It makes no request.
-pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, StoreError> {
+/// Builds the client, and what deletes many objects with one request. It makes no request.
+fn build(config: &StoreConfig, bucket: &str) -> Result<(AmazonS3, BulkDelete), StoreError> {
     // TLS needs a process-wide provider. Somebody may have installed one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let region = config.region.as_deref().unwrap_or(DEFAULT_REGION);
@@ -43,17 +45,13 @@ pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, Stor
         // The payload is covered by TLS and by the checksum below; signing it would cost more than
         // all else.
         .with_unsigned_payload(true)
-        // One object, one DELETE: not every server has the bulk request.
+        // See `s3_delete.rs`.
         .with_disable_bulk_delete(true)
         .with_client_options(client_options(config)?)
         // One policy, above the trait (see `retry.rs`).
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(if config.path_style {
-            endpoint.clone()
-        } else {
-            bucket_in_host(endpoint, bucket)?
-        });
+    if let Some(endpoint) = endpoint(config, bucket)? {
+        builder = builder.with_endpoint(endpoint);
     }
     let sends_checksum = config.checksum == Checksum::Crc32c;
     let connector = S3Connector::new(region.to_owned(), sends_checksum, config.server_clock.clone());
@@ -63,11 +61,30 @@ pub(super) fn build(config: &StoreConfig, bucket: &str) -> Result<AmazonS3, Stor
         Checksum::Crc64Nvme => builder.with_checksum_algorithm(ClientChecksum::CRC64NVME),
         Checksum::Sha256 => builder.with_checksum_algorithm(ClientChecksum::SHA256),
     };
-    let client = builder
-        .build()
-        .map_err(|error| StoreError::invalid(format!("the S3 client cannot be set up: {error}")))?;
+    let fail =
+        |error: object_store::Error| StoreError::invalid(format!("the S3 client cannot be set up: {error}"));
+    let client = builder.build().map_err(fail)?;
     connector.sign_with(client.credentials().clone());
-    Ok(client)
+    let http = connector.connect(&client_options(config)?).map_err(fail)?;
+    let bulk =
+        BulkDelete::new(http, &bucket_url(config, bucket, region)?, region, client.credentials().clone());
+    Ok((client, bulk))
+}
+
+/// The endpoint as the client wants it: with the bucket in the host, if it is to be there.
+fn endpoint(config: &StoreConfig, bucket: &str) -> Result<Option<String>, StoreError> {
+    let Some(endpoint) = &config.endpoint else { return Ok(None) };
+    Ok(Some(if config.path_style { endpoint.clone() } else { bucket_in_host(endpoint, bucket)? }))
+}
+
+/// Where the bucket is, as the client has it too.
+fn bucket_url(config: &StoreConfig, bucket: &str, region: &str) -> Result<String, StoreError> {
+    let host = match endpoint(config, bucket)? {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None if config.path_style => format!("https://s3.{region}.amazonaws.com"),
+        None => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+    };
+    Ok(if config.path_style { format!("{host}/{bucket}") } else { format!("{host}/") })
 }
 
 fn credentials(mut builder: AmazonS3Builder, config: &StoreConfig) -> Result<AmazonS3Builder, StoreError> {
@@ -128,8 +145,11 @@ fn bucket_in_host(endpoint: &str, bucket: &str) -> Result<String, StoreError> {
     }
 }
 
-/// The client as a shared trait object.
-pub(super) fn open(config: &StoreConfig, bucket: &str) -> Result<Arc<AmazonS3>, StoreError> {
+/// The client as a shared trait object, and what deletes many objects with one request.
+pub(super) fn open(
+    config: &StoreConfig,
+    bucket: &str,
+) -> Result<(Arc<AmazonS3>, Arc<BulkDelete>), StoreError> {
     if config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"))
         && !config.allow_http
     {
@@ -137,7 +157,8 @@ pub(super) fn open(config: &StoreConfig, bucket: &str) -> Result<Arc<AmazonS3>, 
             "the endpoint is plain http, which the configuration does not allow",
         ));
     }
-    build(config, bucket).map(Arc::new)
+    let (client, bulk) = build(config, bucket)?;
+    Ok((Arc::new(client), Arc::new(bulk)))
 }
 
 #[cfg(test)]
@@ -174,6 +195,18 @@ mod tests {
     fn the_bucket_moves_into_the_host() {
         assert_eq!(bucket_in_host("https://s3.example:9000", "b").unwrap(), "https://b.s3.example:9000");
         assert!(bucket_in_host("s3.example", "b").is_err());
+    }
+
+    #[test]
+    fn the_bucket_is_where_the_client_has_it() {
+        let with = |endpoint: Option<&str>, path_style| {
+            let config = StoreConfig { endpoint: endpoint.map(str::to_owned), path_style, ..config() };
+            bucket_url(&config, "b", "r").unwrap()
+        };
+        assert_eq!(with(Some("http://h:1/"), true), "http://h:1/b");
+        assert_eq!(with(Some("https://h:1"), false), "https://b.h:1/");
+        assert_eq!(with(None, true), "https://s3.r.amazonaws.com/b");
+        assert_eq!(with(None, false), "https://b.s3.r.amazonaws.com/");
     }
 
     #[test]

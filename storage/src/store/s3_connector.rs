@@ -26,7 +26,7 @@ use crate::format::checksum::Crc32c;
 /// S3's header for it.
 const CHECKSUM_HEADER: &str = "x-amz-checksum-crc32c";
 /// The service that requests are signed for.
-const SERVICE: &str = "s3";
+pub(super) const SERVICE: &str = "s3";
 
 /// Makes clients that send along the checksum that a request's extensions hold, if they are to.
 #[derive(Clone, Debug)]

@@ -34,12 +34,13 @@ impl TimeLimited {
     ) -> Result<T, StoreError> {
         match timeout(self.limit, request).await {
             Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable {
-                key: key.to_owned(),
-                operation,
-                message: format!("no answer within {:?}", self.limit),
-            }),
+            Err(_) => Err(self.no_answer(operation, key)),
         }
+    }
+
+    fn no_answer(&self, operation: Operation, key: &str) -> StoreError {
+        let message = format!("no answer within {:?}", self.limit);
+        StoreError::Unavailable { key: key.to_owned(), operation, message }
     }
 }
 
@@ -59,6 +60,17 @@ impl Store for TimeLimited {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.run(Operation::Delete, key.as_str(), self.inner.delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
+        if let Ok(results) = timeout(self.limit, self.inner.delete_many(keys)).await {
+            return results;
+        }
+        keys.iter().map(|key| Err(self.no_answer(Operation::Delete, key.as_str()))).collect()
+    }
+
+    fn keys_per_delete(&self) -> usize {
+        self.inner.keys_per_delete()
     }
 
     async fn list(
@@ -91,6 +103,7 @@ mod tests {
         for operation in Operation::ALL {
             faulty.handle().inject(operation, Fault::Hang);
         }
+        let handle = faulty.handle();
         let store = TimeLimited::new(Arc::new(faulty), Duration::from_secs(3));
         let begin = Instant::now();
         let errors = [
@@ -103,6 +116,11 @@ mod tests {
             assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
         }
         assert_eq!(begin.elapsed().as_secs(), 12);
+        handle.inject(Operation::Delete, Fault::Hang);
+        let results = store.delete_many(&[key.clone(), key.clone()]).await;
+        let hung = |result: &Result<(), StoreError>| matches!(result, Err(StoreError::Unavailable { .. }));
+        assert!(results.len() == 2 && results.iter().all(hung), "{results:?}");
+        assert_eq!(begin.elapsed().as_secs(), 15);
         store.put(&key, Payload::default()).await.unwrap();
     }
 }

@@ -163,6 +163,71 @@ async fn an_outage_is_remembered_from_its_beginning_to_its_calm_end() {
     assert!(store.lock().trouble.is_none());
 }
 
+async fn put_many(store: &Retrying, count: usize) -> Vec<ObjectKey> {
+    let keys: Vec<_> = (0..count).map(|n| ObjectKey::parse(&format!("wal/{n}")).unwrap()).collect();
+    for key in &keys {
+        store.put(key, payload()).await.unwrap();
+    }
+    keys
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_many_is_tried_again_as_a_whole_and_in_part() {
+    let (store, faults) = retrying(1);
+    let keys = put_many(&store, 5).await;
+    for fault in [Fault::ErrorBefore, Fault::SlowDown, Fault::ErrorAfter] {
+        faults.inject(Operation::Delete, fault);
+    }
+    assert_eq!(store.delete_many(&keys).await, vec![Ok(()); 5]);
+    assert_eq!(faults.injected(), 3);
+    // Another time that does not take long, since the others go.
+    let keys = put_many(&store, 5).await;
+    faults.set(FaultPlan { undeletable: keys[2..3].to_vec(), ..FaultPlan::default() });
+    let begin = Instant::now();
+    let results = store.delete_many(&keys).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    for (at, result) in results.into_iter().enumerate() {
+        assert_eq!(result.is_err(), at == 2, "{result:?}");
+    }
+    assert_eq!(store.list("", None, 10).await.unwrap().len(), 1);
+    assert!(store.lock().trouble.is_none_or(|trouble| trouble.failures == 3), "one key is no trouble");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_many_ends_within_the_budget() {
+    let (store, faults) = retrying(1);
+    let keys = put_many(&store, 3).await;
+    for plan in [
+        FaultPlan::outage(),
+        FaultPlan { slow_down: 1.0, ..FaultPlan::default() },
+        FaultPlan { hang: 1.0, ..FaultPlan::default() },
+        FaultPlan { one_by_one: true, ..FaultPlan::outage() },
+    ] {
+        faults.set(plan.clone());
+        let begin = Instant::now();
+        let results = store.delete_many(&keys).await;
+        assert!(begin.elapsed() <= DEFAULT_RETRY_BUDGET, "{plan:?}: {:?}", begin.elapsed());
+        for (key, result) in keys.iter().zip(results) {
+            let error = result.unwrap_err();
+            assert!(error.is_retryable(), "{plan:?}: {error}");
+            assert_eq!(error.key(), Some(key.as_str()), "{plan:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_are_deleted_one_by_one_where_the_store_wants_that() {
+    let (store, faults) = retrying(1);
+    let keys = put_many(&store, 50).await;
+    faults.set(FaultPlan { one_by_one: true, undeletable: keys[..1].to_vec(), ..FaultPlan::default() });
+    assert_eq!(store.keys_per_delete(), 1);
+    faults.inject(Operation::Delete, Fault::ErrorBefore);
+    let results = store.delete_many(&keys).await;
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
+    assert_eq!(results[0].as_ref().unwrap_err().key(), Some("wal/0"));
+    assert_eq!(store.list("", None, 100).await.unwrap().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_same_seed_waits_the_same_times() {
     async fn times(seed: u64) -> Vec<Duration> {
