@@ -21,11 +21,14 @@ use s3s::{Body, S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use tokio::task::spawn_blocking;
 
 use crate::body;
+use crate::faults::Faults;
 use crate::objects::{Data, Meta, ObjectError, Objects};
 use crate::uploads::{Uploads, part_etag};
 
 /// S3's own bound on a page.
 const MAX_KEYS: usize = 1000;
+/// S3's own bound on the objects that one request deletes.
+const MAX_DELETED: usize = 1000;
 /// How much of a file is read at a time.
 const FILE_PIECE_BYTES: u64 = 1024 * 1024;
 
@@ -33,11 +36,12 @@ const FILE_PIECE_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Api {
     objects: Arc<Objects>,
     uploads: Uploads,
+    faults: Arc<Faults>,
 }
 
 impl Api {
-    pub(crate) fn new(objects: Arc<Objects>) -> Self {
-        Self { objects, uploads: Uploads::default() }
+    pub(crate) fn new(objects: Arc<Objects>, faults: Arc<Faults>) -> Self {
+        Self { objects, uploads: Uploads::default(), faults }
     }
 
     fn check_bucket(&self, bucket: &str) -> S3Result<()> {
@@ -126,6 +130,9 @@ impl S3 for Api {
         &self,
         req: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        if self.faults.is_undeletable(&req.input.key) {
+            return Err(s3_error!(AccessDenied, "Access Denied"));
+        }
         self.objects.delete(req.input.bucket, req.input.key).await?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
@@ -136,8 +143,20 @@ impl S3 for Api {
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let DeleteObjectsInput { bucket, delete, .. } = req.input;
         self.check_bucket(&bucket)?;
+        if delete.objects.is_empty() || delete.objects.len() > MAX_DELETED {
+            return Err(s3_error!(MalformedXML, "Between one and {} objects can be deleted.", MAX_DELETED));
+        }
         let (mut deleted, mut errors) = (Vec::new(), Vec::new());
         for object in delete.objects {
+            if self.faults.is_undeletable(&object.key) {
+                errors.push(Error {
+                    code: Some("AccessDenied".to_owned()),
+                    key: Some(object.key),
+                    message: Some("Access Denied".to_owned()),
+                    ..Default::default()
+                });
+                continue;
+            }
             match self.objects.delete(bucket.clone(), object.key.clone()).await {
                 Ok(()) => deleted.push(DeletedObject { key: Some(object.key), ..Default::default() }),
                 Err(error) => errors.push(Error {

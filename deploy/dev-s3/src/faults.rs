@@ -19,11 +19,11 @@ pub enum Operation {
     Put,
     /// Reading an object or its properties.
     Get,
-    /// Deleting an object.
+    /// Deleting an object, or many with one request.
     Delete,
     /// Listing a bucket.
     List,
-    /// Anything else: buckets, multipart uploads, deleting in bulk.
+    /// Anything else: buckets, multipart uploads.
     Other,
 }
 
@@ -40,9 +40,16 @@ impl Operation {
             ("GET" | "HEAD", true) => Self::Get,
             ("DELETE", true) => Self::Delete,
             ("GET", false) => Self::List,
+            ("POST", false) if deletes_many(method, uri) => Self::Delete,
             _ => Self::Other,
         }
     }
+}
+
+/// Whether a request line asks for many objects to be deleted.
+pub(crate) fn deletes_many(method: &http::Method, uri: &http::Uri) -> bool {
+    let mut parameters = uri.query().unwrap_or_default().split('&');
+    method == http::Method::POST && parameters.any(|parameter| matches!(parameter, "delete" | "delete="))
 }
 
 /// What goes wrong, and how often: rates are probabilities between 0 and 1. What is not mentioned
@@ -70,6 +77,12 @@ pub struct FaultPlan {
     pub latency_jitter_ms: u64,
     /// Every request is answered with 403 AccessDenied.
     pub deny: bool,
+    /// Requests for deleting many objects are answered with 501 NotImplemented, as by servers that
+    /// do not have them.
+    pub refuse_bulk_delete: bool,
+    /// Keys, whole, whose objects stay: deleting one is answered with AccessDenied, by itself and
+    /// among others.
+    pub undeletable: Vec<String>,
     /// No request is answered, until this is false again: then those that waited are reset.
     pub hang: bool,
     /// Only these operations are hit; all of them if empty.
@@ -132,6 +145,18 @@ pub(crate) struct Stats {
     pub(crate) faults: u64,
 }
 
+impl Stats {
+    pub(crate) fn of(&self, operation: Operation) -> u64 {
+        match operation {
+            Operation::Put => self.put,
+            Operation::Get => self.get,
+            Operation::Delete => self.delete,
+            Operation::List => self.list,
+            Operation::Other => self.other,
+        }
+    }
+}
+
 impl Faults {
     pub(crate) fn new(seed: u64) -> Self {
         let (rng, plan, stats) = (StdRng::seed_from_u64(seed), FaultPlan::default(), Stats::default());
@@ -154,6 +179,14 @@ impl Faults {
 
     pub(crate) fn hangs(&self) -> bool {
         self.lock().plan.hang
+    }
+
+    pub(crate) fn refuses_bulk_delete(&self) -> bool {
+        self.lock().plan.refuse_bulk_delete
+    }
+
+    pub(crate) fn is_undeletable(&self, key: &str) -> bool {
+        self.lock().plan.undeletable.iter().any(|stays| stays == key)
     }
 
     /// Decides what happens to a request.
@@ -219,7 +252,10 @@ mod tests {
             ("GET", "/b?list-type=2", Operation::List),
             ("GET", "/b/?list-type=2", Operation::List),
             ("PUT", "/b", Operation::Other),
-            ("POST", "/b?delete", Operation::Other),
+            ("POST", "/b?delete", Operation::Delete),
+            ("POST", "/b/?x=y&delete=", Operation::Delete),
+            ("POST", "/b?deleted", Operation::Other),
+            ("POST", "/b/k?uploads", Operation::Other),
             ("HEAD", "/b", Operation::Other),
         ];
         for (method, uri, expected) in cases {

@@ -23,7 +23,7 @@ use crate::admin;
 use crate::api::Api;
 use crate::config::{Config, Tls};
 use crate::error::StartError;
-use crate::faults::{FaultPlan, Faults};
+use crate::faults::{FaultPlan, Faults, Operation};
 use crate::objects::Objects;
 use crate::service::Service;
 
@@ -57,9 +57,10 @@ impl Server {
             None => None,
         };
         let place = objects.to_string();
-        let mut builder = S3ServiceBuilder::new(Api::new(objects));
+        let faults = Arc::new(Faults::new(config.seed));
+        let mut builder = S3ServiceBuilder::new(Api::new(objects, Arc::clone(&faults)));
         builder.set_auth(SimpleAuth::from_single(config.access_key, config.secret_key));
-        let service = Service { s3: builder.build(), faults: Arc::new(Faults::new(config.seed)) };
+        let service = Service { s3: builder.build(), faults };
         Ok(Self { listener, address, admin, tls, service, place })
     }
 
@@ -78,6 +79,13 @@ impl Server {
     pub fn fault_setter(&self) -> impl Fn(FaultPlan) -> Result<(), String> + Send + Sync + 'static {
         let faults = Arc::clone(&self.service.faults);
         move |plan| faults.set(plan)
+    }
+
+    /// A handle that tells how many requests of an operation there were, for tests in the same
+    /// process.
+    pub fn request_counter(&self) -> impl Fn(Operation) -> u64 + Send + Sync + 'static {
+        let faults = Arc::clone(&self.service.faults);
+        move |operation| faults.stats().of(operation)
     }
 
     /// Serves until `shutdown` ends. Connections are then closed where they stand.

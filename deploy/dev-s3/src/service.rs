@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming};
 use s3s::service::S3Service;
 use s3s::{Body, HttpError, HttpResponse};
 
-use crate::faults::{Fault, Faults, Operation};
+use crate::faults::{Fault, Faults, Operation, deletes_many};
 
 /// How often a request that hangs looks whether it may end.
 const HANG_POLL: Duration = Duration::from_millis(50);
@@ -30,6 +30,13 @@ impl Service {
         let (latency, fault) = self.faults.draw(operation);
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
+        }
+        if fault.is_none()
+            && self.faults.refuses_bulk_delete()
+            && deletes_many(request.method(), request.uri())
+        {
+            let message = "A header or query that implies functionality that is not implemented.";
+            return refuse(request, StatusCode::NOT_IMPLEMENTED, "NotImplemented", message).await;
         }
         match fault {
             None => self.s3.call(request.map(Body::from)).await,

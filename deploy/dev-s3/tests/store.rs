@@ -37,6 +37,7 @@ const BUCKET: &str = "test-bucket";
 struct Running {
     url: String,
     set: Box<dyn Fn(FaultPlan) -> Result<(), String>>,
+    requests: Box<dyn Fn(ServerOperation) -> u64>,
     _tasks: JoinSet<()>,
 }
 
@@ -44,9 +45,10 @@ impl Running {
     async fn start(config: Config) -> Self {
         let server = Server::start(config).await.unwrap();
         let (url, set) = (server.url(), Box::new(server.fault_setter()));
+        let requests = Box::new(server.request_counter());
         let mut tasks = JoinSet::new();
         tasks.spawn(server.run(pending()));
-        Self { url, set, _tasks: tasks }
+        Self { url, set, requests, _tasks: tasks }
     }
 
     async fn in_memory() -> Self {
@@ -67,6 +69,10 @@ impl Running {
 
     fn bare(&self) -> Arc<dyn Store> {
         open_backend(&self.config()).unwrap()
+    }
+
+    fn deletes(&self) -> u64 {
+        (self.requests)(ServerOperation::Delete)
     }
 
     fn faults(&self, plan: FaultPlan) {
@@ -194,6 +200,104 @@ async fn each_fault_is_the_error_that_it_should_be() {
         store.get(&key("b"), None).await.unwrap(),
         payload().concat(),
         "the PUT whose answer was lost"
+    );
+}
+
+fn deletable(count: usize) -> Vec<ObjectKey> {
+    (0..count).map(|number| key(&format!("wal/{number}"))).collect()
+}
+
+#[tokio::test]
+async fn many_objects_are_deleted_with_few_requests() {
+    let server = Running::in_memory().await;
+    let store = server.bare();
+    let keys = deletable(2500);
+    for key in keys.iter().step_by(50) {
+        store.put(key, payload()).await.unwrap();
+    }
+    assert_eq!(store.keys_per_delete(), 1000);
+    assert!(store.delete_many(&keys).await.iter().all(Result::is_ok));
+    assert_eq!(server.deletes(), 3);
+    assert_eq!(store.list("", None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_server_without_bulk_deletes_is_asked_once_and_then_for_single_ones() {
+    let server = Running::in_memory().await;
+    server.faults(FaultPlan { refuse_bulk_delete: true, ..FaultPlan::default() });
+    let metrics = StorageMetrics::unregistered();
+    let store = open(&server.config(), &metrics, Arc::new(SystemClock), 1).unwrap();
+    let keys = deletable(50);
+    for key in &keys {
+        store.put(key, payload()).await.unwrap();
+    }
+    assert!(store.delete_many(&keys).await.iter().all(Result::is_ok));
+    assert_eq!(server.deletes(), 51, "the refused one, and one for each");
+    assert_eq!(store.list("", None, 10).await.unwrap(), []);
+    assert_eq!(store.keys_per_delete(), 1);
+    assert!(store.delete_many(&keys).await.iter().all(Result::is_ok));
+    assert_eq!(server.deletes(), 101);
+    assert!(metrics.health().healthy, "that is no failure");
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_deleted_stops_no_other_one() {
+    let server = Running::in_memory().await;
+    let undeletable = vec!["operator/prefix/cluster-1/wal/3".to_owned()];
+    for refuse_bulk_delete in [false, true] {
+        let undeletable = undeletable.clone();
+        server.faults(FaultPlan { refuse_bulk_delete, undeletable, ..FaultPlan::default() });
+        let config = StoreConfig { retry_budget: Duration::from_secs(1), ..server.config() };
+        let store = open(&config, &StorageMetrics::unregistered(), Arc::new(SystemClock), 1).unwrap();
+        let keys = deletable(10);
+        for key in &keys {
+            store.put(key, payload()).await.unwrap();
+        }
+        let results = store.delete_many(&keys).await;
+        for (number, result) in results.into_iter().enumerate() {
+            match result {
+                Err(StoreError::Denied { key, message, .. }) if number == 3 => {
+                    assert_eq!(key, "wal/3");
+                    assert!(message.contains("AccessDenied"), "{message}");
+                }
+                other => assert_eq!((other, number == 3), (Ok(()), false)),
+            }
+        }
+        let left = store.list("", None, 10).await.unwrap();
+        assert_eq!(left.iter().map(|meta| meta.key.as_str()).collect::<Vec<_>>(), ["wal/3"]);
+    }
+}
+
+#[tokio::test]
+async fn a_bulk_delete_that_fails_as_a_whole_is_the_error_of_each_key() {
+    let server = Running::in_memory().await;
+    let store = server.bare();
+    let keys = deletable(3);
+    let fails_as = async |plan: FaultPlan, is_expected: fn(&StoreError) -> bool| {
+        server.faults(plan.clone());
+        for (key, result) in keys.iter().zip(store.delete_many(&keys).await) {
+            let error = result.unwrap_err();
+            assert!(is_expected(&error), "{plan:?}: {error}");
+            assert_eq!(error.key(), Some(key.as_str()));
+        }
+    };
+    let unavailable = |error: &StoreError| matches!(error, StoreError::Unavailable { .. });
+    fails_as(FaultPlan { error_rate: 1.0, ..FaultPlan::default() }, unavailable).await;
+    fails_as(FaultPlan { reset_rate: 1.0, ..FaultPlan::default() }, unavailable).await;
+    fails_as(FaultPlan { lost_answer_rate: 1.0, ..FaultPlan::default() }, unavailable).await;
+    fails_as(FaultPlan { deny: true, ..FaultPlan::default() }, |e| matches!(e, StoreError::Denied { .. }))
+        .await;
+    let throttled = |error: &StoreError| matches!(error, StoreError::Throttled { .. });
+    fails_as(FaultPlan { slowdown_rate: 1.0, ..FaultPlan::default() }, throttled).await;
+    server.faults(FaultPlan::default());
+    assert!(store.delete_many(&keys).await.iter().all(Result::is_ok), "none of that is remembered");
+    assert_eq!(store.keys_per_delete(), 1000);
+    let url = StoreUrl::S3 { bucket: "no-such-bucket".into(), prefix: String::new() };
+    let store = open_backend(&StoreConfig { url, ..server.config() }).unwrap();
+    let missing = store.delete_many(&keys[..1]).await;
+    assert!(
+        matches!(&missing[..], [Err(StoreError::Invalid { what })] if what.contains("bucket")),
+        "{missing:?}"
     );
 }
 
