@@ -45,12 +45,19 @@ impl Effective<'_> {
         Some(self.number("retention.ms")).filter(|&ms| ms >= 0 && self.deletes())
     }
 
+    /// How long records go into one segment, in ms: here, how far the records of one range may lie
+    /// apart in time.
+    pub(crate) fn segment_ms(&self) -> i64 {
+        self.number("segment.ms").max(1)
+    }
+
     /// A partition larger than this loses its oldest records; `None` for no limit.
     pub(crate) fn retention_bytes(&self) -> Option<u64> {
         u64::try_from(self.number("retention.bytes")).ok().filter(|_| self.deletes())
     }
 
-    fn deletes(&self) -> bool {
+    /// Whether old records may go.
+    pub(crate) fn deletes(&self) -> bool {
         self.get("cleanup.policy").split(',').any(|p| p.trim() == "delete")
     }
 

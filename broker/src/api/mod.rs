@@ -14,6 +14,7 @@ pub(crate) mod consumer_group_heartbeat;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
 pub(crate) mod delete_groups;
+pub(crate) mod delete_records;
 pub(crate) mod delete_topics;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
@@ -232,6 +233,7 @@ apis! {
     ListGroups list_groups ListGroupsRequest [Describe Cluster, Describe Group],
     CreateTopics create_topics CreateTopicsRequest [Create Cluster, Create Topic, DescribeConfigs Topic],
     DeleteTopics delete_topics DeleteTopicsRequest [Delete Topic, Describe Topic],
+    DeleteRecords delete_records DeleteRecordsRequest [Delete Topic],
     InitProducerId init_producer_id InitProducerIdRequest [Write TransactionalId, IdempotentWrite Cluster],
     OffsetForLeaderEpoch offset_for_leader_epoch OffsetForLeaderEpochRequest [Describe Topic],
     DescribeConfigs describe_configs DescribeConfigsRequest

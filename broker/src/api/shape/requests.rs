@@ -18,6 +18,7 @@ use kafka_protocol::messages::create_partitions_request::{
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
@@ -124,6 +125,7 @@ pub(super) fn shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::DescribeCluster => Some(DESCRIBE_CLUSTER),
         ApiKey::DescribeTopicPartitions => Some(DESCRIBE_TOPIC_PARTITIONS),
         ApiKey::DescribeLogDirs => Some(DESCRIBE_LOG_DIRS),
+        ApiKey::DeleteRecords => Some(DELETE_RECORDS),
         ApiKey::ElectLeaders => Some(ELECT_LEADERS),
         ApiKey::AlterPartitionReassignments => Some(ALTER_PARTITION_REASSIGNMENTS),
         ApiKey::ListPartitionReassignments => Some(LIST_PARTITION_REASSIGNMENTS),
@@ -439,6 +441,17 @@ const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
 
 const DESCRIBE_LOG_DIRS: &[Field] =
     &[structs::<DescribableLogDirTopic>("topics", &[string("topic"), int32s("partitions")]).nullable()];
+
+const DELETE_RECORDS: &[Field] = &[
+    structs::<DeleteRecordsTopic>(
+        "topics",
+        &[
+            string("name"),
+            structs::<DeleteRecordsPartition>("partitions", &[int32("partition_index"), int64("offset")]),
+        ],
+    ),
+    int32("timeout_ms"),
+];
 
 const ELECT_LEADERS: &[Field] = &[
     int8("election_type").since(1),

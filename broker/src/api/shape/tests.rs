@@ -98,6 +98,7 @@ codecs! {
     DescribeCluster DescribeClusterRequest,
     DescribeTopicPartitions DescribeTopicPartitionsRequest,
     DescribeLogDirs DescribeLogDirsRequest,
+    DeleteRecords DeleteRecordsRequest,
     ElectLeaders ElectLeadersRequest,
     AlterPartitionReassignments AlterPartitionReassignmentsRequest,
     ListPartitionReassignments ListPartitionReassignmentsRequest,

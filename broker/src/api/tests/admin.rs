@@ -7,6 +7,7 @@ use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_producers_request::TopicRequest as ProducersTopic;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
@@ -14,8 +15,8 @@ use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsRe
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, BrokerId, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
-    DeleteTopicsRequest, DescribeLogDirsRequest, DescribeProducersRequest, ElectLeadersRequest,
-    GetTelemetrySubscriptionsRequest, GetTelemetrySubscriptionsResponse, GroupId,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    ElectLeadersRequest, GetTelemetrySubscriptionsRequest, GetTelemetrySubscriptionsResponse, GroupId,
     IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListPartitionReassignmentsRequest,
     PushTelemetryRequest, UpdateFeaturesRequest,
 };
@@ -88,6 +89,43 @@ async fn each_partition_is_counted_by_one_broker() {
 }
 
 #[tokio::test]
+async fn records_are_deleted_in_every_version() {
+    for version in delete_records::VERSIONS {
+        let (_opened, mut client, _) = ready().await;
+        client.create_topic("compacted", 1, &[("cleanup.policy", "compact")]).await;
+        for _ in 0..5 {
+            client.produce("t", [batch(Compression::None, NOW_MS, 10)]).await;
+        }
+        let mut delete = async |topic: &str, asked: &[(i32, i64)]| {
+            let partition = |(index, offset): &(i32, i64)| {
+                DeleteRecordsPartition::default().with_partition_index(*index).with_offset(*offset)
+            };
+            let partitions = asked.iter().map(partition).collect();
+            let topic = DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(partitions);
+            let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1_000);
+            let mut response = client.call(&request, version).await;
+            let results = response.topics.remove(0).partitions;
+            results.iter().map(|p| (p.error_code, p.low_watermark)).collect::<Vec<_>>()
+        };
+        let out_of_range = (ResponseError::OffsetOutOfRange.code(), -1);
+        let unknown = (ResponseError::UnknownTopicOrPartition.code(), -1);
+        // In the middle of a batch, where the log starts already, below it, beyond the end.
+        assert_eq!(delete("t", &[(0, 13)]).await, [(0, 13)]);
+        assert_eq!(delete("t", &[(0, 13)]).await, [(0, 13)]);
+        assert_eq!(delete("t", &[(0, 5)]).await, [(0, 13)]);
+        assert_eq!(delete("t", &[(0, 51)]).await, [out_of_range]);
+        assert_eq!(delete("t", &[(0, -2)]).await, [out_of_range]);
+        assert_eq!(delete("t", &[(99, 0), (-1, 0)]).await, [unknown, unknown]);
+        assert_eq!(delete("missing", &[(0, 0)]).await, [unknown]);
+        let policy = ResponseError::PolicyViolation.code();
+        assert_eq!(delete("compacted", &[(0, 0)]).await, [(policy, -1)]);
+        // The offset that is named last counts; −1 is the high watermark.
+        assert_eq!(delete("t", &[(0, 40), (0, 20)]).await, [(0, 20)]);
+        assert_eq!(delete("t", &[(0, -1)]).await, [(0, 50)]);
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_elected_in_every_version() {
     let (_opened, mut client, _) = ready().await;
     for version in elect_leaders::VERSIONS {
@@ -151,7 +189,7 @@ async fn features_are_named_and_stay_in_every_version() {
         let response = client.call(&request, version).await;
         let supported: Vec<_> =
             response.supported_features.iter().map(|f| (&*f.name, f.min_version, f.max_version)).collect();
-        let later = [("metadata.version", 30, 30), ("strandline.version", 1, 3)];
+        let later = [("metadata.version", 30, 30), ("strandline.version", 1, 4)];
         let off = [("group.version", 0, 1)];
         let expected: Vec<_> = off.into_iter().filter(|_| version >= 4).chain(later).collect();
         assert_eq!(supported, expected);
