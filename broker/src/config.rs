@@ -16,6 +16,7 @@ use strandline_settings::{LogConfig, Values, host_and_port};
 use strandline_storage::store::StoreConfig;
 
 use crate::group_config::GroupSettings;
+use crate::limits::{MERGED_OBJECT_BYTES, PUT_SAVINGS};
 
 pub use self::memory::{MemoryBudgets, available};
 pub use self::table::SETTINGS;
@@ -62,6 +63,24 @@ pub struct ProduceConfig {
     pub puts_in_flight: usize,
     /// Bytes that are buffered or in flight, over all connections.
     pub buffer_bytes: usize,
+}
+
+/// How small objects are merged into large ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeConfig {
+    /// How long what was flushed stays as it is.
+    pub interval: Duration,
+    /// Bytes that are rewritten in a second, at most.
+    pub bytes_per_s: u64,
+    /// Bytes that a merge may hold in memory.
+    pub memory_bytes: u64,
+}
+
+impl MergeConfig {
+    /// Most bytes of a merged object: what is read and what is written are in memory together.
+    pub fn object_bytes(&self) -> u64 {
+        (self.memory_bytes / 2).min(MERGED_OBJECT_BYTES)
+    }
 }
 
 /// What new topics and unset topic configs default to.
@@ -111,6 +130,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// The write path.
     pub produce: ProduceConfig,
+    /// Merging.
+    pub merge: MergeConfig,
     /// The memory that is shared out.
     pub memory: MemoryBudgets,
     /// Bytes of the cache.
@@ -201,11 +222,15 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
     let budget = |key| usize::try_from(memory.bytes(key)).unwrap_or(usize::MAX);
     let (cluster, _) = values.cluster()?;
     let log = values.log()?;
+    let put_budget_per_s = values.within("put_budget_per_s", 0.0, 100_000.0)?;
     let mut produce = ProduceConfig {
         flush_bytes: values.within("flush_bytes", 1024, 64 << 20)?,
         linger: values.millis("linger_ms")?,
-        put_budget_per_s: values.within("put_budget_per_s", 0.0, 100_000.0)?,
-        put_budget_burst: values.within("put_budget_burst", 1.0, 100_000.0)?,
+        put_budget_per_s,
+        put_budget_burst: match values.optional("put_budget_burst") {
+            Some(_) => values.within("put_budget_burst", 1.0, 1e9)?,
+            None => (put_budget_per_s * PUT_SAVINGS.as_secs_f64()).max(1.0),
+        },
         puts_in_flight: values.within("puts_in_flight", 1, 64)?,
         buffer_bytes: budget("buffer_bytes"),
     };
@@ -234,6 +259,11 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
         metadata: metadata(values)?,
         store: store(values)?,
         produce,
+        merge: MergeConfig {
+            interval: Duration::from_millis(values.within("merge_interval_ms", 10, 86_400_000)?),
+            bytes_per_s: values.within("merge_bytes_per_s", 1 << 10, 1 << 40)?,
+            memory_bytes: memory.bytes("merge_memory_bytes"),
+        },
         memory,
         cache_bytes: memory.bytes("cache_bytes"),
         read_in_flight_bytes: memory.bytes("read_in_flight_bytes"),
@@ -486,10 +516,10 @@ mod tests {
             }
         };
         let plenty = on(1 << 40, &[]);
-        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1152 * MIB));
+        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1280 * MIB));
         assert_eq!((plenty.cache_bytes, plenty.read_in_flight_bytes), (256 * MIB, 128 * MIB));
         let small = on(360 * MIB, &[]);
-        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (180 * MIB, 40 * MIB));
+        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (200 * MIB, 40 * MIB));
         assert_eq!(small.max_request_bytes as u64, 40 * MIB, "the largest request fits");
         let shown = small.effective.iter().find(|(key, _)| key == "cache_bytes").unwrap();
         assert_eq!(shown.1, (40 * MIB).to_string());
@@ -499,7 +529,7 @@ mod tests {
             panic!("no help");
         };
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(help.contains("here 360 MiB, of which the five have 180 MiB"), "{help}");
+        assert!(help.contains("here 360 MiB, of which the six have 200 MiB"), "{help}");
     }
 
     #[test]

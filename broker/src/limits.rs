@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use strandline_metadata::limits::BACKEND_REQUEST_BYTES;
-use strandline_storage::limits::MAX_SEGMENT_RANGES;
+use strandline_metadata::limits::{BACKEND_REQUEST_BYTES, RECORD_BYTES};
+use strandline_storage::limits::{MAX_MERGED_BYTES, MAX_SEGMENT_RANGES};
 
 // The door: what one connection may cost (server/).
 
@@ -389,8 +389,48 @@ pub(crate) const WATCHED_PRODUCERS: usize = 1_000_000;
 /// Silence after which producers are forgotten while the state has room for few more: a client that
 /// is still sending a batch again has given up long before.
 pub(crate) const PRESSED_PRODUCER_EXPIRATION: Duration = Duration::from_mins(15);
-/// Objects that one pass deletes.
-pub(crate) const OBJECTS_DELETED_PER_PASS: usize = 1_000;
+/// How long a budget of PUTs that is not spent is saved by default.
+pub(crate) const PUT_SAVINGS: Duration = Duration::from_hours(1);
+/// A flush counts as one more PUT for each so many partitions: an hour's savings of 4/s then leave
+/// at most a million ranges in the state.
+pub(crate) const PARTITIONS_PER_PUT: usize = 64;
+/// Just below the limit of ranges in the state a flush waits for so many lingers after the one
+/// before.
+pub(crate) const GROWTH_LINGERS: u32 = 10;
+/// Most bytes of a merged object: one PUT, and what a merge holds in memory is twice that.
+pub(crate) const MERGED_OBJECT_BYTES: u64 = 64 << 20;
+/// Ranges of level 1 that a partition has at most before they are merged: with as many of a week's
+/// objects above and an interval's flushes below, a partition has about 400 ranges.
+pub(crate) const LEVEL_1_RANGES: usize = 128;
+/// How often partitions are looked at for the age of what is in level 1.
+pub(crate) const LEVEL_1_LOOK: Duration = Duration::from_mins(30);
+/// After so many looks what is in level 1 is merged, however little it is: it keeps objects alive
+/// that it shares with others.
+pub(crate) const LEVEL_1_LOOKS: usize = 4;
+/// Ranges that one takes the place of at most: they are hashed and compared in `apply`.
+pub(crate) const MERGE_INPUTS: usize = 4_096;
+/// Partitions of one merged object: its record is a single one, of about 75 bytes each.
+pub(crate) const MERGED_PARTITIONS_PER_OBJECT: usize = 2_048;
+/// The records of a merged range lie apart by no more than this part of `retention.ms`, since they
+/// expire together.
+pub(crate) const MERGE_SPAN_OF_RETENTION: i64 = 8;
+/// Ranges that a merge reads at a time.
+pub(crate) const MERGE_READS_AT_ONCE: usize = 8;
+/// The longest pause between two merges: a large object at a small budget.
+pub(crate) const MERGE_LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// For how long a merge leaves a range alone that cannot be read.
+pub(crate) const UNREADABLE_REST: Duration = Duration::from_mins(10);
+/// Such ranges that are remembered, about 60 bytes each.
+pub(crate) const UNREADABLE_RANGES: usize = 10_000;
+/// Of a merged range that is larger, a fetch or a look-up reads only the part that it needs, in
+/// bytes. To find it costs a look at the object's index.
+pub(crate) const NARROWED_RANGE_BYTES: u64 = 2 << 20;
+/// What a look-up by time reads of a merged range at a time, in bytes.
+pub(crate) const LOOKUP_SPAN_BYTES: u64 = 4 << 20;
+/// Objects that one pass deletes: at a pass every 5 s, far more than brokers write.
+pub(crate) const OBJECTS_DELETED_PER_PASS: usize = 10_000;
+/// Deleted objects of one record of the log, about 25 bytes each.
+pub(crate) const OBJECTS_PER_RECORD: usize = 5_000;
 /// Keys of one LIST when orphans are looked for.
 pub(crate) const ORPHAN_LIST_PAGE: usize = 1_000;
 /// Passes over the dead list between two listings of the bucket: a listing costs requests.
@@ -427,6 +467,8 @@ pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
 /// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
 pub(crate) const CONTROL_THREADS: usize = 2;
 
+const _: () = assert!(MERGED_PARTITIONS_PER_OBJECT * 100 < RECORD_BYTES);
+const _: () = assert!(MERGED_OBJECT_BYTES < MAX_MERGED_BYTES);
 const _: () = assert!(SPACE_SHORT_PERCENT < SPACE_SLOW_PERCENT && SPACE_SLOW_PERCENT < SPACE_FULL_PERCENT);
 const _: () = assert!(OFFSETS_BYTES_BESIDE_GROUP + GROUP_VALUE_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(GROUP_OFFSETS_BYTES_PER_TXN + OFFSETS_KEY_METADATA_BYTES < BACKEND_REQUEST_BYTES);

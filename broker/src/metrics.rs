@@ -4,6 +4,7 @@
 mod below;
 pub(crate) mod bounds;
 pub(crate) mod groups;
+mod merging;
 mod registrar;
 pub(crate) mod requests;
 mod telemetry;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use self::below::BelowMetrics;
 use self::bounds::BoundMetrics;
 use self::groups::GroupMetrics;
+use self::merging::MergeMetrics;
 use self::registrar::Registrar;
 use self::requests::RequestMetrics;
 use self::telemetry::TelemetryMetrics;
@@ -80,6 +82,8 @@ struct Shared {
     flushes: IntCounterVec,
     flush_failures: IntCounterVec,
     put_seconds: Histogram,
+    put_budget_saved: Gauge,
+    put_budget_wait_seconds: Histogram,
     commit_seconds: Histogram,
     applied_records: IntCounter,
     apply_seconds: Gauge,
@@ -98,6 +102,7 @@ struct Shared {
     connections: IntGauge,
     connections_refused: IntCounter,
     bounds: BoundMetrics,
+    merging: MergeMetrics,
     read_failures: IntCounter,
     doubted_batches: IntCounterVec,
     registered: IntGauge,
@@ -158,6 +163,15 @@ impl Metrics {
                 &["step"],
             )?,
             put_seconds: r.histogram("flush_put_seconds", "Writing an object, retries included", SECONDS)?,
+            put_budget_saved: r.with(Gauge::new(
+                "strandline_put_budget_saved",
+                "PUTs that the budget has saved: while there are any, records go out at once",
+            ))?,
+            put_budget_wait_seconds: r.histogram(
+                "put_budget_wait_seconds",
+                "How long flushes waited for others to share their PUT, since the budget was used up",
+                SECONDS,
+            )?,
             commit_seconds: r.histogram(
                 "commit_seconds",
                 "From an object being durable to its records being applied here",
@@ -192,6 +206,7 @@ impl Metrics {
             connections_refused: r
                 .counter("connections_refused_total", "Connections refused because there were too many")?,
             bounds: BoundMetrics::new(&r)?,
+            merging: MergeMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
             doubted_batches: r.counters(
@@ -283,6 +298,12 @@ impl Metrics {
         self.shared.flush_failures.with_label_values(&[step]).inc();
     }
 
+    /// A flush goes out: so many PUTs are saved then, and so long it has waited for the budget.
+    pub(crate) fn put_budget(&self, saved: f64, waited: Option<Duration>) {
+        self.shared.put_budget_saved.set(saved);
+        self.shared.put_budget_wait_seconds.observe(waited.unwrap_or_default().as_secs_f64());
+    }
+
     pub(crate) fn put_took(&self, took: Duration) {
         self.shared.put_seconds.observe(took.as_secs_f64());
     }
@@ -305,6 +326,11 @@ impl Metrics {
 
     pub(crate) fn connection_refused(&self) {
         self.shared.connections_refused.inc();
+    }
+
+    /// What is counted of merging.
+    pub(crate) fn merging(&self) -> &MergeMetrics {
+        &self.shared.merging
     }
 
     /// What is counted of what has a bound.

@@ -16,7 +16,6 @@ use strandline_metadata::replica::{BarrierLoop, LoadError, Replica, ReplicaLoop,
 use strandline_metadata::values::ClusterValue;
 use strandline_storage::clock::Clock;
 use strandline_storage::error::StoreError;
-use strandline_storage::limits::DEFAULT_MERGE_IN_FLIGHT_BYTES;
 use strandline_storage::reader::{Reader, ReaderConfig};
 use strandline_storage::store::Store;
 use tokio::runtime::Handle;
@@ -32,9 +31,11 @@ use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::group::environment::Environment;
 use crate::group::patterns::KnownTopics;
+use crate::growth::StateGrowth;
 use crate::ids::Ids;
 use crate::limits::{
-    ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
+    ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, GROWTH_LINGERS, OPEN_BACKOFF,
+    REGISTER_WAIT,
 };
 use crate::metrics::Metrics;
 use crate::produce::{Doubts, Flusher, ProduceBuffer};
@@ -45,7 +46,7 @@ use crate::server::memory::MemoryBudget;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
-use crate::{Broker, MembershipEnd, jobs, membership, space};
+use crate::{Broker, MembershipEnd, jobs, membership, merge, space};
 
 /// Opens the object store of a cluster.
 pub type StoreOpener = Box<dyn Fn(&ClusterValue) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -163,8 +164,14 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         metrics: parts.metrics.clone(),
         tasks: tasks.clone(),
         space: space.clone(),
+        growth: StateGrowth::new(
+            replica.clone(),
+            config.max_state_ranges,
+            config.produce.linger * GROWTH_LINGERS,
+        ),
         seed: rng.random(),
     };
+    let merge_seed = rng.random();
     let session_bytes = config.memory.fetch_session_bytes();
     let fetch_sessions = FetchSessions::new(config.fetch_sessions, session_bytes, rng.random());
     let ids = Ids::new(rng);
@@ -229,6 +236,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     tasks.start(TaskKind::Critical, "barrier", barrier_loop.run());
     tasks.start(TaskKind::Critical, "committer", commit_loop.run());
     start_work(&tasks, &broker, flusher);
+    tasks.start(TaskKind::Critical, "merge", merge::run(broker.clone(), merge_seed));
     start_beside(&lease_tasks, &broker, fatal_sender);
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
@@ -268,7 +276,7 @@ fn open_reader(config: &Config, store: &Arc<dyn Store>, metrics: &Metrics) -> Re
     let memory = ReaderConfig {
         cache_bytes: config.cache_bytes,
         max_in_flight_bytes: config.read_in_flight_bytes,
-        max_merge_in_flight_bytes: DEFAULT_MERGE_IN_FLIGHT_BYTES,
+        max_merge_in_flight_bytes: config.merge.memory_bytes / 2,
     };
     Reader::new(store.clone(), memory, metrics.storage().clone())
 }

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, ProduceRequest, RequestHeader, ResponseHeader,
-    TopicName,
+    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, FetchRequest, ListOffsetsRequest, ProduceRequest,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::records::{Record, RecordBatchDecoder};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_storage::clock::Clock;
@@ -194,6 +197,41 @@ impl TestClient {
         for part in &answer.responses[0].partition_responses {
             assert_eq!(part.error_code, 0, "partition {}", part.index);
         }
+    }
+
+    /// The records of a partition from the batch that contains `offset` on, up to `max_bytes` but
+    /// for the first batch.
+    pub(crate) async fn fetch(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        max_bytes: i32,
+    ) -> Vec<Record> {
+        let partition = FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(offset)
+            .with_partition_max_bytes(max_bytes);
+        let topic = FetchTopic::default().with_topic(TopicName(text(topic))).with_partitions(vec![partition]);
+        let request = FetchRequest::default().with_max_wait_ms(500).with_min_bytes(1).with_max_bytes(1 << 24);
+        let mut answer = self.call(&request.with_topics(vec![topic]), 11).await;
+        let mut fetched = answer.responses.remove(0).partitions.remove(0);
+        assert_eq!(fetched.error_code, 0);
+        let Some(records) = fetched.records.as_mut() else { return Vec::new() };
+        let sets = RecordBatchDecoder::decode_all(records).unwrap();
+        sets.into_iter().flat_map(|set| set.records).collect()
+    }
+
+    /// The first offset of partition 0 whose record has at least this timestamp; −1 if there is
+    /// none.
+    pub(crate) async fn offset_at(&mut self, topic: &str, timestamp: i64) -> i64 {
+        let partition = ListOffsetsPartition::default().with_timestamp(timestamp);
+        let topic =
+            ListOffsetsTopic::default().with_name(TopicName(text(topic))).with_partitions(vec![partition]);
+        let answer = self.call(&ListOffsetsRequest::default().with_topics(vec![topic]), 5).await;
+        let found = &answer.topics[0].partitions[0];
+        assert_eq!(found.error_code, 0);
+        found.offset
     }
 }
 

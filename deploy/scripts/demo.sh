@@ -137,6 +137,7 @@ start_native() {
 			--listen "127.0.0.1:$port" --http-listen "127.0.0.1:$((port + 1))" \
 			--etcd-endpoints http://127.0.0.1:2379 --etcd-user broker --etcd-password local-dev-broker \
 			--etcd-quota-bytes "$ETCD_QUOTA" \
+			--put-budget-per-s 100000 `# PUTs cost nothing here` \
 			--store-url s3://strandline \
 			--s3-endpoint http://127.0.0.1:9000 --s3-allow-http true \
 			--s3-access-key-id strandline --s3-secret-access-key local-dev-secret

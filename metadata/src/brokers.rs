@@ -86,7 +86,8 @@ pub async fn ensure_cluster(
 pub fn level_known_to(version: &str) -> u32 {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (0, 3) => FEATURE_LEVEL,
+        (Some(major), Some(minor)) if (major, minor) >= (0, 4) => FEATURE_LEVEL,
+        (Some(0), Some(3)) => 3,
         (Some(0), Some(2)) => 2,
         _ => 1,
     }

@@ -94,6 +94,9 @@ pub const GROUP_WRITE_KEYS: usize = 60;
 /// The longest group id, in bytes: it is part of keys and of metrics.
 pub const MAX_GROUP_ID_BYTES: usize = 1_024;
 
+/// How often a byte may have been rewritten for lying in a small range, and not at all.
+pub const LEVELS: usize = 3;
+
 /// Ranges of a full chunk: 32 of 72 bytes. A partition that changes copies at most one chunk, about
 /// a microsecond.
 pub const RANGES_PER_CHUNK: usize = 32;

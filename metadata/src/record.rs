@@ -21,7 +21,7 @@ pub struct Record {
     #[prost(sint64, tag = "2")]
     pub time_ms: i64,
     /// What happened.
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub body: Option<Body>,
 }
 
@@ -61,6 +61,9 @@ pub enum Body {
     /// What `apply` may do from here on.
     #[prost(message, tag = "20")]
     FeatureLevel(FeatureLevel),
+    /// Ranges of many partitions were rewritten, into one object.
+    #[prost(message, tag = "21")]
+    Merged(Merged),
 }
 
 /// A write object and what lies in it.
@@ -207,6 +210,9 @@ pub struct ObjectRef {
     /// The random part of its key.
     #[prost(fixed32, tag = "3")]
     pub salt: u32,
+    /// Of which kind it is: 0 a write object, 1 a merged one.
+    #[prost(uint32, tag = "4")]
+    pub kind: u32,
 }
 
 /// Objects that are no longer in the store.
@@ -263,6 +269,73 @@ pub struct FeatureLevel {
     /// The new level; never lower than before.
     #[prost(uint32, tag = "1")]
     pub level: u32,
+}
+
+/// A merged object, and which ranges it stands for. Its incarnation is that of the record.
+#[derive(Clone, PartialEq, Message)]
+pub struct Merged {
+    /// Number of the object within the incarnation that writes this record.
+    #[prost(uint64, tag = "1")]
+    pub object_number: u64,
+    /// The random part of the object's key.
+    #[prost(fixed32, tag = "2")]
+    pub object_salt: u32,
+    /// Length of the object in bytes.
+    #[prost(uint64, tag = "3")]
+    pub object_bytes: u64,
+    /// The partitions, grouped by topic.
+    #[prost(message, repeated, tag = "4")]
+    pub topics: Vec<MergedTopic>,
+}
+
+/// One topic's part of a merge.
+#[derive(Clone, PartialEq, Message)]
+pub struct MergedTopic {
+    /// The topic id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub topic_id: Vec<u8>,
+    /// Its partitions.
+    #[prost(message, repeated, tag = "2")]
+    pub partitions: Vec<MergedPartition>,
+}
+
+/// One partition's part of a merge: the ranges that it replaces, and the one that takes their
+/// place.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct MergedPartition {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// First offset of the first range that is replaced.
+    #[prost(uint64, tag = "2")]
+    pub base_offset: u64,
+    /// How many offsets the ranges take, from the first to the end of the last.
+    #[prost(uint64, tag = "3")]
+    pub offsets: u64,
+    /// How many ranges are replaced.
+    #[prost(uint32, tag = "4")]
+    pub inputs: u32,
+    /// Their hash ([`crate::state::InputsHash`]).
+    #[prost(fixed64, tag = "5")]
+    pub inputs_hash: u64,
+    /// Where the batches begin in the object.
+    #[prost(uint64, tag = "6")]
+    pub position: u64,
+    /// How many bytes they have.
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// How many they are.
+    #[prost(uint32, tag = "8")]
+    pub batches: u32,
+    /// Largest timestamp of their records, relative to the record's `time_ms`.
+    #[prost(sint64, tag = "9")]
+    pub max_timestamp_delta_ms: i64,
+    /// The level of the new range; at least 1.
+    #[prost(uint32, tag = "10")]
+    pub level: u32,
+    /// Whether superseded records were left out, so that offsets inside may be missing.
+    #[prost(bool, tag = "11")]
+    pub compacted: bool,
 }
 
 /// A record that this build cannot apply. The broker that meets one stops.
@@ -356,6 +429,35 @@ mod tests {
             let _ = write!(text, "{b:02x}");
             text
         })
+    }
+
+    #[test]
+    fn a_merge_has_golden_bytes() {
+        let partition = MergedPartition {
+            partition: 3,
+            base_offset: 1_000,
+            offsets: 500,
+            inputs: 40,
+            inputs_hash: 0x0102_0304_0506_0708,
+            position: 4096,
+            bytes: 2_000_000,
+            batches: 45,
+            max_timestamp_delta_ms: -30_000,
+            level: 1,
+            compacted: true,
+        };
+        let topics = vec![MergedTopic { topic_id: vec![0xab; 16], partitions: vec![partition] }];
+        let merged = Merged { object_number: 9, object_salt: 0xdead_beef, object_bytes: 8_000_000, topics };
+        let record = Record::new(1_700_000_000_000, Body::Merged(merged));
+        let golden = "08011080a0abfef962\
+             aa0146\
+             080915efbeadde1880a4e803\
+             22380a10abababababababababababababababab\
+             1224080310e80718f403202829080706050403020130802038\
+             80897a402d48dfd40350015801";
+        assert_eq!(hex(&record.to_bytes()), golden);
+        let (head, body) = Record::from_bytes(&record.to_bytes()).unwrap();
+        assert_eq!(Record { body: Some(body), ..head }, record);
     }
 
     #[test]

@@ -80,8 +80,6 @@ pub const MAX_MERGED_INDEX_BYTES: usize =
 pub const MERGED_INDEX_TAIL_BYTES: u64 = 128 * 1024;
 /// Memory for the indexes of merged objects that a reader keeps, beside its cache.
 pub const MERGED_INDEX_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// Bytes of GETs for merging that are under way, unless configured otherwise.
-pub const DEFAULT_MERGE_IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
 /// A read for merging goes on to the object's end if that is no farther away than this: the footer,
 /// which says which object it is, then needs no GET of its own.
 pub const MERGE_READ_ON_BYTES: u64 = 64 * 1024;

@@ -20,14 +20,18 @@ use kafka_protocol::messages::list_offsets_response::{
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use strandline_metadata::state::{Partition, Range};
+use strandline_storage::error::StoreError;
+use strandline_storage::path::ObjectKind;
 use strandline_storage::reader::ReadKind;
 use tokio::time::{Instant, timeout_at};
 use tracing::error;
+use uuid::Uuid;
 
 use super::Call;
 use super::distinct::{distinct, with_repeats};
 use crate::compute::Kind;
-use crate::limits::{LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
+use crate::fetch::narrow::{self, Narrowed};
+use crate::limits::{LOOKUP_SPAN_BYTES, LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
 use crate::records::{self, RecordTime};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=10;
@@ -120,11 +124,11 @@ async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
     if *is_repeated {
         return Err(ResponseError::InvalidRequest);
     }
-    let found: Option<Arc<Partition>> = call.broker.replica.read(|view| {
-        let id = view.names.topic(topic)?.value.topic_id;
-        view.state.partition(id, u32::try_from(asked.partition_index).ok()?).cloned()
+    let found: Option<((Uuid, u32), Arc<Partition>)> = call.broker.replica.read(|view| {
+        let place = (view.names.topic(topic)?.value.topic_id, u32::try_from(asked.partition_index).ok()?);
+        Some((place, view.state.partition(place.0, place.1)?.clone()))
     });
-    let partition = found.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let (place, partition) = found.ok_or(ResponseError::UnknownTopicOrPartition)?;
     if asked.current_leader_epoch > 0 {
         return Err(ResponseError::UnknownLeaderEpoch);
     }
@@ -134,18 +138,23 @@ async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
         EARLIEST_LOCAL if call.version >= 8 => Ok((partition.log_start(), -1)),
         LATEST_TIERED if call.version >= 9 => Ok((-1, -1)),
         MAX_TIMESTAMP if call.version >= 7 => match partition.max_timestamp_ms() {
-            Some(newest) => first_at_or_after(call, &partition, newest).await,
+            Some(newest) => first_at_or_after(call, place, &partition, newest).await,
             None => Ok((-1, -1)),
         },
         timestamp if timestamp < 0 => Err(ResponseError::UnsupportedVersion),
-        timestamp => first_at_or_after(call, &partition, timestamp).await,
+        timestamp => first_at_or_after(call, place, &partition, timestamp).await,
     }
 }
 
 /// The first record at or after the log start whose timestamp is at least `timestamp`.
-async fn first_at_or_after(call: &Call, partition: &Partition, timestamp: i64) -> TimestampLookup {
+async fn first_at_or_after(
+    call: &Call,
+    place: (Uuid, u32),
+    partition: &Partition,
+    timestamp: i64,
+) -> TimestampLookup {
     for range in partition.ranges().reaching(timestamp) {
-        if let Some(found) = first_in_range(call, partition.log_start(), range, timestamp).await? {
+        if let Some(found) = first_in_range(call, place, partition.log_start(), range, timestamp).await? {
             return Ok(found);
         }
     }
@@ -154,21 +163,80 @@ async fn first_at_or_after(call: &Call, partition: &Partition, timestamp: i64) -
 
 async fn first_in_range(
     call: &Call,
+    place: (Uuid, u32),
     log_start: i64,
     range: &Range,
     timestamp: i64,
 ) -> Result<Option<(i64, i64)>, ResponseError> {
+    let failed = |error: StoreError| {
+        error!(object = %range.object, position = range.position, %error, "an offset cannot be looked up by time");
+        ResponseError::KafkaStorageError
+    };
+    let broker = &call.broker;
+    let bytes = broker.replica.read(|view| view.state.objects().get(&range.object).map_or(0, |o| o.bytes));
+    if range.object.kind == ObjectKind::Write {
+        return Ok(first_in_part(call, log_start, (range, bytes), timestamp).await?.found());
+    }
+    // Of a merged range only a part is read at a time: the one that its index names, and those
+    // behind it.
+    let mut offset = range.base_offset.max(log_start);
+    if range.base_offset >= log_start {
+        let index = broker.reader.merged_index(ReadKind::CatchUp, range.object, bytes).await;
+        let partition = i32::try_from(place.1).unwrap_or(i32::MAX);
+        match index.map_err(failed)?.locate_time(*place.0.as_bytes(), partition, timestamp) {
+            Some(span) => offset = offset.max(span.base_offset),
+            None => return Ok(None),
+        }
+    }
+    loop {
+        let (kind, wanted) = (ReadKind::CatchUp, LOOKUP_SPAN_BYTES);
+        let part = narrow::part_of(broker, kind, place, (range, bytes), offset, wanted).await;
+        let Some(Narrowed { part, bytes_after }) = part.map_err(failed)? else { return Ok(None) };
+        match first_in_part(call, log_start, (&part, bytes), timestamp).await? {
+            InPart::NotBefore(next) if bytes_after > 0 && next > offset => offset = next,
+            looked => return Ok(looked.found()),
+        }
+    }
+}
+
+/// What a look at a part of a range found.
+enum InPart {
+    /// A record's offset and timestamp.
+    Found(i64, i64),
+    /// None, up to this offset.
+    NotBefore(i64),
+}
+
+impl InPart {
+    fn found(self) -> Option<(i64, i64)> {
+        match self {
+            Self::Found(offset, timestamp) => Some((offset, timestamp)),
+            Self::NotBefore(_) => None,
+        }
+    }
+}
+
+/// The first record of a range, or of a part of one, that is wanted.
+async fn first_in_part(
+    call: &Call,
+    log_start: i64,
+    (range, object_bytes): (&Range, u64),
+    timestamp: i64,
+) -> Result<InPart, ResponseError> {
     let failed = |what: &dyn std::fmt::Display| {
         error!(object = %range.object, position = range.position, error = %what, "an offset cannot be looked up by time");
         ResponseError::KafkaStorageError
     };
     let broker = &call.broker;
-    let bytes = broker.replica.read(|view| view.state.objects().get(&range.object).map_or(0, |o| o.bytes));
     let span = range.position..range.position + range.bytes;
-    let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, bytes, span).await;
-    let mut base_offset = range.base_offset;
+    let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, object_bytes, span).await;
+    let mut next = range.base_offset;
     for batch in batches.map_err(|e| failed(&e))? {
         let header = batch.header;
+        let base_offset = match range.object.kind {
+            ObjectKind::Write => next,
+            ObjectKind::Merge => header.base_offset,
+        };
         if header.max_timestamp >= timestamp {
             let offset = move |time: RecordTime| base_offset + i64::from(time.offset_delta);
             let is_wanted =
@@ -177,10 +245,10 @@ async fn first_in_range(
             let look = move || records::find_time(&header, &batch.contiguous(), is_wanted);
             let found = broker.compute.run(Kind::Lookup, look).await.map_err(|e| failed(&e))?;
             if let Some(found) = found {
-                return Ok(Some((offset(found), found.timestamp_ms)));
+                return Ok(InPart::Found(offset(found), found.timestamp_ms));
             }
         }
-        base_offset += i64::from(header.record_count);
+        next = base_offset + i64::from(header.last_offset_delta) + 1;
     }
-    Ok(None)
+    Ok(InPart::NotBefore(next))
 }

@@ -8,16 +8,19 @@ use strandline_settings::{ConfigError, Values};
 
 /// The parts in which memory is shared out.
 const PARTS: u64 = 18;
-/// Each budget that connections share, and how many of the parts it has unless it is set. Half of
-/// the memory is left: to the state (about 100 bytes for each offset range), to fetch sessions (one
-/// part) and fetches that wait (half a part), to large requests once they are decoded (two parts),
-/// to what lies between two budgets for a moment, to the allocator.
-const SHARES: [(&str, u64); 5] = [
+/// How many budgets there are.
+const BUDGETS: usize = 6;
+/// Each budget, and how many of the parts it has unless it is set. Nearly half of the memory is
+/// left: to the state (about 100 bytes for each offset range), to fetch sessions (one part) and
+/// fetches that wait (half a part), to large requests once they are decoded (two parts), to what
+/// lies between two budgets for a moment, to the allocator.
+const SHARES: [(&str, u64); BUDGETS] = [
     ("buffer_bytes", 2),
     ("cache_bytes", 2),
     ("read_in_flight_bytes", 1),
     ("request_memory_bytes", 2),
     ("response_memory_bytes", 2),
+    ("merge_memory_bytes", 1),
 ];
 /// What is shared out at most unless `memory_bytes` is set: on a machine that others use as well, a
 /// broker need not take more for being given more.
@@ -25,13 +28,13 @@ pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 18 * (128 << 20);
 /// What is shared out at least, whatever there is.
 const LEAST_MEMORY_BYTES: u64 = 36 << 20;
 
-/// The budgets of memory that all connections share.
+/// The budgets of memory that the whole broker shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudgets {
     /// What was shared out, in bytes.
     pub memory_bytes: u64,
     /// Bytes of each budget, in the order of the shares.
-    budgets: [u64; 5],
+    budgets: [u64; BUDGETS],
 }
 
 impl MemoryBudgets {
@@ -41,7 +44,7 @@ impl MemoryBudgets {
             Some(_) => values.within("memory_bytes", LEAST_MEMORY_BYTES, 1 << 44)?,
             None => available.clamp(LEAST_MEMORY_BYTES, DEFAULT_MEMORY_BYTES),
         };
-        let mut budgets = [0; 5];
+        let mut budgets = [0; BUDGETS];
         for (bytes, (key, parts)) in budgets.iter_mut().zip(SHARES) {
             *bytes = match values.optional(key) {
                 // Any size of a cache is one.
@@ -91,10 +94,11 @@ impl MemoryBudgets {
 pub(super) fn help(available: u64) -> String {
     let memory = available.clamp(LEAST_MEMORY_BYTES, DEFAULT_MEMORY_BYTES);
     let sum: u64 = SHARES.iter().map(|(_, parts)| memory / PARTS * parts).sum();
+    let shared: u64 = SHARES.iter().map(|(_, parts)| parts).sum();
     let names = SHARES.map(|(key, parts)| format!("{key} ({parts}/{PARTS})")).join(", ");
     format!(
-        "Memory: memory_bytes is shared out: {names}; together half of it. Unless it is set it is the least of what the cgroup, \
-         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which the five have {} MiB. Beside that the \
+        "Memory: memory_bytes is shared out: {names}; together {shared}/{PARTS} of it. Unless it is set it is the least of what the cgroup, \
+         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which the six have {} MiB. Beside that the \
          state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.",
         DEFAULT_MEMORY_BYTES >> 20,
         memory >> 20,

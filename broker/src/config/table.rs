@@ -96,19 +96,28 @@ pub const SETTINGS: &[Setting] = &[
         "Flush when this many bytes are buffered; no more than a quarter of buffer_bytes where that is not set",
     ),
     setting("linger_ms", "250", "ms", "Longest time a record waits for its flush while a PUT slot is free"),
-    setting(
-        "put_budget_per_s",
-        "4",
-        "PUTs per second",
-        "Rate of flushes before linger_ms has passed: bounds the cost of PUT requests",
+    dev(
+        setting(
+            "put_budget_per_s",
+            "4",
+            "PUTs per second",
+            "PUTs that flushes before linger_ms has passed may use, on average: at 0.005 $ for a thousand, 1/s costs 13 $ a month at most",
+        ),
+        "100000",
     ),
-    setting("put_budget_burst", "8", "PUTs", "Burst of put_budget_per_s after idle time"),
+    setting(
+        "put_budget_burst",
+        "",
+        "PUTs",
+        "How many PUTs put_budget_per_s saves up while there is less to write; a flush of many partitions counts for one \
+         more for each 64 [default: an hour's worth]",
+    ),
     setting("puts_in_flight", "4", "PUTs", "Most concurrent PUTs"),
     setting(
         "memory_bytes",
         "",
         "bytes",
-        "Memory that this process may use, of which the next five have a share each [default: the least of what the cgroup, \
+        "Memory that this process may use, of which the next six have a share each [default: the least of what the cgroup, \
          ulimit -v and the machine allow, at most 2415919104]",
     ),
     setting(
@@ -137,6 +146,12 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         "Memory for responses not yet sent, all connections together; one fetch may use a quarter of what is free \
          [default: 2/18 of memory_bytes]",
+    ),
+    setting(
+        "merge_memory_bytes",
+        "",
+        "bytes",
+        "Memory for merging small objects into large ones, which have half of it, and at most 64 MiB [default: 1/18 of memory_bytes]",
     ),
     setting(
         "max_request_bytes",
@@ -255,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
         "max_state_ranges",
         "10000000",
         "ranges",
-        "Offset ranges in the state, about 100 bytes each, at which producers are refused; retention and topic deletion free them",
+        "Offset ranges in the state, about 100 bytes each, at which producers are refused; they are slowed from half of it on. Merging, retention and topic deletion free them",
     ),
     setting(
         "max_partitions",
@@ -294,6 +309,18 @@ pub const SETTINGS: &[Setting] = &[
         "2147483648",
         "bytes",
         "etcd's --quota-backend-bytes, where etcd does not say it itself (before 3.6): producers are slowed from 80 % on",
+    ),
+    setting(
+        "merge_interval_ms",
+        "30000",
+        "ms",
+        "How long records stay in the small objects that they were written to, before these are merged into larger ones",
+    ),
+    setting(
+        "merge_bytes_per_s",
+        "67108864",
+        "bytes per second",
+        "Most bytes that this broker merges in a second; half of it while producers fill half of buffer_bytes",
     ),
     setting("job_interval_ms", "5000", "ms", "Interval of the background jobs"),
     setting("delete_delay_ms", "600000", "ms", "Grace period before an unreferenced object is deleted"),

@@ -7,6 +7,7 @@
 //! read into the cache, where the next fetch finds it.
 
 pub(crate) mod encode;
+pub(crate) mod narrow;
 mod plan;
 mod read;
 mod records;

@@ -2,6 +2,7 @@
 
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::{Range, State};
+use strandline_storage::path::ObjectKind;
 use uuid::Uuid;
 
 use super::PartitionRead;
@@ -14,12 +15,15 @@ pub(super) struct PlannedRange {
     pub(super) object_bytes: u64,
     /// Whether it is near the end of the partition.
     pub(super) tail: bool,
+    /// Whether it is the part of a merged range behind which there is more.
+    pub(super) is_part: bool,
 }
 
 /// What a partition has.
 #[derive(Clone, Debug)]
 pub(super) struct Assessment {
     pub(super) topic_id: Uuid,
+    pub(super) partition: u32,
     pub(super) error: Option<ResponseError>,
     pub(super) high_watermark: i64,
     pub(super) last_stable: i64,
@@ -35,6 +39,7 @@ impl Assessment {
     fn failed(topic_id: Uuid, error: ResponseError, lag_may_explain: bool) -> Self {
         Self {
             topic_id,
+            partition: 0,
             error: Some(error),
             high_watermark: -1,
             last_stable: -1,
@@ -49,6 +54,12 @@ impl Assessment {
     /// About how many bytes could be returned, at most what was asked for.
     pub(super) fn available(&self) -> usize {
         self.available
+    }
+
+    /// Whether something of a merged object is planned, whose index may say where less is to be
+    /// read.
+    pub(super) fn has_merged(&self) -> bool {
+        self.planned.iter().any(|planned| planned.range.object.kind == ObjectKind::Merge)
     }
 
     pub(super) fn is_error(&self) -> bool {
@@ -96,8 +107,9 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
         Ok(id) => id,
         Err(error) => return Assessment::failed(Uuid::nil(), error, true),
     };
-    let found = u32::try_from(wanted.partition).ok().and_then(|p| state.partition(topic_id, p));
-    let Some(partition) = found else {
+    let number = u32::try_from(wanted.partition).ok();
+    let found = number.and_then(|number| Some((number, state.partition(topic_id, number)?)));
+    let Some((number, partition)) = found else {
         return Assessment::failed(topic_id, ResponseError::UnknownTopicOrPartition, true);
     };
     // The epoch of every partition is 0 for ever: there are no leaders to elect.
@@ -107,6 +119,7 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
     let (log_start, end) = (partition.log_start(), partition.end());
     let mut assessment = Assessment {
         topic_id,
+        partition: number,
         error: None,
         high_watermark: end,
         last_stable: partition.last_stable(),
@@ -125,12 +138,13 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
         return assessment;
     }
     let ranges = partition.ranges();
-    let tail_from = ranges.len().saturating_sub(TAIL_RANGES);
-    let tail_offset = ranges.get(tail_from).map_or(0, |r| r.base_offset);
+    let newest = ranges.newest_first().take(TAIL_RANGES).take_while(|r| r.level < 2);
+    let tail_offset = newest.last().map_or(end, |r| r.base_offset);
     let plan = |range: &Range| PlannedRange {
         range: *range,
         object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
         tail: range.base_offset >= tail_offset,
+        is_part: false,
     };
     let (max_bytes, max_ranges) =
         (wanted.max_bytes.min(budget.bytes), budget.ranges.min(PLANNED_RANGES_PER_PARTITION));

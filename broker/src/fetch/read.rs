@@ -21,6 +21,7 @@ use strandline_storage::reader::{ReadKind, ReadRange, Reader};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
+use super::narrow::narrow;
 use super::plan::{self, Assessment, PlanBudget, PlannedRange};
 use super::records::PartitionRecords;
 use super::{Fetched, PartitionRead};
@@ -58,6 +59,8 @@ pub(super) async fn read(
     budgets: Vec<Option<usize>>,
     until: Instant,
 ) -> Vec<Fetched> {
+    let offsets: Vec<i64> = wanted.iter().map(|wanted| wanted.offset).collect();
+    let assessed = narrow(broker, &offsets, assessed, &budgets, until).await;
     let plans = wanted.iter().zip(&assessed).zip(&budgets);
     let mut partitions: Vec<PartitionRecords> = plans
         .map(|((wanted, assessment), budget)| {
@@ -158,7 +161,7 @@ async fn read_block(reader: Reader, block: Vec<RangeToRead>) -> BlockRead {
     let mut done = Vec::with_capacity(block.len());
     let mut since_pause = 0;
     for range in block {
-        let PlannedRange { range: place, object_bytes, tail } = range.planned;
+        let PlannedRange { range: place, object_bytes, tail, .. } = range.planned;
         let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
         let span = place.position..place.position + place.bytes;
         done.push((range, reader.read_range(kind, place.object, object_bytes, span).await));
@@ -190,16 +193,18 @@ async fn read_again(
         plan::assess(state, wanted, &mut PlanBudget::new(budget))
     });
     // Where the partition ends belongs to the plan: what is read now may lie above the old end.
-    let without = Fetched::without_records(&assessment);
+    let (without, topic_id) = (Fetched::without_records(&assessment), assessment.topic_id);
     if assessment.is_error() {
         return without;
     }
-    let mut records = [PartitionRecords::new(wanted.offset, budget, &assessment.planned)];
+    let narrowed = narrow(broker, &[wanted.offset], vec![assessment], &[Some(budget)], until).await.pop();
+    let planned = narrowed.map_or_else(Vec::new, |assessment| assessment.planned);
+    let mut records = [PartitionRecords::new(wanted.offset, budget, &planned)];
     read_ranges(broker, &mut records, until).await;
     let [records] = records;
     match records.finish() {
         Ok(records) => Fetched { records, ..without },
-        Err(failed) => refuse(broker, wanted, assessment.topic_id, &failed),
+        Err(failed) => refuse(broker, wanted, topic_id, &failed),
     }
 }
 

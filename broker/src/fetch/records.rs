@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use strandline_metadata::state::Range;
 use strandline_storage::error::StoreError;
 use strandline_storage::format::batch::patched_prefix;
+use strandline_storage::path::ObjectKind;
 use strandline_storage::reader::{ReadBatch, ReadRange};
 use tracing::debug;
 
@@ -110,7 +111,7 @@ impl PartitionRecords {
         while let Some(read) = self.early.remove(&self.next) {
             let Some(planned) = self.ranges.get(self.next).copied() else { return };
             self.next += 1;
-            if !self.add_next(&planned.range, read) {
+            if !self.add_next(&planned, read) {
                 self.ranges.truncate(self.next);
                 self.early.clear();
             }
@@ -118,7 +119,8 @@ impl PartitionRecords {
     }
 
     /// Whether there may be more.
-    fn add_next(&mut self, range: &Range, read: Result<ReadRange, StoreError>) -> bool {
+    fn add_next(&mut self, planned: &PlannedRange, read: Result<ReadRange, StoreError>) -> bool {
+        let range = &planned.range;
         let read = match read {
             Ok(read) => read,
             // What lies before a range that cannot be read is served; the next fetch begins at that
@@ -133,7 +135,13 @@ impl PartitionRecords {
                 return false;
             }
         };
-        let wanted = self.wanted_of(range, &read.batches);
+        let wanted = match self.wanted_of(range, &read.batches) {
+            Ok(wanted) => wanted,
+            Err(what) => {
+                self.failed = Some(StoreError::corrupt(&range.object.key(), what));
+                return false;
+            }
+        };
         let bytes: usize = wanted.batches.iter().map(|(_, batch)| batch.len()).sum();
         // Little of much is copied, so that it does not keep the rest in memory until it is sent.
         let is_little = bytes < read.kept_alive / 2;
@@ -145,7 +153,10 @@ impl PartitionRecords {
             self.collector.push(batch, *base_offset, if is_little { usize::MAX } else { COPIED_BATCH_BYTES });
         }
         // Invariant 2 again, after the read: the batches must tile the range that the log promised.
-        if let Some(end_offset) = wanted.end_offset.filter(|end| *end != range.end_offset) {
+        // A compacted one may lack its last records, and a part of one ends before it.
+        let may_be_short = range.compacted || planned.is_part;
+        let is_wrong = |end: &i64| *end > range.end_offset || *end < range.end_offset && !may_be_short;
+        if let Some(end_offset) = wanted.end_offset.filter(is_wrong) {
             let what = format!(
                 "the batches at {}..{} end at offset {end_offset}, the log says {}",
                 range.position,
@@ -158,25 +169,34 @@ impl PartitionRecords {
         wanted.end_offset.is_some()
     }
 
-    /// Which batches of a range belong into the response.
-    fn wanted_of<'a>(&self, range: &Range, batches: &'a [ReadBatch]) -> RangeSelection<'a> {
+    /// Which batches of a range belong into the response; what is wrong if they cannot be those of
+    /// the range.
+    fn wanted_of<'a>(&self, range: &Range, batches: &'a [ReadBatch]) -> Result<RangeSelection<'a>, String> {
         let mut wanted = RangeSelection { batches: Vec::new(), end_offset: None };
         let mut bytes = self.collector.records.bytes;
-        let mut base_offset = range.base_offset;
+        let mut next = range.base_offset;
         for batch in batches {
-            let end_offset = base_offset + i64::from(batch.header.record_count);
+            let base_offset = match range.object.kind {
+                // Where its producer put it means nothing.
+                ObjectKind::Write => next,
+                ObjectKind::Merge => batch.header.base_offset,
+            };
+            if base_offset < next || base_offset > next && !range.compacted {
+                return Err(format!("a batch has offset {base_offset} where {next} is the next"));
+            }
+            let end_offset = base_offset + i64::from(batch.header.last_offset_delta) + 1;
             // A fetch starts at the batch that contains the offset.
             if end_offset > self.offset {
                 if bytes > 0 && bytes + batch.len() > self.budget {
-                    return wanted;
+                    return Ok(wanted);
                 }
                 bytes += batch.len();
                 wanted.batches.push((base_offset, batch));
             }
-            base_offset = end_offset;
+            next = end_offset;
         }
-        wanted.end_offset = Some(base_offset);
-        wanted
+        wanted.end_offset = Some(next);
+        Ok(wanted)
     }
 
     /// What was read so far. A partition whose ranges lie in objects that cannot be read has failed
@@ -230,8 +250,10 @@ mod tests {
                     bytes: 100,
                     max_timestamp_ms: 0,
                     batches: 1,
+                    level: 0,
+                    compacted: false,
                 };
-                PlannedRange { range, object_bytes: 100, tail: false }
+                PlannedRange { range, object_bytes: 100, tail: false, is_part: false }
             })
             .collect();
         // The first always is, and may give next to nothing.

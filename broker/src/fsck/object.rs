@@ -5,8 +5,10 @@ use crate::records::{RecordTime, find_time};
 use bytes::Bytes;
 use strandline_metadata::state::Range;
 use strandline_storage::format::batch::{self, BatchHeader};
+use strandline_storage::format::checksum::Crc32c;
+use strandline_storage::format::merged::{MergedIndex, MergedRange};
 use strandline_storage::format::segment::{Index, SegmentRange, read_index};
-use strandline_storage::path::{ObjectId, ObjectKey};
+use strandline_storage::path::{ObjectId, ObjectKey, ObjectKind};
 use strandline_storage::store::Store;
 
 /// What the log says is in an object.
@@ -31,6 +33,9 @@ pub(super) async fn check(
             return Err(format!("{} and {} lie in the same bytes of it", describe(one), describe(next)));
         }
     }
+    if id.kind == ObjectKind::Merge {
+        return check_merged(store, &key, size, &expected).await;
+    }
     let (whole, index) = if size <= FSCK_READ_BYTES {
         let whole = store.get(&key, None).await.map_err(|e| e.to_string())?;
         if whole.len() as u64 != size {
@@ -47,7 +52,7 @@ pub(super) async fn check(
         index.verify(entry, std::slice::from_ref(&bytes)).map_err(|e| e.to_string())?;
         let of_entry = |e: &&Expected| (e.topic_id, e.partition) == (entry.topic_id, entry.partition);
         for one in expected.iter().filter(of_entry) {
-            batches(one, entry, &bytes)?;
+            batches(one, own_bytes(one, entry, &bytes)?)?;
         }
     }
     let is_there =
@@ -56,6 +61,35 @@ pub(super) async fn check(
         Some(absent) => Err(format!("{} is not in it", describe(absent))),
         None => Ok(()),
     }
+}
+
+/// Checks a merged object: what it says of each partition against the log, and its bytes against
+/// what it says.
+async fn check_merged(
+    store: &dyn Store,
+    key: &ObjectKey,
+    size: u64,
+    expected: &[Expected],
+) -> Result<(), String> {
+    let index = MergedIndex::read(store, key, size).await.map_err(|e| e.to_string())?;
+    for one in expected {
+        let range = &one.range;
+        let is_own =
+            |entry: &&MergedRange| (entry.topic_id, entry.partition) == (one.topic_id, one.partition);
+        let entry = index.ranges().iter().find(is_own);
+        let entry = entry.ok_or_else(|| format!("{} is not in it", describe(one)))?;
+        let is_where_it_should_be = (entry.position, entry.length) == (range.position, range.bytes);
+        if !is_where_it_should_be || entry.flags.compacted != range.compacted {
+            return Err(format!("{} is not where the log says", describe(one)));
+        }
+        let bytes = store.get(key, Some(range.position..end(range))).await.map_err(|e| e.to_string())?;
+        let crc = Crc32c::of(&bytes).value();
+        if crc != entry.crc {
+            return Err(format!("{} has CRC {crc:#010x}, the index says {:#010x}", describe(one), entry.crc));
+        }
+        batches(one, bytes)?;
+    }
+    Ok(())
 }
 
 async fn read(
@@ -73,29 +107,43 @@ async fn read(
     }
 }
 
-/// Compares the batches of a range with what was committed.
-fn batches(expected: &Expected, entry: &SegmentRange, bytes: &Bytes) -> Result<(), String> {
+/// The bytes of a range of a write object.
+fn own_bytes(expected: &Expected, entry: &SegmentRange, bytes: &Bytes) -> Result<Bytes, String> {
     let range = &expected.range;
     let start = range.position.checked_sub(entry.position);
     let own = start.and_then(|start| slice(bytes, start, range.bytes));
-    let own = own.ok_or_else(|| format!("{} is not where the log says", describe(expected)))?;
-    let (mut offsets, mut count) = (0_i64, 0_u32);
+    own.ok_or_else(|| format!("{} is not where the log says", describe(expected)))
+}
+
+/// Compares the batches of a range with what was committed.
+fn batches(expected: &Expected, own: Bytes) -> Result<(), String> {
+    let range = &expected.range;
+    let (mut next, mut count) = (range.base_offset, 0_u32);
     let mut newest_ms = i64::MIN;
     let mut all = Vec::new();
     for found in batch::split_batches(own) {
         let (_, whole) = found.map_err(|e| format!("{}: {e}", describe(expected)))?;
         let header = batch::verify(&whole).map_err(|e| format!("{}: {e}", describe(expected)))?;
-        offsets += i64::from(header.last_offset_delta) + 1;
+        let base_offset = match range.object.kind {
+            ObjectKind::Write => next,
+            ObjectKind::Merge => header.base_offset,
+        };
+        if base_offset < next || base_offset > next && !range.compacted {
+            let what = format!("goes on at offset {base_offset} instead of {next}");
+            return Err(format!("{} {what}", describe(expected)));
+        }
+        next = base_offset + i64::from(header.last_offset_delta) + 1;
         count += 1;
         newest_ms = newest_ms.max(header.max_timestamp);
         all.push((header, whole));
     }
-    if (offsets, count) != (range.end_offset - range.base_offset, range.batches) {
+    let ends_early = next < range.end_offset && !range.compacted;
+    if next > range.end_offset || ends_early || count != range.batches {
         return Err(format!(
-            "{} has {offsets} offsets in {count} batches instead of {} in {}",
+            "{} has {count} batches up to offset {next} instead of {} up to {}",
             describe(expected),
-            range.end_offset - range.base_offset,
-            range.batches
+            range.batches,
+            range.end_offset
         ));
     }
     // A header may lie about the largest timestamp; the records themselves do not.

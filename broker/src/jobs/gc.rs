@@ -14,17 +14,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use strandline_metadata::commit::{Change, CommitError};
-use strandline_metadata::record::{Body, ObjectRef, ObjectsDeleted};
+use strandline_metadata::record::{Body, ObjectsDeleted};
 use strandline_metadata::replica::{BarrierError, EvidenceError};
 use strandline_metadata::snapshot::{Maintainer, SnapshotError};
+use strandline_metadata::state::object_ref;
 use strandline_storage::error::StoreError;
-use strandline_storage::path::{ObjectId, ObjectKey};
+use strandline_storage::path::{ObjectId, ObjectKey, ObjectKind};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::Broker;
 use crate::limits::{
-    OBJECTS_DELETED_PER_PASS, ORPHAN_LIST_PAGE, ORPHANS_AFTER_ODDITY, PASSES_PER_ORPHAN_LISTING,
+    OBJECTS_DELETED_PER_PASS, OBJECTS_PER_RECORD, ORPHAN_LIST_PAGE, ORPHANS_AFTER_ODDITY,
+    PASSES_PER_ORPHAN_LISTING,
 };
 use crate::topics::commit;
 
@@ -49,9 +51,8 @@ pub(super) struct Collector {
     /// Since when a dead object has been older than every listed snapshot.
     ripe_since: BTreeMap<ObjectId, Instant>,
     passes: u32,
-    /// Where the listing goes on.
-    listed_to: Option<ObjectKey>,
-    listing: bool,
+    /// What is being listed, and where the listing goes on; `None` between two listings.
+    listing: Option<(ObjectKind, Option<ObjectKey>)>,
 }
 
 impl Collector {
@@ -62,11 +63,11 @@ impl Collector {
     ) -> Result<(), GcError> {
         self.delete_dead(broker, snapshots).await?;
         if self.passes.is_multiple_of(PASSES_PER_ORPHAN_LISTING) {
-            self.listing = true;
+            self.listing.get_or_insert((ObjectKind::Write, None));
         }
         self.passes = self.passes.wrapping_add(1);
-        if self.listing {
-            self.collect_orphans(broker).await?;
+        if let Some((kind, listed_to)) = self.listing.clone() {
+            self.collect_orphans(broker, kind, listed_to).await?;
         }
         Ok(())
     }
@@ -96,26 +97,28 @@ impl Collector {
             return Ok(());
         }
         broker.replica.check_beacon().await?;
-        for object in &due {
-            broker.store.delete(&object.key()).await?;
-            broker.reader.evict(*object);
+        let (gone, left) = delete(broker, &due).await;
+        for object in &left {
+            // It holds up nobody, and is tried again when the delay has passed once more.
+            self.ripe_since.insert(*object, Instant::now());
         }
-        let refs =
-            |id: &ObjectId| ObjectRef { incarnation: id.incarnation, number: id.number, salt: id.salt };
-        let body = Body::ObjectsDeleted(ObjectsDeleted { objects: due.iter().map(refs).collect() });
-        commit(broker, Change { body: Some(body), ..Change::default() }).await?;
-        info!(objects = due.len(), "dead objects are deleted");
+        for gone in gone.chunks(OBJECTS_PER_RECORD) {
+            let body =
+                Body::ObjectsDeleted(ObjectsDeleted { objects: gone.iter().map(object_ref).collect() });
+            commit(broker, Change { body: Some(body), ..Change::default() }).await?;
+        }
+        info!(objects = gone.len(), left = left.len(), "dead objects are deleted");
         Ok(())
     }
 
     /// Why orphans must stay, if they must.
-    async fn doubt(&self, broker: &Broker) -> Result<Option<String>, GcError> {
+    async fn doubt(broker: &Broker, is_first_page: bool) -> Result<Option<String>, GcError> {
         let is_recent = |odd: &Instant| odd.elapsed() < ORPHANS_AFTER_ODDITY;
         if broker.replica.odd_since().as_ref().is_some_and(is_recent) {
             return Ok(Some("something odd was found as the state was read".to_owned()));
         }
         // The listing of snapshots is as long as that of a page: once for each look at the bucket.
-        if self.listed_to.is_none() {
+        if is_first_page {
             return Ok(broker.replica.check_bucket().await?);
         }
         broker.replica.check_beacon().await?;
@@ -123,18 +126,29 @@ impl Collector {
     }
 
     /// Looks at one page of the bucket.
-    async fn collect_orphans(&mut self, broker: &Broker) -> Result<(), GcError> {
-        if let Some(doubt) = self.doubt(broker).await? {
+    async fn collect_orphans(
+        &mut self,
+        broker: &Broker,
+        kind: ObjectKind,
+        listed_to: Option<ObjectKey>,
+    ) -> Result<(), GcError> {
+        if let Some(doubt) = Self::doubt(broker, listed_to.is_none()).await? {
             warn!(doubt, "orphans are not collected");
             broker.metrics.orphans_stay(true);
-            self.listing = false;
+            self.listing = None;
             return Ok(());
         }
         broker.metrics.orphans_stay(false);
-        let page =
-            broker.store.list(ObjectKey::WAL_PREFIX, self.listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
-        self.listed_to = page.last().map(|meta| meta.key.clone());
-        self.listing = self.listed_to.is_some();
+        let prefix = match kind {
+            ObjectKind::Write => ObjectKey::WAL_PREFIX,
+            ObjectKind::Merge => ObjectKey::MERGE_PREFIX,
+        };
+        let page = broker.store.list(prefix, listed_to.as_ref(), ORPHAN_LIST_PAGE).await?;
+        self.listing = match (kind, page.last()) {
+            (kind, Some(last)) => Some((kind, Some(last.key.clone()))),
+            (ObjectKind::Write, None) => Some((ObjectKind::Merge, None)),
+            (ObjectKind::Merge, None) => None,
+        };
         // Asked after the objects were listed: one that is put later is not on the page. And the
         // state is looked at after that: what they have committed is in it.
         let registered = broker.replica.registered().await?;
@@ -144,13 +158,36 @@ impl Collector {
                 |id: &ObjectId| view.state.objects().contains_key(id) || view.state.dead().contains_key(id);
             written.filter(|id| !is_known(id) && !registered.contains(&id.incarnation)).collect()
         });
-        for orphan in &orphans {
-            debug!(object = %orphan, "deleting an orphan");
-            broker.store.delete(&orphan.key()).await?;
-        }
         if !orphans.is_empty() {
-            info!(objects = orphans.len(), "orphans are deleted");
+            let (gone, left) = delete(broker, &orphans).await;
+            info!(objects = gone.len(), left = left.len(), "orphans are deleted");
         }
         Ok(())
     }
+}
+
+/// Deletes objects, many at a time. Gives those that are gone, and those that the store did not
+/// delete.
+async fn delete(broker: &Broker, objects: &[ObjectId]) -> (Vec<ObjectId>, Vec<ObjectId>) {
+    let keys: Vec<ObjectKey> = objects.iter().map(ObjectId::key).collect();
+    let results = broker.store.delete_many(&keys).await;
+    let (mut gone, mut left) = (Vec::with_capacity(objects.len()), Vec::new());
+    let mut why = None;
+    for (object, result) in objects.iter().zip(results) {
+        match result {
+            Ok(()) => {
+                debug!(%object, "deleted");
+                broker.reader.evict(*object);
+                gone.push(*object);
+            }
+            Err(error) => {
+                why.get_or_insert(error);
+                left.push(*object);
+            }
+        }
+    }
+    if let (Some(error), Some(first)) = (why, left.first()) {
+        warn!(objects = left.len(), %first, %error, "objects cannot be deleted; others are, and these are tried again");
+    }
+    (gone, left)
 }

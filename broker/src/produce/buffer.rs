@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Entry, EntryResult, ProduceError};
 use crate::config::ProduceConfig;
-use crate::limits::{BUFFER_UNIT, FLUSH_ENTRIES};
+use crate::limits::{BUFFER_UNIT, FLUSH_ENTRIES, PARTITIONS_PER_PUT};
 
 /// One produce request that waits, or a part of one that has more entries than a flush takes.
 #[derive(Debug)]
@@ -47,8 +47,11 @@ impl FlushReason {
     }
 }
 
-/// The token bucket of PUTs: sparse traffic finds tokens and goes out at once, sustained traffic is
-/// batched.
+/// The budget of PUTs: what is not spent is saved. While there are savings a flush goes out at
+/// once; when they are used up, it waits for others to share its PUT.
+///
+/// A flush of many partitions leaves as many offset ranges in the state, whatever its PUT costs: so
+/// it counts for more than one.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     per_s: f64,
@@ -75,10 +78,18 @@ impl Budget {
         self.tokens >= 1.0
     }
 
-    /// A PUT is made, whether or not the budget allowed it.
-    pub fn spend(&mut self, now: Instant) {
+    /// A flush of so many partitions is made, whether or not the budget allowed it.
+    pub fn spend(&mut self, now: Instant, partitions: usize) {
         self.refill(now);
-        self.tokens = (self.tokens - 1.0).max(0.0);
+        let more = partitions / PARTITIONS_PER_PUT;
+        let price = 1.0 + f64::from(u32::try_from(more).unwrap_or(u32::MAX));
+        self.tokens = (self.tokens - price).max(0.0);
+    }
+
+    /// PUTs that are saved.
+    pub fn saved(&mut self, now: Instant) -> f64 {
+        self.refill(now);
+        self.tokens
     }
 
     /// When the budget will allow the next PUT; `None` if it never will.
@@ -385,7 +396,7 @@ mod tests {
         let begin = Instant::now();
         for step_us in 1..3000 {
             let mut budget = Budget::new(50.0, 1.0, begin);
-            budget.spend(begin);
+            budget.spend(begin, 1);
             let now = begin + Duration::from_micros(step_us);
             let next = budget.next(now).unwrap();
             assert!(next > now && budget.allows(next), "after {step_us} us");
@@ -399,7 +410,7 @@ mod tests {
         for _ in 0..2 {
             append(&buffer, 100).await;
             assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Ok(FlushReason::Budget));
-            budget.spend(Instant::now());
+            budget.spend(Instant::now(), 1);
             assert_eq!(take(&buffer).len(), 1);
         }
         append(&buffer, 100).await;
@@ -414,11 +425,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_not_spent_is_saved_and_a_flush_of_many_partitions_costs_more() {
+        let begin = Instant::now();
+        let mut budget = Budget::new(4.0, 3_600.0, begin);
+        for _ in 0..3_600 {
+            assert!(budget.allows(begin));
+            budget.spend(begin, 1);
+        }
+        assert!(!budget.allows(begin));
+        tokio::time::advance(Duration::from_mins(5)).await;
+        let now = Instant::now();
+        assert!((budget.saved(now) - 1_200.0).abs() < 1e-6);
+        budget.spend(now, PARTITIONS_PER_PUT * 100);
+        assert!((budget.saved(now) - 1_099.0).abs() < 1e-6);
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert!((budget.saved(Instant::now()) - 3_600.0).abs() < 1e-6, "no more than that");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_a_budget_the_linger_flushes() {
         let config = ProduceConfig { put_budget_per_s: 0.0, ..config() };
         let buffer = ProduceBuffer::new(&config);
         let mut budget = Budget::new(0.0, 1.0, Instant::now());
-        budget.spend(Instant::now());
+        budget.spend(Instant::now(), 1);
         append(&buffer, 100).await;
         assert!(buffer.due(&config, &mut budget, Instant::now()).is_err());
         tokio::time::advance(Duration::from_millis(250)).await;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 use super::buffer::{FlushReason, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
+use crate::growth::StateGrowth;
 use crate::limits::UNITS_PER_RANGE;
 use crate::metrics::Metrics;
 use crate::space::SpaceGauge;
@@ -56,6 +58,8 @@ pub struct Flusher {
     pub tasks: TaskSet,
     /// How full etcd is: near its quota flushes wait, which slows producers.
     pub space: SpaceGauge,
+    /// How large the state is: near its limit flushes wait too.
+    pub growth: StateGrowth,
     /// Seed of the object keys' random part.
     pub seed: u64,
 }
@@ -126,10 +130,12 @@ impl Flusher {
         let mut in_flight: FuturesOrdered<_> = FuturesOrdered::new();
         let mut numbers = BTreeMap::<i64, u64>::new();
         let mut last_start = None;
+        // Since when there is something that only the budget keeps from going out.
+        let mut waits_since: Option<Instant> = None;
         loop {
             let now = Instant::now();
             let mut until = None;
-            let slowed_until = last_start.map(|at| at + self.space.pause()).filter(|until| *until > now);
+            let slowed_until = last_start.map(|at| at + self.pause()).filter(|until| *until > now);
             if in_flight.len() >= self.config.puts_in_flight {
                 // The end of one of them comes next.
             } else if slowed_until.is_some() {
@@ -145,7 +151,8 @@ impl Flusher {
                             waiters_of(requests).fail(&ProduceError::NotRegistered);
                             continue;
                         };
-                        budget.spend(now);
+                        budget.spend(now, requests.iter().map(|queued| queued.entries.len()).sum());
+                        self.metrics.put_budget(budget.saved(now), waits_since.take().map(|at| now - at));
                         last_start = Some(now);
                         numbers.retain(|&incarnation, _| incarnation == session.incarnation);
                         let number = numbers.entry(session.incarnation).or_default();
@@ -160,7 +167,12 @@ impl Flusher {
                         }
                         continue;
                     }
-                    Err(next) => until = next,
+                    Err(next) => {
+                        if next.is_some() {
+                            waits_since.get_or_insert(now);
+                        }
+                        until = next;
+                    }
                 }
             }
             if in_flight.is_empty() && self.buffer.is_finished() {
@@ -173,6 +185,14 @@ impl Flusher {
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
             }
         }
+    }
+
+    /// How long a flush waits after the one before, so that what a broker needs to go on is not
+    /// used up.
+    fn pause(&self) -> Duration {
+        let by_state = self.growth.pause();
+        self.metrics.merging().slowed(by_state > Duration::ZERO);
+        by_state.max(self.space.pause())
     }
 
     /// Lays the requests out as an object and starts its PUT. Fails if they do not fit into one,

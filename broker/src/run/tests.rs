@@ -9,7 +9,7 @@ use super::Fatal;
 use crate::testing::World;
 
 /// The tasks without which a broker would only look alive.
-const CRITICAL: [&str; 11] = [
+const CRITICAL: [&str; 12] = [
     "barrier",
     "beacon",
     "committer",
@@ -17,6 +17,7 @@ const CRITICAL: [&str; 11] = [
     "groups",
     "jobs",
     "membership",
+    "merge",
     "readiness",
     "replica",
     "space",

@@ -53,6 +53,11 @@ impl Proposal {
     ) -> Self {
         let parts = split(flush, RECORD_BYTES).into_iter();
         let records = parts.map(|part| Record::new(time_ms, Body::Flush(part)).to_bytes()).collect();
+        Self::records(incarnation, records, reply)
+    }
+
+    /// Records of objects that this incarnation has written.
+    pub(super) fn records(incarnation: i64, records: Vec<Bytes>, reply: oneshot::Sender<Committed>) -> Self {
         Self::Flush(QueuedFlush { incarnation, records, reply, committed: Committed::default() })
     }
 }

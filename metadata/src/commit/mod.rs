@@ -35,8 +35,8 @@ pub use self::session::{Session, SessionCell};
 pub(crate) use self::settle::{Settled, Trace, Verdict, settle};
 pub(crate) use self::transaction::decode_count;
 use crate::backend::{BackendError, Compare, Op};
-use crate::limits::{PATIENT_QUEUE, PROPOSAL_QUEUE};
-use crate::record::{Body, Flush, Record};
+use crate::limits::{PATIENT_QUEUE, PROPOSAL_QUEUE, RECORD_BYTES};
+use crate::record::{Body, Flush, Merged, Record};
 use crate::replica::Replica;
 use crate::state::{BatchOutcome, Effects};
 
@@ -169,6 +169,29 @@ impl Committer {
         let (reply, committed) = oneshot::channel();
         self.propose(Proposal::flush(incarnation, time_ms, flush, reply)).await?;
         Ok(FlushTicket(committed))
+    }
+
+    /// Commits a merge whose object is durable, under the incarnation that wrote the object or not
+    /// at all, and waits until this broker has applied it. Shares a transaction with flushes.
+    pub async fn merge(
+        &self,
+        incarnation: i64,
+        time_ms: i64,
+        merged: Merged,
+    ) -> Result<Effects, CommitError> {
+        let record = Record::new(time_ms, Body::Merged(merged)).to_bytes();
+        if record.len() > RECORD_BYTES {
+            let what = format!("a merge's record has {} bytes", record.len());
+            return Err(CommitError::Refused(BackendError::TooLarge(what)));
+        }
+        let (reply, committed) = oneshot::channel();
+        self.propose(Proposal::records(incarnation, vec![record], reply)).await?;
+        let mut committed = committed.await.map_err(|_| CommitError::Closed)?;
+        match (committed.error.take(), committed.records.pop()) {
+            (Some(error), _) => Err(error),
+            (None, Some(applied)) => applied.await.map_err(|_| CommitError::OutcomeLost),
+            (None, None) => Err(CommitError::OutcomeLost),
+        }
     }
 
     /// Commits a change and waits until this broker has applied it.

@@ -14,11 +14,11 @@ use prost::Message;
 use strandline_storage::path::ObjectId;
 use uuid::Uuid;
 
-use crate::limits::{SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
+use crate::limits::{LEVELS, SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
 use crate::record::{ObjectRef, topic_id};
 use crate::state::{
     CheckpointDigest, FEATURE_LEVEL, ForgottenProducer, ForgottenProducers, Incarnation, Object, Partition,
-    PartitionParts, Producer, Range, SeenBatch, State, StateParts, Topic, object_id,
+    PartitionParts, Producer, Range, SeenBatch, State, StateParts, Topic, object_id, object_ref,
 };
 use crate::turns::Turns;
 
@@ -218,7 +218,13 @@ struct PartitionEntry {
     forgotten: Vec<ForgottenEntry>,
     #[prost(int64, tag = "12")]
     forgotten_below: i64,
+    /// A range's level, and 4 more if it is compacted. Left out if all are 0.
+    #[prost(uint32, repeated, tag = "13")]
+    marks: Vec<u32>,
 }
+
+/// What [`PartitionEntry::marks`] has in addition to the level of a range that is compacted.
+const COMPACTED_MARK: u32 = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 struct ForgottenEntry {
@@ -386,6 +392,11 @@ fn columns(
         columns.bytes.push(range.bytes);
         columns.max_timestamp_ms.push(range.max_timestamp_ms);
         columns.batches.push(range.batches);
+        let compacted = if range.compacted { COMPACTED_MARK } else { 0 };
+        columns.marks.push(u32::from(range.level) | compacted);
+    }
+    if columns.marks.iter().all(|mark| *mark == 0) {
+        columns.marks.clear();
     }
     for (&producer_id, producer) in partition.producers() {
         columns.producers.push(ProducerEntry {
@@ -404,10 +415,6 @@ fn columns(
         .map(|(&producer_id, p)| ForgottenEntry { producer_id, epoch: i32::from(p.epoch), last: p.last })
         .collect();
     columns
-}
-
-fn object_ref(id: &ObjectId) -> ObjectRef {
-    ObjectRef { incarnation: id.incarnation, number: id.number, salt: id.salt }
 }
 
 /// Reads a manifest's bytes.
@@ -430,7 +437,8 @@ pub(super) fn damaged(object: &str, what: &str) -> SnapshotError {
 fn decode_chunk(object: &str, bytes: &[u8]) -> Result<Vec<(Uuid, Topic)>, SnapshotError> {
     let wrong = |what: &str| damaged(object, what);
     let chunk = Chunk::decode(bytes).map_err(|e| wrong(&e.to_string()))?;
-    let ids: Vec<ObjectId> = chunk.objects.iter().map(object_id).collect();
+    let ids = chunk.objects.iter().map(object_id).collect::<Result<Vec<ObjectId>, _>>();
+    let ids = ids.map_err(|e| wrong(&e.to_string()))?;
     let mut topics = Vec::with_capacity(chunk.topics.len());
     for entry in &chunk.topics {
         let id = topic_id(&entry.topic_id).map_err(|e| wrong(&e.to_string()))?;
@@ -462,21 +470,19 @@ pub(super) fn assemble(
     }
     let mut objects = OrdMap::new();
     for entry in &manifest.objects {
-        let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
+        let id = named(object, entry.object.as_ref())?;
         objects.insert(id, Object { bytes: entry.bytes, ranges: 0 });
     }
     let mut dead = OrdMap::new();
     for entry in &manifest.dead {
-        let id = object_id(entry.object.as_ref().ok_or_else(|| wrong("an object has no id"))?);
+        let id = named(object, entry.object.as_ref())?;
         dead.insert(id, entry.revision);
     }
-    let incarnations = manifest
-        .incarnations
-        .iter()
-        .map(|i| {
-            (i.incarnation, Incarnation { head: i.head, open_object: i.open_object.as_ref().map(object_id) })
-        })
-        .collect();
+    let mut incarnations = OrdMap::new();
+    for entry in &manifest.incarnations {
+        let open_object = entry.open_object.as_ref().map(|open| named(object, Some(open))).transpose()?;
+        incarnations.insert(entry.incarnation, Incarnation { head: entry.head, open_object });
+    }
     let checkpoints: VecDeque<CheckpointDigest> = manifest
         .checkpoints
         .iter()
@@ -503,6 +509,12 @@ pub(super) fn assemble(
     .map_err(|what| wrong(&what))
 }
 
+/// The object that an entry of a manifest names.
+fn named(manifest: &str, object: Option<&ObjectRef>) -> Result<ObjectId, SnapshotError> {
+    let object = object.ok_or_else(|| damaged(manifest, "an object has no id"))?;
+    object_id(object).map_err(|error| damaged(manifest, &error.to_string()))
+}
+
 fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
     let count = columns.base_offset.len();
     let lengths = [
@@ -513,9 +525,10 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
         columns.max_timestamp_ms.len(),
         columns.batches.len(),
     ];
-    if lengths.iter().any(|&l| l != count) {
+    if lengths.iter().any(|&l| l != count) || ![0, count].contains(&columns.marks.len()) {
         return None;
     }
+    let mark = |i| columns.marks.get(i).copied().unwrap_or(0);
     let mut ranges = Vec::with_capacity(count);
     for i in 0..count {
         ranges.push(Range {
@@ -526,8 +539,12 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
             bytes: columns.bytes[i],
             max_timestamp_ms: columns.max_timestamp_ms[i],
             batches: columns.batches[i],
+            level: level(mark(i) & !COMPACTED_MARK)?,
+            compacted: mark(i) & COMPACTED_MARK != 0,
         });
     }
+    // Sums of bytes are kept, and what a snapshot says is not trusted to add up.
+    columns.bytes.iter().try_fold(0_u64, |sum, bytes| sum.checked_add(*bytes))?;
     let mut producers = OrdMap::new();
     for entry in &columns.producers {
         let epoch = i16::try_from(entry.epoch).ok()?;
@@ -548,11 +565,15 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
         let epoch = i16::try_from(entry.epoch).ok()?;
         noted.insert(entry.producer_id, ForgottenProducer { epoch, last: entry.last });
     }
-    Partition::from_parts(PartitionParts {
+    Some(Partition::from_parts(PartitionParts {
         log_start: columns.log_start,
         end: columns.end,
         ranges: ranges.into_iter().collect(),
         producers,
         forgotten: ForgottenProducers { noted, below: columns.forgotten_below },
-    })
+    }))
+}
+
+fn level(number: u32) -> Option<u8> {
+    u8::try_from(number).ok().filter(|level| usize::from(*level) < LEVELS)
 }

@@ -9,6 +9,7 @@
 //! until one side changes, and then all but what changes. Every reader has such a clone, so nobody
 //! who reads holds up `apply`.
 
+mod merge;
 mod partition;
 mod producers;
 mod ranges;
@@ -17,14 +18,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
-use strandline_storage::path::ObjectId;
+use strandline_storage::path::{ObjectId, ObjectKind};
 use uuid::Uuid;
 
+pub use self::merge::{InputsHash, MergeOutcome};
 pub(crate) use self::partition::PartitionParts;
 pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
 use self::producers::ProducerIds;
 pub use self::producers::{ForgottenProducer, ForgottenProducers, Producer, SeenBatch, Sequence};
-pub use self::ranges::Ranges;
+pub use self::ranges::{LevelTotals, Ranges};
 use crate::invariants;
 use crate::limits::CHECKPOINTS;
 use crate::record::{
@@ -32,7 +34,7 @@ use crate::record::{
 };
 
 /// The highest feature level that this build knows.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 /// From this feature level on, write objects say which object they are (version 2 of their format).
 pub const OBJECT_IDENTITY: u32 = 2;
 /// From this feature level on, partitions note which producers they have forgotten, and those go on
@@ -40,6 +42,8 @@ pub const OBJECT_IDENTITY: u32 = 2;
 pub const FORGOTTEN_PRODUCERS: u32 = 3;
 /// From this feature level on, topics' keys say how many replicas were asked for.
 pub const REPLICATION_FACTOR: u32 = 3;
+/// From this feature level on, ranges are merged and compacted.
+pub const MERGING: u32 = 4;
 
 /// A topic's partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +134,8 @@ pub struct Position {
 pub struct Effects {
     /// For a flush, the outcome of each batch in the order of the record.
     pub outcomes: Vec<BatchOutcome>,
+    /// For a merge, what became of each partition in the order of the record.
+    pub merges: Vec<MergeOutcome>,
     /// Partitions whose end or log start moved.
     pub moved: Vec<(Uuid, u32)>,
     /// Objects that nothing refers to any more.
@@ -324,7 +330,7 @@ impl State {
                 self.mix(self.producer_ids_end.cast_unsigned());
             }
             Body::Trim(trim) => self.apply_trim(at, trim, &mut effects)?,
-            Body::ObjectsDeleted(deleted) => self.apply_objects_deleted(deleted),
+            Body::ObjectsDeleted(deleted) => self.apply_objects_deleted(deleted)?,
             Body::Checkpoint(_) => {
                 let checkpoint = CheckpointDigest { revision: at.revision, digest: self.digest };
                 if self.checkpoints.len() == CHECKPOINTS {
@@ -343,6 +349,7 @@ impl State {
             }
             Body::ProducersExpired(expired) => self.apply_producers_expired(expired)?,
             Body::FeatureLevel(level) => self.apply_feature_level(level.level),
+            Body::Merged(merged) => self.apply_merged(at, record.time_ms, merged, &mut effects)?,
         }
         Ok(effects)
     }
@@ -459,12 +466,13 @@ impl State {
         Ok(())
     }
 
-    fn apply_objects_deleted(&mut self, deleted: &ObjectsDeleted) {
+    fn apply_objects_deleted(&mut self, deleted: &ObjectsDeleted) -> Result<(), RecordError> {
         for object in &deleted.objects {
-            if self.dead.remove(&object_id(object)).is_some() {
+            if self.dead.remove(&object_id(object)?).is_some() {
                 self.mix(object.number);
             }
         }
+        Ok(())
     }
 
     fn apply_producers_expired(&mut self, expired: &ProducersExpired) -> Result<(), RecordError> {
@@ -561,7 +569,7 @@ fn mixed(digest: u64, value: u64) -> u64 {
 
 /// The digest after a partition has changed: how far it goes, and where its newest records lie.
 fn partition_digest(digest: u64, partition: &Partition) -> u64 {
-    let digest = [partition.log_start.cast_unsigned(), partition.end.cast_unsigned(), partition.bytes]
+    let digest = [partition.log_start.cast_unsigned(), partition.end.cast_unsigned(), partition.bytes()]
         .into_iter()
         .fold(digest, mixed);
     partition.ranges.last().map_or(digest, |range| {
@@ -628,10 +636,13 @@ fn check(body: &Body) -> Result<(), ApplyError> {
         Body::FeatureLevel(level) if level.level > FEATURE_LEVEL => {
             return Err(ApplyError::FeatureLevel(level.level));
         }
-        Body::ObjectsDeleted(_)
-        | Body::Checkpoint(_)
-        | Body::IncarnationRetired(_)
-        | Body::FeatureLevel(_) => {}
+        Body::ObjectsDeleted(deleted) => {
+            for object in &deleted.objects {
+                object_id(object)?;
+            }
+        }
+        Body::Merged(merged) => merge::check(merged)?,
+        Body::Checkpoint(_) | Body::IncarnationRetired(_) | Body::FeatureLevel(_) => {}
     }
     Ok(())
 }
@@ -663,8 +674,22 @@ fn describe(batch: &FlushBatch, time_ms: i64) -> Result<Batch, RecordError> {
 }
 
 /// The object that a record names.
-pub fn object_id(object: &ObjectRef) -> ObjectId {
-    ObjectId::write(object.incarnation, object.number, object.salt)
+pub fn object_id(object: &ObjectRef) -> Result<ObjectId, RecordError> {
+    let ObjectRef { incarnation, number, salt, kind } = *object;
+    match kind {
+        0 => Ok(ObjectId::write(incarnation, number, salt)),
+        1 => Ok(ObjectId::merge(incarnation, number, salt)),
+        _ => Err(RecordError::Impossible("an object is a write object or a merged one")),
+    }
+}
+
+/// How a record names an object.
+pub fn object_ref(id: &ObjectId) -> ObjectRef {
+    let kind = match id.kind {
+        ObjectKind::Write => 0,
+        ObjectKind::Merge => 1,
+    };
+    ObjectRef { incarnation: id.incarnation, number: id.number, salt: id.salt, kind }
 }
 
 #[cfg(test)]

@@ -25,6 +25,21 @@ pub struct Range {
     pub max_timestamp_ms: i64,
     /// How many batches it has.
     pub batches: u32,
+    /// How often its bytes were rewritten for being small: 0 is what a flush wrote. Below
+    /// [`LEVELS`](crate::limits::LEVELS).
+    pub level: u8,
+    /// Whether superseded records were left out: then offsets inside may be missing.
+    pub compacted: bool,
+}
+
+impl Range {
+    /// Whether another one lies right behind this one, in offsets and in the object.
+    pub(super) fn is_followed_by(&self, next: &Self) -> bool {
+        self.object == next.object
+            && self.end_offset == next.base_offset
+            && self.position + self.bytes == next.position
+            && (self.level, self.compacted) == (next.level, next.compacted)
+    }
 }
 
 /// A batch as a record of the log describes it.
@@ -86,7 +101,6 @@ pub struct Partition {
     pub(super) log_start: i64,
     pub(super) end: i64,
     pub(super) ranges: Ranges,
-    pub(super) bytes: u64,
     pub(super) producers: OrdMap<i64, Arc<Producer>>,
     pub(super) forgotten: ForgottenProducers,
 }
@@ -102,11 +116,10 @@ pub(crate) struct PartitionParts {
 }
 
 impl Partition {
-    /// A partition from what a snapshot stores; `None` if its bytes do not add up to a number.
-    pub(crate) fn from_parts(parts: PartitionParts) -> Option<Self> {
-        let bytes = parts.ranges.iter().try_fold(0_u64, |sum, r| sum.checked_add(r.bytes))?;
+    /// A partition from what a snapshot stores.
+    pub(crate) fn from_parts(parts: PartitionParts) -> Self {
         let PartitionParts { log_start, end, ranges, producers, forgotten } = parts;
-        Some(Self { log_start, end, ranges, bytes, producers, forgotten })
+        Self { log_start, end, ranges, producers, forgotten }
     }
 
     /// First offset that can be read.
@@ -127,7 +140,7 @@ impl Partition {
 
     /// Bytes of the ranges that are still referenced.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.ranges.bytes()
     }
 
     /// The ranges, in offset order. The first may begin before the log start.
@@ -198,32 +211,17 @@ impl Partition {
         let end_offset = base_offset + i64::from(batch.offsets);
         assert!(end_offset > base_offset, "invariant 2: a batch takes at least one offset");
         self.end = end_offset;
-        self.bytes += u64::from(batch.bytes);
-        let new_range = match self.ranges.last_mut() {
-            Some(last)
-                if last.object == object
-                    && last.position + last.bytes == position
-                    && last.end_offset == base_offset =>
-            {
-                last.end_offset = end_offset;
-                last.bytes += u64::from(batch.bytes);
-                last.max_timestamp_ms = last.max_timestamp_ms.max(batch.max_timestamp_ms);
-                last.batches += 1;
-                false
-            }
-            _ => {
-                self.ranges.push(Range {
-                    base_offset,
-                    end_offset,
-                    object,
-                    position,
-                    bytes: u64::from(batch.bytes),
-                    max_timestamp_ms: batch.max_timestamp_ms,
-                    batches: 1,
-                });
-                true
-            }
-        };
+        let new_range = self.ranges.append(Range {
+            base_offset,
+            end_offset,
+            object,
+            position,
+            bytes: u64::from(batch.bytes),
+            max_timestamp_ms: batch.max_timestamp_ms,
+            batches: 1,
+            level: 0,
+            compacted: false,
+        });
         (BatchOutcome::Appended { base_offset }, new_range)
     }
 
@@ -244,7 +242,6 @@ impl Partition {
             if first.end_offset > self.log_start {
                 break;
             }
-            self.bytes -= first.bytes;
             gone.extend(self.ranges.pop_first());
         }
         gone

@@ -11,8 +11,8 @@ use strandline_storage::store::ObjectStoreBackend;
 use super::*;
 use crate::invariants;
 use crate::record::{
-    Checkpoint, ExpiredProducer, FlushPartition, FlushTopic, IncarnationRetired, PartitionsAdded,
-    ProducerIdBlock, TopicCreated, TopicDeleted, TrimPartition,
+    Checkpoint, ExpiredProducer, FlushPartition, FlushTopic, IncarnationRetired, Merged, MergedPartition,
+    MergedTopic, PartitionsAdded, ProducerIdBlock, TopicCreated, TopicDeleted, TrimPartition,
 };
 use crate::snapshot;
 
@@ -27,6 +27,8 @@ struct Writers {
     /// An incarnation that is in the middle of a split flush, with its object.
     continuing: BTreeMap<i64, (u64, u32)>,
     sequences: BTreeMap<(Uuid, u32, i64), i32>,
+    /// Merged objects so far.
+    merges: u64,
 }
 
 impl Writers {
@@ -39,6 +41,7 @@ impl Writers {
             topics: vec![Uuid::from_u128(999)],
             continuing: BTreeMap::new(),
             sequences: BTreeMap::new(),
+            merges: 0,
         }
     }
 
@@ -71,17 +74,14 @@ impl Writers {
             }
             3 | 4 => self.trim(state),
             5 => {
-                let dead = state.dead.keys().take(2).map(|o| ObjectRef {
-                    incarnation: o.incarnation,
-                    number: o.number,
-                    salt: o.salt,
-                });
+                let dead = state.dead.keys().take(2).map(object_ref);
                 Body::ObjectsDeleted(ObjectsDeleted { objects: dead.collect() })
             }
             6 => Body::Checkpoint(Checkpoint {}),
             7 => Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: self.rng.random_range(0..100) }),
             8 => self.expire(state),
             9 => Body::FeatureLevel(record::FeatureLevel { level: self.rng.random_range(1..=FEATURE_LEVEL) }),
+            11 | 12 => self.merge(state),
             10 if self.heads.len() > 3 => Body::IncarnationRetired(IncarnationRetired { incarnation: 77 }),
             _ => self.flush(incarnation),
         };
@@ -142,6 +142,37 @@ impl Writers {
         let log_start = self.rng.random_range(0..=end + 5).cast_unsigned();
         let entry = TrimPartition { topic_id: topic_id.as_bytes().to_vec(), partition, log_start };
         Body::Trim(Trim { partitions: vec![entry] })
+    }
+
+    /// A merge of neighbours, at times of others than there are.
+    fn merge(&mut self, state: &State) -> Body {
+        self.merges += 1;
+        let mut topics = Vec::new();
+        for topic_id in self.topics.clone() {
+            let partition = self.rng.random_range(0..4);
+            let Some(known) = state.partition(topic_id, partition) else { continue };
+            let skipped = self.rng.random_range(0..3);
+            let taken = self.rng.random_range(1..20);
+            let inputs: Vec<Range> = known.ranges().iter().skip(skipped).take(taken).copied().collect();
+            let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { continue };
+            let is_wrong = self.rng.random_bool(0.2);
+            let entry = MergedPartition {
+                partition,
+                base_offset: first.base_offset.cast_unsigned(),
+                offsets: (last.end_offset - first.base_offset).cast_unsigned(),
+                inputs: u32::try_from(inputs.len()).unwrap(),
+                inputs_hash: InputsHash::of(&inputs).value() ^ u64::from(is_wrong),
+                position: 0,
+                bytes: inputs.iter().map(|range| range.bytes).sum(),
+                batches: inputs.iter().map(|range| range.batches).sum(),
+                max_timestamp_delta_ms: 0,
+                level: self.rng.random_range(1..=2),
+                compacted: self.rng.random_bool(0.3),
+            };
+            let partitions = vec![entry];
+            topics.push(MergedTopic { topic_id: topic_id.as_bytes().to_vec(), partitions });
+        }
+        Body::Merged(Merged { object_number: self.merges, object_salt: 0xcd, object_bytes: 1 << 20, topics })
     }
 
     fn expire(&mut self, state: &State) -> Body {

@@ -41,8 +41,16 @@ impl ReadBatch {
         whole.freeze()
     }
 
-    /// Whether its CRC is the one that its header says.
-    fn verify(&self) -> Result<(), BatchError> {
+    /// The same in a buffer of its own, so that it keeps nothing else in memory.
+    pub fn detached(&self) -> Self {
+        let mut whole = BytesMut::with_capacity(self.len());
+        self.pieces().for_each(|piece| whole.extend_from_slice(piece));
+        Self { header: self.header, first: whole.freeze(), more: Vec::new() }
+    }
+
+    /// Whether its CRC is the one that its header says; a reader has checked that, unless this
+    /// broker wrote the batch itself.
+    pub fn verify(&self) -> Result<(), BatchError> {
         let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
         let mut before = CRC_COVERS_FROM;
         for piece in self.pieces() {

@@ -104,6 +104,8 @@ fn plan() -> Plan {
         .flag("snapshot-records", 150)
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
+        .flag("merge-interval-ms", 1_500)
+        .flag("snapshot-interval-ms", 1_500)
         .flag("snapshot-retention-hours", 0)
         .flag("log-retention-check-interval-ms", 300)
         .flag("drain-ms", 500)

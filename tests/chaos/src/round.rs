@@ -1,7 +1,6 @@
 //! One round: load on topics of its own, faults, and in the end, when all is quiet, every check
 //! that there is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,6 @@ use strandline_tests::cluster::Cluster;
 use strandline_tests::history::History;
 use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::producer::{self, Options};
-use strandline_tests::records::batch;
-use strandline_tests::surroundings::now_ms;
 use strandline_tests::tail;
 use strandline_tests::workload::create_topic;
 use tokio::sync::watch;
@@ -39,9 +36,6 @@ const WRITERS: usize = 3;
 const SHORT_MS: u64 = 15_000;
 /// Time for anything to happen that must happen once everything is well again.
 const PATIENCE: Duration = Duration::from_mins(4);
-/// Keeps the log moving while everything else is quiet, so that snapshots are written. It stays for
-/// the whole run.
-const FILLER: &str = "filler";
 /// What a broker says that must not happen, whatever is done to it.
 const NEVER_SAID: [&str; 4] =
     ["panicked", "this broker derived", "was changed by somebody else", "cannot be encoded"];
@@ -347,9 +341,7 @@ impl Round {
                 }
             }
         }
-        create_topic(&addresses, FILLER, 1).await;
-        let stop = watch::Sender::new(false);
-        let filling = tokio::spawn(fill(addresses, stop.subscribe()));
+        // Nobody writes now: what is left goes all the same, since time alone makes snapshots due.
         let mut left = Remains::default();
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -360,8 +352,6 @@ impl Round {
             sleep(Duration::from_millis(500)).await;
         }
         assert!(left.dead == 0 && left.orphans == 0, "objects are left for ever: {left:?}");
-        stop.send_replace(true);
-        filling.await.expect("the filler is written");
         if is_last {
             eventually("no object is left that nobody committed", PATIENCE, async || {
                 (Remains::of(cluster).await.in_flight == 0).then_some(())
@@ -458,25 +448,4 @@ async fn delete_topic(addresses: &[String], name: &str) {
         }
     })
     .await;
-}
-
-/// Writes a record now and then, to any broker that takes it.
-async fn fill(addresses: Vec<String>, stop: watch::Receiver<bool>) {
-    let mut clients: BTreeMap<usize, Client> = BTreeMap::new();
-    let mut turn = 0;
-    while !*stop.borrow() {
-        turn = (turn + 1) % addresses.len();
-        let client = match clients.remove(&turn) {
-            Some(client) => Ok(client),
-            None => Client::connect(&addresses[turn]).await,
-        };
-        let record = batch(&["filler"], now_ms(), None, Compression::None);
-        if let Ok(mut client) = client
-            && client.produce(FILLER, 0, record).await.is_ok()
-        {
-            clients.insert(turn, client);
-        } else {
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
 }

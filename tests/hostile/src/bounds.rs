@@ -12,6 +12,7 @@ pub(crate) const SETTINGS: &[(&str, u64)] = &[
     ("read-in-flight-bytes", 64 * MIB),
     ("request-memory-bytes", 128 * MIB),
     ("response-memory-bytes", 128 * MIB),
+    ("merge-memory-bytes", 64 * MIB),
 ];
 
 /// Resident memory may be the sum of the budgets and so much more, in percent.

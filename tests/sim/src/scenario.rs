@@ -111,6 +111,7 @@ impl World {
             ["--put-budget-per-s", "50"],
             ["--job-interval-ms", "700"],
             ["--delete-delay-ms", "12000"],
+            ["--merge-interval-ms", "900"],
             ["--snapshot-records", &snapshot_records],
             ["--snapshot-retention-hours", "0"],
             ["--drain-ms", "300"],

@@ -144,9 +144,12 @@ fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
             bytes,
             max_timestamp_ms: 0,
             batches: 1,
+            level: 0,
+            compacted: false,
         },
         object_bytes: bytes,
         tail: false,
+        is_part: false,
     };
     let partitions = [
         PartitionRecords::new(0, 10_000, &[range(1, 100), range(3, 900)]),

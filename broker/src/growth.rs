@@ -1,0 +1,77 @@
+//! How near the state is to its limit, and what producers notice of it before they are refused.
+//!
+//! The number of offset ranges falls as they are merged. When merging does not keep up, each flush
+//! waits after the one before: not at all below half of the limit, then longer and longer.
+
+use std::time::Duration;
+
+use strandline_metadata::replica::Replica;
+
+/// Looks at the state's size. Clones look at the same.
+#[derive(Clone, Debug)]
+pub struct StateGrowth {
+    replica: Replica,
+    /// Ranges at which producers are refused.
+    limit: u64,
+    /// How long a flush waits just below the limit.
+    longest_pause: Duration,
+}
+
+impl StateGrowth {
+    /// Producers are refused at `limit` ranges, and a flush waits for `longest_pause` just below.
+    pub fn new(replica: Replica, limit: u64, longest_pause: Duration) -> Self {
+        Self { replica, limit, longest_pause }
+    }
+
+    /// How long a flush waits after the one before.
+    pub(crate) fn pause(&self) -> Duration {
+        let ranges = self.replica.read(|view| view.state.range_count());
+        pause(ranges, self.limit, self.longest_pause)
+    }
+}
+
+fn pause(ranges: u64, limit: u64, longest: Duration) -> Duration {
+    let half = limit / 2;
+    let per_mille = ranges.saturating_sub(half).saturating_mul(1_000) / (limit - half).max(1);
+    longest * u32::try_from(per_mille.min(1_000)).unwrap_or(1_000) / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::records::Compression;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::records::tests::batch;
+    use crate::testing::{NOW_MS, TestClient, World};
+
+    #[test]
+    fn the_nearer_the_limit_the_longer_a_flush_waits() {
+        let longest = Duration::from_secs(2);
+        let at = |ranges| pause(ranges, 1_000, longest);
+        assert_eq!(at(0), Duration::ZERO);
+        assert_eq!(at(500), Duration::ZERO);
+        assert_eq!(at(750), longest / 2);
+        assert_eq!(at(1_000), longest);
+        assert_eq!(at(u64::MAX), longest);
+        assert_eq!(pause(1, 1, longest), longest);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn producers_are_slowed_before_they_are_refused() {
+        let flags =
+            ["--put-budget-per-s", "1000", "--max-state-ranges", "10", "--merge-interval-ms", "86400000"];
+        let opened = World::new().broker(1, &flags).await;
+        let mut client = TestClient::connect(&opened.broker);
+        client.create_topic("t", 1, &[]).await;
+        let mut took = Vec::new();
+        for _ in 0..9 {
+            let began = Instant::now();
+            client.produce("t", [batch(Compression::None, NOW_MS, 1)]).await;
+            took.push(began.elapsed());
+        }
+        let longest = opened.broker.config.produce.linger * 10;
+        assert!(took.iter().take(5).all(|t| *t < longest / 5), "{took:?}");
+        assert!(took.last().unwrap() >= &(longest / 2), "{took:?}");
+    }
+}

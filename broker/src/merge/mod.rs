@@ -1,0 +1,206 @@
+//! Merging: small ranges of the log are rewritten into few large ones, so that state, bucket and
+//! reads grow with what is stored and not with the number of flushes.
+//!
+//! Every broker merges the partitions that clients are led to it for: most of their newest bytes
+//! are in its cache. Two that both believe to be it do no harm, since the record names its exact
+//! inputs and one of them is refused. A merge may be given up at every step: what it leaves behind
+//! is an object that nothing refers to.
+//!
+//! ```text
+//! plan (pure) ─▶ rewrite: read, check, build ─▶ storage: PUT ─▶ metadata: commit `Merged`
+//! ```
+
+mod pace;
+mod plan;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use strandline_metadata::limits::LEVELS;
+use strandline_metadata::replica::View;
+use strandline_metadata::state::{LevelTotals, MERGING, Range, State};
+use strandline_metadata::turns::Turns;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, warn};
+use uuid::Uuid;
+
+use self::pace::Pace;
+use self::plan::{Ends, Piece, Rules};
+use crate::Broker;
+use crate::leaders::Leaders;
+use crate::limits::{
+    LEVEL_1_LOOK, LEVEL_1_LOOKS, MERGE_SPAN_OF_RETENTION, UNREADABLE_RANGES, UNREADABLE_REST,
+};
+use crate::topic_config::Effective;
+
+/// Merges whatever is due, again and again, until it is dropped.
+pub(crate) async fn run(broker: Arc<Broker>, seed: u64) {
+    let mut merger = Merger::new(&broker, seed);
+    loop {
+        sleep(broker.config.merge.interval).await;
+        merger.pass(&broker).await;
+    }
+}
+
+/// What a broker remembers between passes.
+#[derive(Debug)]
+struct Merger {
+    /// Where partitions ended in the pass before.
+    flushed_before: Ends,
+    /// Where they ended at the looks before, the oldest first.
+    looks: VecDeque<(Instant, Ends)>,
+    /// Ranges that cannot be read, by partition and first offset, and until when they are left
+    /// alone.
+    unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
+    pace: Pace,
+    rng: StdRng,
+    /// The incarnation that objects are numbered for, and the next number.
+    numbers: (i64, u64),
+}
+
+/// What all partitions have, and what is due.
+#[derive(Debug, Default)]
+struct Survey {
+    pieces: Vec<Piece>,
+    /// What lies in each level, over all partitions.
+    levels: [LevelTotals; LEVELS],
+}
+
+impl Merger {
+    fn new(broker: &Broker, seed: u64) -> Self {
+        Self {
+            flushed_before: Ends::default(),
+            looks: VecDeque::new(),
+            unreadable: BTreeMap::new(),
+            pace: Pace::new(broker.config.merge.bytes_per_s),
+            rng: StdRng::seed_from_u64(seed),
+            numbers: (0, 0),
+        }
+    }
+
+    /// Looks at all partitions, and merges what is due in this broker's.
+    async fn pass(&mut self, broker: &Broker) {
+        let state = broker.replica.state();
+        if state.feature_level() < MERGING || broker.sessions.current().is_none() {
+            return;
+        }
+        let survey = self.survey(broker, &state).await;
+        self.note_ends(&state);
+        broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
+        let objects = plan::objects(survey.pieces, broker.config.merge.object_bytes());
+        for pieces in objects {
+            if broker.is_draining() {
+                return;
+            }
+            let Some(session) = broker.sessions.current() else { return };
+            if self.numbers.0 != session.incarnation {
+                self.numbers = (session.incarnation, 0);
+            }
+            let (number, salt) = (self.numbers.1, self.rng.random());
+            self.numbers.1 += 1;
+            let began = Instant::now();
+            let bytes: u64 = pieces.iter().map(Piece::bytes).sum();
+            match rewrite::rewrite(broker, (session.incarnation, number, salt), &state, pieces).await {
+                Ok(done) => {
+                    for (piece, error) in done.unreadable {
+                        self.leave_alone(broker, &piece, &error);
+                    }
+                    debug!(bytes, replaced = done.replaced, refused = done.refused, "ranges are merged");
+                }
+                Err(error) => {
+                    broker.metrics.merging().failed();
+                    warn!(%error, "a merge was given up; what it was to merge is as it was");
+                    return;
+                }
+            }
+            self.pace.wait(broker, bytes, began).await;
+        }
+    }
+
+    /// What is due in the partitions of this broker.
+    async fn survey(&mut self, broker: &Broker, state: &State) -> Survey {
+        let view = broker.replica.view();
+        let leaders = Leaders::registered(&view.names);
+        let (dynamic, _) = view.names.broker_configs(None);
+        let now = Instant::now();
+        self.unreadable.retain(|_, until| *until > now);
+        let nothing = Ends::default();
+        let merged_before = match self.looks.front() {
+            Some((_, ends)) if self.looks.len() > LEVEL_1_LOOKS => ends,
+            _ => &nothing,
+        };
+        let rules = Rules {
+            object_bytes: broker.config.merge.object_bytes(),
+            flushed_before: &self.flushed_before,
+            merged_before,
+            unreadable: &self.unreadable,
+        };
+        let mut survey = Survey::default();
+        let mut turns = Turns::default();
+        for (&topic_id, topic) in state.topics() {
+            let span = max_span_ms(broker, &view, topic_id, &dynamic);
+            for (number, partition) in (0..).zip(topic.partitions()) {
+                let levels = partition.ranges().levels();
+                for (sum, level) in survey.levels.iter_mut().zip(levels) {
+                    sum.ranges += level.ranges;
+                    sum.bytes += level.bytes;
+                }
+                let small = levels[0].ranges + levels[1].ranges;
+                turns.spend(1 + usize::try_from(small).unwrap_or(usize::MAX)).await;
+                if small == 0 || leaders.of_partition(topic_id, number) != broker.config.node_id {
+                    continue;
+                }
+                let place = (topic_id, number, partition.as_ref());
+                survey.pieces.append(&mut plan::pieces(state, place, &rules, span));
+            }
+        }
+        survey
+    }
+
+    /// Notes where partitions end now, for the passes to come.
+    fn note_ends(&mut self, state: &State) {
+        let now = Instant::now();
+        self.flushed_before = Ends::of(state);
+        let is_due =
+            self.looks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= LEVEL_1_LOOK);
+        if is_due {
+            self.looks.push_back((now, self.flushed_before.clone()));
+            if self.looks.len() > LEVEL_1_LOOKS + 1 {
+                self.looks.pop_front();
+            }
+        }
+    }
+
+    /// A range that cannot be read is not tried again for a while; what lies around it is merged.
+    fn leave_alone(&mut self, broker: &Broker, piece: &Piece, error: &rewrite::Unreadable) {
+        let Range { base_offset, end_offset, .. } = error.range;
+        let (topic_id, partition) = (piece.topic_id, piece.partition);
+        error!(
+            %topic_id,
+            partition,
+            base_offset,
+            end_offset,
+            %error,
+            "records cannot be merged; they stay where they are"
+        );
+        broker.metrics.merging().unreadable();
+        // Those beyond are tried in every pass.
+        if self.unreadable.len() < UNREADABLE_RANGES {
+            self.unreadable.insert((topic_id, partition, base_offset), Instant::now() + UNREADABLE_REST);
+        }
+    }
+}
+
+/// The longest time that records of one range of a topic may lie apart, so that retention by time
+/// and `segment.ms` keep their meaning: an eighth of `retention.ms`, and `segment.ms`.
+fn max_span_ms(broker: &Broker, view: &View, topic_id: Uuid, dynamic: &BTreeMap<String, String>) -> i64 {
+    let Some(info) = view.names.topic_by_id(topic_id) else { return i64::MAX };
+    let configs = Effective { topic: &info.value.configs, dynamic, broker: &broker.config.topics.configs };
+    let of_retention = configs.retention_ms().map_or(i64::MAX, |ms| ms / MERGE_SPAN_OF_RETENTION);
+    of_retention.min(configs.segment_ms())
+}

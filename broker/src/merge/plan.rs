@@ -1,0 +1,205 @@
+//! Which ranges are merged next: pure, from the state.
+//!
+//! | level | written by | becomes due |
+//! |---|---|---|
+//! | 0 | a flush | when it is older than `merge_interval_ms` |
+//! | 1 | a merge of many partitions | when a partition has enough of them for an object, or for long |
+//! | 2 | a merge of level 1, or of a flush's ranges that are large already | never |
+//!
+//! So a byte is rewritten at most twice, and what a partition keeps in the state is the flushes of
+//! an interval, at most [`LEVEL_1_RANGES`] ranges of level 1, and one for each object's worth
+//! above.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use strandline_metadata::state::{Partition, Range, State};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::limits::{LEVEL_1_RANGES, MERGE_INPUTS, MERGED_PARTITIONS_PER_OBJECT};
+
+/// Where every partition ended at some time. What lies below is older than that.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends(BTreeMap<Uuid, Vec<i64>>);
+
+impl Ends {
+    /// Where partitions end now.
+    pub(super) fn of(state: &State) -> Self {
+        let ends = |(id, topic): (&Uuid, &strandline_metadata::state::Topic)| {
+            (*id, topic.partitions().iter().map(|partition| partition.end()).collect())
+        };
+        Self(state.topics().iter().map(ends).collect())
+    }
+
+    fn of_partition(&self, topic_id: Uuid, partition: u32) -> i64 {
+        let ends = self.0.get(&topic_id);
+        ends.and_then(|ends| ends.get(partition as usize)).copied().unwrap_or(0)
+    }
+}
+
+/// What decides about ranges besides themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules<'a> {
+    /// Most bytes of an object, and so of a range.
+    pub(super) object_bytes: u64,
+    /// What lies below these ends is old enough for level 1.
+    pub(super) flushed_before: &'a Ends,
+    /// What lies below these ends has been in level 1 for long.
+    pub(super) merged_before: &'a Ends,
+    /// Ranges that cannot be read, by partition and first offset: they stay as they are.
+    pub(super) unreadable: &'a BTreeMap<(Uuid, u32, i64), Instant>,
+}
+
+/// Ranges of a partition that one takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) topic_id: Uuid,
+    pub(super) partition: u32,
+    /// In offset order, each beginning where the one before ends.
+    pub(super) inputs: Vec<Range>,
+    /// The level of what becomes of them.
+    pub(super) level: u8,
+}
+
+impl Piece {
+    pub(super) fn bytes(&self) -> u64 {
+        self.inputs.iter().map(|range| range.bytes).sum()
+    }
+
+    /// First and end offset.
+    pub(super) fn offsets(&self) -> (i64, i64) {
+        let base = self.inputs.first().map_or(0, |range| range.base_offset);
+        (base, self.inputs.last().map_or(base, |range| range.end_offset))
+    }
+}
+
+/// What is due in a partition, the oldest first. `max_span_ms` is the longest time that the records
+/// of a range may lie apart.
+pub(super) fn pieces(
+    state: &State,
+    (topic_id, number, partition): (Uuid, u32, &Partition),
+    rules: &Rules<'_>,
+    max_span_ms: i64,
+) -> Vec<Piece> {
+    let (old, long) = (
+        rules.flushed_before.of_partition(topic_id, number),
+        rules.merged_before.of_partition(topic_id, number),
+    );
+    let mut pieces = Vec::new();
+    let is_unreadable = |range: &Range| rules.unreadable.contains_key(&(topic_id, number, range.base_offset));
+    for run in runs(partition, is_unreadable) {
+        let Some(level) = run.first().map(|first| first.level) else { continue };
+        let due_before = if level == 0 { old } else { long };
+        let cuts = cut(&run, rules.object_bytes, max_span_ms);
+        let count = cuts.len();
+        for (place, inputs) in cuts.into_iter().enumerate() {
+            let bytes: u64 = inputs.iter().map(|range| range.bytes).sum();
+            let is_full = place + 1 < count || bytes >= rules.object_bytes / 4 * 3;
+            let is_old = inputs.first().is_some_and(|first| first.base_offset < due_before);
+            let is_many = level > 0 && inputs.len() >= LEVEL_1_RANGES;
+            // One alone is worth it for the sake of the object that it keeps alive.
+            let is_worth_it = match inputs {
+                [alone] => is_old && keeps_much_alive(state, alone),
+                _ => true,
+            };
+            if is_worth_it && (is_full || is_old || is_many) {
+                let is_large = bytes >= rules.object_bytes / 2;
+                let level = if level > 0 || is_large { 2 } else { 1 };
+                pieces.push(Piece { topic_id, partition: number, inputs: inputs.to_vec(), level });
+            }
+        }
+    }
+    pieces
+}
+
+/// Whether an object has at least as many other bytes as a range in it, which would go with it.
+fn keeps_much_alive(state: &State, range: &Range) -> bool {
+    state.objects().get(&range.object).is_some_and(|object| object.bytes / 2 >= range.bytes)
+}
+
+/// The readable ranges of levels 0 and 1, in runs of neighbours of the same level, the oldest
+/// first.
+fn runs(partition: &Partition, is_unreadable: impl Fn(&Range) -> bool) -> Vec<Vec<Range>> {
+    let [flushed, merged, _] = partition.ranges().levels();
+    let mut left = flushed.ranges + merged.ranges;
+    let mut runs: Vec<Vec<Range>> = Vec::new();
+    let mut last = None;
+    for range in partition.ranges().newest_first() {
+        if left == 0 {
+            break;
+        }
+        if range.level > 1 {
+            last = None;
+            continue;
+        }
+        left -= 1;
+        if is_unreadable(range) {
+            last = None;
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if last == Some((range.level, range.compacted)) => run.push(*range),
+            _ => runs.push(vec![*range]),
+        }
+        last = Some((range.level, range.compacted));
+    }
+    runs.iter_mut().for_each(|run| run.reverse());
+    runs.reverse();
+    runs
+}
+
+/// Cuts a run so that no piece is larger than an object, has more inputs than are looked at in one
+/// go, or spans more time than it may.
+fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[Range]> {
+    let mut cuts = Vec::new();
+    let mut rest = run;
+    while let Some(first) = rest.first() {
+        let (mut bytes, mut span) = (0, (first.max_timestamp_ms, first.max_timestamp_ms));
+        let mut length = 0;
+        for range in rest.iter().take(MERGE_INPUTS) {
+            bytes += range.bytes;
+            span = (span.0.min(range.max_timestamp_ms), span.1.max(range.max_timestamp_ms));
+            let is_too_much = bytes > object_bytes || span.1.saturating_sub(span.0) > max_span_ms;
+            if is_too_much && length > 0 {
+                break;
+            }
+            length += 1;
+        }
+        let (piece, after) = rest.split_at(length);
+        cuts.push(piece);
+        rest = after;
+    }
+    cuts
+}
+
+/// Puts pieces together that go into one object. Partitions that lie side by side in the inputs do
+/// so in the output.
+pub(super) fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
+    let order = |a: &Piece, b: &Piece| -> Ordering {
+        (a.level, a.topic_id, a.partition, a.offsets()).cmp(&(b.level, b.topic_id, b.partition, b.offsets()))
+    };
+    pieces.sort_by(order);
+    let mut objects: Vec<Vec<Piece>> = Vec::new();
+    let mut bytes = 0;
+    for piece in pieces {
+        let fits = |object: &Vec<Piece>| {
+            let is_another = object.last().is_some_and(|last| {
+                last.level == piece.level
+                    && (last.topic_id, last.partition) != (piece.topic_id, piece.partition)
+            });
+            is_another && object.len() < MERGED_PARTITIONS_PER_OBJECT && bytes + piece.bytes() <= object_bytes
+        };
+        match objects.last_mut().filter(|object| fits(object)) {
+            Some(object) => {
+                bytes += piece.bytes();
+                object.push(piece);
+            }
+            None => {
+                bytes = piece.bytes();
+                objects.push(vec![piece]);
+            }
+        }
+    }
+    objects
+}

@@ -1,0 +1,242 @@
+//! Rewriting: reads what is merged, checks it, builds the object, and has it committed.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use strandline_metadata::commit::CommitError;
+use strandline_metadata::record::{Merged, MergedPartition, MergedTopic};
+use strandline_metadata::state::{InputsHash, MergeOutcome, Range, State};
+use strandline_storage::error::StoreError;
+use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags, MergedRange};
+use strandline_storage::path::{ObjectId, ObjectKind};
+use strandline_storage::reader::{ReadBatch, ReadKind, ReadRange};
+use tracing::debug;
+use uuid::Uuid;
+
+use super::plan::Piece;
+use crate::Broker;
+use crate::limits::{CHECKED_IN_ONE_GO_BYTES, MERGE_READS_AT_ONCE};
+
+/// Why a merge was given up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RewriteError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Build(#[from] MergeError),
+}
+
+/// Why a piece cannot be merged: one of its ranges is not in the store as the log says. Nothing of
+/// the piece is copied.
+#[derive(Debug, thiserror::Error)]
+#[error("the range at {} of {} {why}", .range.position, .range.object)]
+pub(super) struct Unreadable {
+    pub(super) range: Range,
+    why: Why,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("cannot be read: {0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Contents(String),
+}
+
+/// What became of an object's worth of pieces.
+#[derive(Debug, Default)]
+pub(super) struct Rewritten {
+    pub(super) replaced: usize,
+    pub(super) refused: usize,
+    /// Pieces that were left out.
+    pub(super) unreadable: Vec<(Piece, Unreadable)>,
+}
+
+/// A batch and its first offset.
+type PlacedBatch = (i64, ReadBatch);
+
+/// Rewrites pieces of different partitions into one object of this incarnation, number and salt.
+///
+/// May be given up at any await: nothing refers to the object before its record is committed, and
+/// whoever finds it unreferred deletes it.
+pub(super) async fn rewrite(
+    broker: &Broker,
+    (incarnation, number, salt): (i64, u64, u32),
+    state: &State,
+    pieces: Vec<Piece>,
+) -> Result<Rewritten, RewriteError> {
+    let object = ObjectId::merge(incarnation, number, salt);
+    let mut builder = MergeBuilder::new(object);
+    let mut rewritten = Rewritten::default();
+    let mut readable = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match read(broker, state, &piece).await {
+            Ok(batches) => {
+                let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
+                builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags::default())?;
+                for (base_offset, batch) in &batches {
+                    builder.push(batch, *base_offset)?;
+                }
+                readable.push(piece);
+            }
+            Err(Unreadable { why: Why::Store(error), .. }) if may_be_there_later(&error) => {
+                return Err(error.into());
+            }
+            // Trimmed, deleted or merged by another since: there is nothing to say about it.
+            Err(Unreadable { why: Why::Store(StoreError::NotFound { key }), .. })
+                if !is_current(broker, &piece) =>
+            {
+                debug!(key, "what was to be merged is gone meanwhile");
+            }
+            Err(error) => rewritten.unreadable.push((piece, error)),
+        }
+    }
+    if readable.is_empty() {
+        return Ok(rewritten);
+    }
+    let built = builder.finish()?;
+    let record = record_of(object, built.size, &readable, &built.ranges, broker.clock.now_ms());
+    let bytes = built.size;
+    broker.store.put(&object.key(), built.payload.clone()).await?;
+    broker.metrics.merging().written(bytes);
+    // Whoever reads the newest records finds them in memory, as before.
+    broker.reader.insert_written(object, built.payload.into_pieces());
+    let time_ms = record.1;
+    let outcome = broker.committer.merge(incarnation, time_ms, record.0).await;
+    let effects = match outcome {
+        Ok(effects) => effects,
+        Err(error) => {
+            if error.is_certainly_not_committed() {
+                discard(broker, object).await;
+            }
+            return Err(error.into());
+        }
+    };
+    for gone in &effects.died {
+        broker.reader.evict(*gone);
+    }
+    rewritten.replaced = effects.merges.iter().filter(|o| **o == MergeOutcome::Replaced).count();
+    rewritten.refused = effects.merges.len() - rewritten.replaced;
+    broker.metrics.merging().committed(rewritten.replaced, rewritten.refused);
+    Ok(rewritten)
+}
+
+/// Whether the store may only be ill.
+fn may_be_there_later(error: &StoreError) -> bool {
+    !matches!(error, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
+}
+
+/// Whether the state still has what was to be merged.
+fn is_current(broker: &Broker, piece: &Piece) -> bool {
+    broker.replica.read(|view| {
+        let partition = view.state.partition(piece.topic_id, piece.partition);
+        let (base_offset, end_offset) = piece.offsets();
+        let ranges = partition.and_then(|p| p.ranges().between(base_offset, end_offset));
+        ranges.is_some_and(|ranges| ranges == piece.inputs)
+    })
+}
+
+/// Removes the object again, that certainly no record refers to (invariant 6).
+async fn discard(broker: &Broker, object: ObjectId) {
+    broker.reader.evict(object);
+    if let Err(error) = broker.store.delete(&object.key()).await {
+        debug!(%object, %error, "an orphan stays until it is collected");
+    }
+}
+
+/// Every batch of a piece with its offset, all of them checked against the log and their CRCs.
+async fn read(broker: &Broker, state: &State, piece: &Piece) -> Result<Vec<PlacedBatch>, Unreadable> {
+    let bytes_of = |range: &Range| state.objects().get(&range.object).map_or(0, |object| object.bytes);
+    let inputs: Vec<(Range, u64)> = piece.inputs.iter().map(|range| (*range, bytes_of(range))).collect();
+    let read = async |(range, object_bytes): (Range, u64)| {
+        let span = range.position..range.position + range.bytes;
+        (range, broker.reader.read_range(ReadKind::Merge, range.object, object_bytes, span).await)
+    };
+    let mut reads = stream::iter(inputs).map(read).buffered(MERGE_READS_AT_ONCE);
+    let mut batches = Vec::new();
+    let mut since_pause = 0;
+    while let Some((range, read)) = reads.next().await {
+        let placed = read.map_err(Why::from).and_then(|read| place(&range, read, &mut batches));
+        placed.map_err(|why| Unreadable { range, why })?;
+        since_pause += range.bytes;
+        if since_pause >= CHECKED_IN_ONE_GO_BYTES {
+            since_pause = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(batches)
+}
+
+/// Gives each batch of a range its offset. Counts, bytes, offsets and CRCs must be what the log
+/// says and what the batches say of themselves.
+fn place(range: &Range, read: ReadRange, batches: &mut Vec<PlacedBatch>) -> Result<(), Why> {
+    let wrong = Why::Contents;
+    let (mut next, mut bytes, mut count) = (range.base_offset, 0, 0_u32);
+    // Little of much is copied, so that it does not keep the rest in memory until it is written.
+    let is_little = range.bytes < read.kept_alive as u64 / 2;
+    for batch in read.batches {
+        batch.verify().map_err(|error| wrong(error.to_string()))?;
+        let base_offset = match range.object.kind {
+            ObjectKind::Write => next,
+            ObjectKind::Merge => batch.header.base_offset,
+        };
+        if base_offset < next || base_offset > next && !range.compacted {
+            return Err(wrong(format!("goes on at offset {base_offset} instead of {next}")));
+        }
+        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
+        bytes += batch.len() as u64;
+        count += 1;
+        batches.push((base_offset, if is_little { batch.detached() } else { batch }));
+    }
+    let is_whole = bytes == range.bytes && count == range.batches;
+    if !is_whole || next > range.end_offset || next < range.end_offset && !range.compacted {
+        return Err(wrong(format!(
+            "has {count} batches of {bytes} bytes up to offset {next}, the log says {} of {} up to {}",
+            range.batches, range.bytes, range.end_offset
+        )));
+    }
+    Ok(())
+}
+
+/// The record of an object, and the time that it is relative to.
+fn record_of(
+    object: ObjectId,
+    object_bytes: u64,
+    pieces: &[Piece],
+    ranges: &[MergedRange],
+    time_ms: i64,
+) -> (Merged, i64) {
+    let mut merged =
+        Merged { object_number: object.number, object_salt: object.salt, object_bytes, topics: Vec::new() };
+    let by_place: BTreeMap<(Uuid, u32), &Piece> =
+        pieces.iter().map(|piece| ((piece.topic_id, piece.partition), piece)).collect();
+    for range in ranges {
+        let topic_id = Uuid::from_bytes(range.topic_id);
+        let number = u32::try_from(range.partition).unwrap_or(u32::MAX);
+        let Some(piece) = by_place.get(&(topic_id, number)) else { continue };
+        let (base_offset, end_offset) = piece.offsets();
+        let newest = piece.inputs.iter().map(|input| input.max_timestamp_ms).max().unwrap_or(time_ms);
+        let entry = MergedPartition {
+            partition: number,
+            base_offset: base_offset.cast_unsigned(),
+            offsets: (end_offset - base_offset).cast_unsigned(),
+            inputs: u32::try_from(piece.inputs.len()).unwrap_or(u32::MAX),
+            inputs_hash: InputsHash::of(&piece.inputs).value(),
+            position: range.position,
+            bytes: range.length,
+            batches: range.batches,
+            max_timestamp_delta_ms: newest.wrapping_sub(time_ms),
+            level: u32::from(piece.level),
+            compacted: false,
+        };
+        match merged.topics.last_mut() {
+            Some(topic) if topic.topic_id == topic_id.as_bytes() => topic.partitions.push(entry),
+            _ => merged
+                .topics
+                .push(MergedTopic { topic_id: topic_id.as_bytes().to_vec(), partitions: vec![entry] }),
+        }
+    }
+    (merged, time_ms)
+}

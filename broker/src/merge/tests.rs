@@ -1,0 +1,190 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::records::Compression;
+use strandline_metadata::state::Partition;
+use strandline_storage::path::ObjectKind;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::plan::{Ends, Rules, objects, pieces};
+use crate::records::tests::batch;
+use crate::run::Opened;
+use crate::testing::{NOW_MS, TestClient, World};
+
+const FLAGS: [&str; 6] = ["--put-budget-per-s", "1000", "--linger-ms", "1", "--merge-interval-ms", "1000"];
+
+async fn partition(opened: &Opened, topic: Uuid, number: u32) -> Arc<Partition> {
+    opened.broker.replica.barrier().await.unwrap();
+    opened.broker.replica.read(|view| view.state.partition(topic, number).unwrap().clone())
+}
+
+fn record(i: i32) -> Bytes {
+    batch(Compression::None, NOW_MS + i64::from(i), 1 + i % 3)
+}
+
+/// Every batch of a partition from `offset` on, as its base offset and its records' times, read as
+/// a consumer does: `max_bytes` at a time.
+async fn read_all(client: &mut TestClient, offset: i64, end: i64, max_bytes: i32) -> Vec<(i64, i64)> {
+    let mut next = offset;
+    let mut found = Vec::new();
+    while next < end {
+        let records = client.fetch("t", 0, next, max_bytes).await;
+        assert!(!records.is_empty(), "nothing at {next}");
+        for record in records {
+            if record.offset >= next {
+                found.push((record.offset, record.timestamp));
+                next = record.offset + 1;
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_ranges_become_large_ones_and_read_the_same() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 2, &[]).await;
+    for i in 0..100 {
+        client.produce("t", [record(i), record(i + 1)]).await;
+    }
+    let before = partition(&opened, topic, 0).await;
+    assert!(before.ranges().len() >= 100);
+    let expected = read_all(&mut client, 0, before.end(), 1 << 20).await;
+    sleep(Duration::from_secs(3)).await;
+    let after = partition(&opened, topic, 0).await;
+    assert_eq!((after.ranges().len(), after.end(), after.bytes()), (1, before.end(), before.bytes()));
+    let range = *after.ranges().first().unwrap();
+    assert_eq!((range.level, range.object.kind), (1, ObjectKind::Merge));
+    assert_eq!(opened.broker.replica.read(|view| view.state.objects().len()), 1);
+    for max_bytes in [1, 500, 1 << 20] {
+        assert_eq!(read_all(&mut client, 0, after.end(), max_bytes).await, expected, "{max_bytes}");
+    }
+    assert_eq!(read_all(&mut client, 77, after.end(), 1 << 20).await, expected[77..]);
+    // A broker that has nothing in its memory reads the same.
+    let other = world.broker(2, &FLAGS).await;
+    let mut elsewhere = TestClient::connect(&other.broker);
+    assert_eq!(read_all(&mut elsewhere, 0, after.end(), 700).await, expected);
+    assert_eq!(read_all(&mut elsewhere, 33, after.end(), 1 << 20).await, expected[33..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_are_found_by_time_in_merged_ranges() {
+    let opened = World::new().broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    for i in 0..60 {
+        client.produce("t", [record(i * 10)]).await;
+    }
+    let mut before = Vec::new();
+    for time in (0..620).step_by(7) {
+        before.push(client.offset_at("t", NOW_MS + time).await);
+    }
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(partition(&opened, topic, 0).await.ranges().len(), 1);
+    for (time, expected) in (0..620).step_by(7).zip(before) {
+        assert_eq!(client.offset_at("t", NOW_MS + time).await, expected, "{time}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_merged_below_the_level_for_it_or_by_who_is_not_in_charge() {
+    let world = World::new();
+    let (one, two) = (world.broker(1, &FLAGS).await, world.broker(2, &FLAGS).await);
+    let mut client = TestClient::connect(&one.broker);
+    let topic = client.create_topic("t", 8, &[]).await;
+    for i in 0..20 {
+        client.produce("t", (0..8).map(|p| record(i + p)).collect::<Vec<_>>()).await;
+    }
+    sleep(Duration::from_secs(4)).await;
+    for number in 0..8 {
+        let partition = partition(&one, topic, number).await;
+        assert_eq!(partition.ranges().len(), 1, "partition {number}");
+    }
+    let writers: std::collections::BTreeSet<i64> = one.broker.replica.read(|view| {
+        let topic = view.state.topics().get(&topic).unwrap();
+        let first = |p: &Arc<Partition>| p.ranges().first().unwrap().object.incarnation;
+        topic.partitions().iter().map(first).collect()
+    });
+    assert_eq!(writers.len(), 2, "each merges those that clients are led to it for");
+    drop(two);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_stays_where_it_is_and_the_rest_is_merged() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 2, &[]).await;
+    // What lies in an object of its own can be damaged by itself.
+    for i in 0..10 {
+        client.produce_to("t", [(0, record(i))]).await;
+        client.produce_to("t", [(1, record(i))]).await;
+    }
+    let damaged = partition(&opened, topic, 0).await.ranges().iter().nth(4).unwrap().object;
+    let bytes = world.store.get(&damaged.key(), None).await.unwrap();
+    let mut wrong = bytes.to_vec();
+    wrong[70] ^= 1;
+    world.store.delete(&damaged.key()).await.unwrap();
+    world
+        .store
+        .put(&damaged.key(), strandline_storage::store::Payload::from(Bytes::from(wrong)))
+        .await
+        .unwrap();
+    opened.broker.reader.evict(damaged);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(partition(&opened, topic, 1).await.ranges().len(), 1);
+    // What lies around it is merged, and nothing of it is copied.
+    let merged = partition(&opened, topic, 0).await;
+    let kinds: Vec<ObjectKind> = merged.ranges().iter().map(|range| range.object.kind).collect();
+    assert_eq!(kinds, [ObjectKind::Merge, ObjectKind::Write, ObjectKind::Merge]);
+    assert_eq!(merged.ranges().iter().nth(1).unwrap().object, damaged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranges_span_no_more_time_than_retention_allows() {
+    let opened = World::new().broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[("retention.ms", "800000")]).await;
+    // 100 s is an eighth of the retention: records of 10 s each.
+    for i in 0..40 {
+        client.produce("t", [batch(Compression::None, NOW_MS - 400_000 + i * 10_000, 1)]).await;
+    }
+    sleep(Duration::from_secs(3)).await;
+    let partition = partition(&opened, topic, 0).await;
+    let lengths: Vec<i64> = partition.ranges().iter().map(|r| r.end_offset - r.base_offset).collect();
+    assert_eq!(lengths, [11, 11, 11, 7]);
+}
+
+#[tokio::test]
+async fn levels_are_merged_by_number_size_and_age() {
+    let opened =
+        World::new().broker(1, &["--merge-interval-ms", "86400000", "--put-budget-per-s", "1000"]).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    for i in 0..6 {
+        client.produce("t", [record(i)]).await;
+    }
+    let state = opened.broker.replica.state();
+    let partition = state.partition(topic, 0).unwrap();
+    let ends = Ends::of(&state);
+    let nothing = Ends::default();
+    let due = |flushed_before: &Ends, object_bytes| {
+        let unreadable = std::collections::BTreeMap::new();
+        let rules = Rules { object_bytes, flushed_before, merged_before: &nothing, unreadable: &unreadable };
+        pieces(&state, (topic, 0, partition.as_ref()), &rules, i64::MAX)
+    };
+    // Too young, and too little.
+    assert!(due(&nothing, 1 << 20).is_empty());
+    let all = due(&ends, 1 << 20);
+    assert_eq!(all.iter().map(|p| (p.inputs.len(), p.level)).collect::<Vec<_>>(), [(6, 1)]);
+    // Objects' worths of them are due at once, and go to the top.
+    let bytes = partition.bytes();
+    let full = due(&nothing, bytes / 2);
+    assert!(full.iter().all(|p| p.level == 2 && p.bytes() <= bytes / 2), "{full:?}");
+    assert!(!full.is_empty());
+    assert_eq!(objects(all, 1 << 20).len(), 1);
+}
