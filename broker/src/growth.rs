@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use strandline_metadata::replica::Replica;
 
+use crate::config::Config;
+use crate::limits::GROWTH_LINGERS;
+
 /// Looks at the state's size. Clones look at the same.
 #[derive(Clone, Debug)]
 pub struct StateGrowth {
@@ -18,9 +21,10 @@ pub struct StateGrowth {
 }
 
 impl StateGrowth {
-    /// Producers are refused at `limit` ranges, and a flush waits for `longest_pause` just below.
-    pub fn new(replica: Replica, limit: u64, longest_pause: Duration) -> Self {
-        Self { replica, limit, longest_pause }
+    /// Producers are refused at `max_state_ranges`, and a flush waits for some lingers just below.
+    pub fn new(replica: Replica, config: &Config) -> Self {
+        let longest_pause = config.produce.linger * GROWTH_LINGERS;
+        Self { replica, limit: config.max_state_ranges, longest_pause }
     }
 
     /// How long a flush waits after the one before.

@@ -5,6 +5,7 @@ mod below;
 pub(crate) mod bounds;
 pub(crate) mod groups;
 mod merging;
+mod put_budget;
 mod registrar;
 pub(crate) mod requests;
 mod telemetry;
@@ -26,6 +27,7 @@ use self::below::BelowMetrics;
 use self::bounds::BoundMetrics;
 use self::groups::GroupMetrics;
 use self::merging::MergeMetrics;
+use self::put_budget::PutBudgetMetrics;
 use self::registrar::Registrar;
 use self::requests::RequestMetrics;
 use self::telemetry::TelemetryMetrics;
@@ -82,8 +84,6 @@ struct Shared {
     flushes: IntCounterVec,
     flush_failures: IntCounterVec,
     put_seconds: Histogram,
-    put_budget_saved: Gauge,
-    put_budget_wait_seconds: Histogram,
     commit_seconds: Histogram,
     applied_records: IntCounter,
     apply_seconds: Gauge,
@@ -103,6 +103,7 @@ struct Shared {
     connections_refused: IntCounter,
     bounds: BoundMetrics,
     merging: MergeMetrics,
+    put_budget: PutBudgetMetrics,
     read_failures: IntCounter,
     doubted_batches: IntCounterVec,
     registered: IntGauge,
@@ -163,15 +164,6 @@ impl Metrics {
                 &["step"],
             )?,
             put_seconds: r.histogram("flush_put_seconds", "Writing an object, retries included", SECONDS)?,
-            put_budget_saved: r.with(Gauge::new(
-                "strandline_put_budget_saved",
-                "PUTs that the budget has saved: while there are any, records go out at once",
-            ))?,
-            put_budget_wait_seconds: r.histogram(
-                "put_budget_wait_seconds",
-                "How long flushes waited for others to share their PUT, since the budget was used up",
-                SECONDS,
-            )?,
             commit_seconds: r.histogram(
                 "commit_seconds",
                 "From an object being durable to its records being applied here",
@@ -207,6 +199,7 @@ impl Metrics {
                 .counter("connections_refused_total", "Connections refused because there were too many")?,
             bounds: BoundMetrics::new(&r)?,
             merging: MergeMetrics::new(&r)?,
+            put_budget: PutBudgetMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
             doubted_batches: r.counters(
@@ -298,10 +291,9 @@ impl Metrics {
         self.shared.flush_failures.with_label_values(&[step]).inc();
     }
 
-    /// A flush goes out: so many PUTs are saved then, and so long it has waited for the budget.
-    pub(crate) fn put_budget(&self, saved: f64, waited: Option<Duration>) {
-        self.shared.put_budget_saved.set(saved);
-        self.shared.put_budget_wait_seconds.observe(waited.unwrap_or_default().as_secs_f64());
+    /// What is counted of the budget of PUTs.
+    pub(crate) fn put_budget(&self) -> &PutBudgetMetrics {
+        &self.shared.put_budget
     }
 
     pub(crate) fn put_took(&self, took: Duration) {

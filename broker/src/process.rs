@@ -342,7 +342,7 @@ fn store_opener(
 #[cfg(test)]
 mod tests {
     use std::process::Command as Child;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use tokio::time::sleep;
 
@@ -369,7 +369,7 @@ mod tests {
     fn a_process_whose_task_panics_ends_soon_and_says_why() {
         let folder = std::env::temp_dir().join(format!("strandline-panic-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         let mut child = Child::new(std::env::current_exe().unwrap());
         child.args(["--exact", "process::tests::is_a_process_of_its_own", "--ignored", "--nocapture"]);
         let done = child.env(FOLDER, &folder).output().unwrap();

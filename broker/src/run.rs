@@ -34,8 +34,7 @@ use crate::group::patterns::KnownTopics;
 use crate::growth::StateGrowth;
 use crate::ids::Ids;
 use crate::limits::{
-    ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, GROWTH_LINGERS, OPEN_BACKOFF,
-    REGISTER_WAIT,
+    ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
 };
 use crate::metrics::Metrics;
 use crate::produce::{Doubts, Flusher, ProduceBuffer};
@@ -164,11 +163,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         metrics: parts.metrics.clone(),
         tasks: tasks.clone(),
         space: space.clone(),
-        growth: StateGrowth::new(
-            replica.clone(),
-            config.max_state_ranges,
-            config.produce.linger * GROWTH_LINGERS,
-        ),
+        growth: StateGrowth::new(replica.clone(), &config),
         seed: rng.random(),
     };
     let merge_seed = rng.random();
@@ -235,8 +230,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     });
     tasks.start(TaskKind::Critical, "barrier", barrier_loop.run());
     tasks.start(TaskKind::Critical, "committer", commit_loop.run());
-    start_work(&tasks, &broker, flusher);
-    tasks.start(TaskKind::Critical, "merge", merge::run(broker.clone(), merge_seed));
+    start_work(&tasks, &broker, flusher, merge_seed);
     start_beside(&lease_tasks, &broker, fatal_sender);
     if timeout(REGISTER_WAIT, broker.sessions.begun()).await.is_err() {
         warn!("not registered yet; serving what is known, and trying on");
@@ -261,7 +255,8 @@ fn start_beside(lease_tasks: &TaskSet, broker: &Arc<Broker>, fatal: mpsc::Sender
 }
 
 /// Starts what a broker does that nothing asked it for.
-fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher) {
+fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher, merge_seed: u64) {
+    tasks.start(TaskKind::Critical, "merge", merge::run(broker.clone(), merge_seed));
     tasks.start(TaskKind::Critical, "flush", async move {
         flusher.run().await;
         // The buffer is closed and empty: the broker is leaving, and this is no death.

@@ -160,6 +160,14 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         -1,
         "Records older than this go; -1 for never.",
     ),
+    honoured(
+        "segment.ms",
+        ConfigType::Long,
+        "604800000",
+        "log.roll.ms",
+        1,
+        "How far the records of one merged range may lie apart in time; an eighth of retention.ms if that is less.",
+    ),
     ignored("delete.retention.ms", ConfigType::Long, "86400000", "logs are not compacted yet."),
     ignored(
         "file.delete.delay.ms",
@@ -225,7 +233,6 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     ),
     ignored("segment.index.bytes", ConfigType::Int, "10485760", "there are no index files."),
     ignored("segment.jitter.ms", ConfigType::Long, "0", "there are no log segments."),
-    ignored("segment.ms", ConfigType::Long, "604800000", "there are no log segments."),
     ignored("unclean.leader.election.enable", ConfigType::Boolean, "false", "there are no leaders to elect."),
 ];
 

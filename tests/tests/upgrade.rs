@@ -62,7 +62,7 @@ async fn an_older_broker_says_that_a_cluster_of_this_build_is_too_new_for_it() {
     cluster.kill9(1);
     cluster.set_program(1, Some(older()));
     cluster.restart(1);
-    let status = cluster.broker(1).wait(Duration::from_secs(60)).await;
+    let status = cluster.broker(1).wait(Duration::from_mins(1)).await;
     assert!(!status.success(), "{status}");
     assert!(!cluster.logged("level").is_empty(), "it says why");
     workload.progress(400).await;

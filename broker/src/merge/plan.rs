@@ -144,7 +144,9 @@ fn runs(partition: &Partition, is_unreadable: impl Fn(&Range) -> bool) -> Vec<Ve
         }
         last = Some((range.level, range.compacted));
     }
-    runs.iter_mut().for_each(|run| run.reverse());
+    for run in &mut runs {
+        run.reverse();
+    }
     runs.reverse();
     runs
 }
@@ -190,15 +192,12 @@ pub(super) fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piec
             });
             is_another && object.len() < MERGED_PARTITIONS_PER_OBJECT && bytes + piece.bytes() <= object_bytes
         };
-        match objects.last_mut().filter(|object| fits(object)) {
-            Some(object) => {
-                bytes += piece.bytes();
-                object.push(piece);
-            }
-            None => {
-                bytes = piece.bytes();
-                objects.push(vec![piece]);
-            }
+        if let Some(object) = objects.last_mut().filter(|object| fits(object)) {
+            bytes += piece.bytes();
+            object.push(piece);
+        } else {
+            bytes = piece.bytes();
+            objects.push(vec![piece]);
         }
     }
     objects

@@ -152,7 +152,8 @@ impl Flusher {
                             continue;
                         };
                         budget.spend(now, requests.iter().map(|queued| queued.entries.len()).sum());
-                        self.metrics.put_budget(budget.saved(now), waits_since.take().map(|at| now - at));
+                        let waited = waits_since.take().map(|at| now - at);
+                        self.metrics.put_budget().flushed(budget.saved(now), waited);
                         last_start = Some(now);
                         numbers.retain(|&incarnation, _| incarnation == session.incarnation);
                         let number = numbers.entry(session.incarnation).or_default();

@@ -176,15 +176,15 @@ mod tests {
     impl Log {
         fn new(level: u32) -> Self {
             let mut log = Self { state: State::default(), sequence: 0 };
-            log.apply(Body::FeatureLevel(FeatureLevel { level }));
-            log.apply(Body::TopicCreated(TopicCreated {
+            log.apply(&Body::FeatureLevel(FeatureLevel { level }));
+            log.apply(&Body::TopicCreated(TopicCreated {
                 topic_id: TOPIC.as_bytes().to_vec(),
                 partitions: 2,
             }));
             log
         }
 
-        fn apply(&mut self, body: Body) -> Effects {
+        fn apply(&mut self, body: &Body) -> Effects {
             self.sequence += 1;
             let at = Position {
                 revision: 10 + i64::try_from(self.sequence).unwrap(),
@@ -192,7 +192,7 @@ mod tests {
                 incarnation: 5,
             };
             let record = Record::new(1_000, body.clone());
-            let effects = self.state.apply(at, &record, &body).unwrap();
+            let effects = self.state.apply(at, &record, body).unwrap();
             invariants::check(&self.state).unwrap();
             effects
         }
@@ -206,7 +206,7 @@ mod tests {
                 batches: vec![batch],
             });
             let topic = FlushTopic { topic_id: TOPIC.as_bytes().to_vec(), partitions: entries.collect() };
-            self.apply(Body::Flush(Flush {
+            self.apply(&Body::Flush(Flush {
                 object_number: self.sequence,
                 object_bytes: 1_000,
                 topics: vec![topic],
@@ -226,7 +226,7 @@ mod tests {
 
         fn merge(&mut self, entries: &[MergedPartition]) -> Effects {
             let topic = MergedTopic { topic_id: TOPIC.as_bytes().to_vec(), partitions: entries.to_vec() };
-            self.apply(Body::Merged(Merged {
+            self.apply(&Body::Merged(Merged {
                 object_number: 1_000 + self.sequence,
                 object_salt: 1,
                 object_bytes: 5_000,
@@ -308,7 +308,7 @@ mod tests {
         let (zero, one) = (log.whole(0), log.whole(1));
         let trim = |log: &mut Log, partition, log_start| {
             let topic_id = TOPIC.as_bytes().to_vec();
-            log.apply(Body::Trim(Trim {
+            log.apply(&Body::Trim(Trim {
                 partitions: vec![TrimPartition { topic_id, partition, log_start }],
             }));
         };
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(effects.merges, [MergeOutcome::Replaced, MergeOutcome::Refused]);
         assert_eq!((log.partition(0).log_start(), log.partition(1).log_start()), (5, 15));
         let again = log.whole(1);
-        log.apply(Body::TopicDeleted(TopicDeleted { topic_id: TOPIC.as_bytes().to_vec() }));
+        log.apply(&Body::TopicDeleted(TopicDeleted { topic_id: TOPIC.as_bytes().to_vec() }));
         let effects = log.merge(&[again]);
         assert_eq!((effects.merges, effects.died.len()), (vec![MergeOutcome::Refused], 1));
         assert!(log.state.objects().is_empty());

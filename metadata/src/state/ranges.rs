@@ -226,7 +226,9 @@ impl Ranges {
     /// [`Self::between`] has found.
     pub(super) fn replace(&mut self, merged: Range) {
         let Some(inputs) = self.between(merged.base_offset, merged.end_offset) else { return };
-        inputs.iter().for_each(|range| self.count_out(range));
+        for range in &inputs {
+            self.count_out(range);
+        }
         self.count_in(&merged);
         let first = self.place_of(merged.base_offset);
         let last = self.place_of(merged.end_offset - 1);

@@ -42,6 +42,7 @@ impl ReadBatch {
     }
 
     /// The same in a buffer of its own, so that it keeps nothing else in memory.
+    #[must_use]
     pub fn detached(&self) -> Self {
         let mut whole = BytesMut::with_capacity(self.len());
         self.pieces().for_each(|piece| whole.extend_from_slice(piece));

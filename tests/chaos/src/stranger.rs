@@ -31,7 +31,9 @@ const AHEAD: i64 = 200;
 pub(crate) async fn restored(cluster: &mut Cluster, backup: &Path, story: &Story) {
     let ran: Vec<usize> = (0..cluster.len()).filter(|&i| cluster.is_running(i)).collect();
     let newest = cluster.etcd().revision();
-    ran.iter().for_each(|&i| cluster.kill9(i));
+    for &i in &ran {
+        cluster.kill9(i);
+    }
     let before = cluster.s3().files("/");
     cluster.etcd().kill9();
     cluster.etcd().restore(backup);
