@@ -34,6 +34,8 @@ const RUN_BYTES: u64 = 1 << 30;
 const CONNECTIONS: usize = 12;
 /// Bytes at 10 MiB/s after which a saved-up burst of PUTs is spent.
 const SPEND_BURST: u64 = 40 << 20;
+/// What goes on for ever is measured without an hour's savings, which would last for minutes.
+const NO_SAVINGS: &[&str] = &["--put-budget-burst", "8"];
 const NO_BUDGET: &[&str] = &["--put-budget-per-s", "100000", "--put-budget-burst", "100000"];
 
 #[tokio::main]
@@ -120,7 +122,7 @@ async fn raw_put(stack: &Stack, total: u64, round: u64) -> f64 {
 async fn sustained(stack: &mut Stack, report: &mut Report, fsync: bool) {
     let mode = if fsync { "etcd with fsync" } else { "etcd without fsync" };
     for (partitions, cluster) in [(6, "six"), (1000, "thousand")] {
-        let (broker, _) = stack.broker(1, cluster, &[]).await;
+        let (broker, _) = stack.broker(1, cluster, NO_SAVINGS).await;
         let mut client = Client::connect(&broker.address).await.expect("a connection");
         client.create_topic("load", partitions, &[]).await.expect("a topic");
         let frames = produce_frames("load", partitions);
@@ -193,7 +195,7 @@ async fn puts_per_gib(stack: &mut Stack, report: &mut Report) {
     let total = 160_u64 << 20;
     for partitions in [1, 100, 1000] {
         let cluster = format!("puts-{partitions}");
-        let (broker, _) = stack.broker(1, &cluster, &[]).await;
+        let (broker, _) = stack.broker(1, &cluster, NO_SAVINGS).await;
         let mut client = Client::connect(&broker.address).await.expect("a connection");
         client.create_topic("load", partitions, &[]).await.expect("a topic");
         let name = "strandline_object_store_requests_total";
@@ -213,7 +215,7 @@ async fn puts_per_gib(stack: &mut Stack, report: &mut Report) {
     }
     let mut brokers = Vec::new();
     for node_id in 1..=3 {
-        brokers.push(stack.broker(node_id, "puts-three", &[]).await.0);
+        brokers.push(stack.broker(node_id, "puts-three", NO_SAVINGS).await.0);
     }
     let mut client = Client::connect(&brokers[0].address).await.expect("a connection");
     client.create_topic("load", 100, &[]).await.expect("a topic");
