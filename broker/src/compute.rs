@@ -5,12 +5,13 @@
 //! Whoever waits may go away. A piece that has not begun is then dropped, one that has begun comes
 //! to its end: so pieces are small, a batch or a request each.
 
+use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::limits::{BATCHES_OPENED_AT_ONCE, FRAMES_AT_ONCE, LARGE_ANSWERS_AT_ONCE, LOOKUPS_AT_ONCE};
 use crate::metrics::Metrics;
@@ -26,6 +27,8 @@ pub(crate) enum Kind {
     Frame,
     /// Matching patterns of subscriptions.
     Pattern,
+    /// Opening batches for log compaction.
+    Compaction,
 }
 
 impl Kind {
@@ -35,6 +38,7 @@ impl Kind {
             Self::Batch => "batch",
             Self::Frame => "frame",
             Self::Pattern => "pattern",
+            Self::Compaction => "compaction",
         }
     }
 }
@@ -46,21 +50,43 @@ pub(crate) struct Compute {
     batches: Arc<Semaphore>,
     frames: Arc<Semaphore>,
     patterns: Arc<Semaphore>,
+    compaction: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     metrics: Metrics,
+    /// Where it runs; `None` for the runtime of everything else.
+    aside: Option<Handle>,
+}
+
+/// Ends a task when nobody waits for it any more.
+struct Aborted<T>(JoinHandle<T>);
+
+impl<T> Drop for Aborted<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Compute {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    pub(crate) fn new(metrics: Metrics, aside: Option<Handle>) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
         Self {
             lookups: places(LOOKUPS_AT_ONCE),
             batches: places(BATCHES_OPENED_AT_ONCE),
             frames: places(FRAMES_AT_ONCE),
             patterns: places(1),
+            compaction: places(1),
             answers: places(LARGE_ANSWERS_AT_ONCE),
             metrics,
+            aside,
         }
+    }
+
+    /// Runs all of a task where it holds up nobody: one that computes a little here and there, and
+    /// much together. It ends when nobody waits for it any more.
+    pub(crate) async fn aside<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(runtime) = &self.aside else { return task.await };
+        let mut running = Aborted(runtime.spawn(task));
+        joined((&mut running.0).await).await
     }
 
     /// Runs `work` when there is a place for its kind, and gives what comes of it.
@@ -75,22 +101,22 @@ impl Compute {
             Kind::Batch => &self.batches,
             Kind::Frame => &self.frames,
             Kind::Pattern => &self.patterns,
+            Kind::Compaction => &self.compaction,
         };
         let place = self.place(places, kind.as_str()).await;
         // A runtime of one thread is a simulation or a test, which must be the same every time.
         if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
             return work();
         }
-        let done = spawn_blocking(move || {
+        let work = move || {
             let _place = place;
             work()
-        });
-        match done.await {
-            Ok(done) => done,
-            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            // The runtime is ending, and this task with it.
-            Err(_) => std::future::pending().await,
-        }
+        };
+        let done = match &self.aside {
+            Some(runtime) => runtime.spawn_blocking(work),
+            None => spawn_blocking(work),
+        };
+        joined(done.await).await
     }
 
     /// Waits until a large answer may be built. What is built meanwhile in turns is large in
@@ -109,6 +135,16 @@ impl Compute {
     }
 }
 
+/// What came of a task; its panic is this task's.
+async fn joined<T>(done: Result<T, JoinError>) -> T {
+    match done {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // The runtime is ending, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
@@ -120,7 +156,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn work_holds_up_no_task_and_has_a_bound_of_its_own() {
-        let compute = Arc::new(Compute::new(Metrics::new().unwrap()));
+        let compute = Arc::new(Compute::new(Metrics::new().unwrap(), None));
         // Each place waits to be told to go on.
         let (tell, told) = sync_channel::<()>(LOOKUPS_AT_ONCE);
         let told = Arc::new(std::sync::Mutex::new(told));
@@ -149,7 +185,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_panic_ends_who_waits_and_gives_the_place_back() {
-        let compute = Arc::new(Compute::new(Metrics::new().unwrap()));
+        let compute = Arc::new(Compute::new(Metrics::new().unwrap(), None));
         for _ in 0..=LOOKUPS_AT_ONCE {
             let compute = compute.clone();
             let tasks = crate::tasks::TaskSet::default();

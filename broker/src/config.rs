@@ -74,12 +74,25 @@ pub struct MergeConfig {
     pub bytes_per_s: u64,
     /// Bytes that a merge may hold in memory.
     pub memory_bytes: u64,
+    /// Bytes that log compaction may hold beside the merge that it ends with.
+    pub compaction_bytes: u64,
 }
 
 impl MergeConfig {
     /// Most bytes of a merged object: what is read and what is written are in memory together.
     pub fn object_bytes(&self) -> u64 {
         (self.memory_bytes / 2).min(MERGED_OBJECT_BYTES)
+    }
+
+    /// Bytes that the newest offsets of keys may take: 31 each.
+    pub(crate) fn key_bytes(&self) -> u64 {
+        self.compaction_bytes / 4 * 3
+    }
+
+    /// Bytes that marks of superseded records may take, one bit each.
+    pub(crate) fn mark_bytes(&self) -> u64 {
+        // They grow by doubling.
+        self.compaction_bytes / 8
     }
 }
 
@@ -263,6 +276,7 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
             interval: Duration::from_millis(values.within("merge_interval_ms", 10, 86_400_000)?),
             bytes_per_s: values.within("merge_bytes_per_s", 1 << 10, 1 << 40)?,
             memory_bytes: memory.bytes("merge_memory_bytes"),
+            compaction_bytes: memory.bytes("compact_memory_bytes"),
         },
         memory,
         cache_bytes: memory.bytes("cache_bytes"),
@@ -516,10 +530,10 @@ mod tests {
             }
         };
         let plenty = on(1 << 40, &[]);
-        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1280 * MIB));
+        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1408 * MIB));
         assert_eq!((plenty.cache_bytes, plenty.read_in_flight_bytes), (256 * MIB, 128 * MIB));
         let small = on(360 * MIB, &[]);
-        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (200 * MIB, 40 * MIB));
+        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (220 * MIB, 40 * MIB));
         assert_eq!(small.max_request_bytes as u64, 40 * MIB, "the largest request fits");
         let shown = small.effective.iter().find(|(key, _)| key == "cache_bytes").unwrap();
         assert_eq!(shown.1, (40 * MIB).to_string());
@@ -529,7 +543,7 @@ mod tests {
             panic!("no help");
         };
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(help.contains("here 360 MiB, of which the six have 200 MiB"), "{help}");
+        assert!(help.contains("here 360 MiB, of which these have 220 MiB"), "{help}");
     }
 
     #[test]

@@ -160,10 +160,14 @@ pub(crate) const UNITS_PER_ENTRY: usize = 10;
 pub(crate) const BYTES_PER_UNIT: usize = 512;
 /// What laying one partition out in an object costs, in units of a turn: about three microseconds.
 pub(crate) const UNITS_PER_RANGE: usize = 25;
+/// Entries of one produce request that are written at a time: as many as fit into one record of the
+/// log. What it has beyond them takes turns with what others have to write.
+pub(crate) const REQUEST_PART_ENTRIES: usize = 4 * 1024;
 /// No produce waits longer than this, whatever it asks for.
 pub(crate) const PRODUCE_MAX_WAIT: Duration = Duration::from_mins(2);
 
 const _: () = assert!(FLUSH_ENTRIES <= MAX_SEGMENT_RANGES, "a flush fits into an object");
+const _: () = assert!(REQUEST_PART_ENTRIES <= FLUSH_ENTRIES);
 
 // Reading: fetch/ and api/fetch.
 
@@ -412,12 +416,20 @@ pub(crate) const MERGE_INPUTS: usize = 4_096;
 /// Partitions of one merged object: its record is a single one, of about 75 bytes each.
 pub(crate) const MERGED_PARTITIONS_PER_OBJECT: usize = 2_048;
 /// The records of a merged range lie apart by no more than this part of `retention.ms`, since they
-/// expire together.
-pub(crate) const MERGE_SPAN_OF_RETENTION: i64 = 8;
+/// expire together, and of `max.compaction.lag.ms`, since they are compacted together.
+pub(crate) const MERGE_SPAN_PART: i64 = 8;
 /// Ranges that a merge reads at a time.
 pub(crate) const MERGE_READS_AT_ONCE: usize = 8;
 /// The longest pause between two merges: a large object at a small budget.
 pub(crate) const MERGE_LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// What log compaction reads of small ranges in one go, in bytes: it looks at no more at a time
+/// beside the threads of the connections.
+pub(crate) const COMPACTION_READ_BYTES: u64 = 8 << 20;
+/// That much of a partition is compacted as soon as it is dirty enough, in bytes. Less waits, since
+/// every compaction costs a PUT.
+pub(crate) const COMPACTED_AT_ONCE_BYTES: u64 = 1 << 20;
+/// For how long less of it waits at most; `segment.ms` if that is less.
+pub(crate) const COMPACTION_REST: Duration = Duration::from_hours(1);
 /// For how long a merge leaves a range alone that cannot be read.
 pub(crate) const UNREADABLE_REST: Duration = Duration::from_mins(10);
 /// Such ranges that are remembered, about 60 bytes each.
@@ -441,6 +453,8 @@ pub(crate) const FSCK_READ_BYTES: u64 = 32 << 20;
 pub(crate) const FSCK_READS: usize = 4;
 /// Keys of one LIST of an audit.
 pub(crate) const FSCK_LIST_PAGE: usize = 1_000;
+/// Topics of which an audit shows what they take, the largest.
+pub(crate) const FSCK_TOPICS: usize = 200;
 /// Findings of an audit that are kept with their text; further ones are counted.
 pub(crate) const FSCK_FINDINGS: usize = 1_000;
 /// How long a broker waits for its own registration to be usable before it is opened anyway.
@@ -464,6 +478,9 @@ pub(crate) const READINESS_CHECK: Duration = Duration::from_secs(1);
 pub(crate) const METADATA_SILENCE: Duration = Duration::from_secs(3);
 /// How many keep-alives fit into the time of a lease.
 pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
+/// How much less of the processors goes to what computes for long, as `nice` counts: a tenth of
+/// what others get that want them at the same time.
+pub(crate) const ASIDE_NICENESS: i32 = 10;
 /// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
 pub(crate) const CONTROL_THREADS: usize = 2;
 

@@ -3,6 +3,7 @@
 
 mod below;
 pub(crate) mod bounds;
+mod compaction;
 pub(crate) mod groups;
 mod merging;
 mod put_budget;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use self::below::BelowMetrics;
 use self::bounds::BoundMetrics;
+use self::compaction::CompactionMetrics;
 use self::groups::GroupMetrics;
 use self::merging::MergeMetrics;
 use self::put_budget::PutBudgetMetrics;
@@ -103,6 +105,7 @@ struct Shared {
     connections_refused: IntCounter,
     bounds: BoundMetrics,
     merging: MergeMetrics,
+    compaction: CompactionMetrics,
     put_budget: PutBudgetMetrics,
     read_failures: IntCounter,
     doubted_batches: IntCounterVec,
@@ -199,6 +202,7 @@ impl Metrics {
                 .counter("connections_refused_total", "Connections refused because there were too many")?,
             bounds: BoundMetrics::new(&r)?,
             merging: MergeMetrics::new(&r)?,
+            compaction: CompactionMetrics::new(&r)?,
             put_budget: PutBudgetMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
@@ -318,6 +322,11 @@ impl Metrics {
 
     pub(crate) fn connection_refused(&self) {
         self.shared.connections_refused.inc();
+    }
+
+    /// What is counted of log compaction.
+    pub(crate) fn compaction(&self) -> &CompactionMetrics {
+        &self.shared.compaction
     }
 
     /// What is counted of merging.

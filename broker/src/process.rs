@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Advertised, Config, EmbeddedConfig, MetadataConfig, Parsed};
 use crate::fsck;
-use crate::limits::CONTROL_THREADS;
+use crate::limits::{ASIDE_NICENESS, CONTROL_THREADS};
 use crate::metrics::Metrics;
 use crate::recover::Recovery;
 use crate::run::{self, Leases, Opened, Parts, StoreOpener};
@@ -51,16 +51,19 @@ fn run(command: Option<Command>, flags: Vec<String>) -> Result<ExitCode, Box<dyn
     };
     config.log.start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let control = control_runtime()?;
+    let (control, aside) = (control_runtime()?, aside_runtime()?);
     let code = runtime.block_on(async {
         if let Some(command) = command {
             return command.run(&config).await;
         }
-        serve(config, control.handle()).await.inspect_err(|error| error!(%error, "the broker ends"))
+        serve(config, control.handle(), aside.handle())
+            .await
+            .inspect_err(|error| error!(%error, "the broker ends"))
     });
     // Nothing of what still runs is waited for: what had to be done is done.
     runtime.shutdown_background();
     control.shutdown_background();
+    aside.shutdown_background();
     code
 }
 
@@ -69,6 +72,17 @@ fn run(command: Option<Command>, flags: Vec<String>) -> Result<ExitCode, Box<dyn
 fn control_runtime() -> std::io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()
+}
+
+/// Threads for what computes for long: large requests, merging. They are nicer than others, so that
+/// small requests go first.
+fn aside_runtime() -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let nicer = || {
+        // On Linux it is the thread's own. Without it they share as equals.
+        let _ = rustix::process::nice(ASIDE_NICENESS);
+    };
+    builder.thread_name("aside").on_thread_start(nicer).enable_all().build()
 }
 
 /// What else than a broker the process may be: `strandline fsck [--quick] [settings]`, an audit, or
@@ -170,7 +184,11 @@ fn complain(error: &dyn std::fmt::Display) -> ExitCode {
     strandline_settings::complain("strandline", error)
 }
 
-async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn serve(
+    config: Config,
+    control: &Handle,
+    aside: &Handle,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = config.effective.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
     let memory = &config.memory;
@@ -209,8 +227,19 @@ async fn serve(config: Config, control: &Handle) -> Result<ExitCode, Box<dyn std
             backend: lease_backend(&config.metadata, &backend, control).await?,
             runtime: Some(control.clone()),
         };
-        let parts =
-            Parts { backend, open_store, clock, metrics, advertised, metrics_url, seed, tasks, leases };
+        let aside = Some(aside.clone());
+        let parts = Parts {
+            backend,
+            open_store,
+            clock,
+            metrics,
+            advertised,
+            metrics_url,
+            seed,
+            tasks,
+            leases,
+            aside,
+        };
         let opened = run::open(config, parts).await?;
         if let Some(embedded) = embedded {
             if let Some(listener) = metadata_listener {

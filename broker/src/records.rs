@@ -186,7 +186,8 @@ fn unsnappy(stored: &[u8], most: usize) -> Result<Bytes, RecordsError> {
     Ok(out.into())
 }
 
-fn compress(target: Target, payload: &[u8], out: BytesMut) -> Result<BytesMut, RecordsError> {
+/// Adds what `payload` is when it is compressed as Kafka's clients do it.
+pub(crate) fn compress(target: Target, payload: &[u8], out: BytesMut) -> Result<BytesMut, RecordsError> {
     let mut out = out.writer();
     match target.codec {
         Compression::None => out.write_all(payload)?,

@@ -70,6 +70,9 @@ pub struct Parts {
     pub tasks: TaskSet,
     /// What keeps it registered.
     pub leases: Leases,
+    /// Threads for what computes for long, and is not to hold up the rest; `None` for the runtime
+    /// of everything else.
+    pub aside: Option<Handle>,
 }
 
 /// What keeps a broker registered. It may have connections and threads of its own, so that no work
@@ -170,7 +173,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let session_bytes = config.memory.fetch_session_bytes();
     let fetch_sessions = FetchSessions::new(config.fetch_sessions, session_bytes, rng.random());
     let ids = Ids::new(rng);
-    let compute = Arc::new(Compute::new(parts.metrics.clone()));
+    let compute = Arc::new(Compute::new(parts.metrics.clone(), parts.aside));
     let groups = Groups::new(Environment {
         topics: KnownTopics::new(replica.clone(), compute.clone(), tasks.clone()),
         node_id: config.node_id,
@@ -256,7 +259,8 @@ fn start_beside(lease_tasks: &TaskSet, broker: &Arc<Broker>, fatal: mpsc::Sender
 
 /// Starts what a broker does that nothing asked it for.
 fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher, merge_seed: u64) {
-    tasks.start(TaskKind::Critical, "merge", merge::run(broker.clone(), merge_seed));
+    let (merging, compute) = (merge::run(broker.clone(), merge_seed), broker.compute.clone());
+    tasks.start(TaskKind::Critical, "merge", async move { compute.aside(merging).await });
     tasks.start(TaskKind::Critical, "flush", async move {
         flusher.run().await;
         // The buffer is closed and empty: the broker is leaving, and this is no death.

@@ -102,6 +102,7 @@ impl World {
             seed: node_id.unsigned_abs().into(),
             tasks: TaskSet::default(),
             leases,
+            aside: None,
         };
         run::open(Config { ..*config }, parts).await
     }

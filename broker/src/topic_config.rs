@@ -27,6 +27,21 @@ pub(crate) struct Effective<'a> {
     pub(crate) broker: &'a BTreeMap<String, String>,
 }
 
+/// How a topic is compacted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Compaction {
+    /// It is compacted when more than this part of its bytes has not been.
+    pub(crate) min_dirty_ratio: f64,
+    /// Records younger than this stay, in ms.
+    pub(crate) min_lag_ms: i64,
+    /// No record stays for longer than this without being compacted, in ms.
+    pub(crate) max_lag_ms: i64,
+    /// For how long tombstones stay after they were compacted, in ms.
+    pub(crate) delete_retention_ms: i64,
+    /// A little of it is compacted when it is as old as this, in ms.
+    pub(crate) segment_ms: i64,
+}
+
 impl Effective<'_> {
     /// The value of a config, which is always one that [`check`] accepts.
     pub(crate) fn get(&self, name: &str) -> &str {
@@ -58,7 +73,22 @@ impl Effective<'_> {
 
     /// Whether old records may go.
     pub(crate) fn deletes(&self) -> bool {
-        self.get("cleanup.policy").split(',').any(|p| p.trim() == "delete")
+        self.has_policy("delete")
+    }
+
+    /// What log compaction does with the topic; `None` if it is not compacted.
+    pub(crate) fn compaction(&self) -> Option<Compaction> {
+        self.has_policy("compact").then(|| Compaction {
+            min_dirty_ratio: self.get("min.cleanable.dirty.ratio").parse().unwrap_or(1.0),
+            min_lag_ms: self.number("min.compaction.lag.ms"),
+            max_lag_ms: self.number("max.compaction.lag.ms"),
+            delete_retention_ms: self.number("delete.retention.ms"),
+            segment_ms: self.segment_ms(),
+        })
+    }
+
+    fn has_policy(&self, policy: &str) -> bool {
+        self.get("cleanup.policy").split(',').any(|p| p.trim() == policy)
     }
 
     /// What batches must be.
@@ -74,7 +104,7 @@ impl Effective<'_> {
             limits_times: ["message.timestamp.before.max.ms", "message.timestamp.after.max.ms"]
                 .into_iter()
                 .any(|name| find(name).is_some_and(|c| c.default != self.get(name))),
-            compacted: self.get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
+            compacted: self.has_policy("compact"),
             compression: self.compression(),
         }
     }

@@ -78,7 +78,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         "delete",
         "log.cleanup.policy",
         0,
-        "delete: old records go by retention. compact: no record goes by retention, and none is compacted away yet: the log keeps every record.",
+        "delete: old records go by retention. compact: of each key the last record stays, older ones are compacted away, and nothing goes by retention. Both: both.",
     ),
     honoured(
         "compression.gzip.level",
@@ -168,7 +168,14 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         1,
         "How far the records of one merged range may lie apart in time; an eighth of retention.ms if that is less.",
     ),
-    ignored("delete.retention.ms", ConfigType::Long, "86400000", "logs are not compacted yet."),
+    honoured(
+        "delete.retention.ms",
+        ConfigType::Long,
+        "86400000",
+        "log.cleaner.delete.retention.ms",
+        0,
+        "How long a record without a value stays after log compaction has removed what it deletes.",
+    ),
     ignored(
         "file.delete.delay.ms",
         ConfigType::Long,
@@ -202,9 +209,30 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
     ),
     ignored("local.retention.bytes", ConfigType::Long, "-2", "all records are in the object store."),
     ignored("local.retention.ms", ConfigType::Long, "-2", "all records are in the object store."),
-    ignored("max.compaction.lag.ms", ConfigType::Long, "9223372036854775807", "logs are not compacted yet."),
-    ignored("min.cleanable.dirty.ratio", ConfigType::Double, "0.5", "logs are not compacted yet."),
-    ignored("min.compaction.lag.ms", ConfigType::Long, "0", "logs are not compacted yet."),
+    honoured(
+        "max.compaction.lag.ms",
+        ConfigType::Long,
+        "9223372036854775807",
+        "log.cleaner.max.compaction.lag.ms",
+        1,
+        "How long a record stays at most without being compacted.",
+    ),
+    honoured(
+        "min.cleanable.dirty.ratio",
+        ConfigType::Double,
+        "0.5",
+        "log.cleaner.min.cleanable.ratio",
+        0,
+        "A partition is compacted when more than this part of its bytes was not yet; less than a mebibyte waits for segment.ms besides, an hour at most.",
+    ),
+    honoured(
+        "min.compaction.lag.ms",
+        ConfigType::Long,
+        "0",
+        "log.cleaner.min.compaction.lag.ms",
+        0,
+        "How long a record stays at least before it is compacted away.",
+    ),
     ignored(
         "min.insync.replicas",
         ConfigType::Int,
@@ -300,7 +328,9 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
         ConfigType::Int => number(most_of(i64::from(i32::MAX))),
         ConfigType::Long => number(i64::MAX),
         ConfigType::Double => {
-            value.parse::<f64>().map(|_| ()).map_err(|_| format!("{name}: {value:?} is not a number"))
+            let number = value.parse::<f64>().map_err(|_| format!("{name}: {value:?} is not a number"))?;
+            let fits = (0.0..=1.0).contains(&number);
+            fits.then_some(()).ok_or_else(|| format!("{name}: {value} is not within 0 to 1"))
         }
         ConfigType::String | ConfigType::List => Ok(()),
     }

@@ -6,13 +6,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest,
-    RequestHeader, ResponseHeader, TopicName,
+    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    FetchRequest, FetchResponse, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -265,6 +266,22 @@ impl Client {
         let partition = &response.responses[0].partitions[0];
         check(partition.error_code)?;
         Ok((partition.high_watermark, partition.records.clone().unwrap_or_default()))
+    }
+
+    /// Deletes the records of a partition before an offset; gives where it starts then.
+    pub async fn delete_records(
+        &mut self,
+        name: &str,
+        partition: i32,
+        before: i64,
+    ) -> Result<i64, ClientError> {
+        let asked = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(before);
+        let topics = vec![DeleteRecordsTopic::default().with_name(topic(name)).with_partitions(vec![asked])];
+        let request = DeleteRecordsRequest::default().with_topics(topics).with_timeout_ms(10_000);
+        let response = self.call(&request, 2).await?;
+        let partition = &response.topics[0].partitions[0];
+        check(partition.error_code)?;
+        Ok(partition.low_watermark)
     }
 
     /// The offset for a timestamp (−1 latest, −2 earliest).

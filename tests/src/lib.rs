@@ -17,5 +17,6 @@ pub mod proxy;
 pub mod records;
 pub mod single;
 pub mod surroundings;
+pub mod table;
 pub mod tail;
 pub mod workload;

@@ -109,12 +109,17 @@ impl Workload {
 
 /// Creates a topic, as a client does that tries again.
 pub async fn create_topic(brokers: &[String], topic: &str, partitions: i32) {
+    create_topic_with(brokers, topic, partitions, &[]).await;
+}
+
+/// Creates a topic with configs, as a client does that tries again.
+pub async fn create_topic_with(brokers: &[String], topic: &str, partitions: i32, configs: &[(&str, &str)]) {
     let turns = std::cell::Cell::new(0);
     eventually("a topic is created", Duration::from_mins(1), async || {
         turns.set(turns.get() + 1);
         let done: Result<(), ClientError> = async {
             let mut client = Client::connect(&brokers[turns.get() % brokers.len()]).await?;
-            client.create_topic(topic, partitions, &[]).await
+            client.create_topic(topic, partitions, configs).await
         }
         .await;
         done.ok()

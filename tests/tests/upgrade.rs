@@ -4,8 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kafka_protocol::messages::UpdateFeaturesRequest;
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use strandline_tests::client::{Client, text};
 use strandline_tests::cluster::{Cluster, Plan};
+use strandline_tests::process::eventually;
+use strandline_tests::table::{self, Table};
 use strandline_tests::workload::Workload;
+use tokio::sync::watch;
 
 /// The older build's program.
 fn older() -> PathBuf {
@@ -72,4 +78,69 @@ async fn an_older_broker_says_that_a_cluster_of_this_build_is_too_new_for_it() {
     workload.finish(&mut cluster).await;
     let (code, said) = cluster.fsck(&[]).await;
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// Nothing is merged, and nothing compacted, while a cluster may have brokers that do not know how
+/// to read it: a mixed cluster works on, and raising the level begins it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an older build's program: make test-upgrade"]
+async fn an_older_cluster_merges_and_compacts_once_its_level_is_raised() {
+    let plan = plan().flag("merge-interval-ms", 500).program(older());
+    let mut cluster = Cluster::start(plan).await;
+    let addresses = cluster.addresses();
+    let workload = Workload::start(&cluster, "merged", 4).await;
+    table::create(&addresses, "table", 2, 600_000).await;
+    let table = Table::new("table", 2, addresses.clone(), Duration::from_mins(5), workload.history().clone());
+    let stop = watch::Sender::new(false);
+    let changes = tokio::spawn(table.clone().write(0, 1, Duration::from_millis(50), stop.subscribe()));
+    let reader = tokio::spawn(table.clone().read(Duration::from_millis(300), stop.subscribe()));
+    roll(&mut cluster, &workload, None).await;
+    assert!(merged(&cluster).await < 1.0, "an older broker could not read it");
+    cluster.stop(1).await;
+    cluster.set_program(1, Some(older()));
+    cluster.restart(1);
+    cluster.wait_ready(1).await;
+    workload.progress(400).await;
+    cluster.stop(1).await;
+    cluster.set_program(1, None);
+    cluster.restart(1);
+    cluster.wait_ready(1).await;
+    raise_level(&addresses[0]).await;
+    eventually("merges begin", Duration::from_mins(1), async || (merged(&cluster).await > 0.0).then_some(()))
+        .await;
+    workload.progress(1_000).await;
+    stop.send_replace(true);
+    changes.await.unwrap();
+    reader.await.unwrap();
+    workload.finish(&mut cluster).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    table.check(&addresses, true).await;
+    table.history().assert_clean();
+    let (code, said) = cluster.fsck(&[]).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Bytes of merged objects that brokers have written.
+async fn merged(cluster: &Cluster) -> f64 {
+    let mut bytes = 0.0;
+    for i in 0..cluster.len() {
+        bytes += cluster.metric(i, "strandline_merged_bytes_total", "").await;
+    }
+    bytes
+}
+
+/// The feature level from which on ranges are merged.
+const MERGING: i16 = 4;
+
+/// Raises the cluster's feature level to that.
+async fn raise_level(address: &str) {
+    let feature = FeatureUpdateKey::default()
+        .with_feature(text("strandline.version"))
+        .with_max_version_level(MERGING)
+        .with_upgrade_type(1);
+    let request =
+        UpdateFeaturesRequest::default().with_timeout_ms(10_000).with_feature_updates(vec![feature]);
+    let mut client = Client::connect(address).await.unwrap();
+    let answer = client.call(&request, 1).await.unwrap();
+    assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
 }

@@ -9,9 +9,9 @@ use strandline_settings::{ConfigError, Values};
 /// The parts in which memory is shared out.
 const PARTS: u64 = 18;
 /// How many budgets there are.
-const BUDGETS: usize = 6;
-/// Each budget, and how many of the parts it has unless it is set. Nearly half of the memory is
-/// left: to the state (about 100 bytes for each offset range), to fetch sessions (one part) and
+const BUDGETS: usize = 7;
+/// Each budget, and how many of the parts it has unless it is set. More than a third of the memory
+/// is left: to the state (about 100 bytes for each offset range), to fetch sessions (one part) and
 /// fetches that wait (half a part), to large requests once they are decoded (two parts), to what
 /// lies between two budgets for a moment, to the allocator.
 const SHARES: [(&str, u64); BUDGETS] = [
@@ -21,6 +21,7 @@ const SHARES: [(&str, u64); BUDGETS] = [
     ("request_memory_bytes", 2),
     ("response_memory_bytes", 2),
     ("merge_memory_bytes", 1),
+    ("compact_memory_bytes", 1),
 ];
 /// What is shared out at most unless `memory_bytes` is set: on a machine that others use as well, a
 /// broker need not take more for being given more.
@@ -98,7 +99,7 @@ pub(super) fn help(available: u64) -> String {
     let names = SHARES.map(|(key, parts)| format!("{key} ({parts}/{PARTS})")).join(", ");
     format!(
         "Memory: memory_bytes is shared out: {names}; together {shared}/{PARTS} of it. Unless it is set it is the least of what the cgroup, \
-         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which the six have {} MiB. Beside that the \
+         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which these have {} MiB. Beside that the \
          state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.",
         DEFAULT_MEMORY_BYTES >> 20,
         memory >> 20,

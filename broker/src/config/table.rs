@@ -117,7 +117,7 @@ pub const SETTINGS: &[Setting] = &[
         "memory_bytes",
         "",
         "bytes",
-        "Memory that this process may use, of which the next six have a share each [default: the least of what the cgroup, \
+        "Memory that this process may use, of which the next seven have a share each [default: the least of what the cgroup, \
          ulimit -v and the machine allow, at most 2415919104]",
     ),
     setting(
@@ -152,6 +152,13 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "bytes",
         "Memory for merging small objects into large ones, which have half of it, and at most 64 MiB [default: 1/18 of memory_bytes]",
+    ),
+    setting(
+        "compact_memory_bytes",
+        "",
+        "bytes",
+        "Memory for log compaction: three quarters for the newest offset of each key, 31 bytes each; more keys are \
+         taken in several passes [default: 1/18 of memory_bytes]",
     ),
     setting(
         "max_request_bytes",

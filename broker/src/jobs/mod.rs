@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use self::expiry::ProducerExpiry;
 use self::gc::Collector;
 use self::retention::Retention;
+pub(crate) use self::retention::clock_trust;
 use crate::Broker;
 use crate::clock_skew::ClockTrust;
 use crate::tasks::TaskKind;

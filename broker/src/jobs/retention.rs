@@ -87,7 +87,7 @@ async fn trim_all(broker: &Broker) -> Result<(), CommitError> {
 
 /// Whether this broker's clock may decide. If nothing is known of others, the store is asked for
 /// something: its answer says what time it is there.
-pub(super) async fn clock_trust(broker: &Broker) -> ClockTrust {
+pub(crate) async fn clock_trust(broker: &Broker) -> ClockTrust {
     let judge = || broker.replica.read(|view| broker.clock_skew.judge(&view.names));
     let trust = judge();
     if trust != ClockTrust::Unknown {

@@ -10,6 +10,7 @@
 //! plan (pure) ─▶ rewrite: read, check, build ─▶ storage: PUT ─▶ metadata: commit `Merged`
 //! ```
 
+mod compact;
 mod pace;
 mod plan;
 mod rewrite;
@@ -17,38 +18,97 @@ mod rewrite;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use strandline_metadata::limits::LEVELS;
-use strandline_metadata::replica::View;
 use strandline_metadata::state::{LevelTotals, MERGING, Range, State};
 use strandline_metadata::turns::Turns;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
+pub(crate) use self::compact::Tally;
 use self::pace::Pace;
 use self::plan::{Ends, Piece, Rules};
 use crate::Broker;
 use crate::leaders::Leaders;
-use crate::limits::{
-    LEVEL_1_LOOK, LEVEL_1_LOOKS, MERGE_SPAN_OF_RETENTION, UNREADABLE_RANGES, UNREADABLE_REST,
-};
+use crate::limits::{LEVEL_1_LOOK, LEVEL_1_LOOKS, MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
 use crate::topic_config::Effective;
 
-/// Merges whatever is due, again and again, until it is dropped.
+/// Merges and compacts whatever is due, again and again, until it is dropped.
 pub(crate) async fn run(broker: Arc<Broker>, seed: u64) {
-    let mut merger = Merger::new(&broker, seed);
-    loop {
-        sleep(broker.config.merge.interval).await;
-        merger.pass(&broker).await;
+    let shared = Shared::new(&broker, seed);
+    let merge = async {
+        let mut merger = Merger::default();
+        loop {
+            sleep(broker.config.merge.interval).await;
+            merger.pass(&broker, &shared).await;
+        }
+    };
+    futures::join!(merge, compact::run(&broker, &shared));
+}
+
+/// What merging and compaction share.
+#[derive(Debug)]
+struct Shared {
+    /// Whoever reads and rewrites holds it, so that only one does, with one budget.
+    rewriting: tokio::sync::Mutex<Pace>,
+    /// The partition that is being compacted, and up to which offset: what lies below is not merged
+    /// meanwhile.
+    compacted: Mutex<Option<(Uuid, u32, i64)>>,
+    objects: Mutex<(u64, StdRng)>,
+}
+
+/// Gives a partition back when it is dropped.
+#[derive(Debug)]
+struct Held<'a>(&'a Shared);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.0.compacted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Shared {
+    fn new(broker: &Broker, seed: u64) -> Self {
+        Self {
+            rewriting: tokio::sync::Mutex::new(Pace::new(broker.config.merge.bytes_per_s)),
+            compacted: Mutex::new(None),
+            objects: Mutex::new((0, StdRng::seed_from_u64(seed))),
+        }
+    }
+
+    /// The number and the salt of the next object, which this process gives to no other one.
+    fn next_object(&self) -> (u64, u32) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.0 += 1;
+        (objects.0, objects.1.random())
+    }
+
+    /// Numbers that nobody can foretell.
+    fn secrets(&self) -> [u128; 2] {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        [objects.1.random(), objects.1.random()]
+    }
+
+    /// Keeps merges away from a partition below an offset.
+    fn hold(&self, topic_id: Uuid, partition: u32, end_offset: i64) -> Held<'_> {
+        *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((topic_id, partition, end_offset));
+        Held(self)
+    }
+
+    /// Below which offset a partition is kept away from.
+    fn held_below(&self, topic_id: Uuid, partition: u32) -> i64 {
+        let compacted = *self.compacted.lock().unwrap_or_else(PoisonError::into_inner);
+        compacted.filter(|held| (held.0, held.1) == (topic_id, partition)).map_or(0, |held| held.2)
     }
 }
 
 /// What a broker remembers between passes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Merger {
     /// Where partitions ended in the pass before.
     flushed_before: Ends,
@@ -57,10 +117,6 @@ struct Merger {
     /// Ranges that cannot be read, by partition and first offset, and until when they are left
     /// alone.
     unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
-    pace: Pace,
-    rng: StdRng,
-    /// The incarnation that objects are numbered for, and the next number.
-    numbers: (i64, u64),
 }
 
 /// What all partitions have, and what is due.
@@ -72,24 +128,13 @@ struct Survey {
 }
 
 impl Merger {
-    fn new(broker: &Broker, seed: u64) -> Self {
-        Self {
-            flushed_before: Ends::default(),
-            looks: VecDeque::new(),
-            unreadable: BTreeMap::new(),
-            pace: Pace::new(broker.config.merge.bytes_per_s),
-            rng: StdRng::seed_from_u64(seed),
-            numbers: (0, 0),
-        }
-    }
-
     /// Looks at all partitions, and merges what is due in this broker's.
-    async fn pass(&mut self, broker: &Broker) {
+    async fn pass(&mut self, broker: &Broker, shared: &Shared) {
         let state = broker.replica.state();
         if state.feature_level() < MERGING || broker.sessions.current().is_none() {
             return;
         }
-        let survey = self.survey(broker, &state).await;
+        let survey = self.survey(broker, shared, &state).await;
         self.note_ends(&state);
         broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
         let objects = plan::objects(survey.pieces, broker.config.merge.object_bytes());
@@ -98,11 +143,8 @@ impl Merger {
                 return;
             }
             let Some(session) = broker.sessions.current() else { return };
-            if self.numbers.0 != session.incarnation {
-                self.numbers = (session.incarnation, 0);
-            }
-            let (number, salt) = (self.numbers.1, self.rng.random());
-            self.numbers.1 += 1;
+            let (number, salt) = shared.next_object();
+            let pace = shared.rewriting.lock().await;
             let began = Instant::now();
             let bytes: u64 = pieces.iter().map(Piece::bytes).sum();
             match rewrite::rewrite(broker, (session.incarnation, number, salt), &state, pieces).await {
@@ -118,12 +160,12 @@ impl Merger {
                     return;
                 }
             }
-            self.pace.wait(broker, bytes, began).await;
+            pace.wait(broker, bytes, began).await;
         }
     }
 
     /// What is due in the partitions of this broker.
-    async fn survey(&mut self, broker: &Broker, state: &State) -> Survey {
+    async fn survey(&mut self, broker: &Broker, shared: &Shared, state: &State) -> Survey {
         let view = broker.replica.view();
         let leaders = Leaders::registered(&view.names);
         let (dynamic, _) = view.names.broker_configs(None);
@@ -143,7 +185,10 @@ impl Merger {
         let mut survey = Survey::default();
         let mut turns = Turns::default();
         for (&topic_id, topic) in state.topics() {
-            let span = max_span_ms(broker, &view, topic_id, &dynamic);
+            let span = view.names.topic_by_id(topic_id).map_or(i64::MAX, |info| {
+                let (topic, broker) = (&info.value.configs, &broker.config.topics.configs);
+                max_span_ms(&Effective { topic, dynamic: &dynamic, broker })
+            });
             for (number, partition) in (0..).zip(topic.partitions()) {
                 let levels = partition.ranges().levels();
                 for (sum, level) in survey.levels.iter_mut().zip(levels) {
@@ -156,7 +201,8 @@ impl Merger {
                     continue;
                 }
                 let place = (topic_id, number, partition.as_ref());
-                survey.pieces.append(&mut plan::pieces(state, place, &rules, span));
+                let held_below = shared.held_below(topic_id, number);
+                survey.pieces.append(&mut plan::pieces(state, place, &rules, (span, held_below)));
             }
         }
         survey
@@ -196,11 +242,15 @@ impl Merger {
     }
 }
 
-/// The longest time that records of one range of a topic may lie apart, so that retention by time
-/// and `segment.ms` keep their meaning: an eighth of `retention.ms`, and `segment.ms`.
-fn max_span_ms(broker: &Broker, view: &View, topic_id: Uuid, dynamic: &BTreeMap<String, String>) -> i64 {
-    let Some(info) = view.names.topic_by_id(topic_id) else { return i64::MAX };
-    let configs = Effective { topic: &info.value.configs, dynamic, broker: &broker.config.topics.configs };
-    let of_retention = configs.retention_ms().map_or(i64::MAX, |ms| ms / MERGE_SPAN_OF_RETENTION);
-    of_retention.min(configs.segment_ms())
+/// The longest time that records of one range of a topic may lie apart, so that retention by time,
+/// `segment.ms` and `max.compaction.lag.ms` keep their meaning: an eighth of retention and lag, and
+/// `segment.ms`.
+fn max_span_ms(configs: &Effective<'_>) -> i64 {
+    let of_lag = configs.compaction().map_or(i64::MAX, |rules| rules.max_lag_ms / MERGE_SPAN_PART);
+    retention_span_ms(configs).min(of_lag).min(configs.segment_ms())
+}
+
+/// The same for what is compacted, for which only retention counts.
+fn retention_span_ms(configs: &Effective<'_>) -> i64 {
+    configs.retention_ms().map_or(i64::MAX, |ms| ms / MERGE_SPAN_PART)
 }

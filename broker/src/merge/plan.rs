@@ -32,7 +32,7 @@ impl Ends {
         Self(state.topics().iter().map(ends).collect())
     }
 
-    fn of_partition(&self, topic_id: Uuid, partition: u32) -> i64 {
+    pub(super) fn of_partition(&self, topic_id: Uuid, partition: u32) -> i64 {
         let ends = self.0.get(&topic_id);
         ends.and_then(|ends| ends.get(partition as usize)).copied().unwrap_or(0)
     }
@@ -75,20 +75,23 @@ impl Piece {
 }
 
 /// What is due in a partition, the oldest first. `max_span_ms` is the longest time that the records
-/// of a range may lie apart.
+/// of a range may lie apart; what lies below `held_below` is being compacted.
 pub(super) fn pieces(
     state: &State,
     (topic_id, number, partition): (Uuid, u32, &Partition),
     rules: &Rules<'_>,
-    max_span_ms: i64,
+    (max_span_ms, held_below): (i64, i64),
 ) -> Vec<Piece> {
     let (old, long) = (
         rules.flushed_before.of_partition(topic_id, number),
         rules.merged_before.of_partition(topic_id, number),
     );
     let mut pieces = Vec::new();
-    let is_unreadable = |range: &Range| rules.unreadable.contains_key(&(topic_id, number, range.base_offset));
-    for run in runs(partition, is_unreadable) {
+    let is_left_alone = |range: &Range| {
+        range.base_offset < held_below
+            || rules.unreadable.contains_key(&(topic_id, number, range.base_offset))
+    };
+    for run in runs(partition, is_left_alone) {
         let Some(level) = run.first().map(|first| first.level) else { continue };
         let due_before = if level == 0 { old } else { long };
         let cuts = cut(&run, rules.object_bytes, max_span_ms);
@@ -118,9 +121,9 @@ fn keeps_much_alive(state: &State, range: &Range) -> bool {
     state.objects().get(&range.object).is_some_and(|object| object.bytes / 2 >= range.bytes)
 }
 
-/// The readable ranges of levels 0 and 1, in runs of neighbours of the same level, the oldest
-/// first.
-fn runs(partition: &Partition, is_unreadable: impl Fn(&Range) -> bool) -> Vec<Vec<Range>> {
+/// The ranges of levels 0 and 1 that are not to be left alone, in runs of neighbours of the same
+/// level, the oldest first.
+fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Vec<Range>> {
     let [flushed, merged, _] = partition.ranges().levels();
     let mut left = flushed.ranges + merged.ranges;
     let mut runs: Vec<Vec<Range>> = Vec::new();
@@ -134,7 +137,7 @@ fn runs(partition: &Partition, is_unreadable: impl Fn(&Range) -> bool) -> Vec<Ve
             continue;
         }
         left -= 1;
-        if is_unreadable(range) {
+        if is_left_alone(range) {
             last = None;
             continue;
         }
@@ -153,7 +156,7 @@ fn runs(partition: &Partition, is_unreadable: impl Fn(&Range) -> bool) -> Vec<Ve
 
 /// Cuts a run so that no piece is larger than an object, has more inputs than are looked at in one
 /// go, or spans more time than it may.
-fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[Range]> {
+pub(super) fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[Range]> {
     let mut cuts = Vec::new();
     let mut rest = run;
     while let Some(first) = rest.first() {

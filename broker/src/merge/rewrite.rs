@@ -26,6 +26,8 @@ pub(super) enum RewriteError {
     Commit(#[from] CommitError),
     #[error(transparent)]
     Build(#[from] MergeError),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 /// Why a piece cannot be merged: one of its ranges is not in the store as the log says. Nothing of
@@ -35,6 +37,19 @@ pub(super) enum RewriteError {
 pub(super) struct Unreadable {
     pub(super) range: Range,
     why: Why,
+}
+
+impl Unreadable {
+    /// Whether the object is not there: trimmed, deleted, or merged by another meanwhile, unless
+    /// the state still has it.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.why, Why::Store(StoreError::NotFound { .. }))
+    }
+
+    /// Whether the store may only be ill.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(&self.why, Why::Store(error) if may_be_there_later(error))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +70,7 @@ pub(super) struct Rewritten {
 }
 
 /// A batch and its first offset.
-type PlacedBatch = (i64, ReadBatch);
+pub(super) type PlacedBatch = (i64, ReadBatch);
 
 /// Rewrites pieces of different partitions into one object of this incarnation, number and salt.
 ///
@@ -67,12 +82,11 @@ pub(super) async fn rewrite(
     state: &State,
     pieces: Vec<Piece>,
 ) -> Result<Rewritten, RewriteError> {
-    let object = ObjectId::merge(incarnation, number, salt);
-    let mut builder = MergeBuilder::new(object);
-    let mut rewritten = Rewritten::default();
+    let mut builder = MergeBuilder::new(ObjectId::merge(incarnation, number, salt));
+    let mut unreadable = Vec::new();
     let mut readable = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        match read(broker, state, &piece).await {
+        match read(broker, state, &piece.inputs).await {
             Ok(batches) => {
                 let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
                 builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags::default())?;
@@ -81,31 +95,41 @@ pub(super) async fn rewrite(
                 }
                 readable.push(piece);
             }
-            Err(Unreadable { why: Why::Store(error), .. }) if may_be_there_later(&error) => {
-                return Err(error.into());
+            Err(error) => {
+                if error.is_passing() {
+                    return Err(error.into());
+                }
+                if error.is_gone() && !is_current(broker, piece.topic_id, piece.partition, &piece.inputs) {
+                    debug!(%error, "what was to be merged is gone meanwhile");
+                } else {
+                    unreadable.push((piece, error));
+                }
             }
-            // Trimmed, deleted or merged by another since: there is nothing to say about it.
-            Err(Unreadable { why: Why::Store(StoreError::NotFound { key }), .. })
-                if !is_current(broker, &piece) =>
-            {
-                debug!(key, "what was to be merged is gone meanwhile");
-            }
-            Err(error) => rewritten.unreadable.push((piece, error)),
         }
     }
     if readable.is_empty() {
-        return Ok(rewritten);
+        return Ok(Rewritten { unreadable, ..Rewritten::default() });
     }
+    let published = publish(broker, builder, &readable).await?;
+    Ok(Rewritten { unreadable, ..published })
+}
+
+/// Writes an object, and has it committed that its ranges take the place of these pieces.
+pub(super) async fn publish(
+    broker: &Broker,
+    builder: MergeBuilder,
+    pieces: &[Piece],
+) -> Result<Rewritten, RewriteError> {
+    let object = builder.id();
     let built = builder.finish()?;
-    let record = record_of(object, built.size, &readable, &built.ranges, broker.clock.now_ms());
     let bytes = built.size;
     broker.store.put(&object.key(), built.payload.clone()).await?;
     broker.metrics.merging().written(bytes);
     // Whoever reads the newest records finds them in memory, as before.
     broker.reader.insert_written(object, built.payload.into_pieces());
-    let time_ms = record.1;
-    let outcome = broker.committer.merge(incarnation, time_ms, record.0).await;
-    let effects = match outcome {
+    let time_ms = broker.clock.now_ms();
+    let record = record_of(object, built.size, pieces, &built.ranges, time_ms);
+    let effects = match broker.committer.merge(object.incarnation, time_ms, record).await {
         Ok(effects) => effects,
         Err(error) => {
             if error.is_certainly_not_committed() {
@@ -117,10 +141,10 @@ pub(super) async fn rewrite(
     for gone in &effects.died {
         broker.reader.evict(*gone);
     }
-    rewritten.replaced = effects.merges.iter().filter(|o| **o == MergeOutcome::Replaced).count();
-    rewritten.refused = effects.merges.len() - rewritten.replaced;
-    broker.metrics.merging().committed(rewritten.replaced, rewritten.refused);
-    Ok(rewritten)
+    let replaced = effects.merges.iter().filter(|o| **o == MergeOutcome::Replaced).count();
+    let refused = effects.merges.len() - replaced;
+    broker.metrics.merging().committed(replaced, refused);
+    Ok(Rewritten { replaced, refused, ..Rewritten::default() })
 }
 
 /// Whether the store may only be ill.
@@ -128,13 +152,13 @@ fn may_be_there_later(error: &StoreError) -> bool {
     !matches!(error, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
 }
 
-/// Whether the state still has what was to be merged.
-fn is_current(broker: &Broker, piece: &Piece) -> bool {
+/// Whether the state still has these neighbouring ranges.
+pub(super) fn is_current(broker: &Broker, topic_id: Uuid, partition: u32, ranges: &[Range]) -> bool {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return true };
     broker.replica.read(|view| {
-        let partition = view.state.partition(piece.topic_id, piece.partition);
-        let (base_offset, end_offset) = piece.offsets();
-        let ranges = partition.and_then(|p| p.ranges().between(base_offset, end_offset));
-        ranges.is_some_and(|ranges| ranges == piece.inputs)
+        let partition = view.state.partition(topic_id, partition);
+        let found = partition.and_then(|p| p.ranges().between(first.base_offset, last.end_offset));
+        found.is_some_and(|found| found == ranges)
     })
 }
 
@@ -146,10 +170,15 @@ async fn discard(broker: &Broker, object: ObjectId) {
     }
 }
 
-/// Every batch of a piece with its offset, all of them checked against the log and their CRCs.
-async fn read(broker: &Broker, state: &State, piece: &Piece) -> Result<Vec<PlacedBatch>, Unreadable> {
+/// Every batch of neighbouring ranges with its offset, all of them checked against the log and
+/// their CRCs.
+pub(super) async fn read(
+    broker: &Broker,
+    state: &State,
+    ranges: &[Range],
+) -> Result<Vec<PlacedBatch>, Unreadable> {
     let bytes_of = |range: &Range| state.objects().get(&range.object).map_or(0, |object| object.bytes);
-    let inputs: Vec<(Range, u64)> = piece.inputs.iter().map(|range| (*range, bytes_of(range))).collect();
+    let inputs: Vec<(Range, u64)> = ranges.iter().map(|range| (*range, bytes_of(range))).collect();
     let read = async |(range, object_bytes): (Range, u64)| {
         let span = range.position..range.position + range.bytes;
         (range, broker.reader.read_range(ReadKind::Merge, range.object, object_bytes, span).await)
@@ -200,14 +229,14 @@ fn place(range: &Range, read: ReadRange, batches: &mut Vec<PlacedBatch>) -> Resu
     Ok(())
 }
 
-/// The record of an object, and the time that it is relative to.
+/// The record of an object, relative to `time_ms`.
 fn record_of(
     object: ObjectId,
     object_bytes: u64,
     pieces: &[Piece],
     ranges: &[MergedRange],
     time_ms: i64,
-) -> (Merged, i64) {
+) -> Merged {
     let mut merged =
         Merged { object_number: object.number, object_salt: object.salt, object_bytes, topics: Vec::new() };
     let by_place: BTreeMap<(Uuid, u32), &Piece> =
@@ -217,7 +246,6 @@ fn record_of(
         let number = u32::try_from(range.partition).unwrap_or(u32::MAX);
         let Some(piece) = by_place.get(&(topic_id, number)) else { continue };
         let (base_offset, end_offset) = piece.offsets();
-        let newest = piece.inputs.iter().map(|input| input.max_timestamp_ms).max().unwrap_or(time_ms);
         let entry = MergedPartition {
             partition: number,
             base_offset: base_offset.cast_unsigned(),
@@ -227,9 +255,9 @@ fn record_of(
             position: range.position,
             bytes: range.length,
             batches: range.batches,
-            max_timestamp_delta_ms: newest.wrapping_sub(time_ms),
+            max_timestamp_delta_ms: range.max_timestamp.wrapping_sub(time_ms),
             level: u32::from(piece.level),
-            compacted: false,
+            compacted: range.flags.compacted,
         };
         match merged.topics.last_mut() {
             Some(topic) if topic.topic_id == topic_id.as_bytes() => topic.partitions.push(entry),
@@ -238,5 +266,5 @@ fn record_of(
                 .push(MergedTopic { topic_id: topic_id.as_bytes().to_vec(), partitions: vec![entry] }),
         }
     }
-    (merged, time_ms)
+    merged
 }

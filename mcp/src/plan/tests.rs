@@ -55,7 +55,7 @@ fn what_the_brokers_would_refuse_is_refused_here() {
     for (draft, code) in [
         (topic::create(&new("a"), 2_000, &[]), "many_partitions"),
         (topic::create(&new("a"), 1, &set(&[("segment.bytes", "1000000")])), "config_without_effect"),
-        (topic::create(&new("a"), 1, &set(&[("cleanup.policy", "compact")])), "compaction_without_effect"),
+        (topic::create(&new("a"), 1, &set(&[("cleanup.policy", "compact")])), "compaction_needs_keys"),
         (topic::update(&orders(), &set(&[("retention.ms", "1000")]), &[]), "short_retention"),
         (topic::add_partitions(&orders(), 4), "keys_move"),
     ] {

@@ -69,9 +69,8 @@ fn check_configs(set: &[(String, String)]) -> Vec<Violation> {
         }
         let number = value.parse::<i64>().ok();
         if name == "cleanup.policy" && value.contains("compact") {
-            let why =
-                "compaction is not done yet: the topic keeps every record, and nothing goes by retention";
-            found.push(Violation::warning("compaction_without_effect", why));
+            let why = "records without a key are refused by a compacted topic, and those that it has go";
+            found.push(Violation::warning("compaction_needs_keys", why));
         }
         if name == "retention.ms" && number == Some(-1) {
             found.push(Violation::warning("no_retention", "records are kept by age for ever"));

@@ -353,18 +353,9 @@ type Finding = (&'static str, &'static str, String, Value);
 
 fn findings(view: &View, topic: &TopicValue, is_consumed: bool, now_ms: i64) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    let (policy, source) = effective("cleanup.policy", &topic.configs, &view.defaults);
+    let (policy, _) = effective("cleanup.policy", &topic.configs, &view.defaults);
     let number = |config: &str| effective_number(config, topic, &view.defaults);
     let (retention_ms, retention_bytes) = (number("retention.ms"), number("retention.bytes"));
-    if policy.contains("compact") {
-        let message = "the topic is to be compacted, which is not done yet: it keeps every record";
-        found.push((
-            "compaction_without_effect",
-            "warning",
-            message.to_owned(),
-            json!({"cleanup.policy": policy, "source": source}),
-        ));
-    }
     if policy.contains("delete") && retention_ms == Some(-1) && retention_bytes == Some(-1) {
         let message = "nothing is ever deleted: storage grows without end";
         found.push((

@@ -42,6 +42,9 @@ const LOG_APPEND_TIME: u8 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 /// Attribute bit 5.
 const CONTROL: i16 = 0x20;
+/// Attribute bit 6: the base timestamp says when the tombstones of the batch may go (KIP-534). The
+/// times of its records are relative to that all the same.
+pub const DELETE_HORIZON: i16 = 0x40;
 
 const _: () = assert!(CRC_COVERS_FROM == CRC_AT + 4 && MAX_TIMESTAMP_AT + 8 < BATCH_HEADER_BYTES);
 
@@ -204,6 +207,11 @@ impl BatchHeader {
     /// Whether the batch is a marker, which no client may send.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// When the tombstones of the batch may go, ms since 1970, if log compaction has said so.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// Whether the timestamps are those of the append, not of the producer.

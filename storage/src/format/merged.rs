@@ -260,6 +260,11 @@ impl MergeBuilder {
         }
     }
 
+    /// The object's id.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
     /// Bytes of batches so far.
     pub fn data_bytes(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.position + range.length)

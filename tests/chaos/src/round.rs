@@ -17,6 +17,7 @@ use strandline_tests::cluster::Cluster;
 use strandline_tests::history::History;
 use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::producer::{self, Options};
+use strandline_tests::table::{self, Table};
 use strandline_tests::tail;
 use strandline_tests::workload::create_topic;
 use tokio::sync::watch;
@@ -34,6 +35,14 @@ const MEMBERS: u32 = 3;
 const WRITERS: usize = 3;
 /// Records of this topic are kept for so long.
 const SHORT_MS: u64 = 15_000;
+/// Partitions of the compacted topic, and its writers.
+const TABLE_PARTITIONS: i32 = 2;
+const TABLE_WRITERS: u32 = 2;
+/// Tombstones stay there for so long, and by a clock that may just be trusted at least for so long.
+const TABLE_RETENTION_MS: u64 = 60_000;
+const TABLE_KEPT: Duration = Duration::from_secs(25);
+/// Time in which whatever is dirty is compacted.
+const COMPACTION: Duration = Duration::from_secs(15);
 /// Time for anything to happen that must happen once everything is well again.
 const PATIENCE: Duration = Duration::from_mins(4);
 /// What a broker says that must not happen, whatever is done to it.
@@ -57,6 +66,8 @@ pub(crate) struct Round {
     /// Loses its oldest records all the time.
     short: History,
     short_topic: String,
+    /// Compacted all the time.
+    table: Table,
     groups: Vec<Members>,
     churn: Churn,
     stop: watch::Sender<bool>,
@@ -73,7 +84,11 @@ impl Round {
         let (main_topic, short_topic) = (format!("main-{number}"), format!("short-{number}"));
         create_topic(&addresses, &main_topic, PARTITIONS).await;
         create_topic(&addresses, &short_topic, 2).await;
+        let table_topic = format!("table-{number}");
+        table::create(&addresses, &table_topic, TABLE_PARTITIONS, TABLE_RETENTION_MS).await;
         let (main, short, churned) = (History::default(), History::default(), History::default());
+        let table =
+            Table::new(&table_topic, TABLE_PARTITIONS, addresses.clone(), TABLE_KEPT, History::default());
         let (stop, phase) = (watch::Sender::new(false), watch::Sender::new(Phase::Wild));
         let churn = Churn {
             topic: format!("churn-{number}"),
@@ -104,6 +119,7 @@ impl Round {
             main_topic,
             short,
             short_topic,
+            table,
             groups: groups.into(),
             churn,
             stop,
@@ -149,6 +165,12 @@ impl Round {
                 self.members.spawn(group.clone().run(number, seed));
             }
         }
+        for number in 0..TABLE_WRITERS {
+            let (seed, pause) = (seed.wrapping_add(number.into()), Duration::from_millis(150));
+            self.producers.spawn(self.table.clone().write(number, seed, pause, self.stop.subscribe()));
+        }
+        self.others.spawn(self.table.clone().read(Duration::from_millis(700), self.stop.subscribe()));
+        self.others.spawn(self.table.clone().trim(seed, Duration::from_secs(9), self.stop.subscribe()));
         self.producers.spawn(self.churn.clone().administer(seed));
         for writer in 0..WRITERS {
             self.producers.spawn(self.churn.clone().write(writer));
@@ -251,7 +273,7 @@ impl Round {
         self.phase.send_replace(Phase::Over);
         join("members", &mut self.members).await;
         self.story.say("all is quiet");
-        let (commits, all) = self.check(cluster, &live).await;
+        let (commits, all) = self.check(cluster, &live, are_builds_mixed).await;
         stranger::restored(cluster, &backup, &self.story).await;
         if !are_builds_mixed {
             // Objects of a cluster that an older build has founded do not say which they are.
@@ -288,12 +310,20 @@ impl Round {
     }
 
     /// Every check. Gives the commits of groups, and what is in the main topic.
-    async fn check(&self, cluster: &mut Cluster, live: &[String]) -> (u64, Vec<Contents>) {
+    async fn check(
+        &self,
+        cluster: &mut Cluster,
+        live: &[String],
+        are_builds_mixed: bool,
+    ) -> (u64, Vec<Contents>) {
         let all = checker::check(live, &self.main_topic, PARTITIONS, &self.main).await;
         self.retain(live, "-1".to_owned()).await;
         // Whoever deletes has heard of it by then.
         sleep(Duration::from_secs(3)).await;
         checker::check(live, &self.short_topic, 2, &self.short).await;
+        sleep(COMPACTION).await;
+        // Below its feature level nothing is compacted.
+        self.table.check(live, !are_builds_mixed).await;
         let mut commits = 0;
         for group in &self.groups {
             commits += group.check().await;
@@ -307,7 +337,8 @@ impl Round {
         let (code, said) = cluster.fsck(&[]).await;
         assert_eq!(code, Some(0), "the audit found something: {said}");
         self.story.say(&format!(
-            "{records} records in {lives} lives of a topic; fsck: {}",
+            "{records} records in {lives} lives of a topic; {} changes of a compacted one; fsck: {}",
+            self.table.acked(),
             said.replace('\n', "; ")
         ));
         (commits, all)
@@ -318,7 +349,7 @@ impl Round {
             let said = cluster.logged(never);
             assert!(said.is_empty(), "{}", said.join("\n"));
         }
-        for history in [&self.main, &self.short, &self.churn.history] {
+        for history in [&self.main, &self.short, &self.churn.history, self.table.history()] {
             history.assert_clean();
         }
     }
@@ -326,7 +357,8 @@ impl Round {
     /// Deletes the round's topics, and waits until nothing of them is left.
     async fn clear(&self, cluster: &mut Cluster, is_last: bool) {
         let addresses = cluster.live_addresses();
-        for topic in [&self.main_topic, &self.short_topic, &self.churn.topic, &self.stranger_topic()] {
+        let stranger = self.stranger_topic();
+        for topic in [&self.main_topic, &self.short_topic, &self.churn.topic, &stranger, self.table.topic()] {
             delete_topic(&addresses, topic).await;
         }
         if is_last {

@@ -78,6 +78,7 @@ pub(crate) async fn broker_on(backend: Arc<dyn Backend>, store: Arc<dyn Store>) 
         seed: 1,
         tasks: TaskSet::default(),
         leases,
+        aside: None,
     };
     let opened = run::open(*config, parts).await.expect("a broker in memory opens");
     let packed =

@@ -199,6 +199,7 @@ impl Node {
         let backend = self.backend(number);
         let parts = Parts {
             leases: Leases { backend: backend.clone(), runtime: None },
+            aside: None,
             backend,
             open_store: Box::new(move |_| {
                 let (metrics, clock) = (&store_metrics, store_clock.clone());

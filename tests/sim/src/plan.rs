@@ -38,6 +38,8 @@ pub struct Plan {
     pub strangers: u32,
     /// How often all producers are silent for so long that they are forgotten.
     pub silences: u32,
+    /// Compacted topics: one or none.
+    pub tables: u32,
     /// The seed of these, so that all else is drawn as without them.
     pub rare_seed: u64,
 }
@@ -67,6 +69,7 @@ impl Plan {
             strangers: u32::from(rare.chance(0.12)),
             // Drawn last, so that the others are what they were without it.
             silences: u32::from(rare.chance(0.1)),
+            tables: u32::from(rare.chance(0.35)),
         }
     }
 }

@@ -15,6 +15,7 @@ use strandline_metadata::state::Topic;
 use strandline_storage::store::ObjectStoreBackend;
 use strandline_tests::history::History;
 use strandline_tests::producer::{self, Options};
+use strandline_tests::table::{self, Table};
 use strandline_tests::workload::create_topic;
 use strandline_tests::{surroundings, tail};
 use tokio::sync::watch;
@@ -34,6 +35,13 @@ use crate::{Outcome, Plan, adversary, check, churn, stranger, wanderer};
 
 /// The topic that everybody works on.
 pub(crate) const TOPIC: &str = "t";
+/// A compacted one, that only some seeds have.
+const TABLE: &str = "table";
+const TABLE_PARTITIONS: i32 = 2;
+const TABLE_WRITERS: u32 = 2;
+/// How long its tombstones stay, and for how long at least by a clock that may just be trusted.
+const TABLE_RETENTION: Duration = Duration::from_secs(40);
+const TABLE_KEPT: Duration = Duration::from_secs(9);
 /// The cluster's name.
 const CLUSTER: &str = "sim";
 /// Time for everything that was sent to be acknowledged, once nothing goes wrong any more.
@@ -51,6 +59,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     /// For what only few seeds have.
     rare: Random,
+    /// What is known of the compacted topic, if there is one.
+    pub(crate) table: Option<Table>,
 }
 
 /// The clients of a run, by name.
@@ -117,9 +127,12 @@ impl World {
             ["--drain-ms", "300"],
             ["--group-initial-rebalance-delay-ms", "100"],
         ];
-        let nodes =
+        let nodes: Vec<Arc<Node>> =
             (1..=plan.brokers).map(|id| Node::new(id, &outside, &random, flags.as_flattened())).collect();
-        Self { plan: plan.clone(), outside, nodes, history, random, rare }
+        let addresses = nodes.iter().map(|n| n.address()).collect();
+        let table = (plan.tables > 0)
+            .then(|| Table::new(TABLE, TABLE_PARTITIONS, addresses, TABLE_KEPT, history.clone()));
+        Self { plan: plan.clone(), outside, nodes, history, random, rare, table }
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -170,6 +183,22 @@ impl World {
             let consumer = Standalone { addresses, partition, history, stop: stop.subscribe() };
             clients.start(format!("standalone consumer {partition}"), consumer.run(self.rare.fork()));
         }
+    }
+
+    /// Those who work on the compacted topic.
+    async fn start_table(&self, stop: &watch::Sender<bool>, clients: &mut Clients) {
+        let Some(table) = &self.table else { return };
+        let retention_ms = TABLE_RETENTION.as_millis() as u64;
+        table::create(&self.addresses(), TABLE, TABLE_PARTITIONS, retention_ms).await;
+        for number in 0..TABLE_WRITERS {
+            let pause = self.rare.ms(50, 400);
+            let writing = table.clone().write(number, self.rare.number(), pause, stop.subscribe());
+            clients.start(format!("table writer {number}"), writing);
+        }
+        let reading = table.clone().read(self.rare.ms(100, 1_000), stop.subscribe());
+        clients.start("table reader".to_owned(), reading);
+        let trimming = table.clone().trim(self.rare.number(), self.rare.ms(2_000, 20_000), stop.subscribe());
+        clients.start("table trimmer".to_owned(), trimming);
     }
 
     /// For what only few seeds have.
@@ -284,6 +313,7 @@ async fn work(world: &World) {
         clients.start("churn".to_owned(), churning);
     }
     world.start_standalone(&stop, &mut clients);
+    world.start_table(&stop, &mut clients).await;
     let mut backup = world.make_trouble().await;
     for _ in 0..plan.silences {
         world.be_silent(&quiet).await;

@@ -1,0 +1,553 @@
+//! Log compaction (`cleanup.policy=compact`): of each key at least the last record stays, at its
+//! offset.
+//!
+//! A partition is a run of ranges that were compacted, in which no key is twice, and behind them
+//! those that were not, the dirty ones. A pass notes the newest offset of each key in the dirty
+//! ranges, and then rewrites all of them, the oldest first, without the records that a newer one
+//! supersedes: so what is left holds no key twice again. The rewritten ranges take the place of the
+//! others as in any merge, some at a time; a pass that ends in between leaves a log in which more
+//! is dirty, and nothing else.
+//!
+//! A tombstone stays until `delete.retention.ms` after the first pass that kept it (KIP-534): every
+//! older record of its key was gone when that pass put it in its place, since older ranges are put
+//! in theirs first.
+//!
+//! ```text
+//! plan ─▶ keys of the dirty ranges ─▶ [marks, if not all keys fit at once] ─▶ batches anew ─▶ publish
+//! ```
+
+mod batch;
+mod keys;
+mod marks;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use strandline_metadata::state::{MERGING, Partition, Range, State};
+use strandline_metadata::turns::Turns;
+use strandline_storage::format::batch::BatchHeader;
+use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags};
+use strandline_storage::path::ObjectId;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use self::batch::Rewritten;
+use self::keys::{Class, Key, KeyHasher, KeyMap};
+use self::marks::Marks;
+use self::plan::{Region, bytes_of};
+use super::Shared;
+use super::plan::{Ends, Piece, cut};
+use super::rewrite::{PlacedBatch, RewriteError, Unreadable, is_current, publish, read};
+use crate::Broker;
+use crate::clock_skew::ClockTrust;
+use crate::compute::Kind;
+use crate::jobs::clock_trust;
+use crate::leaders::Leaders;
+use crate::limits::{COMPACTION_READ_BYTES, UNREADABLE_RANGES, UNREADABLE_REST};
+use crate::topic_config::{Compaction, Effective};
+
+/// Compacts whatever is due, again and again, until it is dropped.
+pub(super) async fn run(broker: &Arc<Broker>, shared: &Shared) {
+    let mut cleaner = Cleaner::default();
+    loop {
+        sleep(broker.config.merge.interval).await;
+        cleaner.pass(broker, shared).await;
+    }
+}
+
+/// What a broker remembers between passes.
+#[derive(Debug, Default)]
+struct Cleaner {
+    /// Where partitions ended in the pass before.
+    settled: Ends,
+    /// Ranges that cannot be read, by partition and first offset, and until when they are left
+    /// alone.
+    unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
+}
+
+/// A partition that is due.
+#[derive(Clone, Debug)]
+struct Candidate {
+    topic_id: Uuid,
+    number: u32,
+    rules: Compaction,
+    /// The longest time that the records of a range may lie apart, ms.
+    max_span_ms: i64,
+    region: Region,
+}
+
+/// Why a compaction ended before all was done.
+#[derive(Debug, thiserror::Error)]
+enum CompactError {
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    #[error(transparent)]
+    Unreadable(Unreadable),
+    #[error("the partition has changed meanwhile")]
+    Changed,
+    #[error("the broker has no registration, or is leaving")]
+    NoSession,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Records that were there before.
+    pub(crate) records: u64,
+    /// Those that a newer one superseded.
+    pub(crate) superseded: u64,
+    /// Tombstones whose time was over.
+    pub(crate) tombstones: u64,
+    /// Records without a key, which were written before the topic was compacted.
+    pub(crate) keyless: u64,
+    /// Batches whose records cannot be opened; they stay.
+    pub(crate) closed: u64,
+    /// Bytes that were read, all walks together.
+    pub(crate) bytes_read: u64,
+    /// Bytes that were written.
+    pub(crate) bytes_written: u64,
+}
+
+impl Cleaner {
+    /// Looks at all partitions, and compacts what is due in this broker's, the dirtiest first.
+    async fn pass(&mut self, broker: &Arc<Broker>, shared: &Shared) {
+        let state = broker.replica.state();
+        if state.feature_level() < MERGING || broker.sessions.current().is_none() {
+            return;
+        }
+        let mut due = self.survey(broker, &state).await;
+        self.settled = Ends::of(&state);
+        broker.metrics.compaction().surveyed(due.iter().map(|c| c.region.dirty_ratio()).fold(0.0, f64::max));
+        // Retention of tombstones goes by the clock, as that of other records does.
+        if due.is_empty() || clock_trust(broker).await != ClockTrust::Trusted {
+            return;
+        }
+        due.sort_by(|a, b| b.region.dirty_ratio().total_cmp(&a.region.dirty_ratio()));
+        for candidate in due {
+            let (topic_id, partition) = (candidate.topic_id, candidate.number);
+            let end = candidate.region.inputs.last().map_or(0, |range| range.end_offset);
+            let _held = shared.hold(topic_id, partition, end);
+            let mut work = Work::new(broker, shared, candidate);
+            let done = work.run().await;
+            broker.metrics.compaction().compacted(&work.tally, done.is_ok());
+            match done {
+                Ok(()) => info!(%topic_id, partition, tally = ?work.tally, "a partition is compacted"),
+                Err(CompactError::NoSession) => return,
+                Err(CompactError::Unreadable(error)) => self.leave_alone((topic_id, partition), &error),
+                Err(CompactError::Changed) => debug!(%topic_id, partition, "it is compacted another time"),
+                Err(error) => {
+                    warn!(%topic_id, partition, %error, "a compaction was given up, to be tried again");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn survey(&mut self, broker: &Broker, state: &State) -> Vec<Candidate> {
+        let view = broker.replica.view();
+        let leaders = Leaders::registered(&view.names);
+        let (dynamic, _) = view.names.broker_configs(None);
+        let now_ms = broker.clock.now_ms();
+        let now = Instant::now();
+        self.unreadable.retain(|_, until| *until > now);
+        let mut due = Vec::new();
+        let mut turns = Turns::default();
+        for (&topic_id, topic) in state.topics() {
+            turns.spend(1).await;
+            let Some(info) = view.names.topic_by_id(topic_id) else { continue };
+            let configs = Effective {
+                topic: &info.value.configs,
+                dynamic: &dynamic,
+                broker: &broker.config.topics.configs,
+            };
+            let Some(rules) = configs.compaction() else { continue };
+            let max_span_ms = super::retention_span_ms(&configs);
+            for (number, partition) in (0..).zip(topic.partitions()) {
+                turns.spend(1 + partition.ranges().len()).await;
+                if leaders.of_partition(topic_id, number) != broker.config.node_id {
+                    continue;
+                }
+                let region = self.region(partition, (topic_id, number), &rules, now_ms);
+                if let Some(region) = region.filter(|region| region.is_due(&rules, now_ms)) {
+                    due.push(Candidate { topic_id, number, rules, max_span_ms, region });
+                }
+            }
+        }
+        due
+    }
+
+    fn region(
+        &self,
+        partition: &Partition,
+        (topic_id, number): (Uuid, u32),
+        rules: &Compaction,
+        now_ms: i64,
+    ) -> Option<Region> {
+        let settled_end = self.settled.of_partition(topic_id, number);
+        let is_unreadable =
+            |range: &Range| self.unreadable.contains_key(&(topic_id, number, range.base_offset));
+        Region::of(partition, rules, settled_end, now_ms, is_unreadable)
+    }
+
+    /// What cannot be read is not tried again for a while; what lies behind it is compacted.
+    fn leave_alone(&mut self, (topic_id, partition): (Uuid, u32), error: &Unreadable) {
+        let base_offset = error.range.base_offset;
+        error!(%topic_id, partition, base_offset, %error, "records cannot be compacted; they stay where they are");
+        if self.unreadable.len() < UNREADABLE_RANGES {
+            self.unreadable.insert((topic_id, partition, base_offset), Instant::now() + UNREADABLE_REST);
+        }
+    }
+}
+
+/// How it is known that a record is superseded.
+enum Superseded {
+    /// By the newest offsets of all keys.
+    Known(Box<KeyMap>),
+    /// By marks, since not all keys fit at once. The number of the next record among those that
+    /// were marked.
+    Marked(Marks, u64),
+}
+
+/// The compaction of one partition.
+struct Work<'a> {
+    broker: &'a Arc<Broker>,
+    shared: &'a Shared,
+    candidate: Candidate,
+    state: State,
+    hasher: KeyHasher,
+    /// When tombstones may go that are kept for the first time, ms since 1970.
+    horizon_ms: i64,
+    now_ms: i64,
+    tally: Tally,
+}
+
+impl<'a> Work<'a> {
+    fn new(broker: &'a Arc<Broker>, shared: &'a Shared, candidate: Candidate) -> Self {
+        let now_ms = broker.clock.now_ms();
+        Self {
+            broker,
+            shared,
+            state: broker.replica.state(),
+            hasher: KeyHasher::new(shared.secrets()),
+            horizon_ms: now_ms.saturating_add(candidate.rules.delete_retention_ms),
+            now_ms,
+            tally: Tally::default(),
+            candidate,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), CompactError> {
+        let (map, others) = self.newest_of(Class::ALL).await?;
+        let Region { inputs, .. } = self.candidate.region.clone();
+        if others.is_empty() {
+            let mut superseded = Superseded::Known(Box::new(map));
+            return self.rewrite(&inputs, &mut superseded).await;
+        }
+        drop(others);
+        drop(map);
+        // As many ranges at a time as there are marks for.
+        let mut left = &inputs[..];
+        while !left.is_empty() {
+            let (marks, marked) = self.mark(left).await?;
+            let (now, later) = left.split_at(marked);
+            self.rewrite(now, &mut Superseded::Marked(marks, 0)).await?;
+            left = later;
+        }
+        Ok(())
+    }
+
+    /// The newest offset of each key of a class in the dirty ranges, and the classes that did not
+    /// fit beside it.
+    async fn newest_of(&mut self, class: Class) -> Result<(KeyMap, Vec<Class>), CompactError> {
+        let dirty = self.candidate.region.dirty().to_vec();
+        let offsets = dirty.iter().map(|range| range.end_offset.abs_diff(range.base_offset)).sum();
+        let mut map = KeyMap::new(class, self.broker.config.merge.key_bytes(), offsets);
+        let mut others = Vec::new();
+        let hasher = self.hasher;
+        for load in loads(&dirty) {
+            (map, others) = self
+                .walk(load, (map, others), move |(map, others), base_offset, batch| {
+                    for (key, offset_delta) in keys_of(batch, hasher) {
+                        let offset = base_offset + i64::from(offset_delta);
+                        if let Some(key) = key {
+                            map.note(key, offset, others);
+                        }
+                    }
+                })
+                .await?;
+        }
+        Ok((map, others))
+    }
+
+    /// Marks what is superseded in as many of these ranges as there are marks for, at least in the
+    /// first. Says in how many.
+    async fn mark(&mut self, ranges: &[Range]) -> Result<(Marks, usize), CompactError> {
+        let most = self.broker.config.merge.mark_bytes() * 8;
+        let mut marks = Marks::default();
+        let mut marked = None;
+        let mut classes = vec![Class::ALL];
+        let hasher = self.hasher;
+        while let Some(class) = classes.pop() {
+            let (mut map, others) = self.newest_of(class).await?;
+            classes.extend(others);
+            let mut place = 0;
+            let mut count = 0;
+            for load in loads(ranges.get(..marked.unwrap_or(ranges.len())).unwrap_or_default()) {
+                if marked.is_none() && count > 0 && place >= most {
+                    break;
+                }
+                ((map, marks), place) = self
+                    .walk(load, ((map, marks), place), move |((map, marks), place), base_offset, batch| {
+                        for (at, (key, offset_delta)) in (*place..most).zip(keys_of(batch, hasher)) {
+                            let offset = base_offset + i64::from(offset_delta);
+                            if key.is_some_and(|key| map.supersedes(key, offset)) {
+                                marks.mark(at);
+                            }
+                        }
+                        // It is counted by its header, so that every walk counts the same.
+                        *place += u64::try_from(batch.0.record_count).unwrap_or_default();
+                    })
+                    .await?;
+                count += load.len();
+            }
+            marked.get_or_insert(count);
+        }
+        Ok((marks, marked.unwrap_or(ranges.len())))
+    }
+
+    /// Rewrites ranges, an object's worth at a time, the oldest first.
+    async fn rewrite(&mut self, ranges: &[Range], superseded: &mut Superseded) -> Result<(), CompactError> {
+        for inputs in cut(ranges, self.broker.config.merge.object_bytes(), self.candidate.max_span_ms) {
+            self.rewrite_one(inputs, superseded).await?;
+        }
+        Ok(())
+    }
+
+    async fn rewrite_one(
+        &mut self,
+        inputs: &[Range],
+        superseded: &mut Superseded,
+    ) -> Result<(), CompactError> {
+        let Some(session) = self.broker.sessions.current().filter(|_| !self.broker.is_draining()) else {
+            return Err(CompactError::NoSession);
+        };
+        let (number, salt) = self.shared.next_object();
+        let piece = Piece {
+            topic_id: self.candidate.topic_id,
+            partition: self.candidate.number,
+            inputs: inputs.to_vec(),
+            level: 2,
+        };
+        let pace = self.shared.rewriting.lock().await;
+        let began = Instant::now();
+        let mut builder = MergeBuilder::new(ObjectId::merge(session.incarnation, number, salt));
+        let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
+        let begun = builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags { compacted: true });
+        begun.map_err(RewriteError::from)?;
+        let mut has_changed = false;
+        let mut next = piece.offsets().0;
+        for load in loads(inputs) {
+            let batches = self.read(load).await?;
+            self.tally.bytes_read += bytes_of(load);
+            // Either all ranges of a load are compacted or none, see `loads`.
+            let is_clean = load.first().is_some_and(|range| range.compacted);
+            for (base_offset, batch) in batches {
+                let rewritten = self.filter((base_offset, batch.clone()), is_clean, superseded).await;
+                has_changed |= rewritten != Rewritten::Same;
+                let pushed = match rewritten {
+                    Rewritten::Gone => continue,
+                    Rewritten::Same => {
+                        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
+                        builder.push(&batch, base_offset)
+                    }
+                    Rewritten::Anew(bytes) => {
+                        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
+                        push_anew(&mut builder, &bytes, base_offset)
+                    }
+                };
+                pushed.map_err(RewriteError::from)?;
+            }
+        }
+        // Consumers go on behind the range's end, wherever its last record was.
+        for (base_offset, bytes) in batch::nothing(next, piece.offsets().1) {
+            push_anew(&mut builder, &bytes, base_offset).map_err(RewriteError::from)?;
+        }
+        let is_as_before = !has_changed && matches!(inputs, [one] if one.compacted);
+        if !is_as_before {
+            let written = builder.data_bytes();
+            if publish(self.broker, builder, &[piece]).await?.refused > 0 {
+                return Err(CompactError::Changed);
+            }
+            self.tally.bytes_written += written;
+        }
+        pace.wait(self.broker, bytes_of(inputs), began).await;
+        Ok(())
+    }
+
+    /// What becomes of one batch.
+    async fn filter(
+        &mut self,
+        (base_offset, batch): PlacedBatch,
+        is_clean: bool,
+        superseded: &mut Superseded,
+    ) -> Rewritten {
+        // What only a compaction may say counts only where one was.
+        let horizon_ms = batch.header.delete_horizon_ms().filter(|_| is_clean);
+        let filter = Filter {
+            hasher: self.hasher,
+            base_offset,
+            horizon_ms,
+            new_horizon_ms: self.horizon_ms,
+            may_tombstones_go: self.candidate.region.is_whole
+                && horizon_ms.is_some_and(|horizon| horizon < self.now_ms),
+            tally: self.tally,
+        };
+        let taken = std::mem::replace(superseded, Superseded::Marked(Marks::default(), 0));
+        let work = move || filter.run(&batch.header, &batch.contiguous(), taken);
+        let (rewritten, given_back, tally) = self.broker.compute.run(Kind::Compaction, work).await;
+        (*superseded, self.tally) = (given_back, tally);
+        rewritten
+    }
+
+    async fn read(&self, load: &[Range]) -> Result<Vec<PlacedBatch>, CompactError> {
+        let error = match read(self.broker, &self.state, load).await {
+            Ok(batches) => return Ok(batches),
+            Err(error) => error,
+        };
+        if error.is_passing() {
+            return Err(RewriteError::from(error).into());
+        }
+        let (topic_id, number) = (self.candidate.topic_id, self.candidate.number);
+        let has_changed = error.is_gone() && !is_current(self.broker, topic_id, number, load);
+        Err(if has_changed { CompactError::Changed } else { CompactError::Unreadable(error) })
+    }
+
+    /// Has `see` look at every batch of some ranges, beside the threads of the connections.
+    async fn walk<T: Send + 'static>(
+        &mut self,
+        load: &[Range],
+        mut sum: T,
+        see: impl Fn(&mut T, i64, &OpenedBatch) + Send + Copy + 'static,
+    ) -> Result<T, CompactError> {
+        if self.broker.is_draining() || self.broker.sessions.current().is_none() {
+            return Err(CompactError::NoSession);
+        }
+        let pace = self.shared.rewriting.lock().await;
+        let began = Instant::now();
+        let batches = self.read(load).await?;
+        let bytes = bytes_of(load);
+        self.tally.bytes_read += bytes;
+        let work = move || {
+            for (base_offset, batch) in batches {
+                see(&mut sum, base_offset, &(batch.header, batch.contiguous()));
+            }
+            sum
+        };
+        let sum = self.broker.compute.run(Kind::Compaction, work).await;
+        pace.wait(self.broker, bytes, began).await;
+        Ok(sum)
+    }
+}
+
+/// A batch's header and all of it.
+type OpenedBatch = (BatchHeader, Bytes);
+
+/// What decides about the records of one batch.
+struct Filter {
+    hasher: KeyHasher,
+    base_offset: i64,
+    /// When its tombstones may go, if that is known, ms since 1970.
+    horizon_ms: Option<i64>,
+    new_horizon_ms: i64,
+    may_tombstones_go: bool,
+    tally: Tally,
+}
+
+impl Filter {
+    fn run(
+        mut self,
+        header: &BatchHeader,
+        batch: &[u8],
+        mut superseded: Superseded,
+    ) -> (Rewritten, Superseded, Tally) {
+        let before = self.tally;
+        let new_horizon_ms = self.horizon_ms.is_none().then_some(self.new_horizon_ms);
+        let mut place = match &superseded {
+            Superseded::Known(_) => 0,
+            Superseded::Marked(_, next) => *next,
+        };
+        let rewritten = batch::rewrite(header, batch, new_horizon_ms, |record| {
+            let at = place;
+            place += 1;
+            self.tally.records += 1;
+            let Some(key) = record.key else {
+                self.tally.keyless += 1;
+                return false;
+            };
+            let is_superseded = match &superseded {
+                Superseded::Known(map) => {
+                    let offset = self.base_offset + i64::from(record.offset_delta);
+                    map.supersedes(self.hasher.key(key), offset)
+                }
+                Superseded::Marked(marks, _) => marks.has(at),
+            };
+            let is_over = record.is_tombstone && self.may_tombstones_go;
+            self.tally.superseded += u64::from(is_superseded);
+            self.tally.tombstones += u64::from(is_over && !is_superseded);
+            !is_superseded && !is_over
+        });
+        if let Superseded::Marked(_, next) = &mut superseded {
+            *next += u64::try_from(header.record_count).unwrap_or_default();
+        }
+        match rewritten {
+            Ok(rewritten) => (rewritten, superseded, self.tally),
+            // A topic that was not compacted takes whatever its producers say are records.
+            Err(error) => {
+                debug!(%error, offset = self.base_offset, "a batch cannot be opened, and stays as it is");
+                (Rewritten::Same, superseded, Tally { closed: before.closed + 1, ..before })
+            }
+        }
+    }
+}
+
+/// The keys of a batch's records, each with its offset relative to the batch; `None` for a record
+/// without one. Nothing if any record cannot be read: such a batch supersedes nothing.
+fn keys_of((header, batch): &OpenedBatch, hasher: KeyHasher) -> Vec<(Option<Key>, i32)> {
+    let mut keys = Vec::new();
+    let walked = batch::payload(header, batch).and_then(|payload| {
+        batch::walk(header, &payload, |record| {
+            keys.push((record.key.map(|key| hasher.key(key)), record.offset_delta));
+        })
+    });
+    if walked.is_err() {
+        keys.clear();
+    }
+    keys
+}
+
+/// Ranges that are read in one go: neighbours of the same kind, some megabytes of them.
+fn loads(ranges: &[Range]) -> impl Iterator<Item = &[Range]> {
+    let mut left = ranges;
+    std::iter::from_fn(move || {
+        let first = left.first()?;
+        let mut bytes = 0;
+        let fits = |range: &&Range| {
+            bytes += range.bytes;
+            range.compacted == first.compacted && (bytes <= COMPACTION_READ_BYTES || bytes == range.bytes)
+        };
+        let (load, later) = left.split_at(left.iter().take_while(fits).count());
+        left = later;
+        Some(load)
+    })
+}
+
+fn push_anew(builder: &mut MergeBuilder, bytes: &Bytes, base_offset: i64) -> Result<(), MergeError> {
+    let header = BatchHeader::parse(bytes);
+    let header = header.map_err(|_| MergeError::NoPartition)?;
+    builder.push_pieces(&header, std::iter::once(bytes), base_offset)
+}
