@@ -71,6 +71,7 @@ use crate::group::Sender;
 use crate::limits::{
     GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_FRAME_BYTES, LARGE_REQUEST_BYTES,
 };
+use crate::produce::Lane;
 use crate::server::frame::{Frame, FrameMemory};
 use crate::server::memory::{MemoryAccount, MemoryBudget, MemoryPermit};
 
@@ -116,6 +117,8 @@ pub(crate) struct Client {
     pub(crate) large: Arc<Semaphore>,
     /// Its place for a fetch: one at a time. Kafka answers every request before it takes the next.
     pub(crate) fetch: Arc<Semaphore>,
+    /// Its place in the queue of what is to be written.
+    pub(crate) produced: Lane,
 }
 
 impl Client {
@@ -132,6 +135,7 @@ impl Client {
             port: address.map(|a| a.port()),
             large: Arc::new(Semaphore::new(1)),
             fetch: Arc::new(Semaphore::new(1)),
+            produced: Lane::default(),
         }
     }
 }
@@ -352,11 +356,20 @@ pub(crate) async fn take(
         units: AtomicUsize::new(0),
     };
     let most = if api == ApiKey::Fetch { LARGE_FETCH_BYTES } else { LARGE_REQUEST_BYTES };
-    if shape.memory > most {
-        call.alone().await;
-        call.hold_decoded(shape.memory).await;
+    if shape.memory <= most {
+        return admit(call, body).await;
     }
-    match api {
+    call.alone().await;
+    call.hold_decoded(shape.memory).await;
+    // What computes for long, here or when its answer is built, holds up no small request.
+    let compute = call.broker.compute.clone();
+    let pending = compute.aside(admit(call, body)).await?;
+    Ok(Box::pin(async move { compute.aside(pending).await }))
+}
+
+/// Decodes a request and hands it to its API.
+async fn admit(call: Call, body: Bytes) -> Result<PendingReply, RequestError> {
+    match call.api {
         ApiKey::Produce => {
             let request = call.decode(body).await?;
             Ok(produce::take(call, request).await)

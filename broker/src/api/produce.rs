@@ -88,13 +88,11 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
             _ if broker.sessions.current().is_none() => Some(ProduceError::NotRegistered),
             Err(_) => Some(ProduceError::Expired),
             Ok(None) => Some(ProduceError::Draining),
-            Ok(Some(space)) => match broker.buffer.append(entries, space, (acks != 0).then_some(deadline)) {
-                None => Some(ProduceError::Draining),
-                Some(appended) => {
-                    waiting = Some(appended);
-                    None
-                }
-            },
+            Ok(Some(space)) => {
+                let until = (acks != 0).then_some(deadline);
+                waiting = broker.buffer.append(entries, space, until, &call.client.produced);
+                waiting.is_none().then_some(ProduceError::Draining)
+            }
         };
         if let Some(error) = failed {
             refuse_all(&mut answer, &error);

@@ -1,8 +1,8 @@
 //! What waits to be written, and when it is time to write it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{Entry, EntryResult, ProduceError};
 use crate::config::ProduceConfig;
-use crate::limits::{BUFFER_UNIT, FLUSH_ENTRIES, PARTITIONS_PER_PUT};
+use crate::limits::{BUFFER_UNIT, FLUSH_ENTRIES, PARTITIONS_PER_PUT, REQUEST_PART_ENTRIES};
 
-/// One produce request that waits, or a part of one that has more entries than a flush takes.
+/// One produce request that waits, or a part of one that has very many entries.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) entries: Vec<Entry>,
@@ -22,8 +22,28 @@ pub(super) struct Queued {
     /// sends it again, or has given it up. `None` if nobody waits for an answer.
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Vec<EntryResult>>,
-    /// Gives the space back when the request is done with.
-    pub(super) space: OwnedSemaphorePermit,
+    pub(super) held: Held,
+    /// Where it is counted if it is large: part of a request that was split, or behind one on its
+    /// connection.
+    large: Option<Arc<AtomicUsize>>,
+}
+
+/// What is given back when a request is done with.
+#[derive(Debug)]
+pub(super) struct Held {
+    _space: OwnedSemaphorePermit,
+    turn: Option<LargeTurn>,
+}
+
+/// The turn of what is large, of which one is written at a time: so others wait for little.
+#[derive(Debug)]
+struct LargeTurn(Arc<Shared>);
+
+impl Drop for LargeTurn {
+    fn drop(&mut self) {
+        self.0.lock().is_large_written = false;
+        self.0.arrived.notify_one();
+    }
 }
 
 /// Why a flush was made.
@@ -122,19 +142,62 @@ struct Shared {
     waits: AtomicU64,
 }
 
+/// What a connection has in the queue that is large: what it appends next does not come before
+/// that. Used under the queue's lock only.
+#[derive(Debug, Default)]
+pub struct Lane {
+    waiting: Arc<AtomicUsize>,
+    /// The turn of the last.
+    turn: AtomicU64,
+}
+
+/// Where a request is in the queue. The parts of one with very many entries have a turn each, so
+/// that others with very many need not wait for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    turn: u64,
+    /// In the order in which they came.
+    number: u64,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    /// By their numbers, in the order in which they came.
-    requests: BTreeMap<u64, Queued>,
+    requests: BTreeMap<Place, Queued>,
     appended: u64,
+    /// Whose turn it is, among those that are large.
+    turn: u64,
+    is_large_written: bool,
     bytes: usize,
     entries: usize,
+    /// Those of what is large.
+    large_bytes: usize,
+    large_entries: usize,
     closed: bool,
 }
 
 impl Queue {
-    fn remove(&mut self, number: u64) -> Option<Queued> {
-        let removed = self.requests.remove(&number)?;
+    /// The first that may be written now.
+    fn first(&self) -> Option<(Place, &Queued)> {
+        let first = self.requests.iter().find(|(_, queued)| queued.large.is_none() || !self.is_large_written);
+        first.map(|(place, queued)| (*place, queued))
+    }
+
+    /// Bytes and entries of what may be written now.
+    fn takeable(&self) -> (usize, usize) {
+        if self.is_large_written {
+            (self.bytes - self.large_bytes, self.entries - self.large_entries)
+        } else {
+            (self.bytes, self.entries)
+        }
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Queued> {
+        let removed = self.requests.remove(&place)?;
+        if let Some(waiting) = &removed.large {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            self.large_bytes -= removed.bytes;
+            self.large_entries -= removed.entries.len();
+        }
         self.bytes -= removed.bytes;
         self.entries -= removed.entries.len();
         Some(removed)
@@ -152,8 +215,8 @@ pub struct BufferTicket {
 
 #[derive(Debug)]
 struct TicketPart {
-    /// Its number in the buffer.
-    number: u64,
+    /// Where it is in the buffer.
+    place: Place,
     /// One result for each entry.
     results: oneshot::Receiver<Vec<EntryResult>>,
 }
@@ -197,14 +260,16 @@ impl ProduceBuffer {
         space.acquire_many_owned(units).await.ok()
     }
 
-    /// Appends a request's entries, in order, at once. A request of more than [`FLUSH_ENTRIES`] is
-    /// split, so that each part fits into an object; its parts follow each other. `None` if the
-    /// broker is leaving. Those that nothing has begun to write at `deadline` are dropped.
+    /// Appends a request's entries, in order, at once, behind all that its connection has appended
+    /// before. A request of more than [`REQUEST_PART_ENTRIES`] is split: its parts are written one
+    /// after the other, whatever else is. `None` if the broker is leaving. Those that nothing has
+    /// begun to write at `deadline` are dropped.
     pub fn append(
         &self,
         entries: Vec<Entry>,
         space: OwnedSemaphorePermit,
         deadline: Option<Instant>,
+        lane: &Lane,
     ) -> Option<BufferTicket> {
         let parts = split(entries, space);
         let mut ticket = BufferTicket::default();
@@ -212,16 +277,26 @@ impl ProduceBuffer {
         if queue.closed {
             return None;
         }
-        for (entries, space) in parts {
+        let is_large = parts.len() > 1 || lane.waiting.load(Ordering::Relaxed) > 0;
+        let first_turn = if is_large { (queue.turn + 1).max(lane.turn.load(Ordering::Relaxed)) } else { 0 };
+        for (turn, (entries, space)) in (first_turn..).zip(parts) {
             let (reply, results) = oneshot::channel();
             let bytes = entries.iter().map(|e| e.batch.len()).sum();
             queue.appended += 1;
-            let number = queue.appended;
+            let place = Place { turn, number: queue.appended };
+            let large = is_large.then(|| lane.waiting.clone());
+            if let Some(waiting) = &large {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                lane.turn.store(turn, Ordering::Relaxed);
+                queue.large_bytes += bytes;
+                queue.large_entries += entries.len();
+            }
             queue.bytes += bytes;
             queue.entries += entries.len();
-            let queued = Queued { entries, bytes, since: Instant::now(), deadline, reply, space };
-            queue.requests.insert(number, queued);
-            ticket.parts.push_back(TicketPart { number, results });
+            let held = Held { _space: space, turn: None };
+            let queued = Queued { entries, bytes, since: Instant::now(), deadline, reply, held, large };
+            queue.requests.insert(place, queued);
+            ticket.parts.push_back(TicketPart { place, results });
         }
         drop(queue);
         self.shared.arrived.notify_one();
@@ -232,7 +307,7 @@ impl ProduceBuffer {
     /// is too late for some of it.
     pub fn withdraw(&self, ticket: &BufferTicket) -> bool {
         let mut queue = self.lock();
-        let withdrawn = ticket.parts.iter().filter(|part| queue.remove(part.number).is_some()).count();
+        let withdrawn = ticket.parts.iter().filter(|part| queue.remove(part.place).is_some()).count();
         ticket.decided.is_empty() && withdrawn == ticket.parts.len()
     }
 
@@ -276,8 +351,9 @@ impl ProduceBuffer {
         now: Instant,
     ) -> Result<FlushReason, Option<Instant>> {
         let queue = self.lock();
-        let Some((_, oldest)) = queue.requests.first_key_value() else { return Err(None) };
-        if queue.bytes >= config.flush_bytes || queue.entries >= FLUSH_ENTRIES {
+        let Some((_, oldest)) = queue.first() else { return Err(None) };
+        let (bytes, entries) = queue.takeable();
+        if bytes >= config.flush_bytes || entries >= FLUSH_ENTRIES || oldest.large.is_some() {
             return Ok(FlushReason::Size);
         }
         if budget.allows(now) {
@@ -290,26 +366,32 @@ impl ProduceBuffer {
         Err(Some(budget.next(now).map_or(lingered, |at| at.min(lingered))))
     }
 
-    /// Takes whole requests from the front until they make `flush_bytes`, or have as many entries
-    /// as one object takes. Those whose time is up are answered instead. There may be nothing left.
+    /// Takes whole requests until they make `flush_bytes`, or have as many entries as one object
+    /// takes, and at most one that is large. Those whose time is up are answered instead. There may
+    /// be nothing left.
     pub(super) fn take(&self, flush_bytes: usize, now: Instant) -> Vec<Queued> {
         let (mut taken, mut expired) = (Vec::new(), Vec::new());
         let (mut bytes, mut entries) = (0, 0);
         let mut queue = self.lock();
-        while let Some((&number, next)) = queue.requests.first_key_value() {
+        while let Some((place, next)) = queue.first() {
             let is_expired = next.deadline.is_some_and(|deadline| deadline <= now);
             let is_full = bytes + next.bytes > flush_bytes || entries + next.entries.len() > FLUSH_ENTRIES;
             if !is_expired && is_full && !taken.is_empty() {
                 break;
             }
-            let Some(next) = queue.remove(number) else { break };
+            let Some(mut next) = queue.remove(place) else { break };
             if is_expired {
                 expired.push(next);
-            } else {
-                bytes += next.bytes;
-                entries += next.entries.len();
-                taken.push(next);
+                continue;
             }
+            if next.large.is_some() {
+                queue.is_large_written = true;
+                queue.turn = place.turn;
+                next.held.turn = Some(LargeTurn(self.shared.clone()));
+            }
+            bytes += next.bytes;
+            entries += next.entries.len();
+            taken.push(next);
         }
         drop(queue);
         for Queued { entries, reply, .. } in expired {
@@ -324,21 +406,27 @@ impl ProduceBuffer {
         queue.closed && queue.requests.is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.shared.lock()
     }
 }
 
-/// Cuts a request's entries into parts that a flush takes, each with its share of the space.
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cuts a request's entries into parts, each with its share of the space.
 fn split(
     mut entries: Vec<Entry>,
     mut space: OwnedSemaphorePermit,
 ) -> Vec<(Vec<Entry>, OwnedSemaphorePermit)> {
-    let mut parts = Vec::with_capacity(entries.len().div_ceil(FLUSH_ENTRIES));
-    let units = space.num_permits().div_ceil(entries.len().div_ceil(FLUSH_ENTRIES).max(1));
-    while entries.len() > FLUSH_ENTRIES {
+    let mut parts = Vec::with_capacity(entries.len().div_ceil(REQUEST_PART_ENTRIES));
+    let units = space.num_permits().div_ceil(entries.len().div_ceil(REQUEST_PART_ENTRIES).max(1));
+    while entries.len() > REQUEST_PART_ENTRIES {
         let Some(share) = space.split(units.min(space.num_permits())) else { break };
-        let rest = entries.split_off(FLUSH_ENTRIES);
+        let rest = entries.split_off(REQUEST_PART_ENTRIES);
         parts.push((std::mem::replace(&mut entries, rest), share));
     }
     parts.push((entries, space));
@@ -384,11 +472,17 @@ mod tests {
 
     async fn append_until(buffer: &ProduceBuffer, bytes: usize, deadline: Option<Instant>) -> BufferTicket {
         let space = buffer.reserve(bytes).await.unwrap();
-        buffer.append(vec![entry(bytes)], space, deadline).unwrap()
+        buffer.append(vec![entry(bytes)], space, deadline, &Lane::default()).unwrap()
     }
 
     fn take(buffer: &ProduceBuffer) -> Vec<Queued> {
         buffer.take(1000, Instant::now())
+    }
+
+    impl ProduceBuffer {
+        fn requests_that_are_large(&self) -> usize {
+            self.lock().requests.values().filter(|queued| queued.large.is_some()).count()
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -458,13 +552,13 @@ mod tests {
     async fn a_request_of_very_many_partitions_is_split_and_answered_as_one() {
         let (buffer, config) = (ProduceBuffer::new(&config()), config());
         let mut budget = Budget::new(4.0, 2.0, Instant::now());
-        let count = 2 * FLUSH_ENTRIES + 1;
+        let count = 2 * REQUEST_PART_ENTRIES + 1;
         let entries = (0..).take(count).map(|partition| Entry { partition, ..entry(61) }).collect();
         let space = buffer.reserve(count * 4).await.unwrap();
-        let mut appended = buffer.append(entries, space, None).unwrap();
+        let mut appended = buffer.append(entries, space, None, &Lane::default()).unwrap();
         let in_use = buffer.bytes_in_use();
         let mut first = 0;
-        for expected in [FLUSH_ENTRIES, FLUSH_ENTRIES, 1] {
+        for expected in [REQUEST_PART_ENTRIES, REQUEST_PART_ENTRIES, 1] {
             assert!(buffer.due(&config, &mut budget, Instant::now()).is_ok());
             let taken = buffer.take(usize::MAX, Instant::now());
             let [part] = &taken[..] else { panic!("{} requests are in one flush", taken.len()) };
@@ -482,12 +576,47 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_of_many_partitions_share_a_flush_as_far_as_an_object_goes() {
         let buffer = ProduceBuffer::new(&config());
-        for count in [FLUSH_ENTRIES / 2, FLUSH_ENTRIES / 2, 1] {
+        let requests = FLUSH_ENTRIES / REQUEST_PART_ENTRIES;
+        for count in std::iter::repeat_n(REQUEST_PART_ENTRIES, requests).chain([1]) {
             let space = buffer.reserve(1).await.unwrap();
-            buffer.append(vec![entry(61); count], space, None).unwrap();
+            buffer.append(vec![entry(61); count], space, None, &Lane::default()).unwrap();
         }
         let taken = [(); 2].map(|()| buffer.take(usize::MAX, Instant::now()).len());
-        assert_eq!(taken, [2, 1]);
+        assert_eq!(taken, [requests, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_of_very_many_partitions_holds_up_its_own_connection_only() {
+        const PART: usize = REQUEST_PART_ENTRIES;
+        let (buffer, config, lane) = (ProduceBuffer::new(&config()), config(), Lane::default());
+        let mut budget = Budget::new(0.0, 0.0, Instant::now());
+        let put = async |count: usize, lane: &Lane| {
+            let entries = (0..).take(count).map(|partition| Entry { partition, ..entry(61) }).collect();
+            let space = buffer.reserve(count * 4).await.unwrap();
+            buffer.append(entries, space, None, lane).unwrap()
+        };
+        let sizes = |taken: &[Queued]| -> Vec<usize> { taken.iter().map(|q| q.entries.len()).collect() };
+        let take = || buffer.take(usize::MAX, Instant::now());
+        let _large = put(3 * PART, &lane).await;
+        let first = take();
+        assert_eq!(sizes(&first), [PART]);
+        let _behind = put(2, &lane).await;
+        let _other = put(2 * PART, &Lane::default()).await;
+        // While a part is written, only others are.
+        assert_eq!(buffer.due(&config, &mut budget, Instant::now()), Err(None));
+        let _neighbour = put(1, &Lane::default()).await;
+        assert_eq!(sizes(&take()), [1]);
+        drop(first);
+        let mut order = Vec::new();
+        while buffer.due(&config, &mut budget, Instant::now()) == Ok(FlushReason::Size) {
+            order.push(sizes(&take()));
+        }
+        // Those that are large take turns, and each connection's are in the order in which it sent
+        // them.
+        assert_eq!(order, [[PART], [PART], [PART], [2], [PART]].map(Vec::from));
+        // What comes long after a large one is not held up any more.
+        let _later = put(1, &lane).await;
+        assert_eq!(buffer.requests_that_are_large(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,7 +629,10 @@ mod tests {
         assert!(buffer.reserve(1).await.is_some());
         buffer.close();
         let space = buffer.reserve(1).await.unwrap();
-        assert!(buffer.append(vec![entry(100)], space, None).is_none(), "a closed buffer takes nothing");
+        assert!(
+            buffer.append(vec![entry(100)], space, None, &Lane::default()).is_none(),
+            "a closed buffer takes nothing"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::buffer::{FlushReason, Queued};
+use super::buffer::{FlushReason, Held, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
 use crate::growth::StateGrowth;
@@ -95,7 +95,7 @@ impl InFlight {
 
 /// The requests of a flush, and which batch of the record belongs to whom.
 struct Waiters {
-    requests: Vec<(oneshot::Sender<Vec<EntryResult>>, usize, tokio::sync::OwnedSemaphorePermit)>,
+    requests: Vec<(oneshot::Sender<Vec<EntryResult>>, usize, Held)>,
     /// For each batch of the record, in its order: request and entry.
     places: Vec<(usize, usize)>,
 }
@@ -243,7 +243,7 @@ impl Flusher {
         self.metrics.flushed(reason, segment.size);
         let put = self.put(object, segment.payload);
         let waiters = Waiters {
-            requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.space)).collect(),
+            requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.held)).collect(),
             places: order.into_iter().map(|(_, _, request, entry)| (request, entry)).collect(),
         };
         Ok(InFlight { object, time_ms, flush, waiters, put })
@@ -355,7 +355,7 @@ impl Discarder {
 fn waiters_of(requests: Vec<Queued>) -> Waiters {
     let places =
         requests.iter().enumerate().flat_map(|(r, q)| (0..q.entries.len()).map(move |e| (r, e))).collect();
-    Waiters { requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.space)).collect(), places }
+    Waiters { requests: requests.into_iter().map(|q| (q.reply, q.entries.len(), q.held)).collect(), places }
 }
 
 fn describe(entry: &Entry, time_ms: i64) -> FlushBatch {

@@ -15,7 +15,7 @@ use strandline_storage::format::batch::VerifiedBatch;
 use uuid::Uuid;
 
 pub(crate) use self::buffer::FlushReason;
-pub use self::buffer::{Budget, BufferTicket, ProduceBuffer};
+pub use self::buffer::{Budget, BufferTicket, Lane, ProduceBuffer};
 pub(crate) use self::doubts::Doubts;
 pub use self::flush::Flusher;
 pub(crate) use self::inspect::RecordError;

@@ -13,6 +13,7 @@ use strandline_tests::cluster::Cluster;
 use strandline_tests::records::{batch, values};
 use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -58,6 +59,16 @@ pub(crate) struct Neighbour {
     stop: watch::Sender<bool>,
     producer: JoinHandle<()>,
     consumer: JoinHandle<()>,
+    /// A thread of their own: what the attackers compute to attack is not what is measured.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Neighbour {
@@ -65,9 +76,11 @@ impl Neighbour {
         create_topic(&cluster.addresses(), TOPIC, 1).await;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = watch::Sender::new(false);
-        let producer = tokio::spawn(produce(cluster.address(0), seen.clone(), stop.subscribe()));
-        let consumer = tokio::spawn(consume(cluster.address(0), seen.clone()));
-        Self { seen, stop, producer, consumer }
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap_or_else(|error| panic!("no thread for the neighbour: {error}"));
+        let producer = runtime.spawn(produce(cluster.address(0), seen.clone(), stop.subscribe()));
+        let consumer = runtime.spawn(consume(cluster.address(0), seen.clone()));
+        Self { seen, stop, producer, consumer, runtime: Some(runtime) }
     }
 
     /// Waits that began since then. One that has not ended counts with what it has lasted.

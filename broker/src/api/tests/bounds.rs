@@ -15,7 +15,7 @@ use super::*;
 use crate::compute::Kind;
 use crate::limits::{
     BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, LARGE_ANSWERS_AT_ONCE, LARGE_REQUEST_BYTES,
-    LOOKUPS_AT_ONCE,
+    LOOKUPS_AT_ONCE, REQUEST_PART_ENTRIES,
 };
 
 const INVALID_REQUEST: i16 = 42;
@@ -332,7 +332,8 @@ async fn a_produce_to_more_partitions_than_a_flush_takes_is_written_as_a_whole()
     let parts = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
     let codes: Vec<(i16, i64)> = parts.map(|part| (part.error_code, part.base_offset)).collect();
     assert_eq!(codes, vec![(0, 0); partitions]);
-    assert_eq!(opened.broker.replica.read(|view| view.state.objects().len()), 2);
+    let objects = opened.broker.replica.read(|view| view.state.objects().len());
+    assert_eq!(objects, partitions.div_ceil(REQUEST_PART_ENTRIES));
     // And the flusher goes on.
     let small = data(topics - 1);
     let request =
