@@ -34,6 +34,11 @@ impl StateGrowth {
     }
 }
 
+/// Whether producers wait for longer than they ask for, with so many ranges of so many at most.
+pub(crate) fn is_slowing(ranges: u64, limit: u64) -> bool {
+    pause(ranges, limit, Duration::from_secs(1)) > Duration::ZERO
+}
+
 fn pause(ranges: u64, limit: u64, longest: Duration) -> Duration {
     let half = limit / 2;
     let per_mille = ranges.saturating_sub(half).saturating_mul(1_000) / (limit - half).max(1);
@@ -77,5 +82,8 @@ mod tests {
         let longest = opened.broker.config.produce.linger * 10;
         assert!(took.iter().take(5).all(|t| *t < longest / 5), "{took:?}");
         assert!(took.last().unwrap() >= &(longest / 2), "{took:?}");
+        let [writes, ..] = opened.broker.readiness.look(&opened.broker);
+        assert!(writes.obstacle.is_none());
+        assert!(writes.slowed.is_some_and(|(why, since_ms)| why.contains("merging") && since_ms == NOW_MS));
     }
 }

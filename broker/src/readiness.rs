@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::Broker;
+use crate::growth;
 use crate::limits::{METADATA_SILENCE, READINESS_CHECK};
 
 /// What clients want of a broker.
@@ -51,6 +52,8 @@ pub(crate) struct Condition {
     pub(crate) obstacle: Option<String>,
     /// Since when, in ms since 1970.
     pub(crate) since_ms: i64,
+    /// Why it is possible and slower than it should be, and since when.
+    pub(crate) slowed: Option<(&'static str, i64)>,
 }
 
 /// The condition of each use, and what it depends on that nobody else remembers.
@@ -79,6 +82,10 @@ impl Readiness {
         let obstacles = Capability::ALL.map(|capability| obstacle(broker, capability, now_ms));
         let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         for ((condition, obstacle), capability) in conditions.iter_mut().zip(obstacles).zip(Capability::ALL) {
+            let why = slowed(broker).filter(|_| capability == Capability::Writes);
+            if condition.slowed.map(|(why, _)| why) != why {
+                condition.slowed = why.map(|why| (why, now_ms));
+            }
             let is_new = condition.since_ms == 0;
             if !is_new && condition.obstacle == obstacle {
                 continue;
@@ -88,7 +95,7 @@ impl Readiness {
                 None if is_new => {}
                 None => info!("clients can use this broker for {} again", capability.as_str()),
             }
-            *condition = Condition { obstacle, since_ms: now_ms };
+            *condition = Condition { obstacle, since_ms: now_ms, ..condition.clone() };
         }
         conditions.clone()
     }
@@ -116,6 +123,17 @@ fn obstacle(broker: &Broker, capability: Capability, now_ms: i64) -> Option<Stri
             })
         }),
     }
+}
+
+/// Why producers are slowed, if they are.
+fn slowed(broker: &Broker) -> Option<&'static str> {
+    let ranges = broker.replica.read(|view| view.state.range_count());
+    if growth::is_slowing(ranges, broker.config.max_state_ranges) {
+        return Some(
+            "the state has more than half of max_state_ranges offset ranges: merging does not keep up with producers",
+        );
+    }
+    (broker.space.pause() > Duration::ZERO).then_some("etcd is nearly full")
 }
 
 /// Why nothing can be committed.
@@ -147,6 +165,9 @@ pub(crate) fn page(conditions: &[Condition; 3], only: Option<Capability>) -> (bo
         let mut shown = json!({"ready": is_ready(condition), "since_ms": condition.since_ms});
         if let Some(why) = &condition.obstacle {
             shown["reason"] = Value::String(why.clone());
+        }
+        if let Some((why, since_ms)) = condition.slowed {
+            shown["slowed"] = json!({"reason": why, "since_ms": since_ms});
         }
         page.insert(capability.as_str().to_owned(), shown);
     }
@@ -240,8 +261,8 @@ mod tests {
 
     #[test]
     fn the_page_says_why_and_since_when_and_what_is_asked_for_decides() {
-        let fine = Condition { obstacle: None, since_ms: 5 };
-        let full = Condition { obstacle: Some("no space".to_owned()), since_ms: 7 };
+        let fine = Condition { since_ms: 5, ..Condition::default() };
+        let full = Condition { obstacle: Some("no space".to_owned()), since_ms: 7, ..Condition::default() };
         let conditions = [full.clone(), fine.clone(), full];
         for (only, ready) in [
             (None, false),
@@ -256,6 +277,11 @@ mod tests {
             assert_eq!(page["writes"], json!({"ready": false, "since_ms": 7, "reason": "no space"}));
             assert_eq!(page["reads"], json!({"ready": true, "since_ms": 5}));
         }
-        assert!(super::page(&[fine.clone(), fine.clone(), fine], None).0);
+        let slow = Condition { slowed: Some(("much to merge", 6)), ..fine.clone() };
+        let (is_ready, page) = super::page(&[slow, fine.clone(), fine], None);
+        let page: Value = serde_json::from_str(&page).unwrap();
+        assert!(is_ready);
+        assert_eq!(page["writes"]["slowed"], json!({"reason": "much to merge", "since_ms": 6}));
+        assert_eq!(page["groups"], json!({"ready": true, "since_ms": 5}));
     }
 }

@@ -13,6 +13,7 @@
 //! called lost. Its memory is that of a broker's state, and of a few objects at a time.
 
 mod object;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,9 @@ use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::store::{ObjectMeta, Store};
 
 use self::object::Expected;
-use crate::limits::{FSCK_FINDINGS, FSCK_LIST_PAGE, FSCK_READS};
+use self::space::Fate;
+pub use self::space::{Space, TopicSpace};
+use crate::limits::{FSCK_FINDINGS, FSCK_LIST_PAGE, FSCK_READS, FSCK_TOPICS};
 
 /// Objects with which something is wrong, and what.
 type Suspects = Vec<(ObjectId, String)>;
@@ -95,6 +98,12 @@ pub struct Report {
     pub orphans: u64,
     /// Objects in the store that this build does not know.
     pub foreign: u64,
+    /// Bytes of whole objects: those that records are in, less what can be read of them, count as
+    /// dead, and so do their indexes.
+    pub space: Space,
+    /// What each topic takes, the largest first. Unless objects were read, only what can be read is
+    /// known.
+    pub topics_space: Vec<TopicSpace>,
     /// What must not be, the first of them.
     pub findings: Vec<Finding>,
     /// How many more there are.
@@ -138,6 +147,14 @@ impl fmt::Display for Report {
             "{} dead objects wait to be deleted, {} are being written, {} orphans wait for their collection, {} are unknown",
             self.dead, self.in_flight, self.orphans, self.foreign
         )?;
+        writeln!(f, "{}", self.space)?;
+        for TopicSpace { topic, space } in self.topics_space.iter().take(FSCK_TOPICS) {
+            writeln!(f, "  {topic}: {space}")?;
+        }
+        match self.topics_space.len().saturating_sub(FSCK_TOPICS) {
+            0 => {}
+            further => writeln!(f, "  and {further} smaller topics")?,
+        }
         for finding in &self.findings {
             writeln!(f, "FOUND {finding}")?;
         }
@@ -162,10 +179,16 @@ pub async fn run(
     let mut report = Report { revision: view.revision, ..Report::default() };
     examine_state(&view, &mut report);
     let (mut snapshots, needed) = examine_snapshots(&view, backend, store, keys).await;
-    let (mut suspects, old) = examine_listing(&view, &needed, store, &mut report).await?;
+    let (mut suspects, old, objects) = examine_listing(&view, &needed, store, &mut report).await?;
+    let mut spaces = space::live(&view.state);
     if reads {
         suspects.extend(examine_objects(&view.state, store, &mut report).await);
+        space::add_rest(&mut spaces, store.as_ref(), &objects).await;
     }
+    report.space.live = spaces.values().map(|space| space.live).sum();
+    let live_objects: u64 = objects.iter().filter(|(_, _, fate)| *fate == Fate::Live).map(|o| o.1).sum();
+    report.space.dead += live_objects.saturating_sub(report.space.live);
+    report.topics_space = space::named(spaces, &view);
     if !suspects.is_empty() || !old.is_empty() || !snapshots.is_empty() {
         // Retention, or the next snapshot, may have deleted them while they were looked at.
         let now = load(backend, store, keys).await?;
@@ -270,17 +293,21 @@ async fn examine_snapshots(
     (wrong, needed)
 }
 
+/// What was listed: objects with which something is wrong; those that a snapshot needs and that are
+/// gone; and all that is there, with sizes.
+type Listed = (Suspects, BTreeMap<ObjectId, i64>, Vec<(ObjectId, u64, Fate)>);
+
 /// What is in the store and should not be, and the other way round.
 async fn examine_listing(
     view: &View,
     needed: &BTreeMap<ObjectId, i64>,
     store: &Arc<dyn Store>,
     report: &mut Report,
-) -> Result<(Suspects, BTreeMap<ObjectId, i64>), FsckError> {
+) -> Result<Listed, FsckError> {
     let state = &view.state;
     let registered: BTreeSet<i64> = view.names.brokers().values().map(|b| b.incarnation).collect();
     let mut missing: BTreeSet<ObjectId> = state.objects().keys().copied().collect();
-    let (mut wrong, mut old) = (Vec::new(), needed.clone());
+    let (mut wrong, mut old, mut objects) = (Vec::new(), needed.clone(), Vec::new());
     let mut after: Option<ObjectKey> = None;
     loop {
         let page: Vec<ObjectMeta> =
@@ -292,21 +319,33 @@ async fn examine_listing(
             };
             missing.remove(&id);
             old.remove(&id);
-            match state.objects().get(&id) {
+            let fate = match state.objects().get(&id) {
                 Some(live) if live.bytes != meta.size => {
                     wrong.push((id, format!("it has {} bytes instead of {}", meta.size, live.bytes)));
+                    continue;
                 }
-                Some(_) => {}
-                None if state.dead().contains_key(&id) => {}
-                None if registered.contains(&id.incarnation) => report.in_flight += 1,
-                None => report.orphans += 1,
-            }
+                Some(_) => Fate::Live,
+                None if state.dead().contains_key(&id) => {
+                    report.space.dead += meta.size;
+                    Fate::Dead
+                }
+                None if registered.contains(&id.incarnation) => {
+                    report.in_flight += 1;
+                    continue;
+                }
+                None => {
+                    report.orphans += 1;
+                    report.space.orphaned += meta.size;
+                    Fate::Orphaned
+                }
+            };
+            objects.push((id, meta.size, fate));
         }
         let Some(last) = page.last() else { break };
         after = Some(last.key.clone());
     }
     wrong.extend(missing.into_iter().map(|id| (id, "it is gone".to_owned())));
-    Ok((wrong, old))
+    Ok((wrong, old, objects))
 }
 
 /// Reads every live object and compares it with what was committed.

@@ -174,6 +174,25 @@ async fn what_nobody_refers_to_is_counted_and_no_finding() {
 }
 
 #[tokio::test]
+async fn what_a_topic_takes_is_told_by_what_becomes_of_it() {
+    let audited = Audited::new().await;
+    let before = audited.report(true).await;
+    let [TopicSpace { topic, space }] = &before.topics_space[..] else { panic!("{before}") };
+    assert_eq!((topic.as_str(), space.dead, space.orphaned), ("t", 0, 0));
+    // Objects are a little larger than what can be read of them.
+    assert!(before.space.live == space.live && before.space.dead > 0, "{before}");
+    // The first two objects of both partitions, and half of the third.
+    audited.trim(3).await;
+    let after = audited.report(true).await;
+    let now = after.topics_space[0].space;
+    assert_eq!((after.dead, now.live + now.dead, now.orphaned), (2, space.live, 0), "{after}");
+    assert!(now.dead > 0 && after.to_string().contains(&format!("  t: {now}")), "{after}");
+    // Without reading it is known of all together.
+    let quick = audited.report(false).await;
+    assert_eq!((quick.space, quick.topics_space[0].space.dead), (after.space, 0), "{quick}");
+}
+
+#[tokio::test]
 async fn what_a_listed_snapshot_needs_and_is_gone_is_found() {
     let audited = Audited::new().await;
     let object = audited.object();
