@@ -7,7 +7,7 @@
 //! it began, and never an older one behind a newer one. Beside them somebody deletes records from
 //! the beginning; where the log starts never goes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -274,6 +274,23 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// Whether a broker returns no key twice.
+    pub async fn is_compacted(&self, address: &str) -> bool {
+        for partition in 0..self.partitions {
+            let contents = read_partition(address, &self.topic, partition).await;
+            let keys: Vec<String> = contents
+                .batches
+                .into_iter()
+                .flat_map(|(_, batch)| changes(batch))
+                .map(|found| found.1)
+                .collect();
+            if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Checks what was read of a partition against what was known when the reader began.

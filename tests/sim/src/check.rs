@@ -17,6 +17,8 @@ const SETTLE: Duration = Duration::from_mins(1);
 /// Time in which whatever is dirty is compacted, also by a broker whose clock is behind by as much
 /// as may be.
 const COMPACTION: Duration = Duration::from_secs(40);
+/// Time in which what could not be read is tried again.
+const REST: Duration = Duration::from_mins(11);
 /// Time in which the bucket is listed for orphans, by far.
 const ORPHANS: Duration = Duration::from_mins(12);
 const PAGE: usize = 1000;
@@ -33,6 +35,10 @@ pub(crate) async fn everything(world: &World) {
     let all = checker::check(&addresses, TOPIC, world.plan.partitions, history).await;
     if let Some(table) = &world.table {
         sleep(COMPACTION).await;
+        if !table.is_compacted(&addresses[0]).await {
+            // What could not be read once is left alone for a while.
+            sleep(REST).await;
+        }
         table.check(&addresses, true).await;
     }
     same_state(world).await;
