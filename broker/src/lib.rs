@@ -34,7 +34,7 @@ mod jobs;
 mod leaders;
 mod limits;
 mod membership;
-mod merge;
+pub mod merge;
 pub mod metrics;
 mod patterns;
 pub mod process;

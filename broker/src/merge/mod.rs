@@ -12,12 +12,12 @@
 
 mod compact;
 mod pace;
-mod plan;
+pub mod plan;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
@@ -31,10 +31,10 @@ use uuid::Uuid;
 
 pub(crate) use self::compact::Tally;
 use self::pace::Pace;
-use self::plan::{Ends, Piece, Rules};
+use self::plan::{Looks, Piece};
 use crate::Broker;
 use crate::leaders::Leaders;
-use crate::limits::{LEVEL_1_LOOK, LEVEL_1_LOOKS, MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
+use crate::limits::{MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
 use crate::topic_config::Effective;
 
 /// Merges and compacts whatever is due, again and again, until it is dropped.
@@ -110,10 +110,7 @@ impl Shared {
 /// What a broker remembers between passes.
 #[derive(Debug, Default)]
 struct Merger {
-    /// Where partitions ended in the pass before.
-    flushed_before: Ends,
-    /// Where they ended at the looks before, the oldest first.
-    looks: VecDeque<(Instant, Ends)>,
+    looks: Looks,
     /// Ranges that cannot be read, by partition and first offset, and until when they are left
     /// alone.
     unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
@@ -135,7 +132,7 @@ impl Merger {
             return;
         }
         let survey = self.survey(broker, shared, &state).await;
-        self.note_ends(&state);
+        self.looks.note(Instant::now(), &state);
         broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
         let objects = plan::objects(survey.pieces, broker.config.merge.object_bytes());
         for pieces in objects {
@@ -171,17 +168,7 @@ impl Merger {
         let (dynamic, _) = view.names.broker_configs(None);
         let now = Instant::now();
         self.unreadable.retain(|_, until| *until > now);
-        let nothing = Ends::default();
-        let merged_before = match self.looks.front() {
-            Some((_, ends)) if self.looks.len() > LEVEL_1_LOOKS => ends,
-            _ => &nothing,
-        };
-        let rules = Rules {
-            object_bytes: broker.config.merge.object_bytes(),
-            flushed_before: &self.flushed_before,
-            merged_before,
-            unreadable: &self.unreadable,
-        };
+        let rules = self.looks.rules(broker.config.merge.object_bytes(), &self.unreadable);
         let mut survey = Survey::default();
         let mut turns = Turns::default();
         for (&topic_id, topic) in state.topics() {
@@ -206,20 +193,6 @@ impl Merger {
             }
         }
         survey
-    }
-
-    /// Notes where partitions end now, for the passes to come.
-    fn note_ends(&mut self, state: &State) {
-        let now = Instant::now();
-        self.flushed_before = Ends::of(state);
-        let is_due =
-            self.looks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= LEVEL_1_LOOK);
-        if is_due {
-            self.looks.push_back((now, self.flushed_before.clone()));
-            if self.looks.len() > LEVEL_1_LOOKS + 1 {
-                self.looks.pop_front();
-            }
-        }
     }
 
     /// A range that cannot be read is not tried again for a while; what lies around it is merged.

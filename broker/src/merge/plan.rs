@@ -11,17 +11,55 @@
 //! above.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use strandline_metadata::state::{Partition, Range, State};
+use strandline_metadata::record::MergedPartition;
+use strandline_metadata::state::{InputsHash, Partition, Range, State};
+use strandline_storage::format::merged::MergedRange;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::limits::{LEVEL_1_RANGES, MERGE_INPUTS, MERGED_PARTITIONS_PER_OBJECT};
+use crate::limits::{
+    LEVEL_1_LOOK, LEVEL_1_LOOKS, LEVEL_1_RANGES, MERGE_INPUTS, MERGED_PARTITIONS_PER_OBJECT,
+};
+
+/// Where partitions ended when they were looked at before: what lies below is at least as old.
+#[derive(Clone, Debug, Default)]
+pub struct Looks {
+    /// In the pass before.
+    last: Ends,
+    /// At the looks before that count for level 1, the oldest first.
+    before: VecDeque<(Instant, Ends)>,
+}
+
+impl Looks {
+    /// Notes where partitions end now, for the passes to come.
+    pub fn note(&mut self, now: Instant, state: &State) {
+        self.last = Ends::of(state);
+        let last = self.before.back().map(|(at, _)| *at);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= LEVEL_1_LOOK) {
+            self.before.push_back((now, self.last.clone()));
+            if self.before.len() > LEVEL_1_LOOKS + 1 {
+                self.before.pop_front();
+            }
+        }
+    }
+
+    /// What decides about ranges now.
+    pub fn rules<'a>(
+        &'a self,
+        object_bytes: u64,
+        unreadable: &'a BTreeMap<(Uuid, u32, i64), Instant>,
+    ) -> Rules<'a> {
+        let merged_before = self.before.front().filter(|_| self.before.len() > LEVEL_1_LOOKS);
+        let merged_before = merged_before.map(|(_, ends)| ends);
+        Rules { object_bytes, flushed_before: &self.last, merged_before, unreadable }
+    }
+}
 
 /// Where every partition ended at some time. What lies below is older than that.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ends(BTreeMap<Uuid, Vec<i64>>);
+pub struct Ends(BTreeMap<Uuid, Vec<i64>>);
 
 impl Ends {
     /// Where partitions end now.
@@ -40,35 +78,83 @@ impl Ends {
 
 /// What decides about ranges besides themselves.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules<'a> {
+pub struct Rules<'a> {
     /// Most bytes of an object, and so of a range.
     pub(super) object_bytes: u64,
     /// What lies below these ends is old enough for level 1.
     pub(super) flushed_before: &'a Ends,
-    /// What lies below these ends has been in level 1 for long.
-    pub(super) merged_before: &'a Ends,
+    /// What lies below these ends has been in level 1 for long; `None` for nothing.
+    pub(super) merged_before: Option<&'a Ends>,
     /// Ranges that cannot be read, by partition and first offset: they stay as they are.
     pub(super) unreadable: &'a BTreeMap<(Uuid, u32, i64), Instant>,
 }
 
 /// Ranges of a partition that one takes the place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) topic_id: Uuid,
-    pub(super) partition: u32,
+pub struct Piece {
+    /// The topic.
+    pub topic_id: Uuid,
+    /// The partition's number.
+    pub partition: u32,
     /// In offset order, each beginning where the one before ends.
-    pub(super) inputs: Vec<Range>,
+    pub inputs: Vec<Range>,
     /// The level of what becomes of them.
-    pub(super) level: u8,
+    pub level: u8,
+}
+
+/// What a merged range is in its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Where it begins, in bytes.
+    pub position: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its batches.
+    pub batches: u32,
+    /// Its largest timestamp, ms since 1970.
+    pub max_timestamp_ms: i64,
+    /// Whether superseded records were left out.
+    pub compacted: bool,
+}
+
+impl From<&MergedRange> for Output {
+    fn from(range: &MergedRange) -> Self {
+        Self {
+            position: range.position,
+            bytes: range.length,
+            batches: range.batches,
+            max_timestamp_ms: range.max_timestamp,
+            compacted: range.flags.compacted,
+        }
+    }
 }
 
 impl Piece {
-    pub(super) fn bytes(&self) -> u64 {
+    /// What a record says of it, whose times are relative to `time_ms`.
+    pub fn entry(&self, output: &Output, time_ms: i64) -> MergedPartition {
+        let (base_offset, end_offset) = self.offsets();
+        MergedPartition {
+            partition: self.partition,
+            base_offset: base_offset.cast_unsigned(),
+            offsets: (end_offset - base_offset).cast_unsigned(),
+            inputs: u32::try_from(self.inputs.len()).unwrap_or(u32::MAX),
+            inputs_hash: InputsHash::of(&self.inputs).value(),
+            position: output.position,
+            bytes: output.bytes,
+            batches: output.batches,
+            max_timestamp_delta_ms: output.max_timestamp_ms.wrapping_sub(time_ms),
+            level: u32::from(self.level),
+            compacted: output.compacted,
+        }
+    }
+
+    /// The bytes of what it takes the place of.
+    pub fn bytes(&self) -> u64 {
         self.inputs.iter().map(|range| range.bytes).sum()
     }
 
     /// First and end offset.
-    pub(super) fn offsets(&self) -> (i64, i64) {
+    pub fn offsets(&self) -> (i64, i64) {
         let base = self.inputs.first().map_or(0, |range| range.base_offset);
         (base, self.inputs.last().map_or(base, |range| range.end_offset))
     }
@@ -76,7 +162,7 @@ impl Piece {
 
 /// What is due in a partition, the oldest first. `max_span_ms` is the longest time that the records
 /// of a range may lie apart; what lies below `held_below` is being compacted.
-pub(super) fn pieces(
+pub fn pieces(
     state: &State,
     (topic_id, number, partition): (Uuid, u32, &Partition),
     rules: &Rules<'_>,
@@ -84,7 +170,7 @@ pub(super) fn pieces(
 ) -> Vec<Piece> {
     let (old, long) = (
         rules.flushed_before.of_partition(topic_id, number),
-        rules.merged_before.of_partition(topic_id, number),
+        rules.merged_before.map_or(0, |ends| ends.of_partition(topic_id, number)),
     );
     let mut pieces = Vec::new();
     let is_left_alone = |range: &Range| {
@@ -180,7 +266,7 @@ pub(super) fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[R
 
 /// Puts pieces together that go into one object. Partitions that lie side by side in the inputs do
 /// so in the output.
-pub(super) fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
+pub fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
     let order = |a: &Piece, b: &Piece| -> Ordering {
         (a.level, a.topic_id, a.partition, a.offsets()).cmp(&(b.level, b.topic_id, b.partition, b.offsets()))
     };

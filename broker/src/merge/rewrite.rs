@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
 use strandline_metadata::commit::CommitError;
-use strandline_metadata::record::{Merged, MergedPartition, MergedTopic};
-use strandline_metadata::state::{InputsHash, MergeOutcome, Range, State};
+use strandline_metadata::record::{Merged, MergedTopic};
+use strandline_metadata::state::{MergeOutcome, Range, State};
 use strandline_storage::error::StoreError;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags, MergedRange};
 use strandline_storage::path::{ObjectId, ObjectKind};
@@ -13,7 +13,7 @@ use strandline_storage::reader::{ReadBatch, ReadKind, ReadRange};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::plan::Piece;
+use super::plan::{Output, Piece};
 use crate::Broker;
 use crate::limits::{CHECKED_IN_ONE_GO_BYTES, MERGE_READS_AT_ONCE};
 
@@ -245,20 +245,7 @@ fn record_of(
         let topic_id = Uuid::from_bytes(range.topic_id);
         let number = u32::try_from(range.partition).unwrap_or(u32::MAX);
         let Some(piece) = by_place.get(&(topic_id, number)) else { continue };
-        let (base_offset, end_offset) = piece.offsets();
-        let entry = MergedPartition {
-            partition: number,
-            base_offset: base_offset.cast_unsigned(),
-            offsets: (end_offset - base_offset).cast_unsigned(),
-            inputs: u32::try_from(piece.inputs.len()).unwrap_or(u32::MAX),
-            inputs_hash: InputsHash::of(&piece.inputs).value(),
-            position: range.position,
-            bytes: range.length,
-            batches: range.batches,
-            max_timestamp_delta_ms: range.max_timestamp.wrapping_sub(time_ms),
-            level: u32::from(piece.level),
-            compacted: range.flags.compacted,
-        };
+        let entry = piece.entry(&Output::from(range), time_ms);
         match merged.topics.last_mut() {
             Some(topic) if topic.topic_id == topic_id.as_bytes() => topic.partitions.push(entry),
             _ => merged

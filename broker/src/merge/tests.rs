@@ -174,7 +174,7 @@ async fn levels_are_merged_by_number_size_and_age() {
     let nothing = Ends::default();
     let due = |flushed_before: &Ends, object_bytes| {
         let unreadable = std::collections::BTreeMap::new();
-        let rules = Rules { object_bytes, flushed_before, merged_before: &nothing, unreadable: &unreadable };
+        let rules = Rules { object_bytes, flushed_before, merged_before: None, unreadable: &unreadable };
         pieces(&state, (topic, 0, partition.as_ref()), &rules, (i64::MAX, 0))
     };
     // Too young, and too little.

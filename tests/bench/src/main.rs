@@ -3,10 +3,11 @@
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
 //! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair,
-//! commits, members, failover, observer. `observer-soak`, which takes an hour, or
-//! `observer-soak=MINUTES`, runs only if it is named.
+//! commits, members, failover, observer. `growth`, a simulated week, or `growth=HOURS`, takes
+//! minutes, and `observer-soak` an hour, or `observer-soak=MINUTES`: they run only if named.
 
 mod groups;
+mod growth;
 mod load;
 mod observer;
 mod report;
@@ -46,7 +47,11 @@ async fn main() {
     if runs("state") {
         state::figures(&mut report).await;
     }
-    let is_of_stack = |name: &String| name != "state";
+    if let Some(name) = wanted.iter().find(|name| name.split('=').next() == Some("growth")) {
+        let hours = name.split_once('=').and_then(|(_, hours)| hours.parse().ok());
+        growth::figures(&mut report, hours.unwrap_or(growth::HOURS)).await;
+    }
+    let is_of_stack = |name: &String| name != "state" && !name.starts_with("growth");
     if !wanted.is_empty() && !wanted.iter().any(is_of_stack) {
         return report.finish();
     }
