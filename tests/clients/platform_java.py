@@ -141,25 +141,72 @@ def programs():
             program.end(signal.SIGKILL)
 
 
-def last_values(topic, partitions):
-    """The last value of each key of a compacted topic."""
+def records(topic, partitions):
+    """Every record of a topic whose last one is never removed: its key and value."""
     from confluent_kafka import Consumer, TopicPartition
 
     ends = OBSERVER.ends(topic, partitions)
     consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "nobody", "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
-    found, until = {}, time.monotonic() + 30
+    found, until = [], time.monotonic() + 30
     places = dict.fromkeys(range(partitions), 0)
     while any(places[p] < ends[p] for p in ends) and time.monotonic() < until:
         message = consumer.poll(0.5)
         if message and not message.error():
-            found[message.key().decode()] = int.from_bytes(message.value(), "big")
+            found.append((message.key(), message.value()))
             places[message.partition()] = message.offset() + 1
     consumer.close()
     return found
 
 
+def last_values(topic, partitions):
+    """The last value of each key."""
+    return {key.decode(): int.from_bytes(value, "big") for key, value in records(topic, partitions)}
+
+
+def compact(topic, partitions):
+    """Has a topic compacted as soon as anything is dirty, and waits until no key is there twice."""
+    found = lambda: [key for key, _ in records(topic, partitions)]  # noqa: E731
+    before = found()
+    if len(set(before)) == len(before):
+        raise AssertionError(f"{topic} has nothing to compact: {len(before)} records")
+    eager = "min.cleanable.dirty.ratio=0.01,segment.ms=1000"
+    tool(CONFIGS, "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", eager)
+
+    def is_compacted():
+        now = found()
+        return len(set(now)) == len(now)
+
+    eventually(lambda: f"{topic} is compacted: {len(found())} records of {len(set(found()))} keys", is_compacted, 180)
+    equal(f"{topic}: keys", set(found()), set(before))
+
+
 WORDS = "the quick brown fox jumps over the lazy dog while the cat sleeps".split()
+
+
+class Words:
+    """Lines that were sent to count, and what the counts should be."""
+
+    def __init__(self, name):
+        self.name, self.lines, self.sent = name, 0, Counter()
+        OBSERVER.create(f"{name}-lines", 3)
+        OBSERVER.create(f"{name}-counts", 3)
+
+    def produce(self, lines):
+        values = [" ".join(WORDS[(i + k) % len(WORDS)] for k in range(4)) + f" line-{self.lines + i}" for i in range(lines)]
+        self.lines += lines
+        OBSERVER.produce(f"{self.name}-lines", values)
+        self.sent.update(word for value in values for word in value.split())
+
+    def counts(self):
+        return last_values(f"{self.name}-counts", 3)
+
+    def missing(self, exactly):
+        have = self.counts()
+        return {w: (have.get(w), n) for w, n in self.sent.items() if have.get(w, 0) < n or (exactly and have[w] != n)}
+
+    def counted(self, what, exactly=True):
+        eventually(lambda: f"{what}: {list(self.missing(exactly).items())[:3]}", lambda: not self.missing(exactly), 60)
 
 
 def word_count():
@@ -167,37 +214,39 @@ def word_count():
 
     At least once: what was counted after the last commit of the one that was killed may be counted twice.
     """
-    OBSERVER.create("streams-lines", 3)
-    OBSERVER.create("streams-counts", 3)
-    sent = Counter()
-
-    def produce(lines):
-        values = [" ".join(WORDS[(i + k) % len(WORDS)] for k in range(4)) + f" line-{produce.lines + i}" for i in range(lines)]
-        produce.lines += lines
-        OBSERVER.produce("streams-lines", values)
-        sent.update(word for value in values for word in value.split())
-
-    produce.lines = 0
-    counts = lambda: last_values("streams-counts", 3)  # noqa: E731
-
-    def missing(exactly):
-        have = counts()
-        return {w: (have.get(w), n) for w, n in sent.items() if have.get(w, 0) < n or (exactly and have[w] != n)}
-
+    words = Words("streams")
     with programs() as running, tempfile.TemporaryDirectory() as folder:
-        start = lambda n: running.append(Program("WordCount", BOOTSTRAP, f"{folder}/{n}"))  # noqa: E731
+        start = lambda n: running.append(Program("WordCount", BOOTSTRAP, f"{folder}/{n}", "streams"))  # noqa: E731
         start(1)
-        produce(200)
-        eventually(lambda: f"one worker counts: {list(missing(True).items())[:3]}", lambda: not missing(True), 60)
+        words.produce(200)
+        words.counted("one worker counts")
         start(2)
         eventually("two members", lambda: OBSERVER.group("streams-word-count")[2] >= 2, 40)
-        produce(200)
-        eventually(lambda: f"two workers count: {list(missing(True).items())[:3]}", lambda: not missing(True), 60)
+        words.produce(200)
+        words.counted("two workers count")
         running.pop(0).end(signal.SIGKILL)
-        produce(200)
-        eventually(lambda: f"one is killed: {list(missing(False).items())[:3]}", lambda: not missing(False), 60)
-        have = counts()
-        equal("words that were never sent", set(have) - set(sent), set())
+        words.produce(200)
+        words.counted("one is killed", exactly=False)
+        equal("words that were never sent", set(words.counts()) - set(words.sent), set())
+
+
+def table_from_a_compacted_changelog():
+    """A worker without any state of its own goes on exactly where the one before ended, from a compacted changelog."""
+    words = Words("tables")
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        start = lambda n: running.append(Program("WordCount", BOOTSTRAP, f"{folder}/{n}", "tables"))  # noqa: E731
+        start(1)
+        for _ in range(4):
+            words.produce(100)
+            words.counted("the first worker counts")
+        changelog = "tables-word-count-KSTREAM-AGGREGATE-STATE-STORE-0000000003-changelog"
+        holds("the changelog", tool(TOPICS, "--describe", "--topic", changelog), "cleanup.policy=compact")
+        compact(changelog, 3)
+        running.pop(0).end()
+        words.produce(100)
+        start(2)
+        words.counted("a worker without state goes on")
+        equal("words that were never sent", set(words.counts()) - set(words.sent), set())
 
 
 # ---- Connect
@@ -251,7 +300,8 @@ def running_tasks(worker, connector):
 
 
 def file_connectors():
-    """A file goes into a topic and out into another file; the worker is killed, and the next one goes on."""
+    """A file goes into a topic and out into another file; the worker's own topics are compacted and it is killed, and the
+    next one goes on."""
     with programs() as running, tempfile.TemporaryDirectory() as folder:
         source, sink = f"{folder}/in.txt", f"{folder}/out.txt"
         lines = [f"line {i}" for i in range(300)]
@@ -285,8 +335,13 @@ def file_connectors():
         eventually(lambda: f"{missing()} lines are missing", lambda: missing() <= 100, 40)
         # Its offsets are flushed every second.
         time.sleep(2)
+        write(lines[200:210])
+        eventually(lambda: f"{missing()} lines are missing", lambda: missing() <= 90, 40)
+        time.sleep(2)
+        compact("connect-offsets", 3)
+        compact("connect-status", 2)
         worker.end(signal.SIGKILL)
-        write(lines[200:])
+        write(lines[210:])
         running.append(Worker(folder, "second"))
         eventually(lambda: f"{missing()} lines are missing after the kill", lambda: missing() == 0, 90)
         with open(sink) as file:
@@ -296,7 +351,10 @@ def file_connectors():
 
 THINGS = {
     "tools": {"kafka-topics": topics, "kafka-configs": configs, "kafka-consumer-groups": groups, "kafka-get-offsets": offsets},
-    "streams": {"a Streams word count": word_count},
+    "streams": {
+        "a Streams word count": word_count,
+        "a Streams table from a compacted changelog": table_from_a_compacted_changelog,
+    },
     "connect": {"Connect's file connectors": file_connectors},
 }
 

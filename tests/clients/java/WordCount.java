@@ -7,13 +7,14 @@ import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.Produced;
 
-/** A Streams word count, at least once: streams-lines to streams-counts. Arguments: bootstrap servers, state folder. */
+/** A Streams word count, at least once: NAME-lines to NAME-counts. Arguments: bootstrap servers, state folder, NAME. */
 final class WordCount {
     private WordCount() {}
 
     public static void main(String[] args) {
         Properties settings = new Properties();
-        settings.put("application.id", "streams-word-count");
+        String name = args[2];
+        settings.put("application.id", name + "-word-count");
         settings.put("bootstrap.servers", args[0]);
         settings.put("state.dir", args[1]);
         settings.put("processing.guarantee", "at_least_once");
@@ -26,12 +27,12 @@ final class WordCount {
         settings.put("default.value.serde", Serdes.String().getClass());
 
         StreamsBuilder builder = new StreamsBuilder();
-        builder.<String, String>stream("streams-lines")
+        builder.<String, String>stream(name + "-lines")
                 .flatMapValues(line -> Arrays.asList(line.toLowerCase(Locale.ROOT).split("\\W*\\s+")))
                 .groupBy((key, word) -> word, Grouped.with(Serdes.String(), Serdes.String()))
                 .count()
                 .toStream()
-                .to("streams-counts", Produced.with(Serdes.String(), Serdes.Long()));
+                .to(name + "-counts", Produced.with(Serdes.String(), Serdes.Long()));
         KafkaStreams streams = new KafkaStreams(builder.build(), settings);
         Runtime.getRuntime().addShutdownHook(new Thread(streams::close));
         streams.start();
