@@ -69,7 +69,7 @@ impl Plan {
             strangers: u32::from(rare.chance(0.12)),
             // Drawn last, so that the others are what they were without it.
             silences: u32::from(rare.chance(0.1)),
-            tables: u32::from(rare.chance(0.35)),
+            tables: u32::from(rare.chance(0.25)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use strandline_sim::{Plan, run};
 
 /// Seeds of the quick part; `make sim` takes as many as one likes.
-const QUICK: std::ops::Range<u64> = 0..100;
+const QUICK: std::ops::Range<u64> = 0..60;
 
 /// Seeds that found something once. What a seed stands for changes with the simulation, so each of
 /// the defects has a test of its own as well, or is one of the deliberate bugs of `mutations.rs`.
