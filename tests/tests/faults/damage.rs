@@ -167,7 +167,8 @@ async fn a_damaged_object_fails_what_lies_in_it_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_answers_are_never_served() {
-    let plan = Plan::new(2).flag("store-retry-budget-ms", 500);
+    // Every batch is in an object of its own, so that there is much to fail.
+    let plan = Plan::new(2).flag("store-retry-budget-ms", 500).flag("merge-interval-ms", 86_400_000);
     let mut cluster = Cluster::start(plan).await;
     create_topic(&cluster.addresses(), "damaged", 1).await;
     let mut writer = cluster.client(0).await;
