@@ -33,11 +33,12 @@ const FILLING: usize = 40;
 const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
-/// The configs of a topic that is compacted as soon as anything is dirty, and whose tombstones stay
+/// The configs of a topic of which records may be deleted, that is compacted as soon as anything is
+/// dirty, and whose tombstones stay
 /// for `delete_retention_ms`.
 pub fn configs(delete_retention_ms: u64) -> Vec<(&'static str, String)> {
     vec![
-        ("cleanup.policy", "compact".to_owned()),
+        ("cleanup.policy", "compact,delete".to_owned()),
         ("min.cleanable.dirty.ratio", "0.01".to_owned()),
         ("segment.ms", "1".to_owned()),
         ("delete.retention.ms", delete_retention_ms.to_string()),
