@@ -34,8 +34,7 @@ const CODECS: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
 /// The configs of a topic of which records may be deleted, that is compacted as soon as anything is
-/// dirty, and whose tombstones stay
-/// for `delete_retention_ms`.
+/// dirty, and whose tombstones stay for `delete_retention_ms`.
 pub fn configs(delete_retention_ms: u64) -> Vec<(&'static str, String)> {
     vec![
         ("cleanup.policy", "compact,delete".to_owned()),
