@@ -62,6 +62,8 @@ struct Counts {
 struct Week {
     state: State,
     sequence: u64,
+    /// The newest sequence number of each broker.
+    heads: [u64; BROKERS as usize],
     second: u64,
     topic: Uuid,
     looks: Vec<Looks>,
@@ -79,6 +81,7 @@ impl Week {
         let mut week = Self {
             state: State::default(),
             sequence: 0,
+            heads: [0; BROKERS as usize],
             second: 0,
             topic: Uuid::from_u128(1 << 100),
             looks: vec![Looks::default(); BROKERS as usize],
@@ -101,11 +104,10 @@ impl Week {
     fn apply(&mut self, broker: u32, body: &Body) -> strandline_metadata::state::Effects {
         self.sequence += 1;
         self.records_since += 1;
-        let at = Position {
-            revision: self.sequence as i64,
-            sequence: self.sequence,
-            incarnation: 1 + i64::from(broker),
-        };
+        let head = &mut self.heads[broker as usize];
+        *head += 1;
+        let at =
+            Position { revision: self.sequence as i64, sequence: *head, incarnation: 1 + i64::from(broker) };
         let record = Record { time_ms: self.now_ms(), ..Record::default() };
         self.state.apply(at, &record, body).expect("it can be applied")
     }

@@ -3,8 +3,9 @@
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
 //! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair,
-//! commits, members, failover, observer. `growth`, a simulated week, or `growth=HOURS`, takes
-//! minutes, and `observer-soak` an hour, or `observer-soak=MINUTES`: they run only if named.
+//! commits, members, failover, observer. `growth`, a simulated week, takes half an hour, and
+//! `growth=HOURS` its share of that; `observer-soak` takes an hour, or `observer-soak=MINUTES`.
+//! These run only if they are named.
 
 mod groups;
 mod growth;
