@@ -2,7 +2,7 @@
 //!
 //! | in use, percent of the quota | then |
 //! |---|---|
-//! | 60 | history is kept short, and a snapshot trims the log soon ([`crate::jobs`]) |
+//! | 60 | history is kept short, and a snapshot trims the log soon (`jobs`) |
 //! | 80 to 95 | each flush waits after the one before, up to a second: producers are slowed |
 //!
 //! What counts is what is in use. etcd's file has free pages beside that, which it uses again; but

@@ -7,7 +7,7 @@
 //! | 2 | a merge of level 1, or of a flush's ranges that are large already | never |
 //!
 //! So a byte is rewritten at most twice, and what a partition keeps in the state is the flushes of
-//! an interval, at most [`LEVEL_1_RANGES`] ranges of level 1, and one for each object's worth
+//! an interval, at most `LEVEL_1_RANGES` ranges of level 1, and one for each object's worth
 //! above.
 
 use std::cmp::Ordering;

@@ -261,7 +261,7 @@ impl ProduceBuffer {
     }
 
     /// Appends a request's entries, in order, at once, behind all that its connection has appended
-    /// before. A request of more than [`REQUEST_PART_ENTRIES`] is split: its parts are written one
+    /// before. A request of more than `REQUEST_PART_ENTRIES` is split: its parts are written one
     /// after the other, whatever else is. `None` if the broker is leaving. Those that nothing has
     /// begun to write at `deadline` are dropped.
     pub fn append(
