@@ -160,6 +160,9 @@ struct Place {
     number: u64,
 }
 
+/// Where what is large begins: nothing else has a turn.
+const FIRST_LARGE: Place = Place { turn: 1, number: 0 };
+
 #[derive(Debug, Default)]
 struct Queue {
     requests: BTreeMap<Place, Queued>,
@@ -176,9 +179,12 @@ struct Queue {
 }
 
 impl Queue {
-    /// The first that may be written now.
+    /// The next to be written: in the order in which they came, but for what is large, of which one
+    /// is written at a time and each connection takes turns.
     fn first(&self) -> Option<(Place, &Queued)> {
-        let first = self.requests.iter().find(|(_, queued)| queued.large.is_none() || !self.is_large_written);
+        let small = self.requests.first_key_value().filter(|(_, queued)| queued.large.is_none());
+        let large = self.requests.range(FIRST_LARGE..).next().filter(|_| !self.is_large_written);
+        let first = small.into_iter().chain(large).min_by_key(|(place, _)| place.number);
         first.map(|(place, queued)| (*place, queued))
     }
 
@@ -617,6 +623,22 @@ mod tests {
         // What comes long after a large one is not held up any more.
         let _later = put(1, &lane).await;
         assert_eq!(buffer.requests_that_are_large(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_of_very_many_partitions_is_written_while_others_fill_every_flush() {
+        let buffer = ProduceBuffer::new(&config());
+        let small = async || append(&buffer, 900).await;
+        let _first = small().await;
+        let space = buffer.reserve(1).await.unwrap();
+        let large = vec![entry(61); 2 * REQUEST_PART_ENTRIES];
+        let _large = buffer.append(large, space, None, &Lane::default()).unwrap();
+        let mut flushes = Vec::new();
+        for _ in 0..4 {
+            let _next = small().await;
+            flushes.push(take(&buffer).iter().map(|queued| queued.entries.len()).collect::<Vec<_>>());
+        }
+        assert_eq!(flushes, [vec![1], vec![REQUEST_PART_ENTRIES], vec![REQUEST_PART_ENTRIES], vec![1]]);
     }
 
     #[tokio::test(start_paused = true)]
