@@ -78,8 +78,8 @@ impl Class {
         key.0[0] & (self.of - 1) == self.number
     }
 
-    /// Four classes with a quarter of the keys each. Of more classes than there are hashes, some are
-    /// empty.
+    /// Four classes with a quarter of the keys each. Of more classes than there are hashes, some
+    /// are empty.
     fn quarters(self) -> [Self; 4] {
         let of = self.of.saturating_mul(4);
         [0, 1, 2, 3].map(|quarter| Self { number: self.number | self.of.saturating_mul(quarter), of })
@@ -110,7 +110,8 @@ impl KeyMap {
     }
 
     /// Notes that a record at `offset`, higher than all before it, has this key. If there is no
-    /// room for one more, the map keeps to a quarter of its keys from now on. The other classes are added to `others`, to be taken another time.
+    /// room for one more, the map keeps to a quarter of its keys from now on. The other classes are
+    /// added to `others`, to be taken another time.
     pub(super) fn note(&mut self, key: Key, offset: i64, others: &mut Vec<Class>) {
         if !self.class.has(key) {
             return;

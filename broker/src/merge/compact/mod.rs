@@ -90,6 +90,8 @@ enum CompactError {
     Unreadable(Unreadable),
     #[error("the partition has changed meanwhile")]
     Changed,
+    #[error("there are more records in a few megabytes than compact_memory_bytes has marks for")]
+    TooManyRecords,
     #[error("the broker has no registration, or is leaving")]
     NoSession,
 }
@@ -140,6 +142,10 @@ impl Cleaner {
                 Err(CompactError::NoSession) => return,
                 Err(CompactError::Unreadable(error)) => self.leave_alone((topic_id, partition), &error),
                 Err(CompactError::Changed) => debug!(%topic_id, partition, "it is compacted another time"),
+                // It concerns no other partition.
+                Err(error @ CompactError::TooManyRecords) => {
+                    warn!(%topic_id, partition, %error, "a partition stays as it is");
+                }
                 Err(error) => {
                     warn!(%topic_id, partition, %error, "a compaction was given up, to be tried again");
                     return;
@@ -248,12 +254,10 @@ impl<'a> Work<'a> {
             let mut superseded = Superseded::Known(Box::new(map));
             return self.rewrite(&inputs, &mut superseded).await;
         }
-        drop(others);
-        drop(map);
         // As many ranges at a time as there are marks for.
-        let mut left = &inputs[..];
+        let (mut left, mut known) = (&inputs[..], Some((map, others)));
         while !left.is_empty() {
-            let (marks, marked) = self.mark(left).await?;
+            let (marks, marked) = self.mark(left, known.take()).await?;
             let (now, later) = left.split_at(marked);
             self.rewrite(now, &mut Superseded::Marked(marks, 0)).await?;
             left = later;
@@ -284,23 +288,27 @@ impl<'a> Work<'a> {
         Ok((map, others))
     }
 
-    /// Marks what is superseded in as many of these ranges as there are marks for, at least in the
-    /// first. Says in how many.
-    async fn mark(&mut self, ranges: &[Range]) -> Result<(Marks, usize), CompactError> {
+    /// Marks what is superseded in as many of these ranges as there are marks for. Says in how
+    /// many. `known` are the first keys, if they are known already.
+    async fn mark(
+        &mut self,
+        ranges: &[Range],
+        mut known: Option<(KeyMap, Vec<Class>)>,
+    ) -> Result<(Marks, usize), CompactError> {
         let most = self.broker.config.merge.mark_bytes() * 8;
         let mut marks = Marks::default();
         let mut marked = None;
         let mut classes = vec![Class::ALL];
         let hasher = self.hasher;
         while let Some(class) = classes.pop() {
-            let (mut map, others) = self.newest_of(class).await?;
+            let (mut map, others) = match known.take() {
+                Some(known) => known,
+                None => self.newest_of(class).await?,
+            };
             classes.extend(others);
             let mut place = 0;
             let mut count = 0;
             for load in loads(ranges.get(..marked.unwrap_or(ranges.len())).unwrap_or_default()) {
-                if marked.is_none() && count > 0 && place >= most {
-                    break;
-                }
                 ((map, marks), place) = self
                     .walk(load, ((map, marks), place), move |((map, marks), place), base_offset, batch| {
                         for (at, (key, offset_delta)) in (*place..most).zip(keys_of(batch, hasher)) {
@@ -313,6 +321,12 @@ impl<'a> Work<'a> {
                         *place += u64::try_from(batch.0.record_count).unwrap_or_default();
                     })
                     .await?;
+                // What has no mark would stay, and be taken for what holds no key twice.
+                if place > most && count == 0 {
+                    return Err(CompactError::TooManyRecords);
+                } else if place > most {
+                    break;
+                }
                 count += load.len();
             }
             marked.get_or_insert(count);

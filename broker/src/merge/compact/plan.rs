@@ -18,9 +18,9 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// What of a partition may be compacted now; `None` if nothing was added since it was compacted.
-    /// What lies at or behind `settled_end` is too new; what cannot be read is left out with all
-    /// that lies before it.
+    /// What of a partition may be compacted now; `None` if nothing was added since it was
+    /// compacted. What lies at or behind `settled_end` is too new; what cannot be read is left out
+    /// with all that lies before it.
     pub(super) fn of(
         partition: &Partition,
         rules: &Compaction,
