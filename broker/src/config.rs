@@ -79,9 +79,14 @@ pub struct MergeConfig {
 }
 
 impl MergeConfig {
-    /// Most bytes of a merged object: what is read and what is written are in memory together.
+    /// Most bytes of a merged object, which is in memory beside what it is made of.
     pub fn object_bytes(&self) -> u64 {
-        (self.memory_bytes / 2).min(MERGED_OBJECT_BYTES)
+        (self.memory_bytes / 4).min(MERGED_OBJECT_BYTES)
+    }
+
+    /// Most bytes that are read at once to be merged, unless a single range is larger.
+    pub fn load_bytes(&self) -> u64 {
+        self.memory_bytes - self.object_bytes()
     }
 
     /// Bytes that the newest offsets of keys may take: 31 each.
@@ -530,20 +535,20 @@ mod tests {
             }
         };
         let plenty = on(1 << 40, &[]);
-        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2304 * MIB, 1408 * MIB));
+        assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2560 * MIB, 1664 * MIB));
         assert_eq!((plenty.cache_bytes, plenty.read_in_flight_bytes), (256 * MIB, 128 * MIB));
-        let small = on(360 * MIB, &[]);
-        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (220 * MIB, 40 * MIB));
+        let small = on(400 * MIB, &[]);
+        assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (260 * MIB, 40 * MIB));
         assert_eq!(small.max_request_bytes as u64, 40 * MIB, "the largest request fits");
         let shown = small.effective.iter().find(|(key, _)| key == "cache_bytes").unwrap();
         assert_eq!(shown.1, (40 * MIB).to_string());
-        let set = on(360 * MIB, &["--memory-bytes", "18000000000", "--cache-bytes", "7"]);
+        let set = on(400 * MIB, &["--memory-bytes", "20000000000", "--cache-bytes", "7"]);
         assert_eq!((set.cache_bytes, set.request_memory_bytes), (7, 2_000_000_000));
-        let Ok(Parsed::Print(help)) = parse_on(360 * MIB, ["--help".to_owned()], |_| None) else {
+        let Ok(Parsed::Print(help)) = parse_on(400 * MIB, ["--help".to_owned()], |_| None) else {
             panic!("no help");
         };
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(help.contains("here 360 MiB, of which these have 220 MiB"), "{help}");
+        assert!(help.contains("here 400 MiB, of which these have 260 MiB"), "{help}");
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub(crate) const LAST_MEMORY_SHARE: usize = 8;
 /// Percent of such memory that the connections from one address hold together at most, unless they
 /// hold it with a single request: the last quarter is always left to others.
 pub(crate) const ADDRESS_MEMORY_PERCENT: usize = 75;
+/// Percent of it that those connections of an address hold together that hold more than a little:
+/// the rest of the share is for those that hold no more than that. Whoever reads nothing needs some
+/// hundred connections to take that, too.
+pub(crate) const LARGE_HOLDERS_PERCENT: usize = 60;
+/// What is a little.
+pub(crate) const SMALL_HOLDING_BYTES: usize = LEAST_FETCH_BYTES;
 /// A fetch waits until it may have this much, which is about what a first batch has.
 pub(crate) const LEAST_FETCH_BYTES: usize = 64 * 1024;
 /// A fetch whose first range is larger reserves up to so much for it, since its first batch comes
@@ -79,6 +85,7 @@ const _: () = assert!(LEAST_FRAME_BYTES < FIRST_FRAME_BYTES && FIRST_FRAME_BYTES
 const _: () = assert!(LEAST_REPLY_BYTES <= LEAST_FETCH_BYTES && LEAST_FETCH_BYTES <= FIRST_BATCH_BYTES);
 const _: () = assert!(FIRST_BATCH_BYTES < CONNECTION_REPLY_BYTES && MEMORY_GRANT_SHARE > 1);
 const _: () = assert!(ADDRESS_MEMORY_PERCENT < 100 && SMALL_FRAMES_PERCENT < 100);
+const _: () = assert!(LARGE_HOLDERS_PERCENT < ADDRESS_MEMORY_PERCENT);
 const _: () = assert!(CONTENTION_CHECK.as_millis() < CONTENDED_GRACE.as_millis());
 const _: () = assert!(CONTENDED_GRACE.as_millis() < ARRIVAL_GRACE.as_millis());
 
@@ -401,11 +408,12 @@ pub(crate) const PARTITIONS_PER_PUT: usize = 64;
 /// Just below the limit of ranges in the state a flush waits for so many lingers after the one
 /// before.
 pub(crate) const GROWTH_LINGERS: u32 = 10;
-/// Most bytes of a merged object: one PUT, and what a merge holds in memory is twice that.
+/// Most bytes of a merged object: one PUT.
 pub(crate) const MERGED_OBJECT_BYTES: u64 = 64 << 20;
-/// Ranges of level 1 that a partition has at most before they are merged: with as many of a week's
-/// objects above and an interval's flushes below, a partition has about 400 ranges.
-pub(crate) const LEVEL_1_RANGES: usize = 128;
+/// Ranges of level 1 that a partition has at most before they are merged. More of them are fewer
+/// ranges above, and more GETs, since each lies in an object of its own: with 80, a partition of 10
+/// KiB/s has 126 of a week above, and at most 240 flushes of an interval below.
+pub(crate) const LEVEL_1_RANGES: usize = 80;
 /// How often partitions are looked at for the age of what is in level 1.
 pub(crate) const LEVEL_1_LOOK: Duration = Duration::from_mins(30);
 /// After so many looks what is in level 1 is merged, however little it is: it keeps objects alive
@@ -418,7 +426,7 @@ pub(crate) const MERGED_PARTITIONS_PER_OBJECT: usize = 2_048;
 /// The records of a merged range lie apart by no more than this part of `retention.ms`, since they
 /// expire together, and of `max.compaction.lag.ms`, since they are compacted together.
 pub(crate) const MERGE_SPAN_PART: i64 = 8;
-/// Ranges that a merge reads at a time.
+/// Objects that a merge reads from at a time.
 pub(crate) const MERGE_READS_AT_ONCE: usize = 8;
 /// The longest pause between two merges: a large object at a small budget.
 pub(crate) const MERGE_LONGEST_PAUSE: Duration = Duration::from_mins(1);

@@ -39,6 +39,7 @@ mod merge;
 
 pub use batches::ReadBatch;
 use fetches::Fetches;
+pub use merge::{Joined, RawRange, joined};
 
 /// How much memory reading may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,15 +54,13 @@ pub struct ReaderConfig {
 }
 
 /// What a read is for. The kinds share neither cache nor room in flight, so that replaying the past
-/// does not slow down those at the tail, nor merging anybody.
+/// does not slow down those at the tail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadKind {
     /// Near the end of a partition: others will want the same bytes soon.
     Tail,
     /// Somewhere in the past.
     CatchUp,
-    /// To be merged: takes what is cached, fetches exactly what is missing, and keeps nothing.
-    Merge,
 }
 
 /// Reads objects. Clones share one cache.
@@ -134,7 +133,6 @@ impl Inner {
         match kind {
             ReadKind::Tail => &self.tail_room,
             ReadKind::CatchUp => &self.catch_up_room,
-            ReadKind::Merge => &self.merge_room,
         }
     }
 }
@@ -150,8 +148,6 @@ struct ReadBytes {
     own: bool,
     /// The block that the range lies in, if it was fetched and lies in one.
     block: Option<Block>,
-    /// The last bytes of the object, if they came along.
-    footer: Option<Bytes>,
 }
 
 impl Reader {
@@ -226,7 +222,7 @@ impl Reader {
     ) -> Result<ReadRange, StoreError> {
         let found = self.find(kind, id, object_bytes, range.clone()).await?;
         if !found.own {
-            self.identify(kind, id, object_bytes, &found).await?;
+            self.identify(id, object_bytes, found.block.as_ref()).await?;
         }
         // What this broker wrote was checked when it came, and has not left its memory.
         let trusted = found.own || found.block.as_ref().is_some_and(|b| b.is_checked(&range));
@@ -246,12 +242,10 @@ impl Reader {
     /// objects are one block. Of others it is fetched, and the object is remembered.
     async fn identify(
         &self,
-        kind: ReadKind,
         id: ObjectId,
         object_bytes: u64,
-        found: &ReadBytes,
+        block: Option<&Block>,
     ) -> Result<(), StoreError> {
-        let block = found.block.as_ref();
         if block.is_some_and(Block::is_identified) {
             return Ok(());
         }
@@ -259,18 +253,15 @@ impl Reader {
         let in_block = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
         let tail = match in_block {
             Some(slices) => Bytes::from(slices.pieces.concat()),
-            None => match &found.footer {
-                Some(tail) => tail.clone(),
-                None if self.inner.lock().is_identified(id) => {
-                    block.inspect(|block| block.note_identified());
-                    return Ok(());
-                }
-                None => self.inner.store.get(&id.key(), Some(footer)).await?,
-            },
+            None if self.inner.lock().is_identified(id) => {
+                block.inspect(|block| block.note_identified());
+                return Ok(());
+            }
+            None => self.inner.store.get(&id.key(), Some(footer)).await?,
         };
         check_identity(&tail, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
         block.inspect(|block| block.note_identified());
-        if object_bytes > BLOCK_BYTES || kind == ReadKind::Merge {
+        if object_bytes > BLOCK_BYTES {
             self.inner.lock().note_identified(id);
         }
         Ok(())
@@ -307,13 +298,10 @@ impl Reader {
         if range.is_empty() || range.end > object_bytes {
             return Err(StoreError::invalid(format!("bytes {range:?} of {id}, which has {object_bytes}")));
         }
-        if kind == ReadKind::Merge {
-            return self.find_for_merge(id, object_bytes, range).await;
-        }
         let own = self.inner.lock().written(id, range.clone());
         if let Some(slices) = own {
             self.inner.metrics.observe_cache(CacheOutcome::Hit);
-            return Ok(ReadBytes { slices, own: true, block: None, footer: None });
+            return Ok(ReadBytes { slices, own: true, block: None });
         }
         let mut slices = Slices::default();
         let mut only = None;
@@ -330,7 +318,7 @@ impl Reader {
             slices.pieces.extend(more.pieces);
             slices.kept_alive += more.kept_alive;
         }
-        Ok(ReadBytes { slices, own: false, block: only, footer: None })
+        Ok(ReadBytes { slices, own: false, block: only })
     }
 
     async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {

@@ -50,7 +50,7 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
             return call.reply_pieces(encode(&answer, call.version));
         }
     };
-    let (fetched, memory) = fetch(&call.broker, &call.client.replies, &session.interests, limits).await;
+    let (fetched, memory) = fetch(&call.broker, &call.client, &session.interests, limits).await;
     let broker = call.broker.clone();
     let version = call.version;
     let is_large = fetched.len() > LARGE_ANSWER_ELEMENTS;

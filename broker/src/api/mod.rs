@@ -59,7 +59,7 @@ use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use strandline_metadata::limits::WORK_PER_TURN;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -119,6 +119,10 @@ pub(crate) struct Client {
     pub(crate) fetch: Arc<Semaphore>,
     /// Its place in the queue of what is to be written.
     pub(crate) produced: Lane,
+    /// Whether it has sent a request that cannot be started before others are answered: then a
+    /// fetch waits no longer. Until all is read that it has sent nobody can tell whether it has
+    /// gone.
+    crowded: watch::Sender<bool>,
 }
 
 impl Client {
@@ -136,7 +140,19 @@ impl Client {
             large: Arc::new(Semaphore::new(1)),
             fetch: Arc::new(Semaphore::new(1)),
             produced: Lane::default(),
+            crowded: watch::Sender::default(),
         }
+    }
+
+    /// Notes whether it has sent a request that cannot be started before others are answered.
+    pub(crate) fn set_crowded(&self, is_crowded: bool) {
+        self.crowded.send_replace(is_crowded);
+    }
+
+    /// Ends when it has sent one.
+    pub(crate) async fn crowded(&self) {
+        // The sender is its own, so nothing else ends it.
+        let _ = self.crowded.subscribe().wait_for(|is_crowded| *is_crowded).await;
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use strandline_settings::{ConfigError, Values};
 
 /// The parts in which memory is shared out.
-const PARTS: u64 = 18;
+const PARTS: u64 = 20;
 /// How many budgets there are.
 const BUDGETS: usize = 7;
 /// Each budget, and how many of the parts it has unless it is set. More than a third of the memory
@@ -20,14 +20,14 @@ const SHARES: [(&str, u64); BUDGETS] = [
     ("read_in_flight_bytes", 1),
     ("request_memory_bytes", 2),
     ("response_memory_bytes", 2),
-    ("merge_memory_bytes", 1),
+    ("merge_memory_bytes", 3),
     ("compact_memory_bytes", 1),
 ];
 /// What is shared out at most unless `memory_bytes` is set: on a machine that others use as well, a
 /// broker need not take more for being given more.
-pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 18 * (128 << 20);
+pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 20 * (128 << 20);
 /// What is shared out at least, whatever there is.
-const LEAST_MEMORY_BYTES: u64 = 36 << 20;
+const LEAST_MEMORY_BYTES: u64 = 40 << 20;
 
 /// The budgets of memory that the whole broker shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +99,8 @@ pub(super) fn help(available: u64) -> String {
     let names = SHARES.map(|(key, parts)| format!("{key} ({parts}/{PARTS})")).join(", ");
     format!(
         "Memory: memory_bytes is shared out: {names}; together {shared}/{PARTS} of it. Unless it is set it is the least of what the cgroup, \
-         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which these have {} MiB. Beside that the \
-         state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.",
+         ulimit -v and the machine allow, and at most {} MiB: here {} MiB, of which these have {} MiB. Beside that fetch \
+         sessions, fetches that wait and large requests once they are decoded have 3.5/{PARTS} of memory_bytes, the state takes about 100 bytes for each offset range, max_state_ranges at most, and each connection a few kilobytes.",
         DEFAULT_MEMORY_BYTES >> 20,
         memory >> 20,
         sum >> 20,

@@ -124,41 +124,42 @@ pub const SETTINGS: &[Setting] = &[
         "buffer_bytes",
         "",
         "bytes",
-        "Memory for records that are buffered or being written, all connections together [default: 2/18 of memory_bytes]",
+        "Memory for records that are buffered or being written, all connections together [default: 2/20 of memory_bytes]",
     ),
-    setting("cache_bytes", "", "bytes", "Memory of the read cache [default: 2/18 of memory_bytes]"),
+    setting("cache_bytes", "", "bytes", "Memory of the read cache [default: 2/20 of memory_bytes]"),
     setting(
         "read_in_flight_bytes",
         "",
         "bytes",
-        "Memory for reads from the object store in progress [default: 1/18 of memory_bytes]",
+        "Memory for reads from the object store in progress [default: 1/20 of memory_bytes]",
     ),
     setting(
         "request_memory_bytes",
         "",
         "bytes",
         "Memory for requests that are being received or handled, all connections together, a quarter of it for those up to \
-         64 KiB [default: 2/18 of memory_bytes]",
+         64 KiB [default: 2/20 of memory_bytes]",
     ),
     setting(
         "response_memory_bytes",
         "",
         "bytes",
         "Memory for responses not yet sent, all connections together; one fetch may use a quarter of what is free \
-         [default: 2/18 of memory_bytes]",
+         [default: 2/20 of memory_bytes]",
     ),
     setting(
         "merge_memory_bytes",
         "",
         "bytes",
-        "Memory for merging small objects into large ones, which have half of it, and at most 64 MiB [default: 1/18 of memory_bytes]",
+        "Memory for merging small objects into large ones, which have a quarter of it, and at most 64 MiB; the more of it, \
+         the fewer GETs [default: 3/20 of memory_bytes]",
     ),
     setting(
         "compact_memory_bytes",
         "",
         "bytes",
         "Memory for log compaction: three quarters for the newest offset of each key, 31 bytes each; more keys are \
-         taken in several passes [default: 1/18 of memory_bytes]",
+         taken in several passes [default: 1/20 of memory_bytes]",
     ),
     setting(
         "max_request_bytes",
@@ -319,7 +320,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "merge_interval_ms",
-        "30000",
+        "60000",
         "ms",
         "How long records stay in the small objects that they were written to, before these are merged into larger ones",
     ),

@@ -27,6 +27,7 @@ use self::plan::{Assessment, PlanBudget};
 pub(crate) use self::records::Records;
 use self::session::{Interest, PartitionKey};
 use crate::Broker;
+use crate::api::Client;
 use crate::limits::{
     FETCH_READS_FOR, FETCH_SHORT_WAIT, FIRST_BATCH_BYTES, LARGE_ANSWER_ELEMENTS, LEAST_FETCH_BYTES,
     REST_PER_PARTITION, RESTING_PARTITIONS, UNITS_PER_LOOK, WAITING_FREE_PARTITIONS, WAITING_MEMORY_SHARE,
@@ -102,17 +103,18 @@ impl WaitingMemory {
     }
 }
 
-/// Fetches: waits until `min_bytes` are there, something is wrong with a partition, or the time is
-/// up.
+/// Fetches: waits until `min_bytes` are there, something is wrong with a partition, the client's
+/// next request cannot be started, or the time is up.
 ///
 /// With what was fetched comes the memory that it takes of what there is for answers.
 /// Cancellation-safe.
 pub(crate) async fn fetch(
     broker: &Broker,
-    replies: &MemoryAccount,
+    client: &Client,
     interests: &[(PartitionKey, Interest)],
     limits: Limits,
 ) -> (Vec<Fetched>, Option<MemoryPermit>) {
+    let replies = &client.replies;
     let mut deadline = Instant::now() + limits.max_wait;
     let mut gate = large_gate(broker, interests.len()).await;
     let mut wanted = resolve(&broker.replica.view(), interests).await;
@@ -169,9 +171,14 @@ pub(crate) async fn fetch(
             }
         };
         drop(gate.take());
-        if timeout_at(deadline, waiting.moved()).await.is_ok() && wanted.len() > RESTING_PARTITIONS {
-            let rest = REST_PER_PARTITION * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-            sleep_until(deadline.min(Instant::now() + rest)).await;
+        tokio::select! {
+            biased;
+            () = waiting.moved() => if wanted.len() > RESTING_PARTITIONS {
+                let rest = REST_PER_PARTITION * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+                sleep_until(deadline.min(Instant::now() + rest)).await;
+            },
+            () = client.crowded() => deadline = Instant::now(),
+            () = sleep_until(deadline) => {}
         }
         gate = large_gate(broker, interests.len()).await;
     }

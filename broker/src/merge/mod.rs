@@ -7,7 +7,7 @@
 //! is an object that nothing refers to.
 //!
 //! ```text
-//! plan (pure) ─▶ rewrite: read, check, build ─▶ storage: PUT ─▶ metadata: commit `Merged`
+//! plan (pure) ─▶ for each load: read ─▶ for each object: check, build ─▶ storage: PUT ─▶ metadata: commit `Merged`
 //! ```
 
 mod compact;
@@ -31,7 +31,8 @@ use uuid::Uuid;
 
 pub(crate) use self::compact::Tally;
 use self::pace::Pace;
-use self::plan::{Looks, Piece};
+use self::plan::{Load, Looks, Piece};
+use self::rewrite::Read;
 use crate::Broker;
 use crate::leaders::Leaders;
 use crate::limits::{MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
@@ -116,6 +117,10 @@ struct Merger {
     unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
 }
 
+/// A pass ends before everything is merged that was due.
+#[derive(Debug)]
+struct GivenUp;
+
 /// What all partitions have, and what is due.
 #[derive(Debug, Default)]
 struct Survey {
@@ -134,17 +139,36 @@ impl Merger {
         let survey = self.survey(broker, shared, &state).await;
         self.looks.note(Instant::now(), &state);
         broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
-        let objects = plan::objects(survey.pieces, broker.config.merge.object_bytes());
-        for pieces in objects {
-            if broker.is_draining() {
+        let merge = &broker.config.merge;
+        let begun = Instant::now();
+        for (place, load) in (0..).zip(plan::loads(survey.pieces, merge.object_bytes(), merge.load_bytes())) {
+            // What is in the smallest ranges comes first, and again before too much of the rest.
+            let is_for_later = load.level > 1 && place > 0 && begun.elapsed() >= merge.interval;
+            if is_for_later || self.rewrite(broker, shared, &state, load).await.is_err() {
                 return;
             }
-            let Some(session) = broker.sessions.current() else { return };
+        }
+    }
+
+    /// Rewrites a load. An error if nothing more is to be done in this pass, which was told.
+    async fn rewrite(
+        &mut self,
+        broker: &Broker,
+        shared: &Shared,
+        state: &State,
+        load: Load,
+    ) -> Result<(), GivenUp> {
+        let pace = shared.rewriting.lock().await;
+        let mut began = Instant::now();
+        let inputs = load.objects.iter().flatten().flat_map(|piece| &piece.inputs);
+        let mut read = Read::all(broker, state, inputs).await;
+        for pieces in load.objects {
+            let Some(session) = broker.sessions.current().filter(|_| !broker.is_draining()) else {
+                return Err(GivenUp);
+            };
             let (number, salt) = shared.next_object();
-            let pace = shared.rewriting.lock().await;
-            let began = Instant::now();
             let bytes: u64 = pieces.iter().map(Piece::bytes).sum();
-            match rewrite::rewrite(broker, (session.incarnation, number, salt), &state, pieces).await {
+            match rewrite::rewrite(broker, (session.incarnation, number, salt), &mut read, pieces).await {
                 Ok(done) => {
                     for (piece, error) in done.unreadable {
                         self.leave_alone(broker, &piece, &error);
@@ -154,11 +178,13 @@ impl Merger {
                 Err(error) => {
                     broker.metrics.merging().failed();
                     warn!(%error, "a merge was given up; what it was to merge is as it was");
-                    return;
+                    return Err(GivenUp);
                 }
             }
             pace.wait(broker, bytes, began).await;
+            began = Instant::now();
         }
+        Ok(())
     }
 
     /// What is due in the partitions of this broker.

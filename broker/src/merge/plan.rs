@@ -264,9 +264,38 @@ pub(super) fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[R
     cuts
 }
 
-/// Puts pieces together that go into one object. Partitions that lie side by side in the inputs do
-/// so in the output.
-pub fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
+/// Objects whose inputs are read together, so that what lies side by side comes with one GET.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The level of all of it.
+    pub level: u8,
+    /// What goes into each object: pieces of different partitions.
+    pub objects: Vec<Vec<Piece>>,
+}
+
+/// Puts pieces together that go into objects of at most `object_bytes`, and these into loads of at
+/// most `load_bytes`, the lowest level first. Partitions that lie side by side in the inputs do so
+/// in the output.
+pub fn loads(pieces: Vec<Piece>, object_bytes: u64, load_bytes: u64) -> Vec<Load> {
+    let mut loads: Vec<Load> = Vec::new();
+    let mut loaded = 0;
+    for object in objects(pieces, object_bytes) {
+        let Some(level) = object.first().map(|piece| piece.level) else { continue };
+        let bytes: u64 = object.iter().map(Piece::bytes).sum();
+        let open = loads.last_mut().filter(|load| load.level == level && loaded + bytes <= load_bytes);
+        if let Some(load) = open {
+            loaded += bytes;
+            load.objects.push(object);
+        } else {
+            loaded = bytes;
+            loads.push(Load { level, objects: vec![object] });
+        }
+    }
+    loads
+}
+
+/// Puts pieces together that go into one object.
+pub(super) fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
     let order = |a: &Piece, b: &Piece| -> Ordering {
         (a.level, a.topic_id, a.partition, a.offsets()).cmp(&(b.level, b.topic_id, b.partition, b.offsets()))
     };

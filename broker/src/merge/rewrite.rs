@@ -1,4 +1,4 @@
-//! Rewriting: reads what is merged, checks it, builds the object, and has it committed.
+//! Rewriting: reads what is merged, checks it, builds the objects, and has them committed.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use strandline_metadata::state::{MergeOutcome, Range, State};
 use strandline_storage::error::StoreError;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags, MergedRange};
 use strandline_storage::path::{ObjectId, ObjectKind};
-use strandline_storage::reader::{ReadBatch, ReadKind, ReadRange};
+use strandline_storage::reader::{RawRange, ReadBatch};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -72,21 +72,22 @@ pub(super) struct Rewritten {
 /// A batch and its first offset.
 pub(super) type PlacedBatch = (i64, ReadBatch);
 
-/// Rewrites pieces of different partitions into one object of this incarnation, number and salt.
+/// Rewrites pieces of different partitions, which were read, into one object of this incarnation,
+/// number and salt.
 ///
 /// May be given up at any await: nothing refers to the object before its record is committed, and
 /// whoever finds it unreferred deletes it.
 pub(super) async fn rewrite(
     broker: &Broker,
     (incarnation, number, salt): (i64, u64, u32),
-    state: &State,
+    read: &mut Read,
     pieces: Vec<Piece>,
 ) -> Result<Rewritten, RewriteError> {
     let mut builder = MergeBuilder::new(ObjectId::merge(incarnation, number, salt));
     let mut unreadable = Vec::new();
     let mut readable = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        match read(broker, state, &piece.inputs).await {
+        match read.take(broker, &piece.inputs).await {
             Ok(batches) => {
                 let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
                 builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags::default())?;
@@ -110,23 +111,28 @@ pub(super) async fn rewrite(
     if readable.is_empty() {
         return Ok(Rewritten { unreadable, ..Rewritten::default() });
     }
-    let published = publish(broker, builder, &readable).await?;
+    // Whoever reads the newest records finds them in memory, as before.
+    let is_new = readable.iter().any(|piece| piece.inputs.first().is_some_and(|range| range.level == 0));
+    let published = publish(broker, builder, &readable, is_new).await?;
     Ok(Rewritten { unreadable, ..published })
 }
 
-/// Writes an object, and has it committed that its ranges take the place of these pieces.
+/// Writes an object, and has it committed that its ranges take the place of these pieces. It is
+/// kept in memory if it is new.
 pub(super) async fn publish(
     broker: &Broker,
     builder: MergeBuilder,
     pieces: &[Piece],
+    is_new: bool,
 ) -> Result<Rewritten, RewriteError> {
     let object = builder.id();
     let built = builder.finish()?;
     let bytes = built.size;
     broker.store.put(&object.key(), built.payload.clone()).await?;
     broker.metrics.merging().written(bytes);
-    // Whoever reads the newest records finds them in memory, as before.
-    broker.reader.insert_written(object, built.payload.into_pieces());
+    if is_new {
+        broker.reader.insert_written(object, built.payload.into_pieces());
+    }
     let time_ms = broker.clock.now_ms();
     let record = record_of(object, built.size, pieces, &built.ranges, time_ms);
     let effects = match broker.committer.merge(object.incarnation, time_ms, record).await {
@@ -170,42 +176,79 @@ async fn discard(broker: &Broker, object: ObjectId) {
     }
 }
 
-/// Every batch of neighbouring ranges with its offset, all of them checked against the log and
-/// their CRCs.
+/// Ranges as they were read, by object and position, until they are taken.
+#[derive(Debug, Default)]
+pub(super) struct Read(BTreeMap<(ObjectId, u64), Result<RawRange, StoreError>>);
+
+impl Read {
+    /// Reads ranges, all those of an object together.
+    pub(super) async fn all<'a>(
+        broker: &Broker,
+        state: &State,
+        ranges: impl Iterator<Item = &'a Range>,
+    ) -> Self {
+        let mut objects: BTreeMap<ObjectId, Vec<std::ops::Range<u64>>> = BTreeMap::new();
+        for range in ranges {
+            objects.entry(range.object).or_default().push(range.position..range.position + range.bytes);
+        }
+        let read = async |(id, mut spans): (ObjectId, Vec<std::ops::Range<u64>>)| {
+            spans.sort_unstable_by_key(|span| span.start);
+            let object_bytes = state.objects().get(&id).map_or(0, |object| object.bytes);
+            let read = broker.reader.read_for_merge(id, object_bytes, &spans).await;
+            spans.into_iter().zip(read).map(move |(span, read)| ((id, span.start), read))
+        };
+        let mut reads = stream::iter(objects).map(read).buffered(MERGE_READS_AT_ONCE);
+        let mut found = BTreeMap::new();
+        while let Some(of_object) = reads.next().await {
+            found.extend(of_object);
+        }
+        Self(found)
+    }
+
+    /// Takes every batch of neighbouring ranges with its offset, all of them checked against the
+    /// log and their CRCs.
+    pub(super) async fn take(
+        &mut self,
+        broker: &Broker,
+        ranges: &[Range],
+    ) -> Result<Vec<PlacedBatch>, Unreadable> {
+        let mut batches = Vec::new();
+        let mut since_pause = 0;
+        for range in ranges {
+            let read = self.0.remove(&(range.object, range.position)).unwrap_or_else(|| {
+                Err(StoreError::invalid(format!("nobody has read {} at {}", range.object, range.position)))
+            });
+            let batches_of = read.and_then(RawRange::batches).map_err(Why::from);
+            if let Err(why) = batches_of.and_then(|found| place(range, found, &mut batches)) {
+                // Whoever tries again is to ask the store.
+                broker.reader.evict(range.object);
+                return Err(Unreadable { range: *range, why });
+            }
+            since_pause += range.bytes;
+            if since_pause >= CHECKED_IN_ONE_GO_BYTES {
+                since_pause = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// Reads neighbouring ranges, see [`Read`].
 pub(super) async fn read(
     broker: &Broker,
     state: &State,
     ranges: &[Range],
 ) -> Result<Vec<PlacedBatch>, Unreadable> {
-    let bytes_of = |range: &Range| state.objects().get(&range.object).map_or(0, |object| object.bytes);
-    let inputs: Vec<(Range, u64)> = ranges.iter().map(|range| (*range, bytes_of(range))).collect();
-    let read = async |(range, object_bytes): (Range, u64)| {
-        let span = range.position..range.position + range.bytes;
-        (range, broker.reader.read_range(ReadKind::Merge, range.object, object_bytes, span).await)
-    };
-    let mut reads = stream::iter(inputs).map(read).buffered(MERGE_READS_AT_ONCE);
-    let mut batches = Vec::new();
-    let mut since_pause = 0;
-    while let Some((range, read)) = reads.next().await {
-        let placed = read.map_err(Why::from).and_then(|read| place(&range, read, &mut batches));
-        placed.map_err(|why| Unreadable { range, why })?;
-        since_pause += range.bytes;
-        if since_pause >= CHECKED_IN_ONE_GO_BYTES {
-            since_pause = 0;
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(batches)
+    Read::all(broker, state, ranges.iter()).await.take(broker, ranges).await
 }
 
 /// Gives each batch of a range its offset. Counts, bytes, offsets and CRCs must be what the log
 /// says and what the batches say of themselves.
-fn place(range: &Range, read: ReadRange, batches: &mut Vec<PlacedBatch>) -> Result<(), Why> {
+fn place(range: &Range, found: Vec<ReadBatch>, batches: &mut Vec<PlacedBatch>) -> Result<(), Why> {
     let wrong = Why::Contents;
     let (mut next, mut bytes, mut count) = (range.base_offset, 0, 0_u32);
-    // Little of much is copied, so that it does not keep the rest in memory until it is written.
-    let is_little = range.bytes < read.kept_alive as u64 / 2;
-    for batch in read.batches {
+    for batch in found {
         batch.verify().map_err(|error| wrong(error.to_string()))?;
         let base_offset = match range.object.kind {
             ObjectKind::Write => next,
@@ -217,7 +260,7 @@ fn place(range: &Range, read: ReadRange, batches: &mut Vec<PlacedBatch>) -> Resu
         next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
         bytes += batch.len() as u64;
         count += 1;
-        batches.push((base_offset, if is_little { batch.detached() } else { batch }));
+        batches.push((base_offset, batch));
     }
     let is_whole = bytes == range.bytes && count == range.batches;
     if !is_whole || next > range.end_offset || next < range.end_offset && !range.compacted {

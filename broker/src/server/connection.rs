@@ -163,7 +163,7 @@ impl<R: Input, W: AsyncWrite + Unpin + Send> Connection<R, W> {
                 }
                 Some(ready) = self.handlers.next() => self.answer(ready),
                 admitted = admitted(&mut self.admission) => self.handle(admitted?),
-                frame = arriving(&mut self.frames, &mut self.input, may_start), if !self.is_closed => {
+                frame = arriving(&mut self.frames, &mut self.input, may_start, &self.client), if !self.is_closed => {
                     match frame? {
                         Arrival::Begun => {}
                         Arrival::Request(frame) => self.admit(frame),
@@ -247,6 +247,7 @@ impl<R: Input, W: AsyncWrite + Unpin + Send> Connection<R, W> {
 
     fn admit(&mut self, frame: Frame) {
         self.idle_since = Instant::now();
+        self.client.set_crowded(false);
         let (broker, client) = (self.broker.clone(), self.client.clone());
         let outlives_client = api::outlives_client(&frame.bytes);
         let is_handled_first = api::is_handled_first(&frame.bytes);
@@ -299,9 +300,11 @@ async fn arriving<R: Input>(
     frames: &mut FrameReader,
     input: &mut R,
     may_start: bool,
+    client: &Client,
 ) -> Result<Arrival, FrameError> {
     if !may_start {
-        return frames.watch(input).await.map(|()| Arrival::Closed);
+        let crowd = || client.set_crowded(true);
+        return frames.watch(input, crowd).await.map(|()| Arrival::Closed);
     }
     if !frames.has_begun() {
         return frames.begin(input).await.map(|begun| if begun { Arrival::Begun } else { Arrival::Closed });

@@ -200,11 +200,16 @@ impl FrameReader {
     }
 
     /// Ends when the client has closed the connection, which may be in the middle of a request.
-    /// Reads no more than the beginning of the next request; what ends behind more than that is for
-    /// the socket to notice.
-    pub(super) async fn watch<R: Input>(&mut self, io: &mut R) -> Result<(), FrameError> {
+    /// Reads no more than the beginning of the next request, and says so by `arrived`; what ends
+    /// behind more than that is for the socket to notice.
+    pub(super) async fn watch<R: Input>(
+        &mut self,
+        io: &mut R,
+        arrived: impl FnOnce(),
+    ) -> Result<(), FrameError> {
         match self.fill(io, FIRST_FRAME_BYTES).await {
             Ok(true) => {
+                arrived();
                 io.hung_up().await;
                 Ok(())
             }

@@ -4,7 +4,8 @@
 //! A [`MemoryBudget`] has a limit, and each connection an account of it. Who wants more than is
 //! left waits in a line of its address, and the lines take turns. One address never holds more than
 //! its share of the budget, except with a single permit: so clients that hold what they have leave
-//! something to those of other addresses.
+//! something to those of other addresses. The last part of that share is for connections that hold
+//! little: so they leave something to those of their own address, too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -16,7 +17,9 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::limits::{ADDRESS_MEMORY_PERCENT, LAST_MEMORY_SHARE, MEMORY_GRANT_SHARE};
+use crate::limits::{
+    ADDRESS_MEMORY_PERCENT, LARGE_HOLDERS_PERCENT, LAST_MEMORY_SHARE, MEMORY_GRANT_SHARE, SMALL_HOLDING_BYTES,
+};
 
 /// What all connections may take together. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,16 +45,30 @@ struct State {
 #[derive(Debug, Default)]
 struct Address {
     used: usize,
-    /// In the order in which they came.
-    line: BTreeMap<u64, Waiter>,
+    /// Those who will hold little, and the others, in the order in which they came.
+    lines: [BTreeMap<u64, Waiter>; 2],
 }
 
 #[derive(Debug)]
 struct Waiter {
     account: MemoryAccount,
+    wish: Wish,
+    grant: oneshot::Sender<MemoryPermit>,
+}
+
+/// What somebody wants.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
     least: usize,
     most: usize,
-    grant: oneshot::Sender<MemoryPermit>,
+    /// With the least of it the connection holds little.
+    is_small: bool,
+}
+
+impl Wish {
+    fn of(least: usize, most: usize, is_small: bool) -> Self {
+        Self { least, most, is_small }
+    }
 }
 
 /// What one connection takes of a budget. Clones are the same account.
@@ -125,22 +142,21 @@ impl MemoryBudget {
         let mut refused = 0;
         while refused < state.turns.len() {
             let Some(address) = state.turns.pop_front() else { break };
-            let first = state.addresses.get(&address).and_then(|a| a.line.first_key_value());
-            let Some((least, most)) = first.map(|(_, waiter)| (waiter.least, waiter.most)) else { continue };
-            if let Some(bytes) = state.fitting(self.limit, &address, least, most) {
-                refused = 0;
-                if let Some(Waiter { account, grant, .. }) = state.leave(&address, None) {
-                    account.add(&mut state, bytes);
-                    granted.push((grant, MemoryPermit { bytes, account }));
-                }
-            } else if state.has_its_share(self.limit, &address, least) {
-                // It waits for what it holds itself: others go on.
+            let Some((number, wish)) = state.next_of(self.limit, &address) else {
+                // All of it wait for what it holds itself: others go on.
                 refused += 1;
                 state.turns.push_back(address);
-            } else {
+                continue;
+            };
+            let Some(bytes) = state.fitting(self.limit, &address, wish) else {
                 // Nobody overtakes who waits for much, or it would wait for ever.
                 state.turns.push_front(address);
                 break;
+            };
+            refused = 0;
+            if let Some(Waiter { account, grant, .. }) = state.leave(&address, number, true) {
+                account.add(&mut state, bytes);
+                granted.push((grant, MemoryPermit { bytes, account }));
             }
         }
         drop(state);
@@ -152,33 +168,43 @@ impl MemoryBudget {
 }
 
 impl State {
-    /// How much an address may have now, if at least `least`.
-    fn fitting(&self, limit: usize, address: &str, least: usize, most: usize) -> Option<usize> {
+    /// Who is the next in the lines of an address that does not wait for what this holds itself.
+    fn next_of(&self, limit: usize, address: &str) -> Option<(u64, Wish)> {
+        let lines = self.addresses.get(address)?.lines.iter();
+        let first =
+            lines.filter_map(BTreeMap::first_key_value).map(|(number, waiter)| (*number, waiter.wish));
+        first.filter(|(_, wish)| !self.has_its_share(limit, address, *wish)).min_by_key(|(number, _)| *number)
+    }
+
+    /// How much an address may have now, if at least the least.
+    fn fitting(&self, limit: usize, address: &str, wish: Wish) -> Option<usize> {
+        let Wish { least, most, .. } = wish;
         let left = limit.saturating_sub(self.used);
-        if least > left || self.has_its_share(limit, address, least) {
+        if least > left || self.has_its_share(limit, address, wish) {
             return None;
         }
         let generous = left.saturating_sub(limit / LAST_MEMORY_SHARE) / MEMORY_GRANT_SHARE;
-        Some(most.min(least.max(generous)))
+        let more = most.min(least.max(generous));
+        let is_left_to_others =
+            more > least && self.has_its_share(limit, address, Wish::of(more, more, false));
+        Some(if is_left_to_others { least } else { more })
     }
 
     /// Whether an address holds too much to have so much more. A single permit is always possible,
     /// however large.
-    fn has_its_share(&self, limit: usize, address: &str, more: usize) -> bool {
+    fn has_its_share(&self, limit: usize, address: &str, more: Wish) -> bool {
         let held = self.addresses.get(address).map_or(0, |a| a.used);
-        held > 0 && held + more > limit / 100 * ADDRESS_MEMORY_PERCENT
+        let percent = if more.is_small { ADDRESS_MEMORY_PERCENT } else { LARGE_HOLDERS_PERCENT };
+        held > 0 && held + more.least > limit / 100 * percent
     }
 
-    /// Takes somebody out of a line: the one with this number, or the first one of a line that has
-    /// its turn now, and has its next one after all others.
-    fn leave(&mut self, address: &Arc<str>, number: Option<u64>) -> Option<Waiter> {
+    /// Takes somebody out of a line. An address that had its turn has its next one after all
+    /// others.
+    fn leave(&mut self, address: &Arc<str>, number: u64, in_turn: bool) -> Option<Waiter> {
         let entry = self.addresses.get_mut(address)?;
-        let waiter = match number {
-            Some(number) => entry.line.remove(&number),
-            None => entry.line.pop_first().map(|(_, waiter)| waiter),
-        };
-        let is_waiting = !entry.line.is_empty();
-        if number.is_none() && is_waiting {
+        let waiter = entry.lines.iter_mut().find_map(|line| line.remove(&number));
+        let is_waiting = entry.lines.iter().any(|line| !line.is_empty());
+        if in_turn && is_waiting {
             self.turns.push_back(address.clone());
         } else if !is_waiting {
             self.turns.retain(|a| a != address);
@@ -191,7 +217,8 @@ impl State {
     }
 
     fn forget_idle(&mut self, address: &str) {
-        if self.addresses.get(address).is_some_and(|a| a.used == 0 && a.line.is_empty()) {
+        if self.addresses.get(address).is_some_and(|a| a.used == 0 && a.lines.iter().all(BTreeMap::is_empty))
+        {
             self.addresses.remove(address);
         }
     }
@@ -210,7 +237,11 @@ impl MemoryAccount {
 
     /// Whether nothing is left for this connection's address.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.budget.lock().fitting(self.budget.limit, &self.address, 1, 1).is_none()
+        self.budget.lock().fitting(self.budget.limit, &self.address, self.wish(1, 1)).is_none()
+    }
+
+    fn wish(&self, least: usize, most: usize) -> Wish {
+        Wish::of(least, most, self.used() + least <= SMALL_HOLDING_BYTES)
     }
 
     /// Takes memory for what is there already, also beyond the limit.
@@ -225,9 +256,10 @@ impl MemoryAccount {
     pub(crate) fn reserve(&self, least: usize, most: usize) -> Reservation {
         let limit = self.budget.limit;
         let (least, most) = (least.min(limit), most.max(least).min(limit));
+        let wish = self.wish(least, most);
         let (grant, granted) = oneshot::channel();
         let mut state = self.budget.lock();
-        let bytes = state.fitting(limit, &self.address, least, most).filter(|_| state.turns.is_empty());
+        let bytes = state.fitting(limit, &self.address, wish).filter(|_| state.turns.is_empty());
         if let Some(bytes) = bytes {
             self.add(&mut state, bytes);
             drop(state);
@@ -237,9 +269,11 @@ impl MemoryAccount {
         }
         state.numbers += 1;
         let number = state.numbers;
-        let line = &mut state.addresses.entry(self.address.clone()).or_default().line;
-        line.insert(number, Waiter { account: self.clone(), least, most, grant });
-        if line.len() == 1 {
+        let lines = &mut state.addresses.entry(self.address.clone()).or_default().lines;
+        let [small, large] = lines;
+        let line = if wish.is_small { small } else { large };
+        line.insert(number, Waiter { account: self.clone(), wish, grant });
+        if lines.iter().map(BTreeMap::len).sum::<usize>() == 1 {
             state.turns.push_back(self.address.clone());
         }
         state.contended_since.get_or_insert_with(Instant::now);
@@ -247,7 +281,8 @@ impl MemoryAccount {
         // Those before may all wait for what their addresses hold.
         self.budget.grant();
         let mut state = self.budget.lock();
-        let still_waits = state.addresses.get(&self.address).is_some_and(|a| a.line.contains_key(&number));
+        let lines = state.addresses.get(&self.address).map(|address| &address.lines);
+        let still_waits = lines.is_some_and(|lines| lines.iter().any(|line| line.contains_key(&number)));
         state.waits += u64::from(still_waits);
         drop(state);
         Reservation { granted, place: Some(Place { account: self.clone(), number }) }
@@ -326,7 +361,7 @@ impl Future for Reservation {
 impl Drop for Place {
     fn drop(&mut self) {
         let budget = &self.account.budget;
-        let left = budget.lock().leave(&self.account.address, Some(self.number));
+        let left = budget.lock().leave(&self.account.address, self.number, false);
         // Those behind it may want less.
         if left.is_some() {
             budget.grant();

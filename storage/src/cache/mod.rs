@@ -206,11 +206,6 @@ impl Cache {
         self.indexes.get(&id).cloned()
     }
 
-    /// The index of a merged object, for a reader that is not to change what goes first.
-    pub(crate) fn peek_index(&self, id: ObjectId) -> Option<Arc<MergedIndex>> {
-        self.indexes.peek(&id).cloned()
-    }
-
     /// Notes that an object is the one that it should be.
     pub(crate) fn note_identified(&mut self, id: ObjectId) {
         self.identified.insert(id, (), 0);

@@ -14,7 +14,7 @@ use crate::path::ObjectId;
 
 impl Reader {
     /// The index of a merged object of `object_bytes`, from the cache or with one GET, two if it
-    /// has very many ranges. What is read for merging is not kept.
+    /// has very many ranges.
     ///
     /// Fails as corrupt if the object is no merged object, is damaged, or says that it is another
     /// one; otherwise as [`crate::Store::get`] does. A failure is not remembered.
@@ -25,33 +25,27 @@ impl Reader {
         id: ObjectId,
         object_bytes: u64,
     ) -> Result<Arc<MergedIndex>, StoreError> {
-        let is_kept = kind != ReadKind::Merge;
         let fetch = {
             // Held until the fetch is listed, so that nobody else starts it.
             let mut cache = self.inner.lock();
-            if let Some(index) = if is_kept { cache.index(id) } else { cache.peek_index(id) } {
+            if let Some(index) = cache.index(id) {
                 self.inner.metrics.observe_index(CacheOutcome::Hit);
                 return Ok(index);
             }
             if let Some(fetch) = self.inner.indexes.under_way(id) {
                 self.inner.metrics.observe_index(CacheOutcome::Joined);
-                Some(fetch)
+                fetch
             } else {
                 self.inner.metrics.observe_index(CacheOutcome::Miss);
                 let reader = self.clone();
-                is_kept.then(|| {
-                    self.inner.indexes.start(id, async move {
-                        let index = reader.fetch_index(kind, id, object_bytes).await?;
-                        reader.inner.lock().insert_index(id, Arc::clone(&index));
-                        Ok(index)
-                    })
+                self.inner.indexes.start(id, async move {
+                    let index = reader.fetch_index(kind, id, object_bytes).await?;
+                    reader.inner.lock().insert_index(id, Arc::clone(&index));
+                    Ok(index)
                 })
             }
         };
-        match fetch {
-            Some(fetch) => fetch.await,
-            None => self.fetch_index(kind, id, object_bytes).await,
-        }
+        fetch.await
     }
 
     async fn fetch_index(

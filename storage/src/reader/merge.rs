@@ -1,97 +1,228 @@
 //! Reading what is to be merged: whatever is in the cache comes from there, the rest is fetched as
 //! it is asked for and not kept, so that merging pushes out nothing that consumers want.
+//!
+//! All that is wanted of an object is asked for at once, and neighbours come with one GET. So the
+//! ranges of many partitions cost hardly more requests than those of one.
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::{ReadBytes, ReadKind, Reader, other_size};
-use crate::cache::{Block, BlockKey, Slices};
+use super::{ReadBatch, Reader, batches, other_size};
+use crate::cache::{Block, BlockKey, Cache, Slices};
 use crate::error::StoreError;
-use crate::format::segment::LONGEST_FOOTER_BYTES;
+use crate::format::segment::{LONGEST_FOOTER_BYTES, check_identity};
 use crate::limits::{BLOCK_BYTES, MERGE_READ_ON_BYTES};
 use crate::path::ObjectId;
 
-/// A part of a range.
-enum Part {
-    /// It is in the cache.
-    Cached(Block, Slices),
-    /// It has to be fetched, at most the bytes of a block.
-    Missing(Range<u64>),
+/// A range of an object as it was read: the object is the right one, its batches were not looked
+/// at.
+#[derive(Clone, Debug)]
+pub struct RawRange {
+    id: ObjectId,
+    position: u64,
+    pieces: Vec<Bytes>,
+}
+
+impl RawRange {
+    /// Cuts it into batches. Their CRCs are not checked.
+    ///
+    /// # Errors
+    ///
+    /// If it does not consist of whole batches, which names the object.
+    pub fn batches(self) -> Result<Vec<ReadBatch>, StoreError> {
+        batches::cut(self.pieces, false).map_err(|(position, error)| {
+            let at = self.position + position;
+            StoreError::corrupt(&self.id.key(), format!("no valid record batch at {at}: {error}"))
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn pieces(self) -> Vec<Bytes> {
+        self.pieces
+    }
+
+    /// A range in slices that may keep much more than themselves in memory: then it is copied.
+    fn new(id: ObjectId, position: u64, slices: Slices) -> Self {
+        let Slices { mut pieces, kept_alive } = slices;
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        if bytes < kept_alive / 4 * 3 {
+            let mut own = BytesMut::with_capacity(bytes);
+            for piece in &pieces {
+                own.extend_from_slice(piece);
+            }
+            pieces = vec![own.freeze()];
+        }
+        Self { id, position, pieces }
+    }
+}
+
+/// One GET, and how many of the ranges that are wanted it brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// What is fetched.
+    pub span: Range<u64>,
+    /// How many ranges lie in it.
+    pub ranges: usize,
+}
+
+/// The GETs that bring these ranges of an object, which are in ascending order: neighbours come
+/// together, as long as a GET brings no more than a block, and at most as much in vain as is
+/// wanted. What is longer than a block comes alone.
+pub fn joined<'a>(ranges: impl IntoIterator<Item = &'a Range<u64>>) -> Vec<Joined> {
+    let mut joined: Vec<Joined> = Vec::new();
+    let mut wanted = 0;
+    for range in ranges {
+        let bytes = range.end - range.start;
+        let whole = joined.last().map(|last| last.span.start..range.end.max(last.span.end));
+        let fits = |whole: &Range<u64>| {
+            let fetched = whole.end - whole.start;
+            fetched <= BLOCK_BYTES && fetched <= 2 * (wanted + bytes)
+        };
+        if let (Some(last), Some(whole)) = (joined.last_mut(), whole.filter(fits)) {
+            wanted += bytes;
+            last.span = whole;
+            last.ranges += 1;
+        } else {
+            wanted = bytes;
+            joined.push(Joined { span: range.clone(), ranges: 1 });
+        }
+    }
+    joined
 }
 
 impl Reader {
-    pub(super) async fn find_for_merge(
+    /// Reads ranges of one object of `object_bytes` for merging, which are in ascending order, and
+    /// none of them empty. What it returns has as many entries: one that cannot be read says why.
+    ///
+    /// Takes what is cached, and fetches the rest past the cache.
+    pub async fn read_for_merge(
         &self,
         id: ObjectId,
         object_bytes: u64,
-        range: Range<u64>,
-    ) -> Result<ReadBytes, StoreError> {
-        let mut found = ReadBytes { slices: Slices::default(), own: false, block: None, footer: None };
-        let (parts, read_on) = {
-            let mut cache = self.inner.lock();
-            if let Some(slices) = cache.peek_written(id, range.clone()) {
-                return Ok(ReadBytes { slices, own: true, ..found });
-            }
-            let parts = parts(id, object_bytes, &range, |key| cache.peek_block(key))?;
-            let is_near_the_end = object_bytes - range.end <= MERGE_READ_ON_BYTES;
-            (parts, is_near_the_end && !cache.is_identified(id))
-        };
-        let is_one = parts.len() == 1;
-        for part in parts {
-            match part {
-                Part::Cached(block, slices) => {
-                    found.slices.pieces.extend(slices.pieces);
-                    found.slices.kept_alive += slices.kept_alive;
-                    found.block = is_one.then_some(block);
+        ranges: &[Range<u64>],
+    ) -> Vec<Result<RawRange, StoreError>> {
+        let is_inside = |range: &Range<u64>| !range.is_empty() && range.end <= object_bytes;
+        if !ranges.iter().all(is_inside) || !ranges.is_sorted_by(|a, b| a.end <= b.start) {
+            let what = format!("bytes {ranges:?} of {id}, which has {object_bytes}");
+            return vec![Err(StoreError::invalid(what)); ranges.len()];
+        }
+        let (found, mut is_unknown, last) = cached(&self.inner.lock(), id, object_bytes, ranges);
+        let mut found: Vec<Option<Result<Slices, StoreError>>> =
+            found.into_iter().map(|slices| slices.map(Ok)).collect();
+        let missing =
+            |(place, range): (usize, &Range<u64>)| found[place].is_none().then(|| (place, range.clone()));
+        let missing: Vec<(usize, Range<u64>)> = (0..).zip(ranges).filter_map(missing).collect();
+        is_unknown |= !missing.is_empty();
+        is_unknown &= !self.inner.lock().is_identified(id);
+        let mut footer = last.and_then(|block| footer_of(&block));
+        let mut rest = &missing[..];
+        for Joined { span, ranges } in joined(missing.iter().map(|(_, range)| range)) {
+            let (members, others) = rest.split_at(ranges);
+            rest = others;
+            let is_near_the_end = object_bytes - span.end <= MERGE_READ_ON_BYTES;
+            let to = if is_unknown && is_near_the_end { object_bytes } else { span.end };
+            match self.fetch(id, span.start..to).await {
+                Ok(fetched) => {
+                    for (place, range) in members {
+                        let slices = fetched.slice(range.start - span.start..range.end - span.start);
+                        found[*place] = Some(slices.ok_or_else(|| other_size(id, object_bytes)));
+                    }
+                    if to == object_bytes {
+                        footer = footer_of(&fetched).or(footer);
+                    }
                 }
-                Part::Missing(missing) => {
-                    let to = if read_on && missing.end == range.end { object_bytes } else { missing.end };
-                    let _permit = self.inner.room(ReadKind::Merge).enter(id, to - missing.start).await?;
-                    let fetched = self.inner.get_block(id, missing.start..to).await?;
-                    let slices = fetched.slice(0..missing.end - missing.start);
-                    let slices = slices.ok_or_else(|| other_size(id, object_bytes))?;
-                    found.slices.pieces.extend(slices.pieces);
-                    found.slices.kept_alive += slices.kept_alive;
-                    found.footer = footer_of(&fetched, to == object_bytes).or(found.footer);
+                // It may have lost its end only.
+                Err(StoreError::Corrupt { .. }) if members.len() > 1 || to > span.end => {
+                    for (place, range) in members {
+                        let fetched = self.fetch(id, range.clone()).await;
+                        let slices = |block: Block| block.slice(0..block.bytes());
+                        found[*place] =
+                            Some(fetched.and_then(|b| slices(b).ok_or_else(|| other_size(id, object_bytes))));
+                    }
                 }
+                Err(error) => members.iter().for_each(|(place, _)| found[*place] = Some(Err(error.clone()))),
             }
         }
-        Ok(found)
+        let is_of_use = is_unknown && found.iter().any(|read| matches!(read, Some(Ok(_))));
+        let identity = if is_of_use { self.identify_by(id, object_bytes, footer).await } else { Ok(()) };
+        let entry = |(read, range): (Option<Result<Slices, StoreError>>, &Range<u64>)| {
+            identity.clone()?;
+            let slices = read.unwrap_or_else(|| Err(other_size(id, object_bytes)))?;
+            Ok(RawRange::new(id, range.start, slices))
+        };
+        found.into_iter().zip(ranges).map(entry).collect()
     }
+
+    /// Fetches a part of an object, a block's bytes at a time.
+    async fn fetch(&self, id: ObjectId, span: Range<u64>) -> Result<Block, StoreError> {
+        let mut pieces = Vec::new();
+        let mut from = span.start;
+        while from < span.end {
+            let to = span.end.min(from + BLOCK_BYTES);
+            let _permit = self.inner.merge_room.enter(id, to - from).await?;
+            let fetched = self.inner.get_block(id, from..to).await?;
+            pieces.extend(fetched.slice(0..to - from).into_iter().flat_map(|slices| slices.pieces));
+            from = to;
+        }
+        Ok(Block::new(pieces))
+    }
+
+    /// Checks which object it is by its footer, which is fetched if it did not come along, and
+    /// remembers it.
+    async fn identify_by(
+        &self,
+        id: ObjectId,
+        object_bytes: u64,
+        footer: Option<Bytes>,
+    ) -> Result<(), StoreError> {
+        let footer = if let Some(footer) = footer {
+            footer
+        } else {
+            let span = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
+            self.inner.store.get(&id.key(), Some(span)).await?
+        };
+        check_identity(&footer, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
+        self.inner.lock().note_identified(id);
+        Ok(())
+    }
+}
+
+/// What the cache has of some ranges, each whole or not at all; whether nobody has noticed yet
+/// which object some of it came from; and a block in which that object ends.
+fn cached(
+    cache: &Cache,
+    id: ObjectId,
+    object_bytes: u64,
+    ranges: &[Range<u64>],
+) -> (Vec<Option<Slices>>, bool, Option<Block>) {
+    let (mut is_unknown, mut last) = (false, None);
+    let mut find = |range: &Range<u64>| {
+        if let Some(own) = cache.peek_written(id, range.clone()) {
+            return Some(own);
+        }
+        let mut slices = Slices::default();
+        for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
+            let key = BlockKey { id, index };
+            let place = key.range(object_bytes);
+            let block = cache.peek_block(key)?;
+            let (from, to) = (range.start.max(place.start), range.end.min(place.end));
+            let part = block.slice(from - place.start..to - place.start)?;
+            slices.pieces.extend(part.pieces);
+            slices.kept_alive += part.kept_alive;
+            is_unknown |= !block.is_identified();
+            if place.end == object_bytes {
+                last = Some(block);
+            }
+        }
+        Some(slices)
+    };
+    let found = ranges.iter().map(&mut find).collect();
+    (found, is_unknown, last)
 }
 
 /// The last bytes of a part that ends where the object does.
-fn footer_of(part: &Block, is_last: bool) -> Option<Bytes> {
+fn footer_of(part: &Block) -> Option<Bytes> {
     let from = part.bytes().saturating_sub(LONGEST_FOOTER_BYTES as u64);
-    let footer = part.slice(from..part.bytes()).filter(|_| is_last)?;
-    Some(Bytes::from(footer.pieces.concat()))
-}
-
-/// Cuts a range where the cache begins and ends to hold it.
-fn parts(
-    id: ObjectId,
-    object_bytes: u64,
-    range: &Range<u64>,
-    cached: impl Fn(BlockKey) -> Option<Block>,
-) -> Result<Vec<Part>, StoreError> {
-    let mut parts = Vec::new();
-    for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
-        let key = BlockKey { id, index };
-        let place = key.range(object_bytes);
-        let wanted = range.start.max(place.start)..range.end.min(place.end);
-        if let Some(block) = cached(key) {
-            let slices = block.slice(wanted.start - place.start..wanted.end - place.start);
-            let slices = slices.ok_or_else(|| other_size(id, object_bytes))?;
-            parts.push(Part::Cached(block, slices));
-            continue;
-        }
-        match parts.last_mut() {
-            Some(Part::Missing(before)) if wanted.end - before.start <= BLOCK_BYTES => {
-                before.end = wanted.end;
-            }
-            _ => parts.push(Part::Missing(wanted)),
-        }
-    }
-    Ok(parts)
+    Some(Bytes::from(part.slice(from..part.bytes())?.pieces.concat()))
 }

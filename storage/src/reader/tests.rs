@@ -1,3 +1,4 @@
+use std::slice;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::*;
 use crate::format::batch::BatchHeader;
 use crate::format::batch::tests::batch_of;
-use crate::format::merged::{MergeBuilder, MergeFlags, Merged};
+use crate::format::merged::{MergeBuilder, MergeFlags, Merged, MergedRange};
 use crate::format::segment::{Part, SegmentBuilder, SegmentVersion};
 use crate::path::ObjectKey;
 use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectMeta, ObjectStoreBackend, Payload};
@@ -467,7 +468,7 @@ async fn batches_of_a_merged_object_have_their_real_offsets() {
         let (merged, size) = put_merged(&bench, id, payload).await;
         let index = bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap();
         assert_eq!(index.ranges(), merged.ranges);
-        for kind in [ReadKind::Tail, ReadKind::CatchUp, ReadKind::Merge] {
+        for kind in [ReadKind::Tail, ReadKind::CatchUp] {
             for (partition, offset) in [(0, 10), (0, 12), (1, 11)] {
                 let span = index.locate([1; 16], partition, offset, 1).unwrap();
                 let range = span.position..span.position + span.bytes;
@@ -490,10 +491,10 @@ async fn an_index_is_fetched_once_for_all_who_wait_and_then_kept() {
     assert!(found.iter().all(Result::is_ok));
     assert_eq!(bench.index_counts(), [0, 1, 9]);
     bench.faults.set(FaultPlan::outage());
-    for kind in [ReadKind::Tail, ReadKind::CatchUp, ReadKind::Merge] {
+    for kind in [ReadKind::Tail, ReadKind::CatchUp] {
         bench.reader.merged_index(kind, id, size).await.unwrap();
     }
-    assert_eq!(bench.index_counts(), [3, 1, 9]);
+    assert_eq!(bench.index_counts(), [2, 1, 9]);
     bench.reader.evict(id);
     assert!(bench.reader.merged_index(ReadKind::Tail, id, size).await.unwrap_err().is_retryable());
     bench.faults.clear();
@@ -534,12 +535,12 @@ async fn indexes_are_kept_within_their_bound() {
         bench.reader.merged_index(ReadKind::CatchUp, id, merged.size).await.unwrap();
     }
     assert_eq!(bench.index_counts(), [0, 6, 0]);
-    // The last ones are there, and the first one had to go. Merging does not bring it back.
-    bench.reader.merged_index(ReadKind::CatchUp, merged_id(5), sizes[5]).await.unwrap();
-    for _ in 0..2 {
-        bench.reader.merged_index(ReadKind::Merge, merged_id(0), sizes[0]).await.unwrap();
+    // The last ones are there, and the first one had to go.
+    for number in [5, 0] {
+        let size = sizes[usize::try_from(number).unwrap()];
+        bench.reader.merged_index(ReadKind::CatchUp, merged_id(number), size).await.unwrap();
     }
-    assert_eq!(bench.index_counts(), [1, 8, 0]);
+    assert_eq!(bench.index_counts(), [1, 7, 0]);
 }
 
 #[tokio::test]
@@ -556,16 +557,37 @@ async fn what_is_no_index_is_an_error_that_names_the_object_and_is_not_kept() {
     let swapped = merged_id(2);
     bench.store.put(&swapped.key(), merged.payload.clone()).await.unwrap();
     for (id, what) in [(id, "the CRC of its index"), (swapped, "says that it is merge/00000007/1-1")] {
-        for kind in [ReadKind::CatchUp, ReadKind::Merge] {
-            let error = bench.reader.merged_index(kind, id, size).await.unwrap_err();
-            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
-            assert!(error.to_string().contains(what), "{error}");
-            assert_eq!(error.key(), Some(id.key().as_str()));
-        }
+        let error = bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(error.key(), Some(id.key().as_str()));
     }
-    assert_eq!(bench.metrics.wrong_objects(), 2);
+    assert_eq!(bench.metrics.wrong_objects(), 1);
     put_merged(&bench, id, 100).await;
     bench.reader.merged_index(ReadKind::CatchUp, id, size).await.unwrap();
+}
+
+fn span(range: &MergedRange) -> Range<u64> {
+    range.position..range.position + range.length
+}
+
+#[test]
+fn neighbours_are_fetched_together_but_little_in_vain() {
+    let of = |ranges: &[Range<u64>]| {
+        joined(ranges).into_iter().map(|joined| (joined.span, joined.ranges)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[]), []);
+    assert_eq!(of(&[0..10, 10..30, 30..31]), [(0..31, 3)]);
+    assert_eq!(of(&[0..10, 20..30]), [(0..30, 2)]);
+    assert_eq!(of(&[0..10, 31..41]), [(0..10, 1), (31..41, 1)]);
+    // What is near is worth what lies farther on.
+    assert_eq!(of(&[0..10, 10..20, 40..50]), [(0..50, 3)]);
+    let block = BLOCK_BYTES;
+    assert_eq!(
+        of(&[0..block - 1, block - 1..block, block..block + 5]),
+        [(0..block, 2), (block..block + 5, 1)]
+    );
+    assert_eq!(of(&[0..3 * block, 3 * block..4 * block]), [(0..3 * block, 1), (3 * block..4 * block, 1)]);
 }
 
 #[tokio::test]
@@ -574,12 +596,12 @@ async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
     let id = merged_id(1);
     let (merged, size) = put_merged(&bench, id, 7_000_000).await;
     let gets = || bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>();
-    let range = merged.ranges[0].position..merged.ranges[0].position + merged.ranges[0].length;
+    let range = span(&merged.ranges[0]);
+    let whole = merged.payload.concat();
     // More than a block, in two GETs, and the footer, once.
-    let read = |kind, range| bench.reader.read_range(kind, id, size, range);
     for times in 0..2 {
-        let found = read(ReadKind::Merge, range.clone()).await.unwrap();
-        assert_eq!(found.batches.len(), 3);
+        let mut found = bench.reader.read_for_merge(id, size, slice::from_ref(&range)).await;
+        assert_eq!(found.remove(0).unwrap().batches().unwrap().len(), 3);
         let mut expected = vec![(0, BLOCK_BYTES), (BLOCK_BYTES, range.end)];
         if times == 0 {
             expected.push((size - 52, size));
@@ -587,17 +609,35 @@ async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
         assert_eq!(gets(), expected);
     }
     assert_eq!(bench.counts(), [0, 0, 0]);
-    // What is cached is taken from there, and stays; what lies beside it is fetched.
+    // What is cached as a whole is taken from there, and stays; what is not is fetched.
     bench.reader.read_as(ReadKind::CatchUp, id, size, BLOCK_BYTES..BLOCK_BYTES + 1).await.unwrap();
     assert_eq!(gets(), [(BLOCK_BYTES, 2 * BLOCK_BYTES)]);
-    let found = read(ReadKind::Merge, range.clone()).await.unwrap();
-    assert_eq!(gets(), [(0, BLOCK_BYTES)]);
-    assert_eq!(found.batches.len(), 3);
-    let (from, to) = (BLOCK_BYTES - 10, BLOCK_BYTES + 10);
-    let whole = merged.payload.concat();
-    let found = bench.reader.read_as(ReadKind::Merge, id, size, from..to).await.unwrap();
-    assert!(found.concat() == whole[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]);
-    assert_eq!(gets(), [(from, BLOCK_BYTES)]);
+    let (in_block, across) = (BLOCK_BYTES + 5..BLOCK_BYTES + 15, BLOCK_BYTES - 10..BLOCK_BYTES + 5);
+    let found = bench.reader.read_for_merge(id, size, &[across.clone(), in_block.clone()]).await;
+    assert_eq!(gets(), [(across.start, across.end)]);
+    for (found, range) in found.into_iter().zip([across, in_block]) {
+        let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
+        assert!(found.unwrap().pieces().concat() == whole[from..to]);
+    }
+    for wrong in [[0..0, 1..2], [0..5, 4..9], [9..10, 1..2], [0..1, 5..size + 1]] {
+        let found = bench.reader.read_for_merge(id, size, &wrong).await;
+        assert_eq!(found.len(), wrong.len());
+        assert!(found.iter().all(|read| matches!(read, Err(StoreError::Invalid { .. }))), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_for_merging_keeps_little_else_in_memory() {
+    let bench = Bench::new(CONFIG);
+    let id = merged_id(1);
+    let (_, size) = put_merged(&bench, id, 1_000).await;
+    let found = bench.reader.read_for_merge(id, size, &[0..400, 700..1_000]).await;
+    assert_eq!(bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>()[0].0, 0, "with one GET");
+    for (found, bytes) in found.into_iter().zip([400, 300]) {
+        let pieces = found.unwrap().pieces();
+        let own: Vec<usize> = pieces.into_iter().map(|piece| Vec::from(piece).capacity()).collect();
+        assert_eq!(own, [bytes], "a copy");
+    }
 }
 
 #[tokio::test]
@@ -607,18 +647,19 @@ async fn a_read_for_merging_near_the_end_brings_the_footer_along() {
     let (object, end) = object_of(id(1), &sent);
     let size = object.len() as u64;
     let [right, wrong] = [bench.put(1, &object).await, bench.put(2, &object).await];
+    let read = async |id| bench.reader.read_for_merge(id, size, slice::from_ref(&(0..end))).await.remove(0);
     for times in 0..2 {
-        let found = bench.reader.read_range(ReadKind::Merge, right, size, 0..end).await.unwrap();
-        assert_eq!(found.batches.iter().map(ReadBatch::contiguous).collect::<Vec<_>>(), sent);
+        let found = read(right).await.unwrap().batches().unwrap();
+        assert_eq!(found.iter().map(ReadBatch::contiguous).collect::<Vec<_>>(), sent);
         let to = if times == 0 { size } else { end };
         assert_eq!(bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>(), [(0, to)]);
     }
-    let error = bench.reader.read_range(ReadKind::Merge, wrong, size, 0..end).await.unwrap_err();
+    let error = read(wrong).await.unwrap_err();
     assert!(error.to_string().contains("says that it is wal/00000007/1-1"), "{error}");
     // What is wrong with an object that was known is noticed again once it was forgotten.
     bench.put(1, &object_of(wrong, &sent).0).await;
     bench.reader.evict(right);
-    assert!(bench.reader.read_range(ReadKind::Merge, right, size, 0..end).await.is_err());
+    assert!(read(right).await.is_err());
     assert_eq!(bench.metrics.wrong_objects(), 2);
 }
 
@@ -628,14 +669,22 @@ async fn a_read_for_merging_tells_where_an_object_is_damaged() {
     let id = merged_id(1);
     let (merged, size) = put_merged(&bench, id, 300).await;
     let mut damaged = merged.payload.concat();
-    damaged[500] ^= 1;
-    bench.store.put(&id.key(), Bytes::from(damaged).into()).await.unwrap();
-    let range = |at: usize| merged.ranges[at].position..merged.ranges[at].position + merged.ranges[at].length;
-    let error = bench.reader.read_range(ReadKind::Merge, id, size, range(0)).await.unwrap_err();
+    let ranges: Vec<Range<u64>> = merged.ranges.iter().map(span).collect();
+    // The magic byte of the second batch.
+    damaged[361 + 16] ^= 1;
+    bench.store.put(&id.key(), Bytes::from(damaged.clone()).into()).await.unwrap();
+    let mut found = bench.reader.read_for_merge(id, size, &ranges).await;
+    found.remove(1).unwrap().batches().unwrap();
+    let error = found.remove(0).unwrap().batches().unwrap_err();
     assert!(error.to_string().contains("no valid record batch at 361"), "{error}");
-    bench.reader.read_range(ReadKind::Merge, id, size, range(1)).await.unwrap();
-    let missing = bench.reader.read_range(ReadKind::Merge, merged_id(2), size, range(1)).await.unwrap_err();
-    assert!(matches!(missing, StoreError::NotFound { .. }), "{missing}");
+    let missing = bench.reader.read_for_merge(merged_id(2), size, &ranges).await;
+    assert!(missing.iter().all(|read| matches!(read, Err(StoreError::NotFound { .. }))), "{missing:?}");
+    // What is left of an object that has lost its end is found, once it is known to be the one.
+    damaged.truncate(usize::try_from(ranges[1].end - 1).unwrap());
+    bench.store.put(&id.key(), Bytes::from(damaged).into()).await.unwrap();
+    let found = bench.reader.read_for_merge(id, size, &ranges).await;
+    assert!(matches!(&found[1], Err(StoreError::Corrupt { .. })), "{found:?}");
+    assert!(found[0].is_ok(), "{found:?}");
 }
 
 #[tokio::test]
@@ -649,7 +698,8 @@ async fn merging_pushes_nothing_out_of_the_cache() {
         bench.reader.read_as(ReadKind::CatchUp, id(number), 4000, 0..1).await.unwrap();
     }
     for number in [2, 3, 0] {
-        bench.reader.read_as(ReadKind::Merge, id(number), 4000, 0..4000).await.unwrap();
+        // They are no objects at all, so that nothing comes of it.
+        bench.reader.read_for_merge(id(number), 4000, slice::from_ref(&(0..100))).await;
     }
     let before = bench.counts();
     bench.reader.read_as(ReadKind::CatchUp, id(2), 4000, 0..1).await.unwrap();
@@ -667,7 +717,13 @@ async fn merging_has_room_of_its_own() {
     bench.faults.set(FaultPlan { delay: second..second + Duration::from_nanos(1), ..FaultPlan::default() });
     let begin = Instant::now();
     let merging = async {
-        join_all((0..6).map(|n| bench.reader.read_as(ReadKind::Merge, id(n), 100_000, 0..5000))).await;
+        join_all((0..6).map(|n| {
+            let reader = &bench.reader;
+            // What is no object has no footer, which is one more GET.
+            reader.inner.lock().note_identified(id(n));
+            async move { reader.read_for_merge(id(n), 100_000, slice::from_ref(&(0..5000))).await }
+        }))
+        .await;
         begin.elapsed()
     };
     let others = async {

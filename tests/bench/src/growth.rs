@@ -5,19 +5,20 @@
 //! growth          a week          growth=HOURS
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use strandline_broker::merge::plan::{Looks, Output, Piece, objects, pieces};
+use strandline_broker::merge::plan::{Load, Looks, Output, Piece, loads, pieces};
 use strandline_metadata::record::{
     Body, FeatureLevel, Flush, FlushBatch, FlushPartition, FlushTopic, Merged, MergedTopic, ObjectsDeleted,
     Record, TopicCreated,
 };
 use strandline_metadata::snapshot::{self, SnapshotStamp, SnapshotWriter};
 use strandline_metadata::state::{FEATURE_LEVEL, MergeOutcome, Position, State, object_ref};
-use strandline_storage::path::ObjectKind;
+use strandline_storage::path::{ObjectId, ObjectKind};
+use strandline_storage::reader::joined;
 use strandline_storage::store::{ObjectStoreBackend, Store};
 use uuid::Uuid;
 
@@ -30,8 +31,10 @@ const BROKERS: u32 = 3;
 const FLUSHES_PER_S: u64 = 4;
 const BYTES_PER_S: u64 = 10 << 20;
 /// What the brokers' settings are by default.
-const MERGE_INTERVAL_S: u64 = 30;
+const MERGE_INTERVAL_S: u64 = 60;
+const MERGE_BYTES_PER_S: u64 = 64 << 20;
 const OBJECT_BYTES: u64 = 64 << 20;
+const LOAD_BYTES: u64 = (3 * 128 - 64) << 20;
 const SNAPSHOT_RECORDS: u64 = 5_000;
 const DELETE_DELAY_S: u64 = 600;
 /// Records of a merged range lie apart by no more than an eighth of a week.
@@ -52,7 +55,7 @@ struct Counts {
     rewritten: u64,
     flush_puts: u64,
     merge_puts: u64,
-    /// One for each range that is not in the cache of who wrote it a moment ago.
+    /// For what is not in the cache of who wrote it a moment ago.
     merge_gets: u64,
     deletes: u64,
     log_bytes: u64,
@@ -67,6 +70,8 @@ struct Week {
     second: u64,
     topic: Uuid,
     looks: Vec<Looks>,
+    /// The objects that each broker has found to be the right ones.
+    identified: Vec<BTreeSet<ObjectId>>,
     counts: Counts,
     began: tokio::time::Instant,
     /// Revisions of snapshots, and when they were written: those that etcd names.
@@ -85,6 +90,7 @@ impl Week {
             second: 0,
             topic: Uuid::from_u128(1 << 100),
             looks: vec![Looks::default(); BROKERS as usize],
+            identified: vec![BTreeSet::new(); BROKERS as usize],
             counts: Counts::default(),
             began: tokio::time::Instant::now(),
             snapshots: VecDeque::new(),
@@ -128,7 +134,7 @@ impl Week {
         }
     }
 
-    /// A pass of every broker over its own partitions.
+    /// A pass of every broker over its own partitions, as long as one takes.
     fn merge(&mut self) {
         let now = self.began + Duration::from_secs(self.second);
         let unreadable = BTreeMap::new();
@@ -143,9 +149,33 @@ impl Week {
             }
             drop(partitions);
             self.looks[broker as usize].note(now, &self.state);
-            for object in objects(due, OBJECT_BYTES) {
-                self.rewrite(broker, &object);
+            let mut left = MERGE_INTERVAL_S * MERGE_BYTES_PER_S;
+            for load in loads(due, OBJECT_BYTES, LOAD_BYTES) {
+                if load.level > 1 && left == 0 {
+                    break;
+                }
+                self.read(broker, &load);
+                for object in &load.objects {
+                    left = left.saturating_sub(object.iter().map(Piece::bytes).sum());
+                    self.rewrite(broker, object);
+                }
             }
+        }
+    }
+
+    /// Counts the GETs of what is merged: what was flushed is in the cache, the rest is not.
+    fn read(&mut self, broker: u32, load: &Load) {
+        let mut objects: BTreeMap<ObjectId, Vec<std::ops::Range<u64>>> = BTreeMap::new();
+        for range in load.objects.iter().flatten().flat_map(|piece| &piece.inputs) {
+            if range.object.kind != ObjectKind::Write {
+                objects.entry(range.object).or_default().push(range.position..range.position + range.bytes);
+            }
+        }
+        let identified = &mut self.identified[broker as usize];
+        for (id, mut spans) in objects {
+            spans.sort_by_key(|span| span.start);
+            // Its footer is read once.
+            self.counts.merge_gets += joined(&spans).len() as u64 + u64::from(identified.insert(id));
         }
     }
 
@@ -162,9 +192,6 @@ impl Week {
             };
             position += output.bytes;
             entries.push(piece.entry(&output, self.now_ms()));
-            let is_cached = |kind: ObjectKind| kind == ObjectKind::Write;
-            self.counts.merge_gets +=
-                piece.inputs.iter().filter(|range| !is_cached(range.object.kind)).count() as u64;
         }
         let topics = vec![MergedTopic { topic_id: self.topic.as_bytes().to_vec(), partitions: entries }];
         let merged = Merged { object_number: self.sequence, object_salt: 0, object_bytes: position, topics };

@@ -74,7 +74,9 @@ async fn read_merged(reader: &Reader, id: ObjectId, size: u64) {
         for span in located.chain(timed).flatten() {
             let span = span.position..span.position + span.bytes;
             assert!(!span.is_empty() && whole.start <= span.start && span.end <= whole.end);
-            let _ = reader.read_batches(ReadKind::Merge, id, size, span).await;
+            for raw in reader.read_for_merge(id, size, &[span]).await.into_iter().flatten() {
+                let _ = raw.batches();
+            }
         }
     }
 }

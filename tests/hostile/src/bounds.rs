@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-const MIB: u64 = 1 << 20;
-
-/// Settings of the broker under attack: the budgets of memory are small, so that it is soon seen if
-/// something is in none of them.
-pub(crate) const SETTINGS: &[(&str, u64)] = &[
-    ("buffer-bytes", 128 * MIB),
-    ("cache-bytes", 128 * MIB),
-    ("read-in-flight-bytes", 64 * MIB),
-    ("request-memory-bytes", 128 * MIB),
-    ("response-memory-bytes", 128 * MIB),
-    ("merge-memory-bytes", 64 * MIB),
-];
+/// Settings of the broker under attack: its memory is small, so that it is soon seen if something
+/// is in no budget.
+pub(crate) const SETTINGS: &[(&str, u64)] = &[("memory-bytes", MEMORY_BYTES)];
+const MEMORY_BYTES: u64 = 1 << 30;
+/// What the budgets have of it together, and fetch sessions, fetches that wait and large requests
+/// once they are decoded.
+const BUDGETS_BYTES: u64 = MEMORY_BYTES / 40 * (26 + 7);
 
 /// Resident memory may be the sum of the budgets and so much more, in percent.
 const BEYOND_BUDGETS_PERCENT: u64 = 20;
@@ -34,7 +29,6 @@ const STATES: u64 = 2;
 /// The most resident memory with so much in the state, in bytes. What clients may make of the state
 /// is bounded by settings, and lasts.
 pub(crate) fn resident(ranges: u64, producers: u64) -> u64 {
-    let budgets: u64 = SETTINGS.iter().map(|(_, bytes)| bytes).sum();
-    let sum = budgets + STATES * (ranges * RANGE_BYTES + producers * PRODUCER_BYTES);
+    let sum = BUDGETS_BYTES + STATES * (ranges * RANGE_BYTES + producers * PRODUCER_BYTES);
     sum + sum * BEYOND_BUDGETS_PERCENT / 100
 }

@@ -2,7 +2,7 @@
 //! together, beside a well-behaved producer and consumer, and says whether these noticed.
 //!
 //! ```text
-//! strandline-hostile [SECONDS PER KIND] [KIND …]
+//! strandline-hostile [SECONDS PER KIND] [KIND … | together]
 //! ```
 //!
 //! It ends with 0 if every bound of [`bounds`] was kept, else with 1.
@@ -65,6 +65,9 @@ async fn begin() -> ExitCode {
             _ => return usage(),
         },
     };
+    if kinds == ["together"] {
+        return run(&[], Duration::from_secs(seconds)).await;
+    }
     let chosen: Vec<&'static Attack> =
         ATTACKS.iter().filter(|a| kinds.is_empty() || kinds.iter().any(|k| k == a.name)).collect();
     if kinds.iter().any(|k| !ATTACKS.iter().any(|a| a.name == k)) {
@@ -75,10 +78,12 @@ async fn begin() -> ExitCode {
 
 fn usage() -> ExitCode {
     let names: Vec<&str> = ATTACKS.iter().map(|a| a.name).collect();
-    eprintln!("usage: strandline-hostile [SECONDS PER KIND] [KIND …]\nkinds: {}", names.join(" "));
+    eprintln!("usage: strandline-hostile [SECONDS PER KIND] [KIND … | together]\nkinds: {}", names.join(" "));
     ExitCode::from(2)
 }
 
+/// Presses with each of the chosen kinds, and then with all of them at once; with none, only with
+/// all that there are at once.
 async fn run(chosen: &[&'static Attack], each: Duration) -> ExitCode {
     let plan = bounds::SETTINGS.iter().fold(Plan::new(1), |plan, (name, value)| plan.flag(name, value));
     let mut cluster = Cluster::start(plan).await;
@@ -92,8 +97,9 @@ async fn run(chosen: &[&'static Attack], each: Duration) -> ExitCode {
     let mut report = Report::new(alone, watch.resident(), allowed_resident(&cluster).await);
     let mut phases: Vec<(String, Vec<&'static Attack>, Duration)> =
         chosen.iter().map(|a| (a.name.to_owned(), vec![*a], each)).collect();
-    if chosen.len() > 1 {
-        phases.push(("all of them".to_owned(), chosen.to_vec(), each * TOGETHER));
+    if chosen.len() != 1 {
+        let all = if chosen.is_empty() { ATTACKS.iter().collect() } else { chosen.to_vec() };
+        phases.push(("all of them".to_owned(), all, each * TOGETHER));
     }
     for (name, attacks, length) in phases {
         let line = phase(&cluster, &target, &attacks, length, &neighbour, &watch).await;

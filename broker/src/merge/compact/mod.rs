@@ -32,6 +32,7 @@ use strandline_metadata::turns::Turns;
 use strandline_storage::format::batch::BatchHeader;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags};
 use strandline_storage::path::ObjectId;
+use strandline_storage::reader::ReadBatch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
@@ -370,21 +371,15 @@ impl<'a> Work<'a> {
             self.tally.bytes_read += bytes_of(load);
             // Either all ranges of a load are compacted or none, see `loads`.
             let is_clean = load.first().is_some_and(|range| range.compacted);
-            for (base_offset, batch) in batches {
-                let rewritten = self.filter((base_offset, batch.clone()), is_clean, superseded).await;
+            for ((base_offset, batch), rewritten) in self.filter(batches, is_clean, superseded).await {
                 has_changed |= rewritten != Rewritten::Same;
                 let pushed = match rewritten {
                     Rewritten::Gone => continue,
-                    Rewritten::Same => {
-                        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
-                        builder.push(&batch, base_offset)
-                    }
-                    Rewritten::Anew(bytes) => {
-                        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
-                        push_anew(&mut builder, &bytes, base_offset)
-                    }
+                    Rewritten::Same => builder.push(&batch, base_offset),
+                    Rewritten::Anew(bytes) => push_anew(&mut builder, &bytes, base_offset),
                 };
                 pushed.map_err(RewriteError::from)?;
+                next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
             }
         }
         // Consumers go on behind the range's end, wherever its last record was.
@@ -394,7 +389,7 @@ impl<'a> Work<'a> {
         let is_as_before = !has_changed && matches!(inputs, [one] if one.compacted);
         if !is_as_before {
             let written = builder.data_bytes();
-            if publish(self.broker, builder, &[piece]).await?.refused > 0 {
+            if publish(self.broker, builder, &[piece], false).await?.refused > 0 {
                 return Err(CompactError::Changed);
             }
             self.tally.bytes_written += written;
@@ -403,29 +398,32 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// What becomes of one batch.
+    /// What becomes of each batch.
     async fn filter(
         &mut self,
-        (base_offset, batch): PlacedBatch,
+        batches: Vec<PlacedBatch>,
         is_clean: bool,
         superseded: &mut Superseded,
-    ) -> Rewritten {
-        // What only a compaction may say counts only where one was.
-        let horizon_ms = batch.header.delete_horizon_ms().filter(|_| is_clean);
-        let filter = Filter {
+    ) -> Vec<(PlacedBatch, Rewritten)> {
+        let mut filter = Filter {
             hasher: self.hasher,
-            base_offset,
-            horizon_ms,
+            is_clean,
             new_horizon_ms: self.horizon_ms,
-            may_tombstones_go: self.candidate.region.is_whole
-                && horizon_ms.is_some_and(|horizon| horizon < self.now_ms),
+            horizons_before_ms: self.candidate.region.is_whole.then_some(self.now_ms),
+            superseded: std::mem::replace(superseded, Superseded::Marked(Marks::default(), 0)),
             tally: self.tally,
         };
-        let taken = std::mem::replace(superseded, Superseded::Marked(Marks::default(), 0));
-        let work = move || filter.run(&batch.header, &batch.contiguous(), taken);
-        let (rewritten, given_back, tally) = self.broker.compute.run(Kind::Compaction, work).await;
-        (*superseded, self.tally) = (given_back, tally);
-        rewritten
+        let work = move || {
+            let what_becomes = |placed: PlacedBatch| {
+                let rewritten = filter.run(placed.0, &placed.1);
+                (placed, rewritten)
+            };
+            let filtered = batches.into_iter().map(what_becomes).collect();
+            (filtered, filter.superseded, filter.tally)
+        };
+        let filtered;
+        (filtered, *superseded, self.tally) = self.broker.compute.run(Kind::Compaction, work).await;
+        filtered
     }
 
     async fn read(&self, load: &[Range]) -> Result<Vec<PlacedBatch>, CompactError> {
@@ -471,61 +469,63 @@ impl<'a> Work<'a> {
 /// A batch's header and all of it.
 type OpenedBatch = (BatchHeader, Bytes);
 
-/// What decides about the records of one batch.
+/// What decides about records.
 struct Filter {
     hasher: KeyHasher,
-    base_offset: i64,
-    /// When its tombstones may go, if that is known, ms since 1970.
-    horizon_ms: Option<i64>,
+    /// Whether batches come from a compacted range: what only a compaction may say counts only
+    /// there.
+    is_clean: bool,
+    /// For batches that do not say yet when their tombstones may go, ms since 1970.
     new_horizon_ms: i64,
-    may_tombstones_go: bool,
+    /// Tombstones go whose time was before that; `None` if there may be something older that they
+    /// supersede.
+    horizons_before_ms: Option<i64>,
+    superseded: Superseded,
     tally: Tally,
 }
 
 impl Filter {
-    fn run(
-        mut self,
-        header: &BatchHeader,
-        batch: &[u8],
-        mut superseded: Superseded,
-    ) -> (Rewritten, Superseded, Tally) {
-        let before = self.tally;
-        let new_horizon_ms = self.horizon_ms.is_none().then_some(self.new_horizon_ms);
-        let mut place = match &superseded {
+    fn run(&mut self, base_offset: i64, batch: &ReadBatch) -> Rewritten {
+        let Self { hasher, superseded, tally, .. } = self;
+        let header = &batch.header;
+        let before = *tally;
+        let horizon_ms = header.delete_horizon_ms().filter(|_| self.is_clean);
+        let may_tombstones_go =
+            horizon_ms.zip(self.horizons_before_ms).is_some_and(|(horizon, now)| horizon < now);
+        let new_horizon_ms = horizon_ms.is_none().then_some(self.new_horizon_ms);
+        let mut place = match superseded {
             Superseded::Known(_) => 0,
             Superseded::Marked(_, next) => *next,
         };
-        let rewritten = batch::rewrite(header, batch, new_horizon_ms, |record| {
+        let rewritten = batch::rewrite(header, &batch.contiguous(), new_horizon_ms, |record| {
             let at = place;
             place += 1;
-            self.tally.records += 1;
+            tally.records += 1;
             let Some(key) = record.key else {
-                self.tally.keyless += 1;
+                tally.keyless += 1;
                 return false;
             };
-            let is_superseded = match &superseded {
+            let is_superseded = match superseded {
                 Superseded::Known(map) => {
-                    let offset = self.base_offset + i64::from(record.offset_delta);
-                    map.supersedes(self.hasher.key(key), offset)
+                    let offset = base_offset + i64::from(record.offset_delta);
+                    map.supersedes(hasher.key(key), offset)
                 }
                 Superseded::Marked(marks, _) => marks.has(at),
             };
-            let is_over = record.is_tombstone && self.may_tombstones_go;
-            self.tally.superseded += u64::from(is_superseded);
-            self.tally.tombstones += u64::from(is_over && !is_superseded);
+            let is_over = record.is_tombstone && may_tombstones_go;
+            tally.superseded += u64::from(is_superseded);
+            tally.tombstones += u64::from(is_over && !is_superseded);
             !is_superseded && !is_over
         });
-        if let Superseded::Marked(_, next) = &mut superseded {
+        if let Superseded::Marked(_, next) = superseded {
             *next += u64::try_from(header.record_count).unwrap_or_default();
         }
-        match rewritten {
-            Ok(rewritten) => (rewritten, superseded, self.tally),
+        rewritten.unwrap_or_else(|error| {
             // A topic that was not compacted takes whatever its producers say are records.
-            Err(error) => {
-                debug!(%error, offset = self.base_offset, "a batch cannot be opened, and stays as it is");
-                (Rewritten::Same, superseded, Tally { closed: before.closed + 1, ..before })
-            }
-        }
+            debug!(%error, offset = base_offset, "a batch cannot be opened, and stays as it is");
+            *tally = Tally { closed: before.closed + 1, ..before };
+            Rewritten::Same
+        })
     }
 }
 
