@@ -6,7 +6,7 @@
 //! nothing by its own, unless it is alone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strandline_metadata::commit::SessionCell;
 use strandline_metadata::names::Names;
@@ -45,14 +45,22 @@ pub(crate) struct ClockSkew {
     clock: Arc<dyn Clock>,
     server: ServerClock,
     own: SessionCell,
-    /// By incarnation.
-    latest: Arc<Mutex<BTreeMap<i64, Sighting>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What was seen of the other brokers' clocks.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The latest of each incarnation.
+    latest: BTreeMap<i64, Sighting>,
+    /// The incarnation of a node id: what was seen of those before it counts no longer.
+    incarnations: BTreeMap<i32, i64>,
 }
 
 impl ClockSkew {
     /// No knowledge yet.
     pub(crate) fn new(node_id: i32, clock: Arc<dyn Clock>, server: ServerClock, own: SessionCell) -> Self {
-        Self { node_id, clock, server, own, latest: Arc::default() }
+        Self { node_id, clock, server, own, seen: Arc::default() }
     }
 
     /// Whether what this broker's clock says may decide, in a cluster of these brokers.
@@ -72,8 +80,10 @@ impl ClockSkew {
     /// if nothing was heard of them for long.
     fn ahead_ms(&self) -> Option<i64> {
         let (now, now_ms) = (Instant::now(), self.clock.now_ms());
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.lock();
+        let Seen { latest, incarnations } = &mut *seen;
         latest.retain(|_, seen| now.saturating_duration_since(seen.at) < CLOCK_EVIDENCE_FRESH);
+        incarnations.retain(|_, incarnation| latest.contains_key(incarnation));
         let mut all: Vec<i64> = latest
             .values()
             .map(|seen| {
@@ -92,7 +102,11 @@ impl ClockSkew {
         }
         let wall_ms = self.clock.now_ms();
         let seen = Sighting { ahead_ms: wall_ms.saturating_sub(time_ms), wall_ms, at: Instant::now() };
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).insert(incarnation, seen);
+        self.lock().latest.insert(incarnation, seen);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,6 +118,14 @@ impl ApplyObserver for ClockSkew {
     fn registered(&self, node_id: i32, incarnation: i64, time_ms: i64) {
         // Its own is seen before its session begins.
         if node_id != self.node_id {
+            let mut seen = self.lock();
+            let before = seen.incarnations.get(&node_id).copied().unwrap_or_default();
+            if before > incarnation {
+                return;
+            }
+            seen.latest.remove(&before);
+            seen.incarnations.insert(node_id, incarnation);
+            drop(seen);
             self.saw(incarnation, time_ms);
         }
     }
@@ -149,5 +171,19 @@ mod tests {
         assert_eq!(alone.judge(&names), ClockTrust::Trusted);
         set(3 * HOUR_MS);
         assert!(matches!(alone.judge(&names), ClockTrust::Off(_)), "it has jumped since");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_of_a_broker_before_it_registered_again_does_not_count() {
+        let names = View::default().names;
+        let skew = skew(&Arc::new(StoppedClock(HOUR_MS.into())));
+        skew.registered(2, 77, 0);
+        assert_eq!(skew.judge(&names), ClockTrust::Off(HOUR_MS));
+        skew.registered(2, 78, HOUR_MS);
+        assert_eq!(skew.judge(&names), ClockTrust::Trusted);
+        // A late word of the one before.
+        skew.registered(2, 77, 0);
+        skew.registered(2, 79, HOUR_MS);
+        assert_eq!(skew.lock().latest.len(), 1);
     }
 }

@@ -260,7 +260,7 @@ fn start_beside(lease_tasks: &TaskSet, broker: &Arc<Broker>, fatal: mpsc::Sender
 /// Starts what a broker does that nothing asked it for.
 fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher, merge_seed: u64) {
     let (merging, compute) = (merge::run(broker.clone(), merge_seed), broker.compute.clone());
-    tasks.start(TaskKind::Critical, "merge", async move { compute.aside(merging).await });
+    tasks.start(TaskKind::Critical, "merge", async move { Box::pin(compute.aside(merging)).await });
     tasks.start(TaskKind::Critical, "flush", async move {
         flusher.run().await;
         // The buffer is closed and empty: the broker is leaving, and this is no death.

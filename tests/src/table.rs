@@ -87,6 +87,21 @@ struct Seen {
 /// A change that was read: its offset, its key, and its number and whether it deletes the key.
 type Found = (i64, String, Option<usize>);
 
+/// Who changes keys.
+#[derive(Debug)]
+struct Writer {
+    number: u32,
+    rng: StdRng,
+    /// Which key takes the place of one that is not written again.
+    generations: BTreeMap<(i32, u32), u32>,
+}
+
+impl Writer {
+    fn new(number: u32, seed: u64) -> Self {
+        Self { number, rng: StdRng::seed_from_u64(seed), generations: BTreeMap::new() }
+    }
+}
+
 impl Table {
     /// A topic that exists. Its tombstones stay for much longer than `kept`, whatever the clocks.
     pub fn new(
@@ -122,41 +137,55 @@ impl Table {
 
     /// Changes keys until it is told to stop. `number` tells the writers of a topic apart.
     pub async fn write(self, number: u32, seed: u64, pause: Duration, stop: watch::Receiver<bool>) {
-        let mut rng = StdRng::seed_from_u64(seed);
-        // Which key takes the place of one that is not written again.
-        let mut generations: BTreeMap<(i32, u32), u32> = BTreeMap::new();
+        let mut writer = Writer::new(number, seed);
         while !*stop.borrow() {
-            sleep(pause.mul_f64(rng.random_range(0.5..1.5))).await;
-            let partition = rng.random_range(0..self.partitions);
-            let first = rng.random_range(0..KEYS);
-            let changes: Vec<(u32, String, bool)> = (first..KEYS.min(first + rng.random_range(1..5)))
-                .map(|slot| {
-                    let generation = generations.get(&(partition, slot)).copied().unwrap_or(0);
-                    (slot, format!("w{number}-{slot}-{generation}"), rng.random_bool(0.25))
-                })
-                .collect();
-            let records: Vec<(String, Option<String>)> = {
-                let mut keys = self.lock();
-                let note = |(_, name, deletes): &(u32, String, bool)| {
-                    let known = keys.entry((partition, name.clone())).or_default();
-                    known.sent.push(*deletes);
-                    let text = format!("{} {}", known.sent.len() - 1, "x".repeat(FILLING));
-                    (name.clone(), (!deletes).then_some(text))
-                };
-                changes.iter().map(note).collect()
-            };
-            let codec = CODECS[rng.random_range(0..CODECS.len())];
-            let address = &self.addresses[rng.random_range(0..self.addresses.len())];
-            let done = self.produce(address, partition, batch(&records, codec)).await;
+            sleep(pause.mul_f64(writer.rng.random_range(0.5..1.5))).await;
+            let address = &self.addresses[writer.rng.random_range(0..self.addresses.len())];
+            self.change(&mut writer, address).await;
+        }
+    }
+
+    /// Changes a few keys by way of each broker: one that has seen no records of others does not
+    /// trust its clock.
+    pub async fn write_by_all(&self, number: u32, seed: u64) {
+        let mut writer = Writer::new(number, seed);
+        for address in &self.addresses {
+            for _ in 0..5 {
+                self.change(&mut writer, address).await;
+            }
+        }
+    }
+
+    async fn change(&self, writer: &mut Writer, address: &str) {
+        let Writer { number, rng, generations } = writer;
+        let partition = rng.random_range(0..self.partitions);
+        let first = rng.random_range(0..KEYS);
+        let changes: Vec<(u32, String, bool)> = (first..KEYS.min(first + rng.random_range(1..5)))
+            .map(|slot| {
+                let generation = generations.get(&(partition, slot)).copied().unwrap_or(0);
+                (slot, format!("w{number}-{slot}-{generation}"), rng.random_bool(0.25))
+            })
+            .collect();
+        let records: Vec<(String, Option<String>)> = {
             let mut keys = self.lock();
-            for ((slot, name, _), place) in changes.into_iter().zip(0..) {
-                match (&done, keys.get_mut(&(partition, name))) {
-                    (Ok(base_offset), Some(known)) => {
-                        known.acked = known.sent.len();
-                        (known.offset, known.at_ms) = (base_offset + place, surroundings::now_ms());
-                    }
-                    _ => *generations.entry((partition, slot)).or_default() += 1,
+            let note = |(_, name, deletes): &(u32, String, bool)| {
+                let known = keys.entry((partition, name.clone())).or_default();
+                known.sent.push(*deletes);
+                let text = format!("{} {}", known.sent.len() - 1, "x".repeat(FILLING));
+                (name.clone(), (!deletes).then_some(text))
+            };
+            changes.iter().map(note).collect()
+        };
+        let codec = CODECS[rng.random_range(0..CODECS.len())];
+        let done = self.produce(address, partition, batch(&records, codec)).await;
+        let mut keys = self.lock();
+        for ((slot, name, _), place) in changes.into_iter().zip(0..) {
+            match (&done, keys.get_mut(&(partition, name))) {
+                (Ok(base_offset), Some(known)) => {
+                    known.acked = known.sent.len();
+                    (known.offset, known.at_ms) = (base_offset + place, surroundings::now_ms());
                 }
+                _ => *generations.entry((partition, slot)).or_default() += 1,
             }
         }
     }

@@ -207,8 +207,8 @@ fn keeps_much_alive(state: &State, range: &Range) -> bool {
     state.objects().get(&range.object).is_some_and(|object| object.bytes / 2 >= range.bytes)
 }
 
-/// The ranges of levels 0 and 1 that are not to be left alone, in runs of neighbours of the same
-/// level, the oldest first.
+/// The ranges of levels 0 and 1 that are not to be left alone and were never compacted, in runs of
+/// neighbours of the same level, the oldest first.
 fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Vec<Range>> {
     let [flushed, merged, _] = partition.ranges().levels();
     let mut left = flushed.ranges + merged.ranges;
@@ -223,15 +223,15 @@ fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Ve
             continue;
         }
         left -= 1;
-        if is_left_alone(range) {
+        if range.compacted || is_left_alone(range) {
             last = None;
             continue;
         }
         match runs.last_mut() {
-            Some(run) if last == Some((range.level, range.compacted)) => run.push(*range),
+            Some(run) if last == Some(range.level) => run.push(*range),
             _ => runs.push(vec![*range]),
         }
-        last = Some((range.level, range.compacted));
+        last = Some(range.level);
     }
     for run in &mut runs {
         run.reverse();

@@ -100,7 +100,9 @@ pub(super) async fn rewrite(
                 if error.is_passing() {
                     return Err(error.into());
                 }
-                if error.is_gone() && !is_current(broker, piece.topic_id, piece.partition, &piece.inputs) {
+                if error.is_gone()
+                    && !is_current(broker, piece.topic_id, piece.partition, &piece.inputs).await
+                {
                     debug!(%error, "what was to be merged is gone meanwhile");
                 } else {
                     unreadable.push((piece, error));
@@ -158,9 +160,13 @@ fn may_be_there_later(error: &StoreError) -> bool {
     !matches!(error, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
 }
 
-/// Whether the state still has these neighbouring ranges.
-pub(super) fn is_current(broker: &Broker, topic_id: Uuid, partition: u32, ranges: &[Range]) -> bool {
+/// Whether the log certainly still has these neighbouring ranges. What this broker has heard of it
+/// may be old: it may have been held up since.
+pub(super) async fn is_current(broker: &Broker, topic_id: Uuid, partition: u32, ranges: &[Range]) -> bool {
     let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return true };
+    if broker.replica.barrier().await.is_err() {
+        return false;
+    }
     broker.replica.read(|view| {
         let partition = view.state.partition(topic_id, partition);
         let found = partition.and_then(|p| p.ranges().between(first.base_offset, last.end_offset));

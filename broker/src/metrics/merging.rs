@@ -42,7 +42,7 @@ impl MergeMetrics {
             failures: r.counter("merge_failures_total", "Merges that were given up, to be tried again")?,
             unreadable: r.counter(
                 "merge_unreadable_total",
-                "Pieces of partitions that could not be merged since their records cannot be read",
+                "Pieces of partitions that could not be merged or compacted since their records cannot be read",
             )?,
             slowed: r.gauge(
                 "state_slowed",

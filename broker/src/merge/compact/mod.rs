@@ -141,7 +141,9 @@ impl Cleaner {
             match done {
                 Ok(()) => info!(%topic_id, partition, tally = ?work.tally, "a partition is compacted"),
                 Err(CompactError::NoSession) => return,
-                Err(CompactError::Unreadable(error)) => self.leave_alone((topic_id, partition), &error),
+                Err(CompactError::Unreadable(error)) => {
+                    self.leave_alone(broker, (topic_id, partition), &error);
+                }
                 Err(CompactError::Changed) => debug!(%topic_id, partition, "it is compacted another time"),
                 // It concerns no other partition.
                 Err(error @ CompactError::TooManyRecords) => {
@@ -202,9 +204,10 @@ impl Cleaner {
     }
 
     /// What cannot be read is not tried again for a while; what lies behind it is compacted.
-    fn leave_alone(&mut self, (topic_id, partition): (Uuid, u32), error: &Unreadable) {
+    fn leave_alone(&mut self, broker: &Broker, (topic_id, partition): (Uuid, u32), error: &Unreadable) {
         let base_offset = error.range.base_offset;
         error!(%topic_id, partition, base_offset, %error, "records cannot be compacted; they stay where they are");
+        broker.metrics.merging().unreadable();
         if self.unreadable.len() < UNREADABLE_RANGES {
             self.unreadable.insert((topic_id, partition, base_offset), Instant::now() + UNREADABLE_REST);
         }
@@ -356,7 +359,7 @@ impl<'a> Work<'a> {
             topic_id: self.candidate.topic_id,
             partition: self.candidate.number,
             inputs: inputs.to_vec(),
-            level: 2,
+            level: self.candidate.region.level(),
         };
         let pace = self.shared.rewriting.lock().await;
         let began = Instant::now();
@@ -386,7 +389,8 @@ impl<'a> Work<'a> {
         for (base_offset, bytes) in batch::nothing(next, piece.offsets().1) {
             push_anew(&mut builder, &bytes, base_offset).map_err(RewriteError::from)?;
         }
-        let is_as_before = !has_changed && matches!(inputs, [one] if one.compacted);
+        let is_as_before = !has_changed
+            && matches!(inputs, [one] if one.compacted && one.level >= self.candidate.region.level());
         if !is_as_before {
             let written = builder.data_bytes();
             if publish(self.broker, builder, &[piece], false).await?.refused > 0 {
@@ -435,7 +439,7 @@ impl<'a> Work<'a> {
             return Err(RewriteError::from(error).into());
         }
         let (topic_id, number) = (self.candidate.topic_id, self.candidate.number);
-        let has_changed = error.is_gone() && !is_current(self.broker, topic_id, number, load);
+        let has_changed = error.is_gone() && !is_current(self.broker, topic_id, number, load).await;
         Err(if has_changed { CompactError::Changed } else { CompactError::Unreadable(error) })
     }
 

@@ -10,7 +10,8 @@ use crate::topic_config::Compaction;
 pub(super) struct Region {
     /// In offset order, each beginning where the one before ends.
     pub(super) inputs: Vec<Range>,
-    /// The number of the first of them that was never compacted. Those before it hold no key twice.
+    /// The number of the first of them that was never compacted, or only by itself. Those before it
+    /// hold no key twice.
     pub(super) first_dirty: usize,
     /// Whether it begins where the partition does, so that no older record of any key lies before
     /// it.
@@ -42,13 +43,20 @@ impl Region {
             if !range.compacted && (is_young || !is_settled) {
                 break;
             }
-            if !range.compacted && first_dirty.is_none() {
+            // What was compacted behind what could not be read is so for as long as that lasts.
+            let is_clean = range.compacted && (!region.is_whole || range.level >= level_of(true));
+            if !is_clean && first_dirty.is_none() {
                 first_dirty = Some(region.inputs.len());
             }
             region.inputs.push(*range);
         }
         region.first_dirty = first_dirty?;
         Some(region)
+    }
+
+    /// The level of what becomes of it.
+    pub(super) fn level(&self) -> u8 {
+        level_of(self.is_whole)
     }
 
     /// What was compacted before.
@@ -81,6 +89,11 @@ impl Region {
         let is_much = bytes_of(self.dirty()) >= COMPACTED_AT_ONCE_BYTES || age_ms >= rest_ms;
         is_much && self.dirty_ratio() > rules.min_dirty_ratio
     }
+}
+
+/// The level of what was compacted, with all that lies before it or without.
+fn level_of(is_whole: bool) -> u8 {
+    if is_whole { 2 } else { 1 }
 }
 
 /// The bytes of all of them.

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::api::text;
+use crate::limits::UNREADABLE_REST;
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World};
 
@@ -291,7 +292,8 @@ async fn what_lies_behind_a_damaged_range_is_compacted_and_keeps_its_tombstones(
     let topic = client.create_topic("t", 1, &configs).await;
     client.produce("t", [batch_of(&[change("a", "old"), change("b", "old")], Compression::None)]).await;
     let damaged = partition(&opened, topic).await.ranges().first().unwrap().object;
-    let mut wrong = world.store.get(&damaged.key(), None).await.unwrap().to_vec();
+    let right = world.store.get(&damaged.key(), None).await.unwrap();
+    let mut wrong = right.to_vec();
     wrong[70] ^= 1;
     world.store.delete(&damaged.key()).await.unwrap();
     world.store.put(&damaged.key(), Payload::from(Bytes::from(wrong))).await.unwrap();
@@ -309,6 +311,21 @@ async fn what_lies_behind_a_damaged_range_is_compacted_and_keeps_its_tombstones(
     assert!(after.ranges().iter().skip(1).all(|range| range.compacted));
     let left = read_from(&mut client, 2, 8, 1 << 20).await;
     assert_eq!(left, [(3, deletion("a")), (4, change("b", "newer")), (7, change("c", "2"))]);
+    // Once it can be read again, it is compacted with what lies behind it, though nothing is new.
+    world.store.delete(&damaged.key()).await.unwrap();
+    world.store.put(&damaged.key(), Payload::from(right)).await.unwrap();
+    sleep(UNREADABLE_REST + A_WHILE).await;
+    // A connection does not live for so long without a request.
+    let mut client = TestClient::connect(&opened.broker);
+    let left = read_from(&mut client, 0, 8, 1 << 20).await;
+    assert_eq!(left, [(3, deletion("a")), (4, change("b", "newer")), (7, change("c", "2"))]);
+    assert!(
+        partition(&opened, topic)
+            .await
+            .ranges()
+            .iter()
+            .all(|range| (range.level, range.compacted) == (2, true))
+    );
 }
 
 #[tokio::test(start_paused = true)]
