@@ -38,7 +38,7 @@ const CODECS: [Compression; 5] =
 pub fn configs(delete_retention_ms: u64) -> Vec<(&'static str, String)> {
     vec![
         ("cleanup.policy", "compact,delete".to_owned()),
-        ("min.cleanable.dirty.ratio", "0.01".to_owned()),
+        ("min.cleanable.dirty.ratio", "0".to_owned()),
         ("segment.ms", "1".to_owned()),
         ("delete.retention.ms", delete_retention_ms.to_string()),
     ]
@@ -418,6 +418,11 @@ fn batch(changes: &[(String, Option<String>)], codec: Compression) -> Bytes {
     // Without a producer the batch has no sequence numbers.
     out[53..57].copy_from_slice(&(-1_i32).to_be_bytes());
     crate::records::seal(&out)
+}
+
+/// A batch that sets these keys, or deletes them.
+pub fn keyed_batch(changes: &[(String, Option<String>)]) -> Bytes {
+    batch(changes, Compression::None)
 }
 
 /// Creates the topic.

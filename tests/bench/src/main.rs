@@ -2,14 +2,16 @@
 //! the same run mean anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
-//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, wide, start, fair,
-//! commits, members, failover, observer. `growth`, a simulated week, takes half an hour, and
-//! `growth=HOURS` its share of that; `observer-soak` takes an hour, or `observer-soak=MINUTES`.
+//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, merged, wide, start,
+//! fair, commits, members, failover, observer. `growth`, a simulated week, takes half an hour, and
+//! `growth=HOURS` its share of that; `compaction`, ten million keys, takes some minutes, or
+//! `compaction=KEYS`; `observer-soak` takes an hour, or `observer-soak=MINUTES`.
 //! These run only if they are named.
 
 mod groups;
 mod growth;
 mod load;
+mod merged;
 mod observer;
 mod report;
 mod stack;
@@ -75,6 +77,14 @@ async fn main() {
         }
         if runs("many") {
             many_objects(&mut stack, &mut report).await;
+        }
+        if runs("merged") {
+            merged::figures(&mut stack, &mut report).await;
+        }
+        if let Some(keys) = wanted.iter().find_map(|w| w.strip_prefix("compaction")) {
+            let keys =
+                keys.strip_prefix('=').map_or(10_000_000, |keys| keys.parse().expect("a number of keys"));
+            merged::compaction(&mut stack, &mut report, keys).await;
         }
         if runs("wide") {
             wide::figures(&mut stack, &mut report).await;
