@@ -61,6 +61,16 @@ pub const fn advice(code: Code) -> Option<Advice> {
             "moving members may change the leader",
             "query_metric commit_p99 falls",
         ),
+        Code::EtcdNearlyFull => one(
+            "look at what fills etcd, set its auto-compaction and defragment it, or raise its quota",
+            "at 95 % producers wait a second for each flush; defragmenting blocks a member while it runs",
+            "readyz of the brokers says nothing of writes that are slowed",
+        ),
+        Code::StateCrowded => one(
+            "look at diagnose_storage and the brokers' strandline_merge_* metrics; raise merge_bytes_per_s and merge_memory_bytes, or shorten retention",
+            "more reads and writes at the object store; producers are refused at max_state_ranges",
+            "readyz of the brokers says nothing of writes that are slowed",
+        ),
         Code::BrokerBehind => one(
             "look at that broker's processor and its network to etcd",
             "restarting it lets it read the state anew",

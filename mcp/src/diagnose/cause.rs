@@ -100,6 +100,10 @@ pub enum Code {
     StorageErrors,
     /// etcd or commits are slow.
     EtcdSlow,
+    /// Producers are slowed since etcd is nearly full.
+    EtcdNearlyFull,
+    /// Producers are slowed since the state has very many offset ranges.
+    StateCrowded,
     /// A broker applies commits late.
     BrokerBehind,
     /// Nobody runs the background jobs.
@@ -143,6 +147,8 @@ impl Code {
         Self::StorageSlow,
         Self::StorageErrors,
         Self::EtcdSlow,
+        Self::EtcdNearlyFull,
+        Self::StateCrowded,
         Self::BrokerBehind,
         Self::NoJobHolder,
         Self::HotPartition,
@@ -174,6 +180,8 @@ impl Code {
             Self::StorageSlow => "storage_slow",
             Self::StorageErrors => "storage_errors",
             Self::EtcdSlow => "etcd_slow",
+            Self::EtcdNearlyFull => "etcd_nearly_full",
+            Self::StateCrowded => "state_crowded",
             Self::BrokerBehind => "broker_behind",
             Self::NoJobHolder => "no_job_holder",
             Self::HotPartition => "hot_partition",

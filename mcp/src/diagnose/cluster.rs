@@ -16,6 +16,8 @@ pub const OWN: &[Rule] = &[
     broker_unregistered,
     broker_restarting,
     etcd_slow,
+    etcd_nearly_full,
+    state_crowded,
     broker_behind,
     no_job_holder,
     draining,
@@ -145,6 +147,24 @@ fn etcd_slow(e: &Exhibits) -> Option<Draft> {
         confidence,
         ..draft(Code::EtcdSlow, "cluster.late_commits", Severity::Warning, evidence, reasoning)
     })
+}
+
+fn etcd_nearly_full(e: &Exhibits) -> Option<Draft> {
+    let since_s = e.number("produce.slowed_by_etcd_s").filter(|s| *s > 0.0)?;
+    let reasoning = format!(
+        "etcd is above 80 % of its quota: for {since_s:.0} s at least flushes have waited after one another, so producers are slowed"
+    );
+    let evidence = vec!["produce.slowed_by_etcd_s"];
+    Some(draft(Code::EtcdNearlyFull, "cluster.slowed_by_etcd", Severity::Warning, evidence, reasoning))
+}
+
+fn state_crowded(e: &Exhibits) -> Option<Draft> {
+    let since_s = e.number("produce.slowed_by_state_s").filter(|s| *s > 0.0)?;
+    let reasoning = format!(
+        "the state has more than half of max_state_ranges: merging does not keep up, and for {since_s:.0} s at least producers have been slowed"
+    );
+    let evidence = vec!["produce.slowed_by_state_s"];
+    Some(draft(Code::StateCrowded, "cluster.slowed_by_state", Severity::Warning, evidence, reasoning))
 }
 
 fn broker_behind(e: &Exhibits) -> Option<Draft> {

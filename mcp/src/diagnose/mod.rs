@@ -25,7 +25,7 @@ pub use self::evidence::{Evidence, Exhibits, Missing, Status};
 pub use self::report::{Report, report};
 
 /// Version of the rules: it changes when the same evidence may lead to another answer.
-pub const RULES_VERSION: &str = "2";
+pub const RULES_VERSION: &str = "3";
 
 /// A rule: a cause if the evidence is there for it.
 pub type Rule = fn(&Exhibits) -> Option<Draft>;

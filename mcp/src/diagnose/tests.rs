@@ -43,6 +43,7 @@ fn well() -> Value {
         "brokers.registered": ["1", "2"], "brokers.lost": [], "brokers.draining": [], "brokers.unregistered": [],
         "brokers.restarting": [], "brokers.behind": [], "jobs.held": true, "etcd.reachable": true, "etcd.read_ms": 3,
         "commit.p99_ms": 9, "commit.per_s": 4, "commit.failures": 0, "metrics.blind": [],
+        "produce.slowed_by_state_s": 0, "produce.slowed_by_etcd_s": 0,
         "s3.scraped_brokers": 2, "s3.failing_brokers": 0, "s3.error_rate": 0, "s3.throttled_per_s": 0, "s3.denied_per_s": 0,
         "s3.put_p50_ms": 8, "s3.put_p50_before_ms": 8, "s3.put_p99_ms": 40, "s3.get_p99_ms": 30, "s3.put_failures": 0,
     });
@@ -219,6 +220,8 @@ fn what_is_wrong_with_the_cluster_is_named() {
         (json!({"jobs.held": false}), "no_job_holder", Severity::Warning),
         (json!({"commit.failures": 3}), "commit_failing", Severity::Critical),
         (json!({"commit.p99_ms": 4000}), "etcd_slow", Severity::Warning),
+        (json!({"produce.slowed_by_etcd_s": 60}), "etcd_nearly_full", Severity::Warning),
+        (json!({"produce.slowed_by_state_s": 60}), "state_crowded", Severity::Warning),
         (json!({"s3.failing_brokers": 2}), "storage_failing", Severity::Critical),
         (json!({"s3.failing_brokers": 1}), "storage_failing", Severity::Warning),
         (json!({"s3.denied_per_s": 2, "s3.failing_brokers": 2}), "storage_denied", Severity::Critical),

@@ -115,6 +115,8 @@ pub const SCALARS: &[Scalar] = &[
     of(counter("s3_denied", S3), "outcome", &["denied"]),
     of(counter("put_failures", FLUSH_FAILURES), "step", &["put"]),
     of(counter("commit_failures", FLUSH_FAILURES), "step", &["commit"]),
+    gauge("state_slowed", "strandline_state_slowed"),
+    gauge("etcd_pause_s", "strandline_produce_pause_seconds"),
 ];
 
 /// Every histogram that is kept, in seconds.

@@ -10,7 +10,7 @@ use super::Call;
 use super::answer::{Code, Covered, SourceStatus, ToolError};
 use crate::source::exposition;
 use crate::source::history::{
-    COARSE_SPAN_MS, COARSE_STEP_MS, FINE_SPAN_MS, Track, Window, add_buckets, quantile,
+    COARSE_SPAN_MS, COARSE_STEP_MS, FINE_SPAN_MS, Track, Window, add_buckets, precise, quantile,
 };
 
 /// A number of seconds that is not absurd.
@@ -221,6 +221,21 @@ impl Figures {
         let Some((column, _)) = exposition::scalar(name) else { return Vec::new() };
         let since = self.window.end_ms - self.stale_ms;
         self.sources.iter().filter_map(|(_, t)| t.newest(column, since)).collect()
+    }
+
+    /// For how long a gauge has been above zero at some source, as far as is known, in s; `None` if
+    /// no source says.
+    pub(crate) fn above_zero_s(&self, name: &str) -> Option<f64> {
+        let (column, _) = exposition::scalar(name)?;
+        let ages = self.sources.iter().filter_map(|(_, track)| {
+            let samples = track.between(column, self.window);
+            samples.last()?;
+            let above = samples.iter().rev().take_while(|(_, value)| *value > 0.0);
+            // Seen once is for a moment at least.
+            let since = above.last().map(|(at_ms, _)| (self.window.end_ms - at_ms).max(1));
+            Some(precise(since.unwrap_or(0)) / 1000.0)
+        });
+        ages.reduce(f64::max)
     }
 
     /// The sum of a gauge over all sources.

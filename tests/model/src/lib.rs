@@ -15,13 +15,14 @@
 //! that are forgotten. A process that stands still needs no step of its own: in every state it may
 //! be somebody else's turn.
 //!
-//! Not modelled: several records in one transaction, producers' sequence numbers, objects that die,
-//! time.
+//! Not modelled: several records in one transaction, producers' sequence numbers, time. Objects
+//! that are merged and die have a model of their own, [`merging`].
 //!
 //! The properties are the invariants 1, 2, 5 and 6 of ARCHITECTURE.md, and 4 as far as the model
 //! derives states. Each safeguard can be taken away by a [`Flaw`]; then one of them fails, which
 //! the tests demand.
 
+pub mod merging;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};

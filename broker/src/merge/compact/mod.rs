@@ -40,7 +40,7 @@ use uuid::Uuid;
 use self::batch::Rewritten;
 use self::keys::{Class, Key, KeyHasher, KeyMap};
 use self::marks::Marks;
-use self::plan::{Region, bytes_of};
+use self::plan::{Region, bytes_of, is_clean};
 use super::Shared;
 use super::plan::{Ends, Piece, cut};
 use super::rewrite::{PlacedBatch, RewriteError, Unreadable, is_current, publish, read};
@@ -372,8 +372,8 @@ impl<'a> Work<'a> {
         for load in loads(inputs) {
             let batches = self.read(load).await?;
             self.tally.bytes_read += bytes_of(load);
-            // Either all ranges of a load are compacted or none, see `loads`.
-            let is_clean = load.first().is_some_and(|range| range.compacted);
+            // Either all ranges of a load are clean or none, see `loads`.
+            let is_clean = load.first().is_some_and(is_clean);
             for ((base_offset, batch), rewritten) in self.filter(batches, is_clean, superseded).await {
                 has_changed |= rewritten != Rewritten::Same;
                 let pushed = match rewritten {
@@ -412,7 +412,8 @@ impl<'a> Work<'a> {
         let mut filter = Filter {
             hasher: self.hasher,
             is_clean,
-            new_horizon_ms: self.horizon_ms,
+            // Tombstones are kept from when nothing older of their keys is left anywhere.
+            new_horizon_ms: self.candidate.region.is_whole.then_some(self.horizon_ms),
             horizons_before_ms: self.candidate.region.is_whole.then_some(self.now_ms),
             superseded: std::mem::replace(superseded, Superseded::Marked(Marks::default(), 0)),
             tally: self.tally,
@@ -476,11 +477,11 @@ type OpenedBatch = (BatchHeader, Bytes);
 /// What decides about records.
 struct Filter {
     hasher: KeyHasher,
-    /// Whether batches come from a compacted range: what only a compaction may say counts only
-    /// there.
+    /// Whether batches come from a range that was compacted with all before it: what only that may
+    /// say counts only there.
     is_clean: bool,
     /// For batches that do not say yet when their tombstones may go, ms since 1970.
-    new_horizon_ms: i64,
+    new_horizon_ms: Option<i64>,
     /// Tombstones go whose time was before that; `None` if there may be something older that they
     /// supersede.
     horizons_before_ms: Option<i64>,
@@ -496,7 +497,7 @@ impl Filter {
         let horizon_ms = header.delete_horizon_ms().filter(|_| self.is_clean);
         let may_tombstones_go =
             horizon_ms.zip(self.horizons_before_ms).is_some_and(|(horizon, now)| horizon < now);
-        let new_horizon_ms = horizon_ms.is_none().then_some(self.new_horizon_ms);
+        let new_horizon_ms = self.new_horizon_ms.filter(|_| horizon_ms.is_none());
         let mut place = match superseded {
             Superseded::Known(_) => 0,
             Superseded::Marked(_, next) => *next,
@@ -556,7 +557,7 @@ fn loads(ranges: &[Range]) -> impl Iterator<Item = &[Range]> {
         let mut bytes = 0;
         let fits = |range: &&Range| {
             bytes += range.bytes;
-            range.compacted == first.compacted && (bytes <= COMPACTION_READ_BYTES || bytes == range.bytes)
+            is_clean(range) == is_clean(first) && (bytes <= COMPACTION_READ_BYTES || bytes == range.bytes)
         };
         let (load, later) = left.split_at(left.iter().take_while(fits).count());
         left = later;

@@ -44,8 +44,8 @@ impl Region {
                 break;
             }
             // What was compacted behind what could not be read is so for as long as that lasts.
-            let is_clean = range.compacted && (!region.is_whole || range.level >= level_of(true));
-            if !is_clean && first_dirty.is_none() {
+            let is_done = if region.is_whole { is_clean(range) } else { range.compacted };
+            if !is_done && first_dirty.is_none() {
                 first_dirty = Some(region.inputs.len());
             }
             region.inputs.push(*range);
@@ -89,6 +89,11 @@ impl Region {
         let is_much = bytes_of(self.dirty()) >= COMPACTED_AT_ONCE_BYTES || age_ms >= rest_ms;
         is_much && self.dirty_ratio() > rules.min_dirty_ratio
     }
+}
+
+/// Whether a range was compacted with all that lay before it.
+pub(super) fn is_clean(range: &Range) -> bool {
+    range.compacted && range.level >= level_of(true)
 }
 
 /// The level of what was compacted, with all that lies before it or without.

@@ -24,6 +24,8 @@ use crate::source::view::View;
 const NAMES: usize = 20;
 /// What "before" is for latencies, in ms: the hour before the window.
 const BEFORE_MS: i64 = 3_600_000;
+/// How far back it is looked for since when something is so, in ms.
+const DAY_MS: i64 = 86_400_000;
 
 /// Evidence of one question while it is collected.
 #[derive(Clone, Debug)]
@@ -149,6 +151,9 @@ pub(super) fn cluster(call: &Call<'_>, into: &mut Collected, view: Option<&View>
     into.metric("commit.p99_ms", figures.percentile_ms("commit_latency", 0.99));
     into.metric("commit.per_s", figures.rate("flushes"));
     into.metric("commit.failures", figures.appeared("commit_failures"));
+    let day = figures.over(Window { start_ms: into.window.end_ms - DAY_MS, ..into.window });
+    into.metric("produce.slowed_by_state_s", day.above_zero_s("state_slowed"));
+    into.metric("produce.slowed_by_etcd_s", day.above_zero_s("etcd_pause_s"));
     blind(call, into);
     if let Some(end) = call.principal.expires_at_ms {
         let left = precise((end - call.now_ms).max(0)) / 1000.0;
