@@ -89,11 +89,15 @@ pub const MAX_IDENTIFIED_OBJECTS: usize = 4096;
 /// What a cached block costs beside its bytes: keys, tree nodes, reference counts. Without it a
 /// cache of tiny objects would have no bound.
 pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 256;
+/// The same of a merged object, which has megabytes of one partition side by side: there is one
+/// such unit in use for each partition that a consumer reads.
+pub const MERGED_BLOCK_BYTES: u64 = 8 * 1024 * 1024;
 /// The share of the cache that is for objects which this broker wrote.
 pub const CACHE_WRITTEN_PERCENT: u64 = 50;
 /// The share of the cache that is for blocks fetched for readers at the tail.
 pub const CACHE_TAIL_PERCENT: u64 = 25;
-/// The share of the cache that is for blocks fetched for readers of the past.
+/// The share of the cache that is for blocks fetched for readers of the past. They also have what
+/// the others do not use.
 pub const CACHE_CATCH_UP_PERCENT: u64 = 25;
 /// Granularity of the bound on bytes in flight, so that it fits the semaphore's 32-bit requests.
 pub const IN_FLIGHT_UNIT_BYTES: u64 = 1024;
@@ -133,15 +137,15 @@ const _: () = assert!(
 const _: () = assert!((MAX_KEY_BYTES + MAX_PREFIX_BYTES) * MAX_DELETE_KEYS < MAX_DELETE_ANSWER_BYTES);
 const _: () = assert!(INDEX_TAIL_BYTES > (SEGMENT_FOOTER_BYTES + SEGMENT_INDEX_ENTRY_BYTES) as u64);
 const _: () = assert!(INDEX_TAIL_BYTES < BLOCK_BYTES);
-const _: () = assert!(MERGED_INDEX_TAIL_BYTES < BLOCK_BYTES);
+const _: () = assert!(MERGED_INDEX_TAIL_BYTES < MERGED_BLOCK_BYTES);
 const _: () = assert!(MAX_MERGED_INDEX_BYTES < 8 * MIB, "an index must be worth reading with one request");
 const _: () =
     assert!(MAX_MERGED_INDEX_BYTES as u64 * 2 < MERGED_INDEX_CACHE_BYTES, "the cache holds several");
-const _: () = assert!(MERGE_INDEX_INTERVAL_BYTES < BLOCK_BYTES);
+const _: () = assert!(MERGE_INDEX_INTERVAL_BYTES < MERGED_BLOCK_BYTES);
 const _: () = assert!(
     MAX_MERGED_BYTES.div_ceil(MERGE_INDEX_INTERVAL_BYTES) <= (MAX_SPARSE_ENTRIES - MAX_MERGED_RANGES) as u64
 );
-const _: () = assert!(MERGE_READ_ON_BYTES < BLOCK_BYTES);
+const _: () = assert!(MERGE_READ_ON_BYTES < MERGED_BLOCK_BYTES && MERGED_BLOCK_BYTES <= BLOCK_BYTES);
 const _: () = assert!(CACHE_WRITTEN_PERCENT + CACHE_TAIL_PERCENT + CACHE_CATCH_UP_PERCENT == 100);
 const _: () = assert!(DEFAULT_REQUEST_TIMEOUT.as_millis() < DEFAULT_RETRY_BUDGET.as_millis());
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DEFAULT_REQUEST_TIMEOUT.as_millis());

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  read ──▶ written? ──▶ pieces of what was sent
-//!    │ for each block of 16 MiB:
+//!    │ for each block of 16 MiB, 8 MiB of a merged object:
 //!    ├──▶ cached? ─────▶ a slice of the block
 //!    ├──▶ being fetched? ──▶ wait with the others
 //!    └──▶ wait for room in flight ──▶ GET ──▶ cache
@@ -27,7 +27,7 @@ use crate::cache::{Block, BlockKey, Cache, Pool, Slices};
 use crate::error::{Operation, StoreError};
 use crate::format::merged::MergedIndex;
 use crate::format::segment::{FormatError, LONGEST_FOOTER_BYTES, check_identity};
-use crate::limits::{BLOCK_BYTES, IN_FLIGHT_UNIT_BYTES};
+use crate::limits::IN_FLIGHT_UNIT_BYTES;
 use crate::metrics::{CacheOutcome, StorageMetrics};
 use crate::path::ObjectId;
 use crate::store::Store;
@@ -37,6 +37,7 @@ mod fetches;
 mod index;
 mod merge;
 
+pub use crate::cache::block_bytes;
 pub use batches::ReadBatch;
 use fetches::Fetches;
 pub use merge::{Joined, RawRange, joined};
@@ -250,7 +251,8 @@ impl Reader {
             return Ok(());
         }
         let footer = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
-        let in_block = block.filter(|_| object_bytes <= BLOCK_BYTES).and_then(|b| b.slice(footer.clone()));
+        let in_block =
+            block.filter(|_| object_bytes <= block_bytes(id)).and_then(|b| b.slice(footer.clone()));
         let tail = match in_block {
             Some(slices) => Bytes::from(slices.pieces.concat()),
             None if self.inner.lock().is_identified(id) => {
@@ -261,7 +263,7 @@ impl Reader {
         };
         check_identity(&tail, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
         block.inspect(|block| block.note_identified());
-        if object_bytes > BLOCK_BYTES {
+        if object_bytes > block_bytes(id) {
             self.inner.lock().note_identified(id);
         }
         Ok(())
@@ -278,7 +280,7 @@ impl Reader {
     /// ahead wants to know.
     pub fn lacks(&self, id: ObjectId, position: u64) -> bool {
         let mut cache = self.inner.lock();
-        let key = BlockKey { id, index: position / BLOCK_BYTES };
+        let key = BlockKey { id, index: position / block_bytes(id) };
         let is_held = cache.written(id, position..position + 1).is_some() || cache.block(key).is_some();
         !is_held && self.inner.blocks.under_way(key).is_none()
     }
@@ -305,7 +307,7 @@ impl Reader {
         }
         let mut slices = Slices::default();
         let mut only = None;
-        for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
+        for index in range.start / block_bytes(id)..=(range.end - 1) / block_bytes(id) {
             let key = BlockKey { id, index };
             let place = key.range(object_bytes);
             let block = self.block(kind, key, object_bytes).await?;

@@ -5,9 +5,8 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use strandline_metadata::state::Range;
 use strandline_storage::error::StoreError;
-use strandline_storage::limits::BLOCK_BYTES;
 use strandline_storage::path::ObjectKind;
-use strandline_storage::reader::ReadKind;
+use strandline_storage::reader::{ReadKind, block_bytes};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
@@ -109,8 +108,8 @@ async fn narrow_one(broker: &Broker, offset: i64, assessed: &mut Assessment, bud
 
 /// What a consumer that goes on will want next, if that lies in another block.
 fn following(planned: &PlannedRange, part: &Range, bytes_after: u64) -> Option<PlannedRange> {
-    let position = part.position + part.bytes;
-    let is_elsewhere = position / BLOCK_BYTES != part.position / BLOCK_BYTES;
+    let (position, unit) = (part.position + part.bytes, block_bytes(part.object));
+    let is_elsewhere = position / unit != part.position / unit;
     let next = Range { position, bytes: bytes_after.min(NARROWED_RANGE_BYTES), ..*part };
     is_elsewhere.then_some(PlannedRange { range: next, is_part: true, ..*planned })
 }

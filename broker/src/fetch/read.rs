@@ -15,9 +15,8 @@ use futures::stream::FuturesUnordered;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
-use strandline_storage::limits::BLOCK_BYTES;
 use strandline_storage::path::ObjectId;
-use strandline_storage::reader::{ReadKind, ReadRange, Reader};
+use strandline_storage::reader::{ReadKind, ReadRange, Reader, block_bytes};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
@@ -43,7 +42,7 @@ type BlockPlace = (ObjectId, u64);
 impl PlannedRange {
     /// Where it begins.
     fn block(&self) -> BlockPlace {
-        (self.range.object, self.range.position / BLOCK_BYTES)
+        (self.range.object, self.range.position / block_bytes(self.range.object))
     }
 }
 

@@ -42,19 +42,30 @@ impl<K: Ord + Copy, V> Lru<K, V> {
         if bytes > self.bound {
             return 0;
         }
+        let evicted = self.shrink(self.bound - bytes);
+        self.uses += 1;
+        self.by_use.insert(self.uses, key);
+        self.entries.insert(key, Entry { value, bytes, used: self.uses });
+        self.bytes += bytes;
+        debug_assert_eq!(self.entries.len(), self.by_use.len(), "each entry has one time of use");
+        evicted
+    }
+
+    /// From now on it has other room, for which some may have to go: says how many.
+    pub(super) fn set_bound(&mut self, bound: u64) -> u64 {
+        self.bound = bound;
+        self.shrink(bound)
+    }
+
+    fn shrink(&mut self, to: u64) -> u64 {
         let mut evicted = 0;
-        while self.bytes + bytes > self.bound {
+        while self.bytes > to {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             if let Some(entry) = self.entries.remove(&oldest) {
                 self.bytes -= entry.bytes;
             }
             evicted += 1;
         }
-        self.uses += 1;
-        self.by_use.insert(self.uses, key);
-        self.entries.insert(key, Entry { value, bytes, used: self.uses });
-        self.bytes += bytes;
-        debug_assert_eq!(self.entries.len(), self.by_use.len(), "each entry has one time of use");
         evicted
     }
 

@@ -7,7 +7,8 @@
 //! | tail | blocks of 16 MiB | reads near the end of a partition: what other brokers wrote |
 //! | catch-up | blocks of 16 MiB | reads of the past |
 //!
-//! So a consumer that starts from the beginning takes nothing from those at the tail. Beside the
+//! So a consumer that starts from the beginning takes nothing from those at the tail; what these do
+//! not use it may have. Blocks of merged objects have 8 MiB. Beside the
 //! pools, with a bound of their own, there are the indexes of merged objects, and which objects
 //! were found to be the ones that they should be. Within each the entry that was not used for the
 //! longest time goes first. Nothing depends on a hash's order, so a simulation can repeat it.
@@ -28,10 +29,11 @@ use self::written::Written;
 use crate::format::merged::MergedIndex;
 use crate::limits::{
     BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_ENTRY_OVERHEAD_BYTES, CACHE_TAIL_PERCENT,
-    CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES, MAX_IDENTIFIED_OBJECTS, MERGED_INDEX_CACHE_BYTES,
+    CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES, MAX_IDENTIFIED_OBJECTS, MERGED_BLOCK_BYTES,
+    MERGED_INDEX_CACHE_BYTES,
 };
 use crate::metrics::StorageMetrics;
-use crate::path::ObjectId;
+use crate::path::{ObjectId, ObjectKind};
 
 /// A part of the cache with a bound of its own. Its name is the `pool` label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +60,14 @@ impl Pool {
     }
 }
 
+/// The unit in which this object is fetched, in bytes.
+pub const fn block_bytes(id: ObjectId) -> u64 {
+    match id.kind {
+        ObjectKind::Write => BLOCK_BYTES,
+        ObjectKind::Merge => MERGED_BLOCK_BYTES,
+    }
+}
+
 /// A block of an object: the unit of fetching.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct BlockKey {
@@ -68,8 +78,9 @@ pub(crate) struct BlockKey {
 impl BlockKey {
     /// Where the block lies in an object of `object_bytes`.
     pub(crate) fn range(self, object_bytes: u64) -> Range<u64> {
-        let start = self.index.saturating_mul(BLOCK_BYTES).min(object_bytes);
-        start..start.saturating_add(BLOCK_BYTES).min(object_bytes)
+        let unit = block_bytes(self.id);
+        let start = self.index.saturating_mul(unit).min(object_bytes);
+        start..start.saturating_add(unit).min(object_bytes)
     }
 }
 
@@ -134,6 +145,9 @@ pub(crate) struct Cache {
     catch_up: Lru<BlockKey, Block>,
     indexes: Lru<ObjectId, Arc<MergedIndex>>,
     identified: Lru<ObjectId, ()>,
+    /// Bytes that all pools may have together, and that the one for the past has in any case.
+    bound: u64,
+    catch_up_share: u64,
     metrics: StorageMetrics,
 }
 
@@ -148,8 +162,18 @@ impl Cache {
             catch_up: Lru::new(share(CACHE_CATCH_UP_PERCENT)),
             indexes: Lru::new(MERGED_INDEX_CACHE_BYTES),
             identified: Lru::new(MAX_IDENTIFIED_OBJECTS as u64 * CACHE_ENTRY_OVERHEAD_BYTES),
+            bound: bytes,
+            catch_up_share: share(CACHE_CATCH_UP_PERCENT),
             metrics,
         }
+    }
+
+    /// Gives the readers of the past what the others leave.
+    fn share_out(&mut self) {
+        let left = self.bound.saturating_sub(self.written.bytes() + self.tail.bytes());
+        let evicted = self.catch_up.set_bound(left.max(self.catch_up_share));
+        self.metrics.observe_evictions(Pool::CatchUp, evicted);
+        self.metrics.set_cache_bytes(Pool::CatchUp, self.catch_up.bytes());
     }
 
     /// Keeps an object that this broker wrote.
@@ -159,6 +183,7 @@ impl Cache {
         let evicted = self.written.insert(id, object, bytes);
         self.metrics.observe_evictions(Pool::Written, evicted);
         self.metrics.set_cache_bytes(Pool::Written, self.written.bytes());
+        self.share_out();
     }
 
     /// Keeps a block that was fetched.
@@ -172,6 +197,7 @@ impl Cache {
         let evicted = lru.insert(key, block, bytes);
         self.metrics.observe_evictions(pool, evicted);
         self.metrics.set_cache_bytes(pool, lru.bytes());
+        self.share_out();
     }
 
     /// A range of an object that this broker wrote, in pieces that share its buffers.
@@ -227,7 +253,7 @@ impl Cache {
         self.catch_up.remove_range(blocks);
         self.metrics.set_cache_bytes(Pool::Written, self.written.bytes());
         self.metrics.set_cache_bytes(Pool::Tail, self.tail.bytes());
-        self.metrics.set_cache_bytes(Pool::CatchUp, self.catch_up.bytes());
+        self.share_out();
     }
 
     /// Bytes in all pools, bookkeeping included.
@@ -252,6 +278,10 @@ mod tests {
 
     #[test]
     fn blocks_tile_an_object() {
+        assert_eq!(
+            BlockKey { id: ObjectId::merge(1, 1, 0), index: 1 }.range(u64::MAX).start,
+            MERGED_BLOCK_BYTES
+        );
         let size = 2 * BLOCK_BYTES + 5;
         let range = |index| BlockKey { id: id(1), index }.range(size);
         assert_eq!(range(0), 0..BLOCK_BYTES);
@@ -274,6 +304,15 @@ mod tests {
         assert!(cache.block(BlockKey { id: id(2), index: 0 }).is_some());
         assert!(cache.block(BlockKey { id: id(3), index: 0 }).is_none());
         assert!(cache.block(BlockKey { id: id(999), index: 0 }).is_some());
+        // It has what others do not use, until they do.
+        assert!(cache.bytes() > 90_000);
+        for number in 1_000..2_000 {
+            let object = block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap();
+            cache.insert_written(id(number), object.pieces);
+            cache.insert_block(Pool::Tail, BlockKey { id: id(number + 1_000), index: 0 }, block(1000));
+            assert!(cache.bytes() <= 100_000);
+        }
+        assert_eq!(cache.catch_up.bytes(), 25_000, "its own share stays");
     }
 
     #[test]

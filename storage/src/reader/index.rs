@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Inner, ReadKind, Reader};
-use crate::cache::BlockKey;
+use crate::cache::{BlockKey, block_bytes};
 use crate::error::StoreError;
 use crate::format::merged::MergedIndex;
-use crate::limits::{BLOCK_BYTES, MERGED_INDEX_TAIL_BYTES};
+use crate::limits::MERGED_INDEX_TAIL_BYTES;
 use crate::metrics::CacheOutcome;
 use crate::path::ObjectId;
 
@@ -78,7 +78,7 @@ impl Inner {
         let tail = object_bytes.saturating_sub(MERGED_INDEX_TAIL_BYTES)..object_bytes;
         let cache = self.lock();
         let slices = cache.peek_written(id, tail.clone()).or_else(|| {
-            let key = BlockKey { id, index: object_bytes.checked_sub(1)? / BLOCK_BYTES };
+            let key = BlockKey { id, index: object_bytes.checked_sub(1)? / block_bytes(id) };
             let place = key.range(object_bytes);
             let tail = tail.start.max(place.start)..tail.end;
             cache.peek_block(key)?.slice(tail.start - place.start..tail.end - place.start)

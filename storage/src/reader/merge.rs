@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::{ReadBatch, Reader, batches, other_size};
-use crate::cache::{Block, BlockKey, Cache, Slices};
+use crate::cache::{Block, BlockKey, Cache, Slices, block_bytes};
 use crate::error::StoreError;
 use crate::format::segment::{LONGEST_FOOTER_BYTES, check_identity};
 use crate::limits::{BLOCK_BYTES, MERGE_READ_ON_BYTES};
@@ -202,7 +202,7 @@ fn cached(
             return Some(own);
         }
         let mut slices = Slices::default();
-        for index in range.start / BLOCK_BYTES..=(range.end - 1) / BLOCK_BYTES {
+        for index in range.start / block_bytes(id)..=(range.end - 1) / block_bytes(id) {
             let key = BlockKey { id, index };
             let place = key.range(object_bytes);
             let block = cache.peek_block(key)?;

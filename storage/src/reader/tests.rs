@@ -12,6 +12,7 @@ use crate::format::batch::BatchHeader;
 use crate::format::batch::tests::batch_of;
 use crate::format::merged::{MergeBuilder, MergeFlags, Merged, MergedRange};
 use crate::format::segment::{Part, SegmentBuilder, SegmentVersion};
+use crate::limits::{BLOCK_BYTES, MERGED_BLOCK_BYTES};
 use crate::path::ObjectKey;
 use crate::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectMeta, ObjectStoreBackend, Payload};
 
@@ -611,7 +612,7 @@ async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
     assert_eq!(bench.counts(), [0, 0, 0]);
     // What is cached as a whole is taken from there, and stays; what is not is fetched.
     bench.reader.read_as(ReadKind::CatchUp, id, size, BLOCK_BYTES..BLOCK_BYTES + 1).await.unwrap();
-    assert_eq!(gets(), [(BLOCK_BYTES, 2 * BLOCK_BYTES)]);
+    assert_eq!(gets(), [(BLOCK_BYTES, BLOCK_BYTES + MERGED_BLOCK_BYTES)]);
     let (in_block, across) = (BLOCK_BYTES + 5..BLOCK_BYTES + 15, BLOCK_BYTES - 10..BLOCK_BYTES + 5);
     let found = bench.reader.read_for_merge(id, size, &[across.clone(), in_block.clone()]).await;
     assert_eq!(gets(), [(across.start, across.end)]);
@@ -689,8 +690,8 @@ async fn a_read_for_merging_tells_where_an_object_is_damaged() {
 
 #[tokio::test]
 async fn merging_pushes_nothing_out_of_the_cache() {
-    let bench = Bench::new(ReaderConfig { cache_bytes: 40_000, ..CONFIG });
-    // The pool has room for two of these, and the second one was used last.
+    let bench = Bench::new(ReaderConfig { cache_bytes: 10_000, ..CONFIG });
+    // There is room for two of these, and the second one was used last.
     for number in 0..4 {
         bench.put(number, &random_bytes(number, 4000)).await;
     }
