@@ -10,7 +10,6 @@
 //! an interval, at most `LEVEL_1_RANGES` ranges of level 1, and one for each object's worth
 //! above.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use strandline_metadata::record::MergedPartition;
@@ -294,21 +293,26 @@ pub fn loads(pieces: Vec<Piece>, object_bytes: u64, load_bytes: u64) -> Vec<Load
     loads
 }
 
-/// Puts pieces together that go into one object.
-pub(super) fn objects(mut pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
-    let order = |a: &Piece, b: &Piece| -> Ordering {
-        (a.level, a.topic_id, a.partition, a.offsets()).cmp(&(b.level, b.topic_id, b.partition, b.offsets()))
+/// Puts pieces together that go into one object: the first of every partition, then the second, and
+/// so on, since what was written at the same time lies side by side.
+pub(super) fn objects(pieces: Vec<Piece>, object_bytes: u64) -> Vec<Vec<Piece>> {
+    let mut ranks: BTreeMap<(u8, Uuid, u32), usize> = BTreeMap::new();
+    let ranked = |piece: Piece| {
+        let rank = ranks.entry((piece.level, piece.topic_id, piece.partition)).or_default();
+        *rank += 1;
+        (*rank, piece)
     };
-    pieces.sort_by(order);
+    let mut pieces: Vec<(usize, Piece)> = pieces.into_iter().map(ranked).collect();
+    pieces.sort_by_key(|(rank, piece)| (piece.level, *rank, piece.topic_id, piece.partition));
     let mut objects: Vec<Vec<Piece>> = Vec::new();
     let mut bytes = 0;
-    for piece in pieces {
+    for (_, piece) in pieces {
         let fits = |object: &Vec<Piece>| {
-            let is_another = object.last().is_some_and(|last| {
+            let is_behind = object.last().is_some_and(|last| {
                 last.level == piece.level
-                    && (last.topic_id, last.partition) != (piece.topic_id, piece.partition)
+                    && (last.topic_id, last.partition) < (piece.topic_id, piece.partition)
             });
-            is_another && object.len() < MERGED_PARTITIONS_PER_OBJECT && bytes + piece.bytes() <= object_bytes
+            is_behind && object.len() < MERGED_PARTITIONS_PER_OBJECT && bytes + piece.bytes() <= object_bytes
         };
         if let Some(object) = objects.last_mut().filter(|object| fits(object)) {
             bytes += piece.bytes();

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::records::Compression;
-use strandline_metadata::state::Partition;
-use strandline_storage::path::ObjectKind;
+use strandline_metadata::state::{Partition, Range};
+use strandline_storage::path::{ObjectId, ObjectKind};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::plan::{Ends, Rules, objects, pieces};
+use super::plan::{Ends, Piece, Rules, loads, objects, pieces};
 use crate::records::tests::batch;
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World};
@@ -187,4 +187,38 @@ async fn levels_are_merged_by_number_size_and_age() {
     assert!(full.iter().all(|p| p.level == 2 && p.bytes() <= bytes / 2), "{full:?}");
     assert!(!full.is_empty());
     assert_eq!(objects(all, 1 << 20).len(), 1);
+}
+
+/// A piece of ten bytes.
+fn piece(partition: u32, level: u8, base_offset: i64) -> Piece {
+    let range = Range {
+        base_offset,
+        end_offset: base_offset + 1,
+        object: ObjectId::write(1, base_offset.unsigned_abs(), 0),
+        position: 0,
+        bytes: 10,
+        max_timestamp_ms: 0,
+        batches: 1,
+        level: level - 1,
+        compacted: false,
+    };
+    Piece { topic_id: Uuid::nil(), partition, inputs: vec![range], level }
+}
+
+#[test]
+fn what_was_written_at_the_same_time_is_read_together() {
+    let of_partition = |partition| (0..3).map(move |offset| piece(partition, 2, offset));
+    let mut due: Vec<Piece> = (0..4).flat_map(of_partition).collect();
+    due.push(piece(9, 1, 7));
+    // Two pieces fit into an object, and five into a load.
+    let loads = loads(due, 20, 50);
+    let places: Vec<(u8, Vec<Vec<(u32, i64)>>)> = loads
+        .iter()
+        .map(|load| {
+            let place = |piece: &Piece| (piece.partition, piece.offsets().0);
+            (load.level, load.objects.iter().map(|object| object.iter().map(place).collect()).collect())
+        })
+        .collect();
+    let all = |offset| vec![vec![(0, offset), (1, offset)], vec![(2, offset), (3, offset)]];
+    assert_eq!(places, [(1, vec![vec![(9, 7)]]), (2, all(0)), (2, all(1)), (2, all(2))]);
 }
