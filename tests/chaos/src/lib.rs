@@ -34,6 +34,8 @@ use crate::faults::Surroundings;
 use crate::round::Round;
 use crate::story::Story;
 
+/// How often brokers look for what may be merged, in ms.
+pub(crate) const MERGE_INTERVAL_MS: u64 = 1_500;
 /// What hostile clients read: more than a broker caches.
 const HOSTILE_MEGABYTES: usize = 24;
 
@@ -104,7 +106,7 @@ fn plan() -> Plan {
         .flag("snapshot-records", 150)
         .flag("job-interval-ms", 300)
         .flag("delete-delay-ms", 1_000)
-        .flag("merge-interval-ms", 1_500)
+        .flag("merge-interval-ms", MERGE_INTERVAL_MS)
         .flag("snapshot-interval-ms", 1_500)
         .flag("snapshot-retention-hours", 0)
         .flag("log-retention-check-interval-ms", 300)

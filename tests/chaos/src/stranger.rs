@@ -16,11 +16,12 @@ use strandline_tests::records::{batch, values};
 use strandline_tests::surroundings::now_ms;
 use strandline_tests::workload::create_topic;
 
+use crate::MERGE_INTERVAL_MS;
 use crate::faults::RESIDENTS;
 use crate::story::Story;
 
-/// How often objects change places before they are there for long enough.
-const ATTEMPTS: u32 = 10;
+/// As good as never.
+const NEVER_MS: u64 = 86_400_000;
 /// Time for a broker to refuse: it asks the store for its marker for 20 s.
 const REFUSAL: Duration = Duration::from_mins(2);
 /// Time for what must happen.
@@ -61,19 +62,25 @@ pub(crate) async fn restored(cluster: &mut Cluster, backup: &Path, story: &Story
     cluster.wait_all_ready().await;
 }
 
-/// Two objects change places: they are not served, and the audit names both.
+/// Two objects change places: they are not served, and the audit names both. Nobody merges them
+/// meanwhile, from memory.
 pub(crate) async fn exchanged(cluster: &mut Cluster, topic: &str, story: &Story) {
-    for attempt in 0..ATTEMPTS {
-        if try_exchanged(cluster, &format!("{topic}-{attempt}"), story).await {
-            return;
-        }
-    }
-    panic!("{ATTEMPTS} times what was to change places was merged before it was looked at");
+    merge_every(cluster, NEVER_MS).await;
+    exchanged_unmerged(cluster, topic, story).await;
+    merge_every(cluster, MERGE_INTERVAL_MS).await;
 }
 
-/// `false` if the objects were merged meanwhile, by who has them in memory.
-async fn try_exchanged(cluster: &mut Cluster, topic: &str, story: &Story) -> bool {
-    let merged: BTreeSet<PathBuf> = cluster.s3().files("/merge/").into_iter().collect();
+async fn merge_every(cluster: &mut Cluster, interval_ms: u64) {
+    let running: Vec<usize> = (0..cluster.len()).filter(|&i| cluster.is_running(i)).collect();
+    for &i in &running {
+        cluster.kill9(i);
+        cluster.set_flag(i, "merge-interval-ms", interval_ms);
+        cluster.restart(i);
+    }
+    cluster.wait_all_ready().await;
+}
+
+async fn exchanged_unmerged(cluster: &mut Cluster, topic: &str, story: &Story) {
     create_topic(&[cluster.address(0)], topic, 1).await;
     let one = written_alone(cluster, topic, "one").await;
     let two = written_alone(cluster, topic, "two").await;
@@ -90,12 +97,8 @@ async fn try_exchanged(cluster: &mut Cluster, topic: &str, story: &Story) -> boo
         }
     })
     .await;
-    let (code, said) = cluster.fsck(&[]).await;
-    if cluster.s3().files("/merge/").into_iter().any(|path| !merged.contains(&path)) {
-        exchange(cluster, &one, &two).await;
-        return false;
-    }
     assert_eq!(served, None, "an object in the place of another one is served");
+    let (code, said) = cluster.fsck(&[]).await;
     assert_eq!(code, Some(1), "the audit finds objects that have changed places: {said}");
     for object in [&one, &two] {
         assert!(said.contains(&key_of(object)), "the audit does not name {}: {said}", key_of(object));
@@ -110,7 +113,6 @@ async fn try_exchanged(cluster: &mut Cluster, topic: &str, story: &Story) -> boo
     .await;
     let (code, said) = cluster.fsck(&[]).await;
     assert_eq!(code, Some(0), "objects are back in their places: {said}");
-    true
 }
 
 /// Starts a broker on another bucket; it must end, and say why.
