@@ -250,23 +250,35 @@ impl Reader {
         if block.is_some_and(Block::is_identified) {
             return Ok(());
         }
-        let footer = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
-        let in_block =
-            block.filter(|_| object_bytes <= block_bytes(id)).and_then(|b| b.slice(footer.clone()));
-        let tail = match in_block {
-            Some(slices) => Bytes::from(slices.pieces.concat()),
-            None if self.inner.lock().is_identified(id) => {
-                block.inspect(|block| block.note_identified());
-                return Ok(());
-            }
-            None => self.inner.store.get(&id.key(), Some(footer)).await?,
-        };
-        check_identity(&tail, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
+        let tail = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
+        let in_block = block.filter(|_| object_bytes <= block_bytes(id)).and_then(|b| b.slice(tail));
+        if in_block.is_none() && self.inner.lock().is_identified(id) {
+            block.inspect(|block| block.note_identified());
+            return Ok(());
+        }
+        let footer = in_block.map(|slices| Bytes::from(slices.pieces.concat()));
+        self.identify_by(id, object_bytes, footer).await?;
         block.inspect(|block| block.note_identified());
         if object_bytes > block_bytes(id) {
             self.inner.lock().note_identified(id);
         }
         Ok(())
+    }
+
+    /// Checks which object it is by its footer, which is fetched if it did not come along.
+    async fn identify_by(
+        &self,
+        id: ObjectId,
+        object_bytes: u64,
+        footer: Option<Bytes>,
+    ) -> Result<(), StoreError> {
+        let footer = if let Some(footer) = footer {
+            footer
+        } else {
+            let span = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
+            self.inner.store.get(&id.key(), Some(span)).await?
+        };
+        check_identity(&footer, object_bytes, id).map_err(|error| self.not_this_object(id, &error))
     }
 
     /// Forgets an object that is not what it should be.

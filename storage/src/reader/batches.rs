@@ -41,14 +41,6 @@ impl ReadBatch {
         whole.freeze()
     }
 
-    /// The same in a buffer of its own, so that it keeps nothing else in memory.
-    #[must_use]
-    pub fn detached(&self) -> Self {
-        let mut whole = BytesMut::with_capacity(self.len());
-        self.pieces().for_each(|piece| whole.extend_from_slice(piece));
-        Self { header: self.header, first: whole.freeze(), more: Vec::new() }
-    }
-
     /// Whether its CRC is the one that its header says; a reader has checked that, unless this
     /// broker wrote the batch itself.
     pub fn verify(&self) -> Result<(), BatchError> {

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::{ReadBatch, Reader, batches, other_size};
 use crate::cache::{Block, BlockKey, Cache, Slices, block_bytes};
 use crate::error::StoreError;
-use crate::format::segment::{LONGEST_FOOTER_BYTES, check_identity};
+use crate::format::segment::LONGEST_FOOTER_BYTES;
 use crate::limits::{BLOCK_BYTES, MERGE_READ_ON_BYTES};
 use crate::path::ObjectId;
 
@@ -108,14 +108,20 @@ impl Reader {
             return vec![Err(StoreError::invalid(what)); ranges.len()];
         }
         let (found, mut is_unknown, last) = cached(&self.inner.lock(), id, object_bytes, ranges);
-        let mut found: Vec<Option<Result<Slices, StoreError>>> =
-            found.into_iter().map(|slices| slices.map(Ok)).collect();
+        // What keeps much else in memory is copied before more is fetched.
+        let raw = |range: &Range<u64>, slices| RawRange::new(id, range.start, slices);
+        let mut found: Vec<Option<Result<RawRange, StoreError>>> =
+            found.into_iter().zip(ranges).map(|(slices, range)| Some(Ok(raw(range, slices?)))).collect();
         let missing =
             |(place, range): (usize, &Range<u64>)| found[place].is_none().then(|| (place, range.clone()));
         let missing: Vec<(usize, Range<u64>)> = (0..).zip(ranges).filter_map(missing).collect();
         is_unknown |= !missing.is_empty();
         is_unknown &= !self.inner.lock().is_identified(id);
         let mut footer = last.and_then(|block| footer_of(&block));
+        let part = |block: &Block, from: u64, range: &Range<u64>| {
+            let slices = block.slice(range.start - from..range.end - from);
+            Ok(raw(range, slices.ok_or_else(|| other_size(id, object_bytes))?))
+        };
         let mut rest = &missing[..];
         for Joined { span, ranges } in joined(missing.iter().map(|(_, range)| range)) {
             let (members, others) = rest.split_at(ranges);
@@ -125,8 +131,7 @@ impl Reader {
             match self.fetch(id, span.start..to).await {
                 Ok(fetched) => {
                     for (place, range) in members {
-                        let slices = fetched.slice(range.start - span.start..range.end - span.start);
-                        found[*place] = Some(slices.ok_or_else(|| other_size(id, object_bytes)));
+                        found[*place] = Some(part(&fetched, span.start, range));
                     }
                     if to == object_bytes {
                         footer = footer_of(&fetched).or(footer);
@@ -136,9 +141,7 @@ impl Reader {
                 Err(StoreError::Corrupt { .. }) if members.len() > 1 || to > span.end => {
                     for (place, range) in members {
                         let fetched = self.fetch(id, range.clone()).await;
-                        let slices = |block: Block| block.slice(0..block.bytes());
-                        found[*place] =
-                            Some(fetched.and_then(|b| slices(b).ok_or_else(|| other_size(id, object_bytes))));
+                        found[*place] = Some(fetched.and_then(|fetched| part(&fetched, range.start, range)));
                     }
                 }
                 Err(error) => members.iter().for_each(|(place, _)| found[*place] = Some(Err(error.clone()))),
@@ -146,12 +149,14 @@ impl Reader {
         }
         let is_of_use = is_unknown && found.iter().any(|read| matches!(read, Some(Ok(_))));
         let identity = if is_of_use { self.identify_by(id, object_bytes, footer).await } else { Ok(()) };
-        let entry = |(read, range): (Option<Result<Slices, StoreError>>, &Range<u64>)| {
+        if is_of_use && identity.is_ok() {
+            self.inner.lock().note_identified(id);
+        }
+        let entry = |read: Option<Result<RawRange, StoreError>>| {
             identity.clone()?;
-            let slices = read.unwrap_or_else(|| Err(other_size(id, object_bytes)))?;
-            Ok(RawRange::new(id, range.start, slices))
+            read.unwrap_or_else(|| Err(other_size(id, object_bytes)))
         };
-        found.into_iter().zip(ranges).map(entry).collect()
+        found.into_iter().map(entry).collect()
     }
 
     /// Fetches a part of an object, a block's bytes at a time.
@@ -166,25 +171,6 @@ impl Reader {
             from = to;
         }
         Ok(Block::new(pieces))
-    }
-
-    /// Checks which object it is by its footer, which is fetched if it did not come along, and
-    /// remembers it.
-    async fn identify_by(
-        &self,
-        id: ObjectId,
-        object_bytes: u64,
-        footer: Option<Bytes>,
-    ) -> Result<(), StoreError> {
-        let footer = if let Some(footer) = footer {
-            footer
-        } else {
-            let span = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
-            self.inner.store.get(&id.key(), Some(span)).await?
-        };
-        check_identity(&footer, object_bytes, id).map_err(|error| self.not_this_object(id, &error))?;
-        self.inner.lock().note_identified(id);
-        Ok(())
     }
 }
 
