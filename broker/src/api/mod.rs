@@ -146,7 +146,7 @@ impl Client {
 
     /// Notes whether it has sent a request that cannot be started before others are answered.
     pub(crate) fn set_crowded(&self, is_crowded: bool) {
-        self.crowded.send_replace(is_crowded);
+        self.crowded.send_if_modified(|was| std::mem::replace(was, is_crowded) != is_crowded);
     }
 
     /// Ends when it has sent one.

@@ -45,6 +45,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Address {
     used: usize,
+    /// What those connections hold of it that hold little.
+    used_by_small: usize,
     /// Those who will hold little, and the others, in the order in which they came.
     lines: [BTreeMap<u64, Waiter>; 2],
 }
@@ -63,12 +65,6 @@ struct Wish {
     most: usize,
     /// With the least of it the connection holds little.
     is_small: bool,
-}
-
-impl Wish {
-    fn of(least: usize, most: usize, is_small: bool) -> Self {
-        Self { least, most, is_small }
-    }
 }
 
 /// What one connection takes of a budget. Clones are the same account.
@@ -169,11 +165,21 @@ impl MemoryBudget {
 
 impl State {
     /// Who is the next in the lines of an address that does not wait for what this holds itself.
+    /// Who wants little passes those that want more, but only into the part that is for the small:
+    /// else these would wait for as long as those come.
     fn next_of(&self, limit: usize, address: &str) -> Option<(u64, Wish)> {
-        let lines = self.addresses.get(address)?.lines.iter();
-        let first =
-            lines.filter_map(BTreeMap::first_key_value).map(|(number, waiter)| (*number, waiter.wish));
-        first.filter(|(_, wish)| !self.has_its_share(limit, address, *wish)).min_by_key(|(number, _)| *number)
+        let Address { used_by_small, lines, .. } = self.addresses.get(address)?;
+        let [small, large] = lines.each_ref().map(|line| {
+            let (number, waiter) = line.first_key_value()?;
+            Some((*number, waiter.wish))
+        });
+        let may_be_next = |(_, wish): &(u64, Wish)| !self.has_its_share(limit, address, *wish);
+        let of_the_small = limit / 100 * (ADDRESS_MEMORY_PERCENT - LARGE_HOLDERS_PERCENT);
+        let may_pass = |(number, wish): &(u64, Wish)| {
+            large.is_none_or(|(before, _)| *number < before) || used_by_small + wish.least <= of_the_small
+        };
+        let small = small.filter(may_be_next).filter(may_pass);
+        small.into_iter().chain(large.filter(may_be_next)).min_by_key(|(number, _)| *number)
     }
 
     /// How much an address may have now, if at least the least.
@@ -184,10 +190,9 @@ impl State {
             return None;
         }
         let generous = left.saturating_sub(limit / LAST_MEMORY_SHARE) / MEMORY_GRANT_SHARE;
-        let more = most.min(least.max(generous));
-        let is_left_to_others =
-            more > least && self.has_its_share(limit, address, Wish::of(more, more, false));
-        Some(if is_left_to_others { least } else { more })
+        let more = Wish { least: most.min(least.max(generous)), most, is_small: false };
+        let is_left_to_others = more.least > least && self.has_its_share(limit, address, more);
+        Some(if is_left_to_others { least } else { more.least })
     }
 
     /// Whether an address holds too much to have so much more. A single permit is always possible,
@@ -241,7 +246,7 @@ impl MemoryAccount {
     }
 
     fn wish(&self, least: usize, most: usize) -> Wish {
-        Wish::of(least, most, self.used() + least <= SMALL_HOLDING_BYTES)
+        Wish { least, most, is_small: self.used() + least <= SMALL_HOLDING_BYTES }
     }
 
     /// Takes memory for what is there already, also beyond the limit.
@@ -290,14 +295,7 @@ impl MemoryAccount {
 
     fn add(&self, state: &mut State, bytes: usize) {
         if bytes > 0 {
-            state.used += bytes;
-            if let Some(address) = state.addresses.get_mut(&self.address) {
-                address.used += bytes;
-            } else {
-                let address = Address { used: bytes, ..Address::default() };
-                state.addresses.insert(self.address.clone(), address);
-            }
-            self.used.fetch_add(bytes, Ordering::Relaxed);
+            self.hold(state, self.used() + bytes);
         }
     }
 
@@ -306,17 +304,23 @@ impl MemoryAccount {
             return;
         }
         let mut state = self.budget.lock();
-        state.used -= bytes;
-        if let Some(address) = state.addresses.get_mut(&self.address) {
-            address.used -= bytes;
-        }
+        self.hold(&mut state, self.used() - bytes);
         state.forget_idle(&self.address);
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
         let someone_waits = !state.turns.is_empty();
         drop(state);
         if someone_waits {
             self.budget.grant();
         }
+    }
+
+    /// From now on this connection holds so much.
+    fn hold(&self, state: &mut State, bytes: usize) {
+        let before = self.used.swap(bytes, Ordering::Relaxed);
+        state.used = state.used - before + bytes;
+        let address = state.addresses.entry(self.address.clone()).or_default();
+        address.used = address.used - before + bytes;
+        let of_small = |held: usize| if held <= SMALL_HOLDING_BYTES { held } else { 0 };
+        address.used_by_small = address.used_by_small - of_small(before) + of_small(bytes);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who gets memory, and who waits.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -87,6 +88,46 @@ async fn who_holds_much_leaves_something_to_others_of_the_same_address() {
     let large = now(large).expect_err("it waits for what its address holds");
     drop(held);
     assert!(now(large).is_ok());
+}
+
+#[tokio::test]
+async fn who_wants_much_has_its_turn_however_many_of_its_address_want_little() {
+    let budget = MemoryBudget::new(100 * MIB);
+    let account = || budget.account("/10.0.0.1");
+    let small = || account().reserve(64 << 10, 64 << 10);
+    // The whole share is held by connections that hold little, and more of them wait.
+    let mut held: VecDeque<MemoryPermit> = (0..75 * 16).map_while(|_| now(small()).ok()).collect();
+    assert_eq!(held.len(), 75 * 16);
+    let mut large = account().reserve(4 * MIB, 4 * MIB);
+    let mut waiting: VecDeque<Reservation> = (0..100).map(|_| small()).collect();
+    let mut passed = 0;
+    for _ in 0..75 * 16 {
+        large = match now(large) {
+            Ok(permit) => {
+                assert_eq!(permit.bytes(), 4 * MIB);
+                // The others go on then.
+                assert!(passed < 100 && now(waiting.pop_front().unwrap()).is_ok());
+                return;
+            }
+            Err(large) => large,
+        };
+        held.pop_front();
+        // Whoever is given something comes again.
+        while let Some(first) = waiting.pop_front() {
+            match now(first) {
+                Ok(permit) => {
+                    held.push_back(permit);
+                    waiting.push_back(small());
+                    passed += 1;
+                }
+                Err(first) => {
+                    waiting.push_front(first);
+                    break;
+                }
+            }
+        }
+    }
+    panic!("{passed} passed, and it still waits");
 }
 
 #[tokio::test]
