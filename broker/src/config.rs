@@ -84,7 +84,8 @@ impl MergeConfig {
         (self.memory_bytes / 4).min(MERGED_OBJECT_BYTES)
     }
 
-    /// Most bytes that are read at once to be merged, unless a single range is larger.
+    /// Most bytes that are read at once to be merged, unless a single range is larger. What is in
+    /// flight beside them, half of it in vain at most, has the place of the object to come.
     pub fn load_bytes(&self) -> u64 {
         self.memory_bytes - self.object_bytes()
     }

@@ -275,7 +275,7 @@ fn open_reader(config: &Config, store: &Arc<dyn Store>, metrics: &Metrics) -> Re
     let memory = ReaderConfig {
         cache_bytes: config.cache_bytes,
         max_in_flight_bytes: config.read_in_flight_bytes,
-        max_merge_in_flight_bytes: config.merge.load_bytes() / 2,
+        max_merge_in_flight_bytes: config.merge.object_bytes(),
     };
     Reader::new(store.clone(), memory, metrics.storage().clone())
 }

@@ -18,6 +18,7 @@ mod rewrite;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ use rand::{RngExt, SeedableRng};
 use strandline_metadata::limits::LEVELS;
 use strandline_metadata::state::{LevelTotals, MERGING, Range, State};
 use strandline_metadata::turns::Turns;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
@@ -43,9 +44,11 @@ pub(crate) async fn run(broker: Arc<Broker>, seed: u64) {
     let shared = Shared::new(&broker, seed);
     let merge = async {
         let mut merger = Merger::default();
+        let mut next = Instant::now() + broker.config.merge.interval;
         loop {
-            sleep(broker.config.merge.interval).await;
-            merger.pass(&broker, &shared).await;
+            sleep_until(next).await;
+            next = Instant::now() + broker.config.merge.interval;
+            merger.pass(&broker, &shared, next).await;
         }
     };
     futures::join!(merge, compact::run(&broker, &shared));
@@ -117,10 +120,6 @@ struct Merger {
     unreadable: BTreeMap<(Uuid, u32, i64), Instant>,
 }
 
-/// A pass ends before everything is merged that was due.
-#[derive(Debug)]
-struct GivenUp;
-
 /// What all partitions have, and what is due.
 #[derive(Debug, Default)]
 struct Survey {
@@ -130,8 +129,8 @@ struct Survey {
 }
 
 impl Merger {
-    /// Looks at all partitions, and merges what is due in this broker's.
-    async fn pass(&mut self, broker: &Broker, shared: &Shared) {
+    /// Looks at all partitions, and merges what is due in this broker's, until about then.
+    async fn pass(&mut self, broker: &Broker, shared: &Shared, until: Instant) {
         let state = broker.replica.state();
         if state.feature_level() < MERGING || broker.sessions.current().is_none() {
             return;
@@ -140,31 +139,33 @@ impl Merger {
         self.looks.note(Instant::now(), &state);
         broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
         let merge = &broker.config.merge;
-        let begun = Instant::now();
-        for (place, load) in (0..).zip(plan::loads(survey.pieces, merge.object_bytes(), merge.load_bytes())) {
-            // What is in the smallest ranges comes first, and again before too much of the rest.
-            let is_for_later = load.level > 1 && place > 0 && begun.elapsed() >= merge.interval;
-            if is_for_later || self.rewrite(broker, shared, &state, load).await.is_err() {
+        let mut is_time_up = false;
+        for load in plan::loads(survey.pieces, merge.object_bytes(), merge.load_bytes()) {
+            // What is in the smallest ranges comes first, and again before too much of the rest: of
+            // that at least one load has its turn.
+            let is_rest = load.level > 1;
+            if is_rest && is_time_up || self.rewrite(broker, shared, &state, load).await.is_break() {
                 return;
             }
+            is_time_up = is_rest && Instant::now() >= until;
         }
     }
 
-    /// Rewrites a load. An error if nothing more is to be done in this pass, which was told.
+    /// Rewrites a load. Says whether the pass goes on: not if something failed, which was told.
     async fn rewrite(
         &mut self,
         broker: &Broker,
         shared: &Shared,
         state: &State,
         load: Load,
-    ) -> Result<(), GivenUp> {
+    ) -> ControlFlow<()> {
         let pace = shared.rewriting.lock().await;
         let mut began = Instant::now();
         let inputs = load.objects.iter().flatten().flat_map(|piece| &piece.inputs);
         let mut read = Read::all(broker, state, inputs).await;
         for pieces in load.objects {
             let Some(session) = broker.sessions.current().filter(|_| !broker.is_draining()) else {
-                return Err(GivenUp);
+                return ControlFlow::Break(());
             };
             let (number, salt) = shared.next_object();
             let bytes: u64 = pieces.iter().map(Piece::bytes).sum();
@@ -178,13 +179,13 @@ impl Merger {
                 Err(error) => {
                     broker.metrics.merging().failed();
                     warn!(%error, "a merge was given up; what it was to merge is as it was");
-                    return Err(GivenUp);
+                    return ControlFlow::Break(());
                 }
             }
             pace.wait(broker, bytes, began).await;
             began = Instant::now();
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     /// What is due in the partitions of this broker.

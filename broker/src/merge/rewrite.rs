@@ -60,6 +60,13 @@ enum Why {
     Contents(String),
 }
 
+impl Why {
+    /// Whether what was read is not what was written.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Contents(_) | Self::Store(StoreError::Corrupt { .. }))
+    }
+}
+
 /// What became of an object's worth of pieces.
 #[derive(Debug, Default)]
 pub(super) struct Rewritten {
@@ -113,26 +120,23 @@ pub(super) async fn rewrite(
     if readable.is_empty() {
         return Ok(Rewritten { unreadable, ..Rewritten::default() });
     }
-    // Whoever reads the newest records finds them in memory, as before.
-    let is_new = readable.iter().any(|piece| piece.inputs.first().is_some_and(|range| range.level == 0));
-    let published = publish(broker, builder, &readable, is_new).await?;
+    let published = publish(broker, builder, &readable).await?;
     Ok(Rewritten { unreadable, ..published })
 }
 
-/// Writes an object, and has it committed that its ranges take the place of these pieces. It is
-/// kept in memory if it is new.
+/// Writes an object, and has it committed that its ranges take the place of these pieces.
 pub(super) async fn publish(
     broker: &Broker,
     builder: MergeBuilder,
     pieces: &[Piece],
-    is_new: bool,
 ) -> Result<Rewritten, RewriteError> {
     let object = builder.id();
     let built = builder.finish()?;
     let bytes = built.size;
     broker.store.put(&object.key(), built.payload.clone()).await?;
     broker.metrics.merging().written(bytes);
-    if is_new {
+    // Whoever reads the newest records finds them in memory, as before.
+    if pieces.iter().flat_map(|piece| &piece.inputs).any(|range| range.level == 0) {
         broker.reader.insert_written(object, built.payload.into_pieces());
     }
     let time_ms = broker.clock.now_ms();
@@ -183,7 +187,7 @@ async fn discard(broker: &Broker, object: ObjectId) {
 }
 
 /// Ranges as they were read, by object and position, until they are taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Read(BTreeMap<(ObjectId, u64), Result<RawRange, StoreError>>);
 
 impl Read {
@@ -226,8 +230,10 @@ impl Read {
             });
             let batches_of = read.and_then(RawRange::batches).map_err(Why::from);
             if let Err(why) = batches_of.and_then(|found| place(range, found, &mut batches)) {
-                // Whoever tries again is to ask the store.
-                broker.reader.evict(range.object);
+                if why.is_damage() {
+                    // Whoever tries again is to ask the store.
+                    broker.reader.evict(range.object);
+                }
                 return Err(Unreadable { range: *range, why });
             }
             since_pause += range.bytes;

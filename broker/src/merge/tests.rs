@@ -189,6 +189,36 @@ async fn levels_are_merged_by_number_size_and_age() {
     assert_eq!(objects(all, 1 << 20).len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn small_ranges_do_not_wait_for_all_that_is_large() {
+    // An object has 256 KiB, a load has three, and each of them takes eleven seconds.
+    let slow = ["--merge-memory-bytes", "1048576", "--merge-bytes-per-s", "20000"];
+    let opened = World::new().broker(1, &[&FLAGS[..], &slow].concat()).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 9, &[]).await;
+    for i in 0..2 {
+        let large = (0..8).map(|_| batch(Compression::None, NOW_MS, 1_000));
+        client.produce("t", std::iter::once(record(i)).chain(large).collect::<Vec<_>>()).await;
+    }
+    sleep(Duration::from_secs(20)).await;
+    for i in 0..10 {
+        client.produce("t", [record(i)]).await;
+    }
+    sleep(Duration::from_secs(55)).await;
+    let small = partition(&opened, topic, 0).await;
+    assert!(small.ranges().iter().all(|range| range.level > 0), "{:?}", small.ranges());
+    let mut waiting = 0;
+    for number in 1..9 {
+        waiting += usize::from(partition(&opened, topic, number).await.ranges().levels()[0].ranges > 0);
+    }
+    assert!((1..8).contains(&waiting), "{waiting} large partitions wait");
+    sleep(Duration::from_mins(1)).await;
+    for number in 1..9 {
+        let partition = partition(&opened, topic, number).await;
+        assert_eq!(partition.ranges().levels()[0].ranges, 0, "all have their turn");
+    }
+}
+
 /// A piece of ten bytes.
 fn piece(partition: u32, level: u8, base_offset: i64) -> Piece {
     let range = Range {

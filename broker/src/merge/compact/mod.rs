@@ -393,7 +393,7 @@ impl<'a> Work<'a> {
             && matches!(inputs, [one] if one.compacted && one.level >= self.candidate.region.level());
         if !is_as_before {
             let written = builder.data_bytes();
-            if publish(self.broker, builder, &[piece], false).await?.refused > 0 {
+            if publish(self.broker, builder, &[piece]).await?.refused > 0 {
                 return Err(CompactError::Changed);
             }
             self.tally.bytes_written += written;
