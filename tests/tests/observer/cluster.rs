@@ -92,6 +92,22 @@ async fn an_object_store_that_is_slow_or_fails_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producers_that_are_slowed_are_named_and_for_how_long() {
+    let plan = Plan::new(1).flag("max-state-ranges", 60).flag("merge-interval-ms", 86_400_000);
+    let cluster = Cluster::start(plan).await;
+    cluster.client(0).await.create_topic("t", 2, &[]).await.expect("a topic");
+    let mut at_work = JoinSet::new();
+    at_work.spawn(produce(cluster.address(0)));
+    let (_process, observer) = fresh(&cluster, 1).await;
+    let report = explained(observer, "state_crowded").await;
+    let evidence = report["evidence"].as_array().expect("a list");
+    let since = evidence.iter().find(|e| e["id"] == "produce.slowed_by_state_s").expect("it is cited");
+    assert!(since["value"].as_f64().is_some_and(|seconds| seconds > 0.0), "{since}");
+    // Nothing else slows them.
+    assert!(!report["root_causes"].to_string().contains("etcd_nearly_full"), "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_etcd_and_a_killed_broker_are_named() {
     let (mut cluster, _at_work) = start(2).await;
     let (process, observer) = fresh(&cluster, 2).await;
