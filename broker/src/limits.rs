@@ -119,9 +119,10 @@ pub(crate) const FRAMES_AT_ONCE: usize = 2;
 /// Large answers that are built at a time: metadata of 200,000 partitions take 50 MB before they
 /// are encoded.
 pub(crate) const LARGE_ANSWERS_AT_ONCE: usize = 2;
-/// A request of more bytes is decoded beside the connections' threads: reading through so much
-/// takes about a tenth of a millisecond.
-pub(crate) const LARGE_FRAME_BYTES: usize = 256 * 1024;
+/// A request whose structs and texts have more bytes is decoded beside the connections' threads:
+/// filling and reading through so much takes about a tenth of a millisecond. Records are not looked
+/// at then, and do not count.
+pub(crate) const BRIEF_REQUEST_BYTES: usize = 256 * 1024;
 /// A request whose structs take more memory than this waits until no other such request of its
 /// connection is being answered, as all requests do in Kafka.
 pub(crate) const LARGE_REQUEST_BYTES: usize = 1024 * 1024;

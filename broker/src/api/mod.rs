@@ -69,7 +69,7 @@ use crate::Broker;
 use crate::compute::Kind;
 use crate::group::Sender;
 use crate::limits::{
-    GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_FRAME_BYTES, LARGE_REQUEST_BYTES,
+    GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_REQUEST_BYTES,
 };
 use crate::produce::Lane;
 use crate::server::frame::{Frame, FrameMemory};
@@ -168,6 +168,8 @@ pub(crate) struct Call {
     pub(crate) client_id: StrBytes,
     /// How many bytes the request had.
     pub(crate) frame_bytes: usize,
+    /// Whether it is decoded in no time.
+    is_brief: bool,
     /// Held for as long as something of the frame may be in use.
     pub(crate) frame_memory: Arc<FrameMemory>,
     /// Held for as long as a large request is in memory.
@@ -364,6 +366,7 @@ pub(crate) async fn take(
         // A slice of the frame would keep all of it alive for as long as the request waits.
         client_id: header.client_id.map(|id| text(id.to_string())).unwrap_or_default(),
         frame_bytes,
+        is_brief: shape.is_brief,
         frame_memory: Arc::new(memory),
         decoded: Mutex::default(),
         started,
@@ -406,8 +409,8 @@ async fn admit(call: Call, body: Bytes) -> Result<PendingReply, RequestError> {
 
 /// Looks at the shape of a frame, beside the connections' threads if it is large.
 async fn check(broker: &Broker, api: ApiKey, version: i16, frame: &Bytes) -> Result<Shape, ShapeError> {
-    if frame.len() <= LARGE_FRAME_BYTES {
-        return shape::check(api, version, frame);
+    if let Some(shape) = shape::check_if_brief(api, version, frame)? {
+        return Ok(shape);
     }
     let frame = frame.clone();
     broker.compute.run(Kind::Frame, move || shape::check(api, version, &frame)).await
@@ -415,9 +418,9 @@ async fn check(broker: &Broker, api: ApiKey, version: i16, frame: &Bytes) -> Res
 
 impl Call {
     async fn decode<T: Decodable + Send + 'static>(&self, mut body: Bytes) -> Result<T, RequestError> {
-        let (version, is_large) = (self.version, body.len() > LARGE_FRAME_BYTES);
+        let version = self.version;
         let mut decode = move || T::decode(&mut body, version);
-        let decoded = if is_large { self.broker.compute.run(Kind::Frame, decode).await } else { decode() };
+        let decoded = if self.is_brief { decode() } else { self.broker.compute.run(Kind::Frame, decode).await };
         decoded.map_err(|e| RequestError::Malformed { api: self.api as i16, version, why: e.to_string() })
     }
 

@@ -22,7 +22,9 @@ mod requests;
 use kafka_protocol::messages::ApiKey;
 
 use self::requests::{Field, HEADER, Kind};
-use crate::limits::{DECODED_FREE_BYTES, DECODED_MAX_BYTES, DECODED_PER_FRAME_BYTE, TAGGED_FIELD_BYTES};
+use crate::limits::{
+    BRIEF_REQUEST_BYTES, DECODED_FREE_BYTES, DECODED_MAX_BYTES, DECODED_PER_FRAME_BYTE, TAGGED_FIELD_BYTES,
+};
 
 /// How a request contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +50,9 @@ pub(crate) enum ShapeError {
     TagSize { field: &'static str, claimed: usize, actual: usize },
     #[error("decoded, it would take more than {0} bytes")]
     Memory(usize),
+    /// Not an error of the frame: see [`check_if_brief`].
+    #[error("there is more in it than is looked at in one go")]
+    Long,
 }
 
 /// What is known of a frame before it is decoded.
@@ -55,6 +60,8 @@ pub(crate) enum ShapeError {
 pub(crate) struct Shape {
     /// Bytes that all structs of its arrays take together once they are decoded, about.
     pub(crate) memory: usize,
+    /// Whether decoding it takes no longer than other connections may be held up by it.
+    pub(crate) is_brief: bool,
     /// Bytes behind the request: librdkafka 2.16 sends three behind a Metadata request for all
     /// topics. They mean nothing, as in Kafka.
     pub(crate) left: usize,
@@ -63,15 +70,28 @@ pub(crate) struct Shape {
 /// Checks a frame, which begins with the request's header, against the shape of its API in its
 /// version.
 pub(crate) fn check(api: ApiKey, version: i16, frame: &[u8]) -> Result<Shape, ShapeError> {
+    walk(api, version, Walk::new(version, frame, usize::MAX))
+}
+
+/// The same, as long as there is little to look at, however many bytes that is: a produce request
+/// of a megabyte is a few lengths. `None` if there is more.
+pub(crate) fn check_if_brief(api: ApiKey, version: i16, frame: &[u8]) -> Result<Option<Shape>, ShapeError> {
+    match walk(api, version, Walk::new(version, frame, BRIEF_REQUEST_BYTES)) {
+        Err(ShapeError::Long) => Ok(None),
+        checked => checked.map(Some),
+    }
+}
+
+fn walk(api: ApiKey, version: i16, mut walk: Walk<'_>) -> Result<Shape, ShapeError> {
     let body = requests::shape(api).ok_or(ShapeError::NotDescribed)?;
-    let mut walk = Walk::new(version, frame);
     walk.fields(HEADER)?;
     // The second header came with compact lengths and tagged fields; its own texts stayed as they
     // were.
     walk.flexible = api.request_header_version(version) >= 2;
     walk.tagged(&[])?;
     walk.structure(body)?;
-    Ok(Shape { memory: walk.memory, left: walk.left.len() })
+    let is_brief = walk.work <= BRIEF_REQUEST_BYTES;
+    Ok(Shape { memory: walk.memory, is_brief, left: walk.left.len() })
 }
 
 /// Where the walk is.
@@ -82,16 +102,19 @@ struct Walk<'a> {
     flexible: bool,
     memory_limit: usize,
     memory: usize,
+    /// Bytes that the walk may look at and the decoder fill or read through, and those so far.
+    work_limit: usize,
+    work: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn new(version: i16, frame: &'a [u8]) -> Self {
+    fn new(version: i16, frame: &'a [u8], work_limit: usize) -> Self {
         let memory_limit = frame
             .len()
             .saturating_mul(DECODED_PER_FRAME_BYTE)
             .saturating_add(DECODED_FREE_BYTES)
             .min(DECODED_MAX_BYTES);
-        Self { left: frame, version, flexible: false, memory_limit, memory: 0 }
+        Self { left: frame, version, flexible: false, memory_limit, memory: 0, work_limit, work: 0 }
     }
 
     fn structure(&mut self, fields: &'static [Field]) -> Result<(), ShapeError> {
@@ -131,8 +154,9 @@ impl<'a> Walk<'a> {
         match kind {
             Kind::Fixed(size) => self.skip(name, *size),
             Kind::String => {
-                let length = self.length(name, 2, nullable)?;
-                self.skip(name, length.unwrap_or(0))
+                let length = self.length(name, 2, nullable)?.unwrap_or(0);
+                self.skip(name, length)?;
+                self.take_work(length)
             }
             Kind::Bytes => {
                 let length = self.length(name, 4, nullable)?;
@@ -246,7 +270,15 @@ impl<'a> Walk<'a> {
 
     fn take_memory(&mut self, bytes: usize) -> Result<(), ShapeError> {
         self.memory = self.memory.saturating_add(bytes);
-        if self.memory > self.memory_limit { Err(ShapeError::Memory(self.memory_limit)) } else { Ok(()) }
+        if self.memory > self.memory_limit {
+            return Err(ShapeError::Memory(self.memory_limit));
+        }
+        self.take_work(bytes)
+    }
+
+    fn take_work(&mut self, bytes: usize) -> Result<(), ShapeError> {
+        self.work = self.work.saturating_add(bytes);
+        if self.work > self.work_limit { Err(ShapeError::Long) } else { Ok(()) }
     }
 }
 

@@ -647,6 +647,34 @@ fn a_short_frame_does_not_become_much_memory() {
     assert_eq!(topics(1_000_000, 12), Err(ShapeError::Memory(DECODED_MAX_BYTES)));
 }
 
+#[test]
+fn records_are_no_work_and_names_are() {
+    let produce = |partitions: i32, bytes: usize| {
+        let data = PartitionProduceData::default().with_records(Some(Bytes::from(vec![7; bytes])));
+        let partitions = (0..partitions).map(|p| data.clone().with_index(p)).collect();
+        let topic = TopicProduceData::default().with_partition_data(partitions);
+        testing::frame(&ProduceRequest::default().with_topic_data(vec![topic]), 9, 1).slice(4..)
+    };
+    for (partitions, bytes, is_brief) in [(10, 10 << 20, true), (60, 16 << 10, true), (10_000, 10, false)] {
+        let frame = produce(partitions, bytes);
+        let checked = super::check(ApiKey::Produce, 9, &frame).unwrap();
+        assert_eq!(checked.is_brief, is_brief, "{partitions} of {bytes} bytes");
+        let at_once = check_if_brief(ApiKey::Produce, 9, &frame).unwrap();
+        assert_eq!(at_once, is_brief.then_some(checked));
+        // What is wrong with it is found either way.
+        assert!(is_brief == check_if_brief(ApiKey::Produce, 9, &frame[..frame.len() - 1]).is_err());
+    }
+    let topics = |count, letters: usize| {
+        let name = TopicName(StrBytes::from_string("x".repeat(letters)));
+        let topic = MetadataRequestTopic::default().with_name(Some(name));
+        let request = MetadataRequest::default().with_topics(Some(vec![topic; count]));
+        check_if_brief(ApiKey::Metadata, 9, &testing::frame(&request, 9, 1)[4..]).unwrap()
+    };
+    assert!(topics(100, 200).is_some());
+    assert_eq!(topics(10, 100_000), None, "text is read through");
+    assert_eq!(topics(100_000, 1), None);
+}
+
 /// Breaks a frame in one to three places.
 fn mutated(frame: &[u8], rng: &mut StdRng) -> Vec<u8> {
     let mut out = frame.to_vec();
