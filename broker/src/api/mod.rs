@@ -68,9 +68,7 @@ use self::shape::{Shape, ShapeError};
 use crate::Broker;
 use crate::compute::Kind;
 use crate::group::Sender;
-use crate::limits::{
-    GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_REQUEST_BYTES,
-};
+use crate::limits::{GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_REQUEST_BYTES};
 use crate::produce::Lane;
 use crate::server::frame::{Frame, FrameMemory};
 use crate::server::memory::{MemoryAccount, MemoryBudget, MemoryPermit};
@@ -420,7 +418,8 @@ impl Call {
     async fn decode<T: Decodable + Send + 'static>(&self, mut body: Bytes) -> Result<T, RequestError> {
         let version = self.version;
         let mut decode = move || T::decode(&mut body, version);
-        let decoded = if self.is_brief { decode() } else { self.broker.compute.run(Kind::Frame, decode).await };
+        let decoded =
+            if self.is_brief { decode() } else { self.broker.compute.run(Kind::Frame, decode).await };
         decoded.map_err(|e| RequestError::Malformed { api: self.api as i16, version, why: e.to_string() })
     }
 
