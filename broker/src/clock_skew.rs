@@ -20,12 +20,20 @@ use crate::limits::{CLOCK_EVIDENCE_FRESH, MAX_SKEW_MS};
 /// What is to be thought of this broker's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClockTrust {
-    /// It agrees with others, or there are no others.
-    Trusted,
+    /// It agrees with others, or there are no others: this is what it said when it was judged, in
+    /// ms since 1970. What it says later may be wrong.
+    Trusted(i64),
     /// It is ahead of others by so many ms (behind, if negative), which is too much.
     Off(i64),
     /// Nothing shows whether it is right.
     Unknown,
+}
+
+impl ClockTrust {
+    /// The time, if the clock is trusted.
+    pub(crate) fn now_ms(self) -> Option<i64> {
+        if let Self::Trusted(now_ms) = self { Some(now_ms) } else { None }
+    }
 }
 
 /// How another clock was seen.
@@ -66,20 +74,21 @@ impl ClockSkew {
     /// Whether what this broker's clock says may decide, in a cluster of these brokers.
     pub(crate) fn judge(&self, names: &Names) -> ClockTrust {
         let is_off = |ahead_ms: &i64| ahead_ms.abs() > MAX_SKEW_MS;
-        let server = self.server.now_ms().map(|now_ms| self.clock.now_ms().saturating_sub(now_ms));
-        let others = self.ahead_ms();
+        let now_ms = self.clock.now_ms();
+        let server = self.server.now_ms().map(|there_ms| now_ms.saturating_sub(there_ms));
+        let others = self.ahead_ms(now_ms);
         let is_alone = names.brokers().keys().all(|node_id| *node_id == self.node_id);
         match (server.filter(is_off), others.filter(is_off)) {
             (Some(ahead_ms), _) | (None, Some(ahead_ms)) => ClockTrust::Off(ahead_ms),
-            (None, None) if is_alone || server.is_some() || others.is_some() => ClockTrust::Trusted,
+            (None, None) if is_alone || server.is_some() || others.is_some() => ClockTrust::Trusted(now_ms),
             (None, None) => ClockTrust::Unknown,
         }
     }
 
-    /// By how much this broker's clock is ahead of the median of the other brokers', in ms; `None`
+    /// By how much this broker's clock, which says `now_ms`, is ahead of the median of the other brokers', in ms; `None`
     /// if nothing was heard of them for long.
-    fn ahead_ms(&self) -> Option<i64> {
-        let (now, now_ms) = (Instant::now(), self.clock.now_ms());
+    fn ahead_ms(&self, now_ms: i64) -> Option<i64> {
+        let now = Instant::now();
         let mut seen = self.lock();
         let Seen { latest, incarnations } = &mut *seen;
         latest.retain(|_, seen| now.saturating_duration_since(seen.at) < CLOCK_EVIDENCE_FRESH);
@@ -153,22 +162,22 @@ mod tests {
         let clock = Arc::new(StoppedClock(HOUR_MS.into()));
         let set = |now_ms| clock.0.store(now_ms, std::sync::atomic::Ordering::Relaxed);
         let alone = skew(&clock);
-        assert_eq!(alone.judge(&names), ClockTrust::Trusted, "there is nobody else");
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted(HOUR_MS), "there is nobody else");
         // The store disagrees.
         alone.server.note(0);
         assert_eq!(alone.judge(&names), ClockTrust::Off(HOUR_MS));
         alone.server.note(HOUR_MS - 1_500);
-        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted(HOUR_MS));
         // Another broker registers, and says another time than the store and this broker.
         alone.registered(2, 77, 3 * HOUR_MS);
         assert_eq!(alone.judge(&names), ClockTrust::Off(-2 * HOUR_MS));
         alone.registered(1, 78, 9 * HOUR_MS);
         alone.saw(77, HOUR_MS);
-        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted(HOUR_MS));
         // Time goes on, by both clocks; then the wall clock jumps.
         advance(Duration::from_mins(10)).await;
         set(HOUR_MS + 600_000);
-        assert_eq!(alone.judge(&names), ClockTrust::Trusted);
+        assert_eq!(alone.judge(&names), ClockTrust::Trusted(HOUR_MS + 600_000));
         set(3 * HOUR_MS);
         assert!(matches!(alone.judge(&names), ClockTrust::Off(_)), "it has jumped since");
     }
@@ -180,7 +189,7 @@ mod tests {
         skew.registered(2, 77, 0);
         assert_eq!(skew.judge(&names), ClockTrust::Off(HOUR_MS));
         skew.registered(2, 78, HOUR_MS);
-        assert_eq!(skew.judge(&names), ClockTrust::Trusted);
+        assert_eq!(skew.judge(&names), ClockTrust::Trusted(HOUR_MS));
         // A late word of the one before.
         skew.registered(2, 77, 0);
         skew.registered(2, 79, HOUR_MS);

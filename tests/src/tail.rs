@@ -23,10 +23,9 @@ pub async fn follow(
     stop: watch::Receiver<bool>,
 ) {
     let mut next = vec![0_i64; partitions as usize];
-    let mut highest = vec![0_i64; partitions as usize];
     let mut stopped = stop.clone();
     loop {
-        let session = read(&address, &topic, &mut next, &mut highest, &history);
+        let session = read(&address, &topic, &mut next, &history);
         tokio::select! {
             _ = session => {}
             _ = stopped.wait_for(|s| *s) => return,
@@ -39,11 +38,13 @@ async fn read(
     address: &str,
     topic: &str,
     next: &mut [i64],
-    highest: &mut [i64],
     history: &History,
 ) -> Result<std::convert::Infallible, ClientError> {
     let mut client = Client::connect(address).await?;
     client.set_timeout(Duration::from_secs(20));
+    // Of this connection: behind the next one may be another process at the same address, which has
+    // heard less than one that went on after it had been replaced. What was read is not forgotten.
+    let mut highest = vec![0_i64; next.len()];
     loop {
         let wanted: Vec<(i32, i64)> = (0..).zip(next.iter().copied()).collect();
         let request = fetch_request(topic, &wanted, 500, 4 << 20);

@@ -168,11 +168,8 @@ impl GroupTask {
     fn expire_offsets(&mut self) {
         // By a clock that is far from the others' nothing is given up (architecture: time).
         let trust = self.env.replica.read(|view| self.env.clock_skew.judge(&view.names));
-        if trust != ClockTrust::Trusted {
-            return;
-        }
+        let ClockTrust::Trusted(now_ms) = trust else { return };
         let is_empty_group = self.store.has_group() && self.engine.is_empty();
-        let now_ms = self.env.clock.now_ms();
         let retention_ms = self.env.config.offsets_retention_ms;
         let reads = self.engine.reads();
         let expiry = Expiry {

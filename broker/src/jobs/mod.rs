@@ -24,7 +24,6 @@ use self::gc::Collector;
 use self::retention::Retention;
 pub(crate) use self::retention::clock_trust;
 use crate::Broker;
-use crate::clock_skew::ClockTrust;
 use crate::tasks::TaskKind;
 
 /// The key under which the jobs' broker is chosen.
@@ -73,7 +72,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         if ranges >= limit / 10 * 8 {
             warn!(ranges, limit, "the state is near its limit; at the limit producers are refused");
         }
-        maintainer.trust_clock(retention::clock_trust(&broker).await == ClockTrust::Trusted);
+        maintainer.trust(retention::clock_trust(&broker).await.now_ms());
         if term.is_snapshot_due(&broker) {
             report(&broker, "snapshot", maintainer.run_once().await.map(|_| ()));
         }

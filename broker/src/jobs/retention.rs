@@ -44,18 +44,17 @@ impl Retention {
 
 /// Trims whatever is due.
 async fn trim_all(broker: &Broker) -> Result<(), CommitError> {
-    let by_time = match clock_trust(broker).await {
-        ClockTrust::Trusted => true,
+    let now_ms = match clock_trust(broker).await {
+        ClockTrust::Trusted(now_ms) => Some(now_ms),
         ClockTrust::Off(ahead_ms) => {
             warn!(ahead_ms, "no retention by time: this broker's clock is far from the others'");
-            false
+            None
         }
         ClockTrust::Unknown => {
             warn!("no retention by time: nothing shows whether this broker's clock is right");
-            false
+            None
         }
     };
-    let now_ms = broker.clock.now_ms();
     let due: Vec<TrimPartition> = broker.replica.read(|view| {
         let (dynamic, _) = view.names.broker_configs(None);
         let of_brokers = OwnConfigs::of(broker, view);
@@ -68,8 +67,8 @@ async fn trim_all(broker: &Broker) -> Result<(), CommitError> {
                     dynamic: of_brokers.of_partition(topic_id, number).unwrap_or(&dynamic),
                     broker: &broker.config.topics.configs,
                 };
-                let retention_ms = configs.retention_ms().filter(|_| by_time);
-                let oldest_ms = retention_ms.map(|ms| now_ms.saturating_sub(ms));
+                let by_time = now_ms.zip(configs.retention_ms());
+                let oldest_ms = by_time.map(|(now_ms, retention_ms)| now_ms.saturating_sub(retention_ms));
                 if let Some(log_start) = new_log_start(partition, oldest_ms, configs.retention_bytes()) {
                     due.push(trim(topic_id, number, log_start));
                 }

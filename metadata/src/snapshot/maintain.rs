@@ -70,6 +70,7 @@ pub struct Maintainer {
     sessions: SessionCell,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    trusted_ms: Option<i64>,
     writer: SnapshotWriter,
     /// The snapshots that are kept beside those that are listed.
     shelf: Shelf,
@@ -88,7 +89,7 @@ impl Maintainer {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (writer, shelf, trimmed) = (SnapshotWriter::default(), Shelf::default(), BTreeMap::new());
-        Self { replica, committer, sessions, store, clock, writer, shelf, trimmed }
+        Self { replica, committer, sessions, store, clock, trusted_ms: None, writer, shelf, trimmed }
     }
 
     /// Keeps snapshots for so long after they were written, beside the newest ones: a backup of the
@@ -99,9 +100,10 @@ impl Maintainer {
         self
     }
 
-    /// Whether this broker's clock may decide that a snapshot is old.
-    pub fn trust_clock(&mut self, is_trusted: bool) {
-        self.shelf.trust_clock(is_trusted);
+    /// What time it is, in ms since 1970, by a clock that may decide that a snapshot is old; `None`
+    /// if there is none, and from the beginning.
+    pub fn trust(&mut self, now_ms: Option<i64>) {
+        self.trusted_ms = now_ms;
     }
 
     /// Forgets what it knows of the bucket: another broker may have changed it.
@@ -249,7 +251,7 @@ impl Maintainer {
         }
         let newest = pointer.snapshots.first().map_or(0, |s| s.revision);
         let store = self.store.clone();
-        let old = self.shelf.sort_out(store.as_ref(), newest, &listed, self.clock.now_ms()).await?;
+        let old = self.shelf.sort_out(store.as_ref(), newest, &listed, self.trusted_ms).await?;
         let mut deleted = 0;
         for key in old {
             match self.store.delete(&key).await {

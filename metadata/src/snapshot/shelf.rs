@@ -24,7 +24,6 @@ struct StoredSnapshot {
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     retention: Duration,
-    distrusts_clock: bool,
     /// By revision: those that were read. `None` for one that cannot be read, which nobody can
     /// start from.
     read: BTreeMap<i64, Option<StoredSnapshot>>,
@@ -45,10 +44,6 @@ impl Shelf {
         Self { retention, ..Self::default() }
     }
 
-    pub(super) fn trust_clock(&mut self, is_trusted: bool) {
-        self.distrusts_clock = !is_trusted;
-    }
-
     pub(super) fn forget(&mut self) {
         self.read.clear();
         self.listing = None;
@@ -65,13 +60,13 @@ impl Shelf {
     }
 
     /// The objects that may go: older than the snapshot of revision `newest`, not `listed`, and not
-    /// needed by one that is kept.
+    /// needed by one that is kept. Without a time that can be trusted all are kept.
     pub(super) async fn sort_out(
         &mut self,
         store: &dyn Store,
         newest: i64,
         listed: &BTreeSet<String>,
-        now_ms: i64,
+        now_ms: Option<i64>,
     ) -> Result<Vec<ObjectKey>, SnapshotError> {
         let keys = super::list(store).await?;
         let manifests: BTreeSet<i64> = keys
@@ -138,11 +133,12 @@ impl Shelf {
         Ok(unread.len() <= MANIFESTS_READ_PER_PASS)
     }
 
-    fn is_old(&self, snapshot: &StoredSnapshot, now_ms: i64) -> bool {
+    fn is_old(&self, snapshot: &StoredSnapshot, now_ms: Option<i64>) -> bool {
         let retention_ms = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
-        let is_old = now_ms.saturating_sub(snapshot.written_at_ms) >= retention_ms;
         // A build that did not write the time did not mean it to be kept.
-        is_old && (!self.distrusts_clock || snapshot.written_at_ms == 0)
+        now_ms.map_or(snapshot.written_at_ms == 0, |now_ms| {
+            now_ms.saturating_sub(snapshot.written_at_ms) >= retention_ms
+        })
     }
 }
 
@@ -176,9 +172,9 @@ mod tests {
         let mut shelf = Shelf::new(Duration::from_hours(24));
         assert_eq!(shelf.oldest(&store).await, Ok(Some(10)));
         // The first one says of itself that it was written in 1970: so does an older build's.
-        let old = shelf.sort_out(&store, 30, &listed, 3 * HOUR_MS).await.unwrap();
+        let old = shelf.sort_out(&store, 30, &listed, Some(3 * HOUR_MS)).await.unwrap();
         assert_eq!(old, []);
-        let old = shelf.sort_out(&store, 30, &listed, 24 * HOUR_MS).await.unwrap();
+        let old = shelf.sort_out(&store, 30, &listed, Some(24 * HOUR_MS)).await.unwrap();
         assert_eq!(old.iter().map(ObjectKey::as_str).collect::<Vec<_>>(), [&first.object]);
         assert_eq!(shelf.oldest(&store).await, Ok(Some(20)), "what died before it may go");
         for key in &old {
@@ -186,15 +182,13 @@ mod tests {
         }
         assert!(read(&store, &second).await.is_ok());
         // Without a clock to trust nothing is too old.
-        shelf.trust_clock(false);
-        assert_eq!(shelf.sort_out(&store, 30, &listed, 99 * HOUR_MS).await.unwrap(), []);
-        shelf.trust_clock(true);
-        let old = shelf.sort_out(&store, 30, &listed, 99 * HOUR_MS).await.unwrap();
+        assert_eq!(shelf.sort_out(&store, 30, &listed, None).await.unwrap(), []);
+        let old = shelf.sort_out(&store, 30, &listed, Some(99 * HOUR_MS)).await.unwrap();
         assert_eq!(old.iter().map(ObjectKey::as_str).collect::<Vec<_>>(), [&second.object]);
         // Those that are listed, and newer ones, are never old.
         let mut shelf = Shelf::default();
-        let old = shelf.sort_out(&store, 20, &BTreeSet::new(), 99 * HOUR_MS).await.unwrap();
+        let old = shelf.sort_out(&store, 20, &BTreeSet::new(), Some(99 * HOUR_MS)).await.unwrap();
         assert_eq!(old, []);
-        assert_eq!(shelf.sort_out(&store, 30, &listed, 0).await.unwrap().len(), 1);
+        assert_eq!(shelf.sort_out(&store, 30, &listed, None).await.unwrap().len(), 1);
     }
 }

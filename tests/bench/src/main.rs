@@ -265,7 +265,7 @@ async fn fetch(stack: &mut Stack, report: &mut Report) {
     report.target("tail fetch from memory: broker", used, "CPU-s/GiB", Bound::AtMost, 0.35);
     // Another broker has nothing in memory.
     let (reader, _) = stack.broker(2, "fetch", &[]).await;
-    let raw = raw_get(stack, total).await;
+    let raw = raw_get(stack, total).await.mib_per_s;
     let cpu = reader.process.cpu_s();
     let (bytes, took) = read_in_parallel(&reader.address, 6).await;
     let used = (reader.process.cpu_s() - cpu) / (bytes as f64 / GIB);
@@ -327,8 +327,16 @@ async fn read_in_parallel(address: &str, partitions: i32) -> (u64, Duration) {
     (total, begun.elapsed())
 }
 
-/// GETs of 8 MiB objects by `object_store` alone, four at a time; gives MiB/s.
-async fn raw_get(stack: &Stack, total: u64) -> f64 {
+/// What `object_store` does alone.
+#[derive(Clone, Copy, Debug)]
+struct Raw {
+    mib_per_s: f64,
+    /// Of this process, which is the store's client.
+    cpu_s_per_gib: f64,
+}
+
+/// GETs of 8 MiB objects by `object_store` alone, four at a time.
+async fn raw_get(stack: &Stack, total: u64) -> Raw {
     let store = stack.raw_store();
     let object = kib_batch(8192);
     let key = |number: u64| ObjectId::write(3, number, 0).key();
@@ -336,7 +344,7 @@ async fn raw_get(stack: &Stack, total: u64) -> f64 {
         store.put(&key(number), object.clone().into()).await.expect("a PUT");
     }
     let count = total / object.len() as u64;
-    let begun = Instant::now();
+    let (begun, cpu_s) = (Instant::now(), stack::cpu_s_of(std::process::id()));
     let gets = (0..count).map(|number| {
         let (store, key) = (store.clone(), key(number % 8));
         tokio::spawn(async move { store.get(&key, None).await.expect("a GET").len() })
@@ -346,7 +354,10 @@ async fn raw_get(stack: &Stack, total: u64) -> f64 {
         .map(|n| n.expect("a task"))
         .fold(0, |a, n| async move { a + n })
         .await;
-    bytes as f64 / MIB / begun.elapsed().as_secs_f64()
+    Raw {
+        mib_per_s: bytes as f64 / MIB / begun.elapsed().as_secs_f64(),
+        cpu_s_per_gib: (stack::cpu_s_of(std::process::id()) - cpu_s) / (bytes as f64 / GIB),
+    }
 }
 
 /// From a produce to a consumer that waits on another broker.

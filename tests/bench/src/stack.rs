@@ -17,6 +17,14 @@ use tokio::time::sleep;
 #[derive(Debug)]
 pub struct Process(Child);
 
+/// Processor seconds that a process has used, from `/proc`.
+pub fn cpu_s_of(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("a running process");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+    ticks as f64 / 100.0
+}
+
 impl Process {
     fn start(command: &mut Command, log: &Path) -> Self {
         let log = std::fs::File::create(log).expect("a log file");
@@ -24,13 +32,9 @@ impl Process {
         Self(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 
-    /// Processor seconds that it has used, from `/proc`.
+    /// Processor seconds that it has used.
     pub fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("a running process");
-        let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
-        let ticks: u64 =
-            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        ticks as f64 / 100.0
+        cpu_s_of(self.0.id())
     }
 
     /// Resident memory, in MiB.

@@ -45,7 +45,6 @@ use super::Shared;
 use super::plan::{Ends, Piece, cut};
 use super::rewrite::{PlacedBatch, RewriteError, Unreadable, is_current, publish, read};
 use crate::Broker;
-use crate::clock_skew::ClockTrust;
 use crate::compute::Kind;
 use crate::jobs::clock_trust;
 use crate::leaders::Leaders;
@@ -126,16 +125,14 @@ impl Cleaner {
         let mut due = self.survey(broker, &state).await;
         self.settled = Ends::of(&state);
         broker.metrics.compaction().surveyed(due.iter().map(|c| c.region.dirty_ratio()).fold(0.0, f64::max));
-        // Retention of tombstones goes by the clock, as that of other records does.
-        if due.is_empty() || clock_trust(broker).await != ClockTrust::Trusted {
-            return;
-        }
         due.sort_by(|a, b| b.region.dirty_ratio().total_cmp(&a.region.dirty_ratio()));
         for candidate in due {
+            // Retention of tombstones goes by the clock, as that of other records does.
+            let Some(now_ms) = clock_trust(broker).await.now_ms() else { return };
             let (topic_id, partition) = (candidate.topic_id, candidate.number);
             let end = candidate.region.inputs.last().map_or(0, |range| range.end_offset);
             let _held = shared.hold(topic_id, partition, end);
-            let mut work = Work::new(broker, shared, candidate);
+            let mut work = Work::new(broker, shared, candidate, now_ms);
             let done = work.run().await;
             broker.metrics.compaction().compacted(&work.tally, done.is_ok());
             match done {
@@ -237,8 +234,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(broker: &'a Arc<Broker>, shared: &'a Shared, candidate: Candidate) -> Self {
-        let now_ms = broker.clock.now_ms();
+    fn new(broker: &'a Arc<Broker>, shared: &'a Shared, candidate: Candidate, now_ms: i64) -> Self {
         Self {
             broker,
             shared,
