@@ -427,6 +427,9 @@ pub(crate) const MERGED_PARTITIONS_PER_OBJECT: usize = 2_048;
 /// The records of a merged range lie apart by no more than this part of `retention.ms`, since they
 /// expire together, and of `max.compaction.lag.ms`, since they are compacted together.
 pub(crate) const MERGE_SPAN_PART: i64 = 8;
+/// They may always lie apart by so much, in ms: else a topic with `segment.ms=1` would keep a range
+/// for every flush.
+pub(crate) const LEAST_SPAN_MS: i64 = 60_000;
 /// Objects that a merge reads from at a time.
 pub(crate) const MERGE_READS_AT_ONCE: usize = 8;
 /// The longest pause between two merges: a large object at a small budget.

@@ -9,7 +9,6 @@
 //! partition that is named twice gets INVALID_REQUEST, once.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -19,12 +18,12 @@ use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
-use strandline_metadata::state::{Partition, Range};
+use strandline_metadata::state::{Range, State};
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKind;
 use strandline_storage::reader::ReadKind;
 use tokio::time::{Instant, timeout_at};
-use tracing::error;
+use tracing::{debug, error};
 use uuid::Uuid;
 
 use super::Call;
@@ -44,6 +43,9 @@ const LATEST_TIERED: i64 = -5;
 
 /// An offset and the timestamp of its record; −1 for what there is not.
 type TimestampLookup = Result<(i64, i64), ResponseError>;
+
+/// The same of records that had to be read.
+type RecordLookup = Result<Option<(i64, i64)>, StoreError>;
 
 /// What is asked about one partition.
 struct Question {
@@ -124,11 +126,12 @@ async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
     if *is_repeated {
         return Err(ResponseError::InvalidRequest);
     }
-    let found: Option<((Uuid, u32), Arc<Partition>)> = call.broker.replica.read(|view| {
+    let found = call.broker.replica.read(|view| {
         let place = (view.names.topic(topic)?.value.topic_id, u32::try_from(asked.partition_index).ok()?);
-        Some((place, view.state.partition(place.0, place.1)?.clone()))
+        Some((place, view.state.clone()))
     });
-    let (place, partition) = found.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let (place, state) = found.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let partition = state.partition(place.0, place.1).ok_or(ResponseError::UnknownTopicOrPartition)?;
     if asked.current_leader_epoch > 0 {
         return Err(ResponseError::UnknownLeaderEpoch);
     }
@@ -137,43 +140,54 @@ async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
         EARLIEST => Ok((partition.log_start(), -1)),
         EARLIEST_LOCAL if call.version >= 8 => Ok((partition.log_start(), -1)),
         LATEST_TIERED if call.version >= 9 => Ok((-1, -1)),
-        MAX_TIMESTAMP if call.version >= 7 => match partition.max_timestamp_ms() {
-            Some(newest) => first_at_or_after(call, place, &partition, newest).await,
-            None => Ok((-1, -1)),
-        },
-        timestamp if timestamp < 0 => Err(ResponseError::UnsupportedVersion),
-        timestamp => first_at_or_after(call, place, &partition, timestamp).await,
+        timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP && call.version >= 7 => {
+            by_time(call, place, &state, timestamp).await
+        }
+        _ => Err(ResponseError::UnsupportedVersion),
     }
 }
 
-/// The first record at or after the log start whose timestamp is at least `timestamp`.
-async fn first_at_or_after(
-    call: &Call,
-    place: (Uuid, u32),
-    partition: &Partition,
-    timestamp: i64,
-) -> TimestampLookup {
+/// The first record at or after the log start whose timestamp is at least `timestamp`, or the
+/// largest that there is.
+async fn by_time(call: &Call, place: (Uuid, u32), state: &State, timestamp: i64) -> TimestampLookup {
+    let mut found = first_at_or_after(call, place, state, timestamp).await;
+    if let Err(StoreError::NotFound { key }) = &found {
+        debug!(
+            key,
+            "an object went while an offset was looked up by time: where its records are now is asked"
+        );
+        found = first_at_or_after(call, place, &call.broker.replica.state(), timestamp).await;
+    }
+    found.map(|found| found.unwrap_or((-1, -1))).map_err(|error| {
+        let (topic_id, partition) = place;
+        error!(%topic_id, partition, %error, "an offset cannot be looked up by time");
+        ResponseError::KafkaStorageError
+    })
+}
+
+async fn first_at_or_after(call: &Call, place: (Uuid, u32), state: &State, timestamp: i64) -> RecordLookup {
+    // It may have been deleted since.
+    let Some(partition) = state.partition(place.0, place.1) else { return Ok(None) };
+    let timestamp = if timestamp == MAX_TIMESTAMP { partition.max_timestamp_ms() } else { Some(timestamp) };
+    let Some(timestamp) = timestamp else { return Ok(None) };
     for range in partition.ranges().reaching(timestamp) {
-        if let Some(found) = first_in_range(call, place, partition.log_start(), range, timestamp).await? {
+        let bytes = state.objects().get(&range.object).map_or(0, |object| object.bytes);
+        let found = first_in_range(call, place, partition.log_start(), (range, bytes), timestamp).await?;
+        if found.is_some() {
             return Ok(found);
         }
     }
-    Ok((-1, -1))
+    Ok(None)
 }
 
 async fn first_in_range(
     call: &Call,
     place: (Uuid, u32),
     log_start: i64,
-    range: &Range,
+    (range, bytes): (&Range, u64),
     timestamp: i64,
-) -> Result<Option<(i64, i64)>, ResponseError> {
-    let failed = |error: StoreError| {
-        error!(object = %range.object, position = range.position, %error, "an offset cannot be looked up by time");
-        ResponseError::KafkaStorageError
-    };
+) -> RecordLookup {
     let broker = &call.broker;
-    let bytes = broker.replica.read(|view| view.state.objects().get(&range.object).map_or(0, |o| o.bytes));
     if range.object.kind == ObjectKind::Write {
         return Ok(first_in_part(call, log_start, (range, bytes), timestamp).await?.found());
     }
@@ -183,7 +197,7 @@ async fn first_in_range(
     if range.base_offset >= log_start {
         let index = broker.reader.merged_index(ReadKind::CatchUp, range.object, bytes).await;
         let partition = i32::try_from(place.1).unwrap_or(i32::MAX);
-        match index.map_err(failed)?.locate_time(*place.0.as_bytes(), partition, timestamp) {
+        match index?.locate_time(*place.0.as_bytes(), partition, timestamp) {
             Some(span) => offset = offset.max(span.base_offset),
             None => return Ok(None),
         }
@@ -191,7 +205,7 @@ async fn first_in_range(
     loop {
         let (kind, wanted) = (ReadKind::CatchUp, LOOKUP_SPAN_BYTES);
         let part = narrow::part_of(broker, kind, place, (range, bytes), offset, wanted).await;
-        let Some(Narrowed { part, bytes_after }) = part.map_err(failed)? else { return Ok(None) };
+        let Some(Narrowed { part, bytes_after }) = part? else { return Ok(None) };
         match first_in_part(call, log_start, (&part, bytes), timestamp).await? {
             InPart::NotBefore(next) if bytes_after > 0 && next > offset => offset = next,
             looked => return Ok(looked.found()),
@@ -222,16 +236,12 @@ async fn first_in_part(
     log_start: i64,
     (range, object_bytes): (&Range, u64),
     timestamp: i64,
-) -> Result<InPart, ResponseError> {
-    let failed = |what: &dyn std::fmt::Display| {
-        error!(object = %range.object, position = range.position, error = %what, "an offset cannot be looked up by time");
-        ResponseError::KafkaStorageError
-    };
+) -> Result<InPart, StoreError> {
     let broker = &call.broker;
     let span = range.position..range.position + range.bytes;
     let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, object_bytes, span).await;
     let mut next = range.base_offset;
-    for batch in batches.map_err(|e| failed(&e))? {
+    for batch in batches? {
         let header = batch.header;
         let base_offset = match range.object.kind {
             ObjectKind::Write => next,
@@ -243,7 +253,13 @@ async fn first_in_part(
                 move |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;
             // A few kilobytes may become a hundred megabytes on the way.
             let look = move || records::find_time(&header, &batch.contiguous(), is_wanted);
-            let found = broker.compute.run(Kind::Lookup, look).await.map_err(|e| failed(&e))?;
+            let found = broker.compute.run(Kind::Lookup, look).await.map_err(|error| {
+                let at = range.position;
+                StoreError::corrupt(
+                    &range.object.key(),
+                    format!("the records of a batch behind {at}: {error}"),
+                )
+            })?;
             if let Some(found) = found {
                 return Ok(InPart::Found(offset(found), found.timestamp_ms));
             }

@@ -120,6 +120,7 @@ fn batches(expected: &Expected, own: Bytes) -> Result<(), String> {
     let range = &expected.range;
     let (mut next, mut count) = (range.base_offset, 0_u32);
     let mut newest_ms = i64::MIN;
+    let mut is_timed = true;
     let mut all = Vec::new();
     for found in batch::split_batches(own) {
         let (_, whole) = found.map_err(|e| format!("{}: {e}", describe(expected)))?;
@@ -135,6 +136,7 @@ fn batches(expected: &Expected, own: Bytes) -> Result<(), String> {
         next = base_offset + i64::from(header.last_offset_delta) + 1;
         count += 1;
         newest_ms = newest_ms.max(header.max_timestamp);
+        is_timed &= header.max_timestamp >= 0;
         all.push((header, whole));
     }
     let ends_early = next < range.end_offset && !range.compacted;
@@ -145,6 +147,10 @@ fn batches(expected: &Expected, own: Bytes) -> Result<(), String> {
             range.batches,
             range.end_offset
         ));
+    }
+    // Records without timestamps count as written when they came.
+    if !is_timed && newest_ms <= range.max_timestamp_ms {
+        return Ok(());
     }
     // A header may lie about the largest timestamp; the records themselves do not.
     if newest_ms != range.max_timestamp_ms && newest_of(&all) != Some(range.max_timestamp_ms) {

@@ -36,7 +36,7 @@ use self::plan::{Load, Looks, Piece};
 use self::rewrite::Read;
 use crate::Broker;
 use crate::leaders::Leaders;
-use crate::limits::{MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
+use crate::limits::{LEAST_SPAN_MS, MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
 use crate::topic_config::Effective;
 
 /// Merges and compacts whatever is due, again and again, until it is dropped.
@@ -244,13 +244,13 @@ impl Merger {
 
 /// The longest time that records of one range of a topic may lie apart, so that retention by time,
 /// `segment.ms` and `max.compaction.lag.ms` keep their meaning: an eighth of retention and lag, and
-/// `segment.ms`.
+/// `segment.ms`, but a minute at least.
 fn max_span_ms(configs: &Effective<'_>) -> i64 {
     let of_lag = configs.compaction().map_or(i64::MAX, |rules| rules.max_lag_ms / MERGE_SPAN_PART);
-    retention_span_ms(configs).min(of_lag).min(configs.segment_ms())
+    retention_span_ms(configs).min(of_lag).min(configs.segment_ms()).max(LEAST_SPAN_MS)
 }
 
 /// The same for what is compacted, for which only retention counts.
 fn retention_span_ms(configs: &Effective<'_>) -> i64 {
-    configs.retention_ms().map_or(i64::MAX, |ms| ms / MERGE_SPAN_PART)
+    configs.retention_ms().map_or(i64::MAX, |ms| (ms / MERGE_SPAN_PART).max(LEAST_SPAN_MS))
 }

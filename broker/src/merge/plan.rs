@@ -141,10 +141,18 @@ impl Piece {
             position: output.position,
             bytes: output.bytes,
             batches: output.batches,
-            max_timestamp_delta_ms: output.max_timestamp_ms.wrapping_sub(time_ms),
+            max_timestamp_delta_ms: self.max_timestamp_ms(output).wrapping_sub(time_ms),
             level: u32::from(self.level),
             compacted: output.compacted,
         }
+    }
+
+    /// What the log says of its inputs, if all their records are in it: that is more than batches
+    /// say whose records have no timestamps, which count as written when they came.
+    fn max_timestamp_ms(&self, output: &Output) -> i64 {
+        let inputs = self.inputs.iter().map(|range| range.max_timestamp_ms).max();
+        let is_of_output = output.compacted && output.max_timestamp_ms >= 0;
+        inputs.filter(|_| !is_of_output).unwrap_or(output.max_timestamp_ms)
     }
 
     /// The bytes of what it takes the place of.
@@ -240,20 +248,25 @@ fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Ve
 }
 
 /// Cuts a run so that no piece is larger than an object, has more inputs than are looked at in one
-/// go, or spans more time than it may.
+/// go, or spans more time than it may: from when its first records expire until its last ones do.
+/// None expires before those in front of it, since retention goes by offsets: timestamps that go
+/// back and forth cut nothing.
 pub(super) fn cut(run: &[Range], object_bytes: u64, max_span_ms: i64) -> Vec<&[Range]> {
     let mut cuts = Vec::new();
     let mut rest = run;
+    let mut newest_ms = i64::MIN;
     while let Some(first) = rest.first() {
-        let (mut bytes, mut span) = (0, (first.max_timestamp_ms, first.max_timestamp_ms));
+        newest_ms = newest_ms.max(first.max_timestamp_ms);
+        let (mut bytes, first_ms) = (0, newest_ms);
         let mut length = 0;
         for range in rest.iter().take(MERGE_INPUTS) {
             bytes += range.bytes;
-            span = (span.0.min(range.max_timestamp_ms), span.1.max(range.max_timestamp_ms));
-            let is_too_much = bytes > object_bytes || span.1.saturating_sub(span.0) > max_span_ms;
+            let last_ms = newest_ms.max(range.max_timestamp_ms);
+            let is_too_much = bytes > object_bytes || last_ms.saturating_sub(first_ms) > max_span_ms;
             if is_too_much && length > 0 {
                 break;
             }
+            newest_ms = last_ms;
             length += 1;
         }
         let (piece, after) = rest.split_at(length);

@@ -159,6 +159,42 @@ async fn ranges_span_no_more_time_than_retention_allows() {
     assert_eq!(lengths, [11, 11, 11, 7]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn records_without_a_timestamp_are_no_older_after_a_merge() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    for time in [-1, NOW_MS - 3_600_000, -1] {
+        client.produce("t", [batch(Compression::None, time, 1)]).await;
+    }
+    sleep(Duration::from_secs(4)).await;
+    let merged = partition(&opened, topic, 0).await;
+    let ranges: Vec<(i64, i64)> =
+        merged.ranges().iter().map(|r| (r.end_offset, r.max_timestamp_ms)).collect();
+    assert_eq!(ranges, [(3, NOW_MS)], "as old as what they were merged from");
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_go_back_and_forth_are_merged_all_the_same() {
+    const DAY_MS: i64 = 86_400_000;
+    let opened = World::new().broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let forth = client.create_topic("t", 1, &[]).await;
+    for i in 0..40 {
+        client.produce("t", [batch(Compression::None, NOW_MS - (i % 2) * 5 * DAY_MS, 1)]).await;
+    }
+    // And those that lie apart by little, where the topic allows nothing.
+    let little = client.create_topic("little", 1, &[("segment.ms", "1"), ("retention.ms", "-1")]).await;
+    for i in 0..40 {
+        client.produce("little", [batch(Compression::None, NOW_MS - 40_000 + i * 1_000, 1)]).await;
+    }
+    sleep(Duration::from_secs(4)).await;
+    for topic in [forth, little] {
+        assert_eq!(partition(&opened, topic, 0).await.ranges().len(), 1);
+    }
+}
+
 #[tokio::test]
 async fn levels_are_merged_by_number_size_and_age() {
     let opened =
