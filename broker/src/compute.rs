@@ -13,7 +13,9 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use crate::limits::{BATCHES_OPENED_AT_ONCE, FRAMES_AT_ONCE, LARGE_ANSWERS_AT_ONCE, LOOKUPS_AT_ONCE};
+use crate::limits::{
+    BATCHES_OPENED_AT_ONCE, FRAMES_AT_ONCE, GROWING_AT_ONCE, LARGE_ANSWERS_AT_ONCE, LOOKUPS_AT_ONCE,
+};
 use crate::metrics::Metrics;
 
 /// What is computed.
@@ -52,6 +54,7 @@ pub(crate) struct Compute {
     patterns: Arc<Semaphore>,
     compaction: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    growing: Arc<Semaphore>,
     metrics: Metrics,
     /// Where it runs; `None` for the runtime of everything else.
     aside: Option<Handle>,
@@ -76,6 +79,7 @@ impl Compute {
             patterns: places(1),
             compaction: places(1),
             answers: places(LARGE_ANSWERS_AT_ONCE),
+            growing: places(GROWING_AT_ONCE),
             metrics,
             aside,
         }
@@ -123,6 +127,12 @@ impl Compute {
     /// memory.
     pub(crate) async fn answer(&self) -> Option<OwnedSemaphorePermit> {
         self.place(&self.answers, "answer").await
+    }
+
+    /// Waits until batches of a request may be compressed anew: what they become is in memory until
+    /// the buffer takes it.
+    pub(crate) async fn growth(&self) -> Option<OwnedSemaphorePermit> {
+        self.place(&self.growing, "growth").await
     }
 
     async fn place(&self, places: &Arc<Semaphore>, kind: &'static str) -> Option<OwnedSemaphorePermit> {

@@ -394,9 +394,7 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn check(&self, name: &str, value: &str) -> Result<(), TopicError> {
-        if value.len() > CONFIG_VALUE_BYTES {
-            return Err(invalid(format!("{name}: a value has at most {CONFIG_VALUE_BYTES} bytes")));
-        }
+        check_length(name, value)?;
         (self.check)(name, value).map_err(invalid)
     }
 
@@ -418,6 +416,11 @@ impl Rules<'_> {
         };
         let mut altered = current.clone();
         for (name, alteration) in alterations {
+            if let Alteration::Set(value) | Alteration::Append(value) | Alteration::Subtract(value) =
+                &alteration
+            {
+                check_length(&name, value)?;
+            }
             let value = match alteration {
                 Alteration::Delete => {
                     altered.remove(&name);
@@ -447,6 +450,13 @@ impl Rules<'_> {
         }
         Ok(altered)
     }
+}
+
+fn check_length(name: &str, value: &str) -> Result<(), TopicError> {
+    if value.len() > CONFIG_VALUE_BYTES {
+        return Err(invalid(format!("{name}: a value has at most {CONFIG_VALUE_BYTES} bytes")));
+    }
+    Ok(())
 }
 
 fn is_list(name: &str) -> bool {

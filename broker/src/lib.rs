@@ -53,6 +53,7 @@ mod telemetry;
 mod testing;
 mod topic_config;
 mod topics;
+pub mod unwanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +89,7 @@ use crate::server::memory::MemoryBudget;
 use crate::space::SpaceGauge;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
+use crate::unwanted::Unwanted;
 
 /// Everything that a request may touch.
 #[derive(Debug)]
@@ -105,6 +107,7 @@ pub struct Broker {
     pub(crate) registration: CurrentRegistration,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) reader: Reader,
+    pub(crate) unwanted: Unwanted,
     pub(crate) buffer: ProduceBuffer,
     pub(crate) doubts: Doubts,
     pub(crate) fetch_sessions: FetchSessions,

@@ -126,6 +126,15 @@ pub(crate) const BRIEF_REQUEST_BYTES: usize = 256 * 1024;
 /// A request whose structs take more memory than this waits until no other such request of its
 /// connection is being answered, as all requests do in Kafka.
 pub(crate) const LARGE_REQUEST_BYTES: usize = 1024 * 1024;
+/// What the batches of one request may become that are compressed anew, since their topics want
+/// another codec: a hundred times what a Java producer sends by default.
+pub(crate) const GROWN_PER_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+/// Requests of which this is so at a time.
+pub(crate) const GROWING_AT_ONCE: usize = 2;
+/// What a client may call its software, and that's version (KIP-511), in bytes.
+pub(crate) const SOFTWARE_TEXT_BYTES: usize = 255;
+/// Names that are compared in a unit of work, when a topic is created.
+pub(crate) const NAMES_PER_UNIT: usize = 10;
 /// The same for a fetch, which may wait for a minute: 700 partitions.
 pub(crate) const LARGE_FETCH_BYTES: usize = 64 * 1024;
 /// A response for which more was done, in units of a turn, is encoded beside the connections'
@@ -457,6 +466,13 @@ pub(crate) const OBJECTS_DELETED_PER_PASS: usize = 10_000;
 pub(crate) const OBJECTS_PER_RECORD: usize = 5_000;
 /// Keys of one LIST when orphans are looked for.
 pub(crate) const ORPHAN_LIST_PAGE: usize = 1_000;
+/// Objects of this broker that nothing refers to and that the store has not deleted yet. More wait
+/// until the broker has ended.
+pub(crate) const UNWANTED_OBJECTS: usize = 10_000;
+/// How many of them are deleted at a time.
+pub(crate) const UNWANTED_AT_ONCE: usize = 100;
+/// How long they wait after the store has not deleted one of them.
+pub(crate) const UNWANTED_REST: Duration = Duration::from_mins(1);
 /// Passes over the dead list between two listings of the bucket: a listing costs requests.
 pub(crate) const PASSES_PER_ORPHAN_LISTING: u32 = 720;
 /// An audit reads an object up to this size with one request, in bytes.

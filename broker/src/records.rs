@@ -114,14 +114,20 @@ pub(crate) struct Target {
     pub(crate) level: Option<i32>,
 }
 
-/// The same records in another codec.
-pub(crate) fn recompress(batch: &[u8], target: Target) -> Result<VerifiedBatch, RecordsError> {
+/// The same records in another codec, if the batch then has at most `most` bytes.
+pub(crate) fn recompress(batch: &[u8], target: Target, most: usize) -> Result<VerifiedBatch, RecordsError> {
     let codec = target.codec;
     let header = BatchHeader::parse(batch)?;
-    let payload = payload(&header, batch)?;
+    // What is not compressed again has to fit as it is.
+    let opened_most =
+        if codec == Compression::None { most.min(MAX_PAYLOAD_BYTES) } else { MAX_PAYLOAD_BYTES };
+    let payload = payload(&header, batch, opened_most)?;
     let mut out = BytesMut::with_capacity(BATCH_HEADER_BYTES + payload.len() / 2);
     out.put_slice(&batch[..BATCH_HEADER_BYTES]);
     let mut out = compress(target, &payload, out)?;
+    if out.len() > most {
+        return Err(RecordsError::TooLarge(most));
+    }
     out[ATTRIBUTES_LOW_AT] = (out[ATTRIBUTES_LOW_AT] & !CODEC_MASK) | codec_bits(codec);
     let length = i32::try_from(out.len() - 12).map_err(|_| RecordsError::TooLarge(MAX_PAYLOAD_BYTES))?;
     out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
@@ -130,10 +136,10 @@ pub(crate) fn recompress(batch: &[u8], target: Target) -> Result<VerifiedBatch, 
     Ok(VerifiedBatch::new(out.freeze())?)
 }
 
-/// The records of a batch, decompressed.
-fn payload(header: &BatchHeader, batch: &[u8]) -> Result<Bytes, RecordsError> {
+/// The records of a batch, decompressed, if these have at most `most` bytes.
+fn payload(header: &BatchHeader, batch: &[u8], most: usize) -> Result<Bytes, RecordsError> {
     let stored = batch.get(BATCH_HEADER_BYTES..).ok_or(RecordsError::Malformed)?;
-    decompress(header.compression()?, stored, MAX_PAYLOAD_BYTES)
+    decompress(header.compression()?, stored, most)
 }
 
 /// What was compressed as Kafka's clients do it, if that has at most `most` bytes.
@@ -340,7 +346,7 @@ pub(crate) mod tests {
         for (from, _) in CODECS {
             for (_, to) in CODECS {
                 let before = batch(from, 5, 20);
-                let after = recompress(&before, Target { codec: to, level: None }).unwrap();
+                let after = recompress(&before, Target { codec: to, level: None }, 1 << 20).unwrap();
                 let header = strandline_storage::format::batch::verify(after.bytes()).unwrap();
                 assert_eq!(header.compression().unwrap(), to);
                 let decoded = RecordBatchDecoder::decode(&mut after.bytes().clone()).unwrap();
@@ -372,7 +378,10 @@ pub(crate) mod tests {
             let mut bomb = BytesMut::from(&batch(*codec, 0, 1)[..BATCH_HEADER_BYTES]);
             bomb = compress(Target { codec: *ours, level: None }, &zeros, bomb).unwrap();
             let header = BatchHeader::parse(&batch(*codec, 0, 1)).unwrap();
-            assert!(matches!(payload(&header, &bomb), Err(RecordsError::TooLarge(_))), "{codec:?}");
+            assert!(
+                matches!(payload(&header, &bomb, MAX_PAYLOAD_BYTES), Err(RecordsError::TooLarge(_))),
+                "{codec:?}"
+            );
         }
     }
 

@@ -45,6 +45,7 @@ use crate::server::memory::MemoryBudget;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
+use crate::unwanted::Unwanted;
 use crate::{Broker, MembershipEnd, jobs, membership, merge, space};
 
 /// Opens the object store of a cluster.
@@ -155,11 +156,13 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let space = SpaceGauge::default();
     let tasks = parts.tasks;
     let lease_tasks = parts.leases.runtime.map_or_else(|| tasks.clone(), |runtime| tasks.on(runtime));
+    let unwanted = Unwanted::new(store.clone(), reader.clone());
     let flusher = Flusher {
         buffer: buffer.clone(),
         config: config.produce,
         store: store.clone(),
         reader: reader.clone(),
+        unwanted: unwanted.clone(),
         committer: committer.clone(),
         sessions: sessions.clone(),
         clock: parts.clock.clone(),
@@ -170,8 +173,8 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         seed: rng.random(),
     };
     let merge_seed = rng.random();
-    let session_bytes = config.memory.fetch_session_bytes();
-    let fetch_sessions = FetchSessions::new(config.fetch_sessions, session_bytes, rng.random());
+    let fetch_sessions =
+        FetchSessions::new(config.fetch_sessions, config.memory.fetch_session_bytes(), rng.random());
     let ids = Ids::new(rng);
     let compute = Arc::new(Compute::new(parts.metrics.clone(), parts.aside));
     let groups = Groups::new(Environment {
@@ -200,6 +203,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         registration: watch::Sender::new(None),
         store,
         reader,
+        unwanted,
         buffer,
         doubts: Doubts::new(),
         fetch_sessions,
@@ -225,12 +229,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         config,
     });
     let (fatal_sender, fatal) = mpsc::channel(3);
-    let log_fatal = fatal_sender.clone();
-    tasks.start(TaskKind::Critical, "replica", async move {
-        let reason = replica_loop.run().await;
-        // Only the first reason counts.
-        let _ = log_fatal.send(Fatal::Log(reason)).await;
-    });
+    follow_log(&tasks, replica_loop, fatal_sender.clone());
     tasks.start(TaskKind::Critical, "barrier", barrier_loop.run());
     tasks.start(TaskKind::Critical, "committer", commit_loop.run());
     start_work(&tasks, &broker, flusher, merge_seed);
@@ -239,6 +238,15 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         warn!("not registered yet; serving what is known, and trying on");
     }
     Ok(Opened { broker, fatal })
+}
+
+/// Starts what applies the log, until it cannot.
+fn follow_log(tasks: &TaskSet, replica_loop: ReplicaLoop, fatal: mpsc::Sender<Fatal>) {
+    tasks.start(TaskKind::Critical, "replica", async move {
+        let reason = replica_loop.run().await;
+        // Only the first reason counts.
+        let _ = fatal.send(Fatal::Log(reason)).await;
+    });
 }
 
 /// Starts what must not be held up by requests: the registration, the look at what clients can do,
@@ -266,6 +274,7 @@ fn start_work(tasks: &TaskSet, broker: &Arc<Broker>, flusher: Flusher, merge_see
         // The buffer is closed and empty: the broker is leaving, and this is no death.
         std::future::pending::<()>().await;
     });
+    tasks.start(TaskKind::Critical, "unwanted", broker.unwanted.clone().run());
     tasks.start(TaskKind::Critical, "jobs", jobs::run(broker.clone()));
     tasks.start(TaskKind::Critical, "space", space::run(broker.clone()));
     tasks.start(TaskKind::Critical, "groups", broker.groups.clone().run());

@@ -26,6 +26,9 @@ pub const MAX_DELETE_KEYS: usize = 1000;
 pub const BULK_DELETES_AT_ONCE: usize = 4;
 /// So many requests that delete one object each are under way at a time, for one call.
 pub const DELETES_AT_ONCE: usize = 16;
+/// Deleting much takes no longer than this in one go, but for its last requests: what else is to be
+/// done waits for it.
+pub const DELETING_FOR: Duration = Duration::from_secs(20);
 /// How often a key is tried again that was left behind when others of the same request went.
 pub const DELETE_LEFT_BEHIND_RETRIES: u32 = 2;
 /// Longest answer to a request that deletes many: a kilobyte for each key and a header.

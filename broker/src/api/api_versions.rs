@@ -16,6 +16,7 @@ use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::{Api, Call, PendingReply, Reply, SUPPORTED};
 use crate::features;
+use crate::limits::SOFTWARE_TEXT_BYTES;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
 
@@ -89,10 +90,11 @@ pub(super) fn unsupported(frame: &Bytes) -> PendingReply {
 }
 
 /// Kafka's rule for these texts: letters, digits, `-` and `.`, beginning and ending with a letter
-/// or digit.
+/// or digit. And they are short, since they are remembered for as long as the connection is there.
 fn is_software_text(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric();
     !text.is_empty()
+        && text.len() <= SOFTWARE_TEXT_BYTES
         && text.chars().all(|c| plain(c) || matches!(c, '-' | '.'))
         && text.starts_with(plain)
         && text.ends_with(plain)

@@ -25,6 +25,7 @@ use strandline_metadata::values::TopicValue;
 use super::distinct::each_once;
 use super::{Call, text};
 use crate::configs;
+use crate::limits::NAMES_PER_UNIT;
 use crate::replicas::{self, DEFAULT_REPLICAS};
 use crate::topics::{self, TopicError};
 
@@ -80,6 +81,8 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
     let broker = &call.broker;
     let name = topic.name.as_str();
     topics::check_name(name)?;
+    // Its name may be compared with those of all others.
+    call.spend(broker.replica.read(|view| view.names.topics().len()) / NAMES_PER_UNIT).await;
     broker.replica.read(|view| match topics::collision(&view.names, name) {
         _ if view.names.topic(name).is_some() => {
             Err(TopicError::new(ResponseError::TopicAlreadyExists, format!("topic '{name}' already exists")))
@@ -111,14 +114,15 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
     Ok(value)
 }
 
-/// How many partitions are asked for, as Kafka counts them: before anything is checked.
+/// How many partitions are asked for, as Kafka counts them: before anything is checked. A topic
+/// that asks for none is looked at all the same.
 fn requested_partitions(call: &Call, topic: &CreatableTopic) -> u64 {
     if !topic.assignments.is_empty() {
-        return topic.assignments.len() as u64;
+        return (topic.assignments.len() as u64).max(1);
     }
     match topic.num_partitions {
         -1 => topics::default_partitions(&call.broker).into(),
-        asked => u64::try_from(asked).unwrap_or(0),
+        asked => u64::try_from(asked).unwrap_or(1).max(1),
     }
 }
 

@@ -392,8 +392,17 @@ async fn admit(call: Call, body: Bytes) -> Result<PendingReply, RequestError> {
             Ok(produce::take(call, request).await)
         }
         ApiKey::Fetch => {
-            let request = call.decode(body).await?;
-            Ok(Box::pin(fetch::handle(call, request)))
+            let request = call.decode(body.clone()).await?;
+            if call.is_first() {
+                return Ok(Box::pin(fetch::handle(call, request)));
+            }
+            // Decoded it is many times as large: it waits as it came, and has been seen to be right.
+            drop(request);
+            Ok(Box::pin(async move {
+                call.alone().await;
+                let request = call.decode(body).await.ok()?;
+                fetch::handle(call, request).await
+            }))
         }
         ApiKey::ApiVersions => {
             let request = call.decode(body).await?;
@@ -458,6 +467,13 @@ impl Call {
         if let Ok(place) = place.clone().acquire_owned().await {
             let _ = self.alone.set(place);
         }
+    }
+
+    /// Whether no such request is before this one; then this one has the place.
+    fn is_first(&self) -> bool {
+        let place = if self.api == ApiKey::Fetch { &self.client.fetch } else { &self.client.large };
+        self.alone.get().is_some()
+            || place.clone().try_acquire_owned().is_ok_and(|p| self.alone.set(p).is_ok())
     }
 
     /// Waits until a large answer may be built, of which there are few at a time: what is asked for

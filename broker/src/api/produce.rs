@@ -27,6 +27,7 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use strandline_storage::limits::COALESCE_BELOW_BYTES;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -34,12 +35,12 @@ use super::{Call, PendingReply, text};
 use crate::Broker;
 use crate::compute::Kind;
 use crate::limits::{
-    BYTES_PER_UNIT, ENTRY_OVERHEAD_BYTES, FIRST_FRAME_BYTES, PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE,
-    UNITS_PER_ELEMENT, UNITS_PER_ENTRY,
+    BYTES_PER_UNIT, ENTRY_OVERHEAD_BYTES, FIRST_FRAME_BYTES, GROWN_PER_REQUEST_BYTES, LARGE_ANSWER_ELEMENTS,
+    PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE, UNITS_PER_ELEMENT, UNITS_PER_ENTRY,
 };
 use crate::produce::{
-    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, RecordError, TopicRules, invalid,
-    is_doubted, is_heavy, validate,
+    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, RecordError, TopicRules, grows,
+    invalid, is_doubted, is_heavy, validate,
 };
 use crate::topics;
 
@@ -50,6 +51,12 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 3..=13;
 struct Partition {
     index: i32,
     outcome: Outcome,
+}
+
+impl Partition {
+    fn is_refused(&self) -> bool {
+        matches!(self.outcome, Outcome::Refused(_))
+    }
 }
 
 #[derive(Debug)]
@@ -74,7 +81,8 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
         + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(PRODUCE_MAX_WAIT);
     let acks = request.acks;
     let mut entries = Vec::new();
-    let mut answer = lay_out(&call, request, deadline, &mut entries).await;
+    let mut growth = Growth::default();
+    let mut answer = lay_out(&call, request, deadline, &mut entries, &mut growth).await;
     detach(&mut entries, call.frame_bytes);
     let bytes: usize = entries.iter().map(|e: &Entry| e.batch.len() + ENTRY_OVERHEAD_BYTES).sum();
     let mut waiting = None;
@@ -98,9 +106,14 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
             refuse_all(&mut answer, &error);
         }
     }
+    drop(growth);
     // What is left of the frame are batches, and those are memory of the buffer.
     call.frame_memory.release();
-    call.release_decoded();
+    // And what is remembered of those that are refused is about as much as they were.
+    let refused = answer.iter().flat_map(|topic| &topic.partitions).filter(|p| p.is_refused()).count();
+    if refused <= LARGE_ANSWER_ELEMENTS {
+        call.release_decoded();
+    }
     Box::pin(acknowledge(call, acks, answer, waiting, deadline))
 }
 
@@ -147,6 +160,9 @@ async fn acknowledge(
             Err(_) => Err(ProduceError::TimedOut),
         },
     };
+    if answer.iter().map(|topic| topic.partitions.len()).sum::<usize>() > LARGE_ANSWER_ELEMENTS {
+        call.large_answer().await;
+    }
     let mut record_errors_left = RECORD_ERRORS_PER_RESPONSE;
     let mut responses = Vec::with_capacity(answer.len());
     for topic in answer {
@@ -162,6 +178,7 @@ async fn lay_out(
     request: ProduceRequest,
     deadline: Instant,
     entries: &mut Vec<Entry>,
+    growth: &mut Growth,
 ) -> Vec<Topic> {
     let broker = &call.broker;
     if request.topic_data.iter().any(|t| !is_known(call, &t.name, t.topic_id)) {
@@ -193,7 +210,8 @@ async fn lay_out(
                         Err(invalid(ResponseError::InvalidRequest, message))
                     }
                     Some(partition) => {
-                        check(call, (*topic_id, partition), data.records, rules, now_ms, deadline).await
+                        let place = (*topic_id, partition);
+                        check(call, place, data.records, rules, (now_ms, deadline), growth).await
                     }
                 },
             };
@@ -231,10 +249,14 @@ async fn check(
     (topic_id, partition): (Uuid, u32),
     records: Option<Bytes>,
     rules: &TopicRules,
-    now_ms: i64,
-    deadline: Instant,
+    (now_ms, deadline): (i64, Instant),
+    growth: &mut Growth,
 ) -> Result<Accepted, Invalid> {
     let (version, rules) = (call.version, *rules);
+    let grows = grows(records.as_ref(), &rules);
+    if grows {
+        growth.begin(call, deadline).await?;
+    }
     let doubts = &call.broker.doubts;
     let doubted = is_doubted(records.as_ref(), &rules, now_ms);
     let opens = doubted && doubts.may_open();
@@ -256,7 +278,36 @@ async fn check(
     if opens {
         doubts.opened(took);
     }
-    checked
+    checked.and_then(|accepted| if grows { growth.add(accepted) } else { Ok(accepted) })
+}
+
+/// What batches of one request become that are compressed anew, until it is memory of the buffer.
+#[derive(Debug, Default)]
+struct Growth {
+    bytes: usize,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Growth {
+    /// Waits until this request is one of the few that may grow.
+    async fn begin(&mut self, call: &Call, deadline: Instant) -> Result<(), Invalid> {
+        if self.place.is_none() {
+            let place = timeout_at(deadline, call.broker.compute.growth()).await;
+            self.place = place.map_err(|_| refused(&ProduceError::Expired))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, accepted: Accepted) -> Result<Accepted, Invalid> {
+        self.bytes += accepted.entry.batch.len();
+        if self.bytes > GROWN_PER_REQUEST_BYTES {
+            let message = format!(
+                "compressed as the topics want it, the request has more than {GROWN_PER_REQUEST_BYTES} bytes"
+            );
+            return Err(invalid(ResponseError::MessageTooLarge, message));
+        }
+        Ok(accepted)
+    }
 }
 
 /// Which producers may write: the state of every broker remembers no more than `max_producers`.

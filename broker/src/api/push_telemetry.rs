@@ -18,21 +18,26 @@ use tokio::time::Instant;
 
 use super::Call;
 use super::get_telemetry_subscriptions::{code, peer};
+use crate::compute::Kind;
 use crate::telemetry::Push;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=0;
 
-#[expect(clippy::unused_async, reason = "handlers are alike, and most of them wait for something")]
 pub(super) async fn handle(call: &Call, request: PushTelemetryRequest) -> PushTelemetryResponse {
     let broker = &call.broker;
-    let push = Push {
-        subscription_id: request.subscription_id,
-        is_last: request.terminating,
-        compression_type: request.compression_type,
-        metrics: &request.metrics,
-    };
     let peer = peer(call, request.client_instance_id);
-    let pushed = broker.telemetry.push(broker, &peer, &push, Instant::now());
+    let (pushed_to, now) = (broker.clone(), Instant::now());
+    // A megabyte may become eight, and is read through.
+    let pushed = broker.compute.run(Kind::Batch, move || {
+        let push = Push {
+            subscription_id: request.subscription_id,
+            is_last: request.terminating,
+            compression_type: request.compression_type,
+            metrics: &request.metrics,
+        };
+        pushed_to.telemetry.push(&pushed_to, &peer, &push, now)
+    });
+    let pushed = pushed.await;
     broker.metrics.telemetry_pushed(pushed.is_ok());
     match pushed {
         Ok(()) => PushTelemetryResponse::default(),

@@ -116,7 +116,7 @@ pub(crate) async fn fetch(
 ) -> (Vec<Fetched>, Option<MemoryPermit>) {
     let replies = &client.replies;
     let mut deadline = Instant::now() + limits.max_wait;
-    let mut gate = large_gate(broker, interests.len()).await;
+    let mut gate = large_gate(broker, interests.len(), deadline).await;
     let mut wanted = resolve(&broker.replica.view(), interests).await;
     if broker.is_turning_away() {
         let failed = wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower));
@@ -155,7 +155,7 @@ pub(crate) async fn fetch(
                 drop(gate.take());
                 sleep_until(until).await;
                 deadline = Instant::now();
-                gate = large_gate(broker, interests.len()).await;
+                gate = large_gate(broker, interests.len(), deadline).await;
                 continue;
             }
         }
@@ -180,13 +180,17 @@ pub(crate) async fn fetch(
             () = client.crowded() => deadline = Instant::now(),
             () = sleep_until(deadline) => {}
         }
-        gate = large_gate(broker, interests.len()).await;
+        gate = large_gate(broker, interests.len(), deadline).await;
     }
 }
 
-/// A fetch of very many partitions looks at them, and reads, when few others do.
-async fn large_gate(broker: &Broker, partitions: usize) -> Option<OwnedSemaphorePermit> {
-    if partitions > LARGE_ANSWER_ELEMENTS { broker.compute.answer().await } else { None }
+/// A fetch of very many partitions looks at them, and reads, when few others do; but it is answered
+/// in time, however many there are.
+async fn large_gate(broker: &Broker, partitions: usize, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+    if partitions <= LARGE_ANSWER_ELEMENTS {
+        return None;
+    }
+    timeout_at(deadline + FETCH_READS_FOR / 2, broker.compute.answer()).await.ok().flatten()
 }
 
 /// What is wanted, with topics looked up as they are now.

@@ -20,6 +20,7 @@ use strandline_metadata::snapshot::{Maintainer, SnapshotError};
 use strandline_metadata::state::object_ref;
 use strandline_storage::error::StoreError;
 use strandline_storage::path::{ObjectId, ObjectKey, ObjectKind};
+use strandline_storage::store::delete_while_it_works;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -166,12 +167,12 @@ impl Collector {
     }
 }
 
-/// Deletes objects, many at a time. Gives those that are gone, and those that the store did not
-/// delete.
+/// Deletes objects, many at a time, for as long as the other jobs can wait. Gives those that are
+/// gone, and those that the store did not delete; the rest was not tried.
 async fn delete(broker: &Broker, objects: &[ObjectId]) -> (Vec<ObjectId>, Vec<ObjectId>) {
     let keys: Vec<ObjectKey> = objects.iter().map(ObjectId::key).collect();
-    let results = broker.store.delete_many(&keys).await;
-    let (mut gone, mut left) = (Vec::with_capacity(objects.len()), Vec::new());
+    let results = delete_while_it_works(broker.store.as_ref(), &keys).await;
+    let (mut gone, mut left) = (Vec::with_capacity(results.len()), Vec::new());
     let mut why = None;
     for (object, result) in objects.iter().zip(results) {
         match result {

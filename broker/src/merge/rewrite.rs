@@ -133,7 +133,11 @@ pub(super) async fn publish(
     let object = builder.id();
     let built = builder.finish()?;
     let bytes = built.size;
-    broker.store.put(&object.key(), built.payload.clone()).await?;
+    if let Err(error) = broker.store.put(&object.key(), built.payload.clone()).await {
+        // It may have happened all the same; nothing will ever refer to the object.
+        broker.unwanted.discard(object);
+        return Err(error.into());
+    }
     broker.metrics.merging().written(bytes);
     // Whoever reads the newest records finds them in memory, as before.
     if pieces.iter().flat_map(|piece| &piece.inputs).any(|range| range.level == 0) {
@@ -145,7 +149,7 @@ pub(super) async fn publish(
         Ok(effects) => effects,
         Err(error) => {
             if error.is_certainly_not_committed() {
-                discard(broker, object).await;
+                broker.unwanted.discard(object);
             }
             return Err(error.into());
         }
@@ -176,14 +180,6 @@ pub(super) async fn is_current(broker: &Broker, topic_id: Uuid, partition: u32, 
         let found = partition.and_then(|p| p.ranges().between(first.base_offset, last.end_offset));
         found.is_some_and(|found| found == ranges)
     })
-}
-
-/// Removes the object again, that certainly no record refers to (invariant 6).
-async fn discard(broker: &Broker, object: ObjectId) {
-    broker.reader.evict(object);
-    if let Err(error) = broker.store.delete(&object.key()).await {
-        debug!(%object, %error, "an orphan stays until it is collected");
-    }
 }
 
 /// Ranges as they were read, by object and position, until they are taken.

@@ -3,7 +3,7 @@
 //! Several PUTs are in flight; their commits are queued in the order in which the buffer was taken.
 //! When a PUT fails for good, every waiter of that flush hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use crate::limits::UNITS_PER_RANGE;
 use crate::metrics::Metrics;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskKind, TaskSet};
+use crate::unwanted::Unwanted;
 
 /// Writes what is in the buffer.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Flusher {
     pub store: Arc<dyn Store>,
     /// What serves them from memory afterwards.
     pub reader: Reader,
+    /// What removes those that nothing refers to.
+    pub unwanted: Unwanted,
     /// Where commits go.
     pub committer: Committer,
     /// Under which registration.
@@ -151,7 +154,7 @@ impl Flusher {
                             waiters_of(requests).fail(&ProduceError::NotRegistered);
                             continue;
                         };
-                        budget.spend(now, requests.iter().map(|queued| queued.entries.len()).sum());
+                        budget.spend(now, partitions_of(&requests));
                         let waited = waits_since.take().map(|at| now - at);
                         self.metrics.put_budget().flushed(budget.saved(now), waited);
                         last_start = Some(now);
@@ -279,7 +282,7 @@ impl Flusher {
             warn!(%object, why, "an object could not be written; its records are refused");
             self.metrics.flush_failed("put");
             // A PUT that failed may still have happened; nothing will ever refer to the object.
-            self.discard(object);
+            self.unwanted.discard(object);
             waiters.fail(&ProduceError::Store(why));
             return;
         }
@@ -291,7 +294,7 @@ impl Flusher {
                 return;
             }
         };
-        let (metrics, flusher) = (self.metrics.clone(), self.discarder());
+        let (metrics, unwanted) = (self.metrics.clone(), self.unwanted.clone());
         self.tasks.start(TaskKind::Background, "acknowledge", async move {
             let FlushOutcome { outcomes, error } = ticket.outcome().await;
             metrics.commit_took(started.elapsed());
@@ -300,7 +303,7 @@ impl Flusher {
                 metrics.flush_failed("commit");
                 // Otherwise it stays, and is collected as an orphan if nothing refers to it.
                 if outcomes.is_empty() && error.is_certainly_not_committed() {
-                    flusher.discard(object);
+                    unwanted.discard(object);
                 }
             }
             let error = error.map(|e| commit_error(&e));
@@ -322,34 +325,12 @@ impl Flusher {
             SegmentVersion::V1
         }
     }
-
-    fn discarder(&self) -> Discarder {
-        Discarder { store: self.store.clone(), reader: self.reader.clone(), tasks: self.tasks.clone() }
-    }
-
-    fn discard(&self, object: ObjectId) {
-        self.discarder().discard(object);
-    }
 }
 
-/// Removes objects that this broker wrote and that certainly no record refers to (invariant 6).
-#[derive(Clone, Debug)]
-struct Discarder {
-    store: Arc<dyn Store>,
-    reader: Reader,
-    tasks: TaskSet,
-}
-
-impl Discarder {
-    fn discard(&self, object: ObjectId) {
-        self.reader.evict(object);
-        let store = self.store.clone();
-        self.tasks.start(TaskKind::Background, "discard", async move {
-            if let Err(error) = store.delete(&object.key()).await {
-                debug!(%object, %error, "an orphan stays until it is collected");
-            }
-        });
-    }
+/// How many partitions the requests write to.
+fn partitions_of(requests: &[Queued]) -> usize {
+    let entries = requests.iter().flat_map(|queued| &queued.entries);
+    entries.map(|entry| (entry.topic_id, entry.partition)).collect::<HashSet<_>>().len()
 }
 
 fn waiters_of(requests: Vec<Queued>) -> Waiters {

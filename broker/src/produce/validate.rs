@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Entry;
 use super::inspect::{RecordError, inspect};
 use crate::limits::{OPENED_APART_BYTES, RECORD_ERRORS_PER_PARTITION};
-use crate::records::Target;
+use crate::records::{RecordsError, Target};
 use crate::topic_config::TimestampType;
 
 /// The first version of the produce request that may have batches of zstd (KIP-110).
@@ -99,16 +99,14 @@ pub(crate) fn validate(
         max_timestamp_ms = inspect(&header, batch.bytes(), rules, now_ms)?;
     }
     if let Some(target) = rules.compression.filter(|target| target.codec != codec) {
-        batch = crate::records::recompress(batch.bytes(), target)
-            .map_err(|e| invalid(ResponseError::InvalidRecord, e.to_string()))?;
-        if batch.len() > rules.max_message_bytes {
-            let message = format!(
-                "compressed as the topic wants it, the batch has {} bytes, the topic takes {}",
-                batch.len(),
-                rules.max_message_bytes
-            );
-            return Err(invalid(ResponseError::MessageTooLarge, message));
-        }
+        let most = rules.max_message_bytes;
+        batch = crate::records::recompress(batch.bytes(), target, most).map_err(|error| match error {
+            RecordsError::TooLarge(_) => {
+                let why = format!("compressed as the topic wants it, the batch has more than {most} bytes");
+                invalid(ResponseError::MessageTooLarge, why)
+            }
+            error => invalid(ResponseError::InvalidRecord, error.to_string()),
+        })?;
     }
     if stamps {
         max_timestamp_ms = now_ms;
@@ -233,6 +231,11 @@ fn header_of(records: Option<&Bytes>) -> Option<(BatchHeader, Compression)> {
 pub(crate) fn is_doubted(records: Option<&Bytes>, rules: &TopicRules, now_ms: i64) -> bool {
     header_of(records)
         .is_some_and(|(header, codec)| trust(&header, codec, rules, now_ms) == HeaderTrust::Doubted)
+}
+
+/// Whether these records are compressed anew, and so may become many times as much.
+pub(crate) fn grows(records: Option<&Bytes>, rules: &TopicRules) -> bool {
+    header_of(records).is_some_and(|(_, codec)| rules.compression.is_some_and(|target| target.codec != codec))
 }
 
 /// Whether validating these records may take longer than a request may keep its thread.

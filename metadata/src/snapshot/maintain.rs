@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_storage::clock::Clock;
-use strandline_storage::store::Store;
+use strandline_storage::store::{Store, delete_while_it_works};
 use tracing::{error, info, warn};
 
 use super::shelf::Shelf;
@@ -253,10 +253,10 @@ impl Maintainer {
         let store = self.store.clone();
         let old = self.shelf.sort_out(store.as_ref(), newest, &listed, self.trusted_ms).await?;
         let mut deleted = 0;
-        for key in old {
-            match self.store.delete(&key).await {
+        for (key, done) in old.iter().zip(delete_while_it_works(self.store.as_ref(), &old).await) {
+            match done {
                 Ok(()) => deleted += 1,
-                // It is found again by the next pass.
+                // It is found again by the next pass, as are those that were not tried.
                 Err(error) => {
                     warn!(object = key.as_str(), %error, "an old snapshot object could not be deleted");
                 }

@@ -28,6 +28,7 @@ mod answer;
 mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod deleting;
 mod faulty;
 mod folder;
 mod measure;
@@ -40,6 +41,7 @@ mod s3_delete;
 mod time_limit;
 
 pub use config::{Checksum, ParseUrlError, Secret, StoreConfig, StoreUrl};
+pub use deleting::delete_while_it_works;
 pub use faulty::{Fault, FaultHandle, FaultPlan, Faulty};
 pub use measure::{Health, Measured};
 pub use object::ObjectStoreBackend;

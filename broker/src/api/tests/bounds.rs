@@ -14,8 +14,8 @@ use tokio::time::{Duration, timeout};
 use super::*;
 use crate::compute::Kind;
 use crate::limits::{
-    BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, LARGE_ANSWERS_AT_ONCE, LARGE_REQUEST_BYTES,
-    LOOKUPS_AT_ONCE, REQUEST_PART_ENTRIES,
+    BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, GROWING_AT_ONCE, LARGE_ANSWERS_AT_ONCE,
+    LARGE_REQUEST_BYTES, LOOKUPS_AT_ONCE, REQUEST_PART_ENTRIES,
 };
 
 const INVALID_REQUEST: i16 = 42;
@@ -394,6 +394,99 @@ async fn compressing_anew_waits_for_a_place_of_its_own_within_the_request_s_time
     drop(release);
     let answer = client.call(&request(packed, Compression::Gzip, 10_000), 13).await;
     assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_becomes_by_being_compressed_anew_has_a_bound() {
+    let (_opened, mut client) = opened_with(&[]).await;
+    let topic = client.create_topic("open", 100, &[("compression.type", "uncompressed")]).await;
+    let of_a_thousand = i32::try_from(batch(Compression::None, NOW_MS, 1_000).len()).unwrap();
+    let large = batch(Compression::Zstd, NOW_MS, 1_000_000_000 / of_a_thousand);
+    let data: Vec<(i32, Bytes)> = (0..100).map(|partition| (partition, large.clone())).collect();
+    let sent: usize = data.iter().map(|(_, batch)| batch.len()).sum();
+    let request = produce_request(13, topic, data).with_timeout_ms(60_000);
+    let answer = client.call(&request, 13).await;
+    let codes: Vec<i16> = answer.responses[0].partition_responses.iter().map(|p| p.error_code).collect();
+    let taken = codes.iter().take_while(|code| **code == 0).count();
+    assert!((60..=70).contains(&taken), "{taken} of a megabyte each, of {sent} bytes");
+    let too_large = ResponseError::MessageTooLarge.code();
+    assert!(codes[taken..].iter().all(|code| *code == too_large), "{codes:?}");
+    // What has grown beyond what the topic takes is not even opened.
+    let huge = batch(Compression::Zstd, NOW_MS, 2_000_000_000 / of_a_thousand);
+    let answer = client.call(&produce_request(13, topic, vec![(0, huge)]), 13).await;
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, too_large);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_grow_are_few_at_a_time() {
+    let (opened, mut client) = opened_with(&[]).await;
+    let topic = client.create_topic("packed", 1, &[("compression.type", "zstd")]).await;
+    let mut places = Vec::new();
+    for _ in 0..GROWING_AT_ONCE {
+        places.push(opened.broker.compute.growth().await);
+    }
+    let request = produce_request(13, topic, vec![(0, batch(Compression::Gzip, NOW_MS, 1))]);
+    let code = async |client: &mut TestClient| {
+        client.call(&request, 13).await.responses[0].partition_responses[0].error_code
+    };
+    assert_eq!(code(&mut client).await, ResponseError::RequestTimedOut.code());
+    places.pop();
+    assert_eq!(code(&mut client).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_software_is_short() {
+    let (_opened, mut client) = opened_with(&[]).await;
+    let version = |letters: usize| {
+        let text = StrBytes::from_string("x".repeat(letters));
+        ApiVersionsRequest::default()
+            .with_client_software_name(text.clone())
+            .with_client_software_version(text)
+    };
+    for (letters, code) in [(256, INVALID_REQUEST), (255, 0)] {
+        assert_eq!(client.call(&version(letters), 3).await.error_code, code);
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_long_is_not_even_split() {
+    let (_opened, mut client, _) = ready().await;
+    let config = incremental_alter_configs_request::AlterableConfig::default()
+        .with_name(text("cleanup.policy"))
+        .with_value(Some(text("compact,".repeat(100_000))));
+    for operation in [2, 3] {
+        let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text("t"))
+            .with_configs(vec![config.clone().with_config_operation(operation)]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let answer = client.call(&request, 1).await;
+        assert_eq!(answer.responses[0].error_code, ResponseError::InvalidConfig.code(), "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn topics_without_partitions_count_as_one_each() {
+    let (_opened, mut client) = opened_with(&[]).await;
+    let topics = (0..10_001).map(|i| creatable(&format!("t.{i}"), 0)).collect();
+    let answer = client.call(&CreateTopicsRequest::default().with_topics(topics), 7).await;
+    assert!(answer.topics.iter().all(|topic| topic.error_code == POLICY_VIOLATION));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_of_very_many_partitions_is_answered_in_time_however_many_there_are() {
+    let (opened, mut client) = opened_with(&[]).await;
+    let id = client.create_topic("many", 9_000, &[]).await;
+    let _places = [opened.broker.compute.answer().await, opened.broker.compute.answer().await];
+    assert_eq!(LARGE_ANSWERS_AT_ONCE, 2);
+    let mut fetch = fetch_request(12, id, 0);
+    let one = fetch.topics[0].partitions[0].clone();
+    fetch.topics[0].topic = name("many");
+    fetch.topics[0].partitions = (0..9_000).map(|partition| one.clone().with_partition(partition)).collect();
+    let began = tokio::time::Instant::now();
+    let answer = client.call(&fetch, 12).await;
+    assert_eq!(answer.error_code, 0);
+    assert!(began.elapsed() < Duration::from_secs(3), "its half second and two more");
 }
 
 #[tokio::test]
