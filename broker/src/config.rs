@@ -538,6 +538,8 @@ mod tests {
         let plenty = on(1 << 40, &[]);
         assert_eq!((plenty.memory.memory_bytes, plenty.memory.sum()), (2560 * MIB, 1664 * MIB));
         assert_eq!((plenty.cache_bytes, plenty.read_in_flight_bytes), (256 * MIB, 128 * MIB));
+        let described = table::SETTINGS.iter().find(|setting| setting.key == "memory_bytes").unwrap();
+        assert!(described.help.contains(&plenty.memory.memory_bytes.to_string()), "{}", described.help);
         let small = on(400 * MIB, &[]);
         assert_eq!((small.memory.sum(), small.produce.buffer_bytes as u64), (260 * MIB, 40 * MIB));
         assert_eq!(small.max_request_bytes as u64, 40 * MIB, "the largest request fits");

@@ -118,7 +118,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "bytes",
         "Memory that this process may use, of which the next seven have a share each [default: the least of what the cgroup, \
-         ulimit -v and the machine allow, at most 2415919104]",
+         ulimit -v and the machine allow, at most 2684354560]",
     ),
     setting(
         "buffer_bytes",
