@@ -97,8 +97,10 @@ impl Shared {
         [objects.1.random(), objects.1.random()]
     }
 
-    /// Keeps merges away from a partition below an offset.
-    fn hold(&self, topic_id: Uuid, partition: u32, end_offset: i64) -> Held<'_> {
+    /// Keeps merges away from a partition below an offset. Waits for the one that is under way, so
+    /// that what the state says of the partition afterwards stays so.
+    async fn hold(&self, topic_id: Uuid, partition: u32, end_offset: i64) -> Held<'_> {
+        let _pace = self.rewriting.lock().await;
         *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((topic_id, partition, end_offset));
         Held(self)
@@ -157,10 +159,16 @@ impl Merger {
         broker: &Broker,
         shared: &Shared,
         state: &State,
-        load: Load,
+        mut load: Load,
     ) -> ControlFlow<()> {
         let pace = shared.rewriting.lock().await;
         let mut began = Instant::now();
+        // It may have been held since the survey.
+        let is_held = |piece: &Piece| piece.offsets().0 < shared.held_below(piece.topic_id, piece.partition);
+        for pieces in &mut load.objects {
+            pieces.retain(|piece| !is_held(piece));
+        }
+        load.objects.retain(|pieces| !pieces.is_empty());
         let inputs = load.objects.iter().flatten().flat_map(|piece| &piece.inputs);
         let mut read = Read::all(broker, state, inputs).await;
         for pieces in load.objects {

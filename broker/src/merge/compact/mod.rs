@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strandline_metadata::state::{MERGING, Partition, Range, State};
+use strandline_metadata::state::{MERGING, Range, State};
 use strandline_metadata::turns::Turns;
 use strandline_storage::format::batch::BatchHeader;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags};
@@ -122,17 +122,22 @@ impl Cleaner {
         if state.feature_level() < MERGING || broker.sessions.current().is_none() {
             return;
         }
-        let mut due = self.survey(broker, &state).await;
-        self.settled = Ends::of(&state);
+        let settled = std::mem::replace(&mut self.settled, Ends::of(&state));
+        let mut due = self.survey(broker, &state, &settled).await;
         broker.metrics.compaction().surveyed(due.iter().map(|c| c.region.dirty_ratio()).fold(0.0, f64::max));
         due.sort_by(|a, b| b.region.dirty_ratio().total_cmp(&a.region.dirty_ratio()));
-        for candidate in due {
+        for mut candidate in due {
+            let (topic_id, partition) = (candidate.topic_id, candidate.number);
+            // No dirty range of the region goes on behind that.
+            let end = settled.of_partition(topic_id, partition);
+            let _held = shared.hold(topic_id, partition, end).await;
             // Retention of tombstones goes by the clock, as that of other records does.
             let Some(now_ms) = clock_trust(broker).await.now_ms() else { return };
-            let (topic_id, partition) = (candidate.topic_id, candidate.number);
-            let end = candidate.region.inputs.last().map_or(0, |range| range.end_offset);
-            let _held = shared.hold(topic_id, partition, end);
-            let mut work = Work::new(broker, shared, candidate, now_ms);
+            // The partitions before this one may have taken long: merges and retention went on.
+            let state = broker.replica.state();
+            let Some(region) = self.region(&state, &candidate, end, now_ms) else { continue };
+            candidate.region = region;
+            let mut work = Work::new(broker, shared, candidate, state, now_ms);
             let done = work.run().await;
             broker.metrics.compaction().compacted(&work.tally, done.is_ok());
             match done {
@@ -154,7 +159,8 @@ impl Cleaner {
         }
     }
 
-    async fn survey(&mut self, broker: &Broker, state: &State) -> Vec<Candidate> {
+    /// What is due in the partitions of this broker.
+    async fn survey(&mut self, broker: &Broker, state: &State, settled: &Ends) -> Vec<Candidate> {
         let view = broker.replica.view();
         let leaders = Leaders::registered(&view.names);
         let (dynamic, _) = view.names.broker_configs(None);
@@ -178,7 +184,9 @@ impl Cleaner {
                 if leaders.of_partition(topic_id, number) != broker.config.node_id {
                     continue;
                 }
-                let region = self.region(partition, (topic_id, number), &rules, now_ms);
+                let settled_end = settled.of_partition(topic_id, number);
+                let is_unreadable = self.unreadable_in(topic_id, number);
+                let region = Region::of(partition, &rules, settled_end, now_ms, is_unreadable);
                 if let Some(region) = region.filter(|region| region.is_due(&rules, now_ms)) {
                     due.push(Candidate { topic_id, number, rules, max_span_ms, region });
                 }
@@ -187,17 +195,18 @@ impl Cleaner {
         due
     }
 
-    fn region(
-        &self,
-        partition: &Partition,
-        (topic_id, number): (Uuid, u32),
-        rules: &Compaction,
-        now_ms: i64,
-    ) -> Option<Region> {
-        let settled_end = self.settled.of_partition(topic_id, number);
-        let is_unreadable =
-            |range: &Range| self.unreadable.contains_key(&(topic_id, number, range.base_offset));
+    /// What of a candidate is to be compacted by now, if it is still due.
+    fn region(&self, state: &State, candidate: &Candidate, settled_end: i64, now_ms: i64) -> Option<Region> {
+        let Candidate { topic_id, number, rules, .. } = candidate;
+        let partition = state.partition(*topic_id, *number)?;
+        let is_unreadable = self.unreadable_in(*topic_id, *number);
         Region::of(partition, rules, settled_end, now_ms, is_unreadable)
+            .filter(|region| region.is_due(rules, now_ms))
+    }
+
+    /// Which ranges of a partition are left alone.
+    fn unreadable_in(&self, topic_id: Uuid, number: u32) -> impl Fn(&Range) -> bool {
+        move |range| self.unreadable.contains_key(&(topic_id, number, range.base_offset))
     }
 
     /// What cannot be read is not tried again for a while; what lies behind it is compacted.
@@ -225,6 +234,7 @@ struct Work<'a> {
     broker: &'a Arc<Broker>,
     shared: &'a Shared,
     candidate: Candidate,
+    /// What the candidate's region is of.
     state: State,
     hasher: KeyHasher,
     /// When tombstones may go that are kept for the first time, ms since 1970.
@@ -234,11 +244,17 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(broker: &'a Arc<Broker>, shared: &'a Shared, candidate: Candidate, now_ms: i64) -> Self {
+    fn new(
+        broker: &'a Arc<Broker>,
+        shared: &'a Shared,
+        candidate: Candidate,
+        state: State,
+        now_ms: i64,
+    ) -> Self {
         Self {
             broker,
             shared,
-            state: broker.replica.state(),
+            state,
             hasher: KeyHasher::new(shared.secrets()),
             horizon_ms: now_ms.saturating_add(candidate.rules.delete_retention_ms),
             now_ms,

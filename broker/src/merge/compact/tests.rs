@@ -358,6 +358,41 @@ async fn keys_that_do_not_fit_into_memory_are_compacted_all_the_same() {
     assert_eq!(left.first().unwrap().0, 60_000);
 }
 
+/// The value of a metric, with its labels.
+fn metric(opened: &Opened, name: &str) -> u64 {
+    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_were_merged_while_they_waited_are_compacted_in_the_same_pass() {
+    let world = World::new();
+    // A walk takes some seconds, in which whatever is old enough is merged.
+    let mut flags = FLAGS.to_vec();
+    flags.extend(["--merge-bytes-per-s", "2000"]);
+    let opened = world.broker(1, &flags).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let mut configs = EAGER.to_vec();
+    configs.push(("min.compaction.lag.ms", "120000"));
+    let topic = client.create_topic("t", 6, &configs).await;
+    for round in 0..10 {
+        let batch =
+            |key: i32| batch_at(NOW_MS, &[change(&key.to_string(), &round.to_string())], Compression::None);
+        client.produce("t", (0..6).map(batch)).await;
+    }
+    world.clock.0.fetch_add(120_000, Ordering::Relaxed);
+    sleep(A_WHILE * 12).await;
+    opened.broker.replica.barrier().await.unwrap();
+    let state = opened.broker.replica.state();
+    for number in 0..6 {
+        let partition = state.partition(topic, number).unwrap();
+        assert!(partition.ranges().iter().all(|range| range.compacted), "partition {number}");
+    }
+    assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"done\"}"), 6);
+    assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"given_up\"}"), 0);
+}
+
 /// Histories of changes and deletions, compacted at any moment: whoever reads from the beginning
 /// comes to the same table, and what is read has its own offset and is never older than what was
 /// read of its key before.
