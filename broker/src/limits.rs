@@ -455,6 +455,9 @@ pub(crate) const COMPACTION_REST: Duration = Duration::from_hours(1);
 pub(crate) const UNREADABLE_REST: Duration = Duration::from_mins(10);
 /// Such ranges that are remembered, about 60 bytes each.
 pub(crate) const UNREADABLE_RANGES: usize = 10_000;
+/// A pass of merging or compaction ends once so many objects in a row could not be read: the store
+/// is down then. Fewer are left alone.
+pub(crate) const SILENT_OBJECTS: usize = 8;
 /// Of a merged range that is larger, a fetch or a look-up reads only the part that it needs, in
 /// bytes. To find it costs a look at the object's index.
 pub(crate) const NARROWED_RANGE_BYTES: u64 = 2 << 20;

@@ -10,6 +10,7 @@
 //! plan (pure) ─▶ for each load: read ─▶ for each object: check, build ─▶ storage: PUT ─▶ metadata: commit `Merged`
 //! ```
 
+mod answers;
 mod compact;
 mod pace;
 pub mod plan;
@@ -30,10 +31,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
+use self::answers::Answers;
 pub(crate) use self::compact::Tally;
 use self::pace::Pace;
 use self::plan::{Load, Looks, Piece};
-use self::rewrite::Read;
+use self::rewrite::{Read, Unreadable};
 use crate::Broker;
 use crate::leaders::Leaders;
 use crate::limits::{LEAST_SPAN_MS, MERGE_SPAN_PART, UNREADABLE_RANGES, UNREADABLE_REST};
@@ -141,15 +143,21 @@ impl Merger {
         self.looks.note(Instant::now(), &state);
         broker.metrics.merging().surveyed(&survey.levels, survey.pieces.iter().map(Piece::bytes).sum());
         let merge = &broker.config.merge;
-        let mut is_time_up = false;
+        let (mut is_time_up, mut answers) = (false, Answers::default());
         for load in plan::loads(survey.pieces, merge.object_bytes(), merge.load_bytes()) {
             // What is in the smallest ranges comes first, and again before too much of the rest: of
             // that at least one load has its turn.
             let is_rest = load.level > 1;
-            if is_rest && is_time_up || self.rewrite(broker, shared, &state, load).await.is_break() {
+            if is_rest && is_time_up {
+                break;
+            }
+            if self.rewrite(broker, shared, &state, load, &mut answers).await.is_break() {
                 return;
             }
             is_time_up = is_rest && Instant::now() >= until;
+        }
+        for (piece, error) in answers.finish() {
+            self.leave_alone(broker, &piece, &error);
         }
     }
 
@@ -160,6 +168,7 @@ impl Merger {
         shared: &Shared,
         state: &State,
         mut load: Load,
+        answers: &mut Answers<(Piece, Unreadable)>,
     ) -> ControlFlow<()> {
         let pace = shared.rewriting.lock().await;
         let mut began = Instant::now();
@@ -171,6 +180,7 @@ impl Merger {
         load.objects.retain(|pieces| !pieces.is_empty());
         let inputs = load.objects.iter().flatten().flat_map(|piece| &piece.inputs);
         let mut read = Read::all(broker, state, inputs).await;
+        answers.note(read.answers());
         for pieces in load.objects {
             let Some(session) = broker.sessions.current().filter(|_| !broker.is_draining()) else {
                 return ControlFlow::Break(());
@@ -182,6 +192,7 @@ impl Merger {
                     for (piece, error) in done.unreadable {
                         self.leave_alone(broker, &piece, &error);
                     }
+                    done.unanswered.into_iter().for_each(|unanswered| answers.add_unanswered(unanswered));
                     debug!(bytes, replaced = done.replaced, refused = done.refused, "ranges are merged");
                 }
                 Err(error) => {
@@ -192,6 +203,14 @@ impl Merger {
             }
             pace.wait(broker, bytes, began).await;
             began = Instant::now();
+        }
+        if answers.is_store_silent() {
+            broker.metrics.merging().failed();
+            warn!("the store does not answer; what was to be merged is as it was");
+            return ControlFlow::Break(());
+        }
+        for (piece, error) in answers.take_unanswered() {
+            self.leave_alone(broker, &piece, &error);
         }
         ControlFlow::Continue(())
     }
@@ -231,7 +250,7 @@ impl Merger {
     }
 
     /// A range that cannot be read is not tried again for a while; what lies around it is merged.
-    fn leave_alone(&mut self, broker: &Broker, piece: &Piece, error: &rewrite::Unreadable) {
+    fn leave_alone(&mut self, broker: &Broker, piece: &Piece, error: &Unreadable) {
         let Range { base_offset, end_offset, .. } = error.range;
         let (topic_id, partition) = (piece.topic_id, piece.partition);
         error!(

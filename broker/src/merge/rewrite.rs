@@ -26,8 +26,6 @@ pub(super) enum RewriteError {
     Commit(#[from] CommitError),
     #[error(transparent)]
     Build(#[from] MergeError),
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
 }
 
 /// Why a piece cannot be merged: one of its ranges is not in the store as the log says. Nothing of
@@ -74,6 +72,8 @@ pub(super) struct Rewritten {
     pub(super) refused: usize,
     /// Pieces that were left out.
     pub(super) unreadable: Vec<(Piece, Unreadable)>,
+    /// Pieces that were left out since the store did not answer.
+    pub(super) unanswered: Vec<(Piece, Unreadable)>,
 }
 
 /// A batch and its first offset.
@@ -91,7 +91,7 @@ pub(super) async fn rewrite(
     pieces: Vec<Piece>,
 ) -> Result<Rewritten, RewriteError> {
     let mut builder = MergeBuilder::new(ObjectId::merge(incarnation, number, salt));
-    let mut unreadable = Vec::new();
+    let (mut unreadable, mut unanswered) = (Vec::new(), Vec::new());
     let mut readable = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match read.take(broker, &piece.inputs).await {
@@ -105,9 +105,8 @@ pub(super) async fn rewrite(
             }
             Err(error) => {
                 if error.is_passing() {
-                    return Err(error.into());
-                }
-                if error.is_gone()
+                    unanswered.push((piece, error));
+                } else if error.is_gone()
                     && !is_current(broker, piece.topic_id, piece.partition, &piece.inputs).await
                 {
                     debug!(%error, "what was to be merged is gone meanwhile");
@@ -118,10 +117,10 @@ pub(super) async fn rewrite(
         }
     }
     if readable.is_empty() {
-        return Ok(Rewritten { unreadable, ..Rewritten::default() });
+        return Ok(Rewritten { unreadable, unanswered, ..Rewritten::default() });
     }
     let published = publish(broker, builder, &readable).await?;
-    Ok(Rewritten { unreadable, ..published })
+    Ok(Rewritten { unreadable, unanswered, ..published })
 }
 
 /// Writes an object, and has it committed that its ranges take the place of these pieces.
@@ -211,6 +210,13 @@ impl Read {
         Self(found)
     }
 
+    /// Each object that something was read of, and whether the store answered.
+    pub(super) fn answers(&self) -> impl Iterator<Item = (ObjectId, bool)> {
+        let has_answered =
+            |read: &Result<RawRange, StoreError>| !read.as_ref().is_err_and(may_be_there_later);
+        self.0.iter().map(move |((object, _), read)| (*object, has_answered(read)))
+    }
+
     /// Takes every batch of neighbouring ranges with its offset, all of them checked against the
     /// log and their CRCs.
     pub(super) async fn take(
@@ -240,15 +246,6 @@ impl Read {
         }
         Ok(batches)
     }
-}
-
-/// Reads neighbouring ranges, see [`Read`].
-pub(super) async fn read(
-    broker: &Broker,
-    state: &State,
-    ranges: &[Range],
-) -> Result<Vec<PlacedBatch>, Unreadable> {
-    Read::all(broker, state, ranges.iter()).await.take(broker, ranges).await
 }
 
 /// Gives each batch of a range its offset. Counts, bytes, offsets and CRCs must be what the log

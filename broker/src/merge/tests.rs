@@ -1,19 +1,82 @@
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::ops::Range as Span;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::records::Compression;
 use strandline_metadata::state::{Partition, Range};
-use strandline_storage::path::{ObjectId, ObjectKind};
+use strandline_storage::error::{Operation, StoreError};
+use strandline_storage::path::{ObjectId, ObjectKey, ObjectKind};
+use strandline_storage::store::{ObjectMeta, ObjectStoreBackend, Payload, Store};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::plan::{Ends, Piece, Rules, loads, objects, pieces};
+use crate::limits::UNREADABLE_REST;
 use crate::records::tests::batch;
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World};
 
 const FLAGS: [&str; 6] = ["--put-budget-per-s", "1000", "--linger-ms", "1", "--merge-interval-ms", "1000"];
+
+/// A store that denies whoever reads some of its objects.
+#[derive(Debug)]
+pub(super) struct Denying {
+    inner: ObjectStoreBackend,
+    denied: Mutex<BTreeSet<ObjectKey>>,
+}
+
+impl Denying {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { inner: ObjectStoreBackend::memory(), denied: Mutex::default() })
+    }
+
+    /// From now on nobody can read these, and nobody has them in memory. Others can be read.
+    pub(super) fn deny(&self, opened: &Opened, objects: impl IntoIterator<Item = ObjectId>) {
+        let mut denied = self.denied.lock().unwrap();
+        denied.clear();
+        for object in objects {
+            opened.broker.reader.evict(object);
+            denied.insert(object.key());
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Denying {
+    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
+        self.inner.put(key, payload).await
+    }
+
+    async fn get(&self, key: &ObjectKey, range: Option<Span<u64>>) -> Result<Bytes, StoreError> {
+        if self.denied.lock().unwrap().contains(key) {
+            let (key, message) = (key.to_string(), "AccessDenied".to_owned());
+            return Err(StoreError::Denied { key, operation: Operation::Get, message });
+        }
+        self.inner.get(key, range).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        start_after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.inner.list(prefix, start_after, limit).await
+    }
+}
+
+/// The value of a metric, with its labels.
+pub(super) fn metric(opened: &Opened, name: &str) -> u64 {
+    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
 
 async fn partition(opened: &Opened, topic: Uuid, number: u32) -> Arc<Partition> {
     opened.broker.replica.barrier().await.unwrap();
@@ -142,6 +205,50 @@ async fn what_cannot_be_read_stays_where_it_is_and_the_rest_is_merged() {
     let kinds: Vec<ObjectKind> = merged.ranges().iter().map(|range| range.object.kind).collect();
     assert_eq!(kinds, [ObjectKind::Merge, ObjectKind::Write, ObjectKind::Merge]);
     assert_eq!(merged.ranges().iter().nth(1).unwrap().object, damaged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_merged() {
+    let store = Denying::new();
+    let opened = World::with_store(store.clone()).broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 2, &[]).await;
+    for i in 0..10 {
+        client.produce_to("t", [(0, record(i))]).await;
+        client.produce_to("t", [(1, record(i))]).await;
+    }
+    let denied = partition(&opened, topic, 0).await.ranges().iter().nth(4).unwrap().object;
+    store.deny(&opened, [denied]);
+    sleep(UNREADABLE_REST / 2).await;
+    assert_eq!(partition(&opened, topic, 1).await.ranges().len(), 1);
+    let kinds = async || {
+        let partition = partition(&opened, topic, 0).await;
+        partition.ranges().iter().map(|range| range.object.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds().await, [ObjectKind::Merge, ObjectKind::Write, ObjectKind::Merge]);
+    assert_eq!(metric(&opened, "strandline_merge_unreadable_total"), 1);
+    assert_eq!(metric(&opened, "strandline_merge_failures_total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_at_all_ends_the_pass_and_nothing_is_left_alone() {
+    let store = Denying::new();
+    let opened = World::with_store(store.clone()).broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    for i in 0..12 {
+        client.produce_to("t", [(0, record(i))]).await;
+    }
+    let objects: Vec<ObjectId> =
+        partition(&opened, topic, 0).await.ranges().iter().map(|range| range.object).collect();
+    assert_eq!(objects.len(), 12);
+    store.deny(&opened, objects);
+    sleep(UNREADABLE_REST / 2).await;
+    assert_eq!(metric(&opened, "strandline_merge_unreadable_total"), 0);
+    assert!(metric(&opened, "strandline_merge_failures_total") > 0);
+    store.deny(&opened, []);
+    sleep(UNREADABLE_REST / 4).await;
+    assert_eq!(partition(&opened, topic, 0).await.ranges().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,8 +42,9 @@ use self::keys::{Class, Key, KeyHasher, KeyMap};
 use self::marks::Marks;
 use self::plan::{Region, bytes_of, is_clean};
 use super::Shared;
+use super::answers::Answers;
 use super::plan::{Ends, Piece, cut};
-use super::rewrite::{PlacedBatch, RewriteError, Unreadable, is_current, publish, read};
+use super::rewrite::{PlacedBatch, Read, RewriteError, Unreadable, is_current, publish};
 use crate::Broker;
 use crate::compute::Kind;
 use crate::jobs::clock_trust;
@@ -88,6 +89,8 @@ enum CompactError {
     Rewrite(#[from] RewriteError),
     #[error(transparent)]
     Unreadable(Unreadable),
+    #[error("the store did not answer: {0}")]
+    Unanswered(Unreadable),
     #[error("the partition has changed meanwhile")]
     Changed,
     #[error("there are more records in a few megabytes than compact_memory_bytes has marks for")]
@@ -126,6 +129,7 @@ impl Cleaner {
         let mut due = self.survey(broker, &state, &settled).await;
         broker.metrics.compaction().surveyed(due.iter().map(|c| c.region.dirty_ratio()).fold(0.0, f64::max));
         due.sort_by(|a, b| b.region.dirty_ratio().total_cmp(&a.region.dirty_ratio()));
+        let mut answers = Answers::default();
         for mut candidate in due {
             let (topic_id, partition) = (candidate.topic_id, candidate.number);
             // No dirty range of the region goes on behind that.
@@ -137,7 +141,7 @@ impl Cleaner {
             let state = broker.replica.state();
             let Some(region) = self.region(&state, &candidate, end, now_ms) else { continue };
             candidate.region = region;
-            let mut work = Work::new(broker, shared, candidate, state, now_ms);
+            let mut work = Work::new(broker, shared, candidate, state, now_ms, &mut answers);
             let done = work.run().await;
             broker.metrics.compaction().compacted(&work.tally, done.is_ok());
             match done {
@@ -145,6 +149,9 @@ impl Cleaner {
                 Err(CompactError::NoSession) => return,
                 Err(CompactError::Unreadable(error)) => {
                     self.leave_alone(broker, (topic_id, partition), &error);
+                }
+                Err(CompactError::Unanswered(error)) => {
+                    answers.add_unanswered(((topic_id, partition), error))
                 }
                 Err(CompactError::Changed) => debug!(%topic_id, partition, "it is compacted another time"),
                 // It concerns no other partition.
@@ -156,6 +163,16 @@ impl Cleaner {
                     return;
                 }
             }
+            if answers.is_store_silent() {
+                warn!(%topic_id, partition, "the store does not answer; compaction is tried again");
+                return;
+            }
+            for (place, error) in answers.take_unanswered() {
+                self.leave_alone(broker, place, &error);
+            }
+        }
+        for (place, error) in answers.finish() {
+            self.leave_alone(broker, place, &error);
         }
     }
 
@@ -220,6 +237,9 @@ impl Cleaner {
     }
 }
 
+/// A partition, and what of it the store did not answer to.
+type Unanswered = ((Uuid, u32), Unreadable);
+
 /// How it is known that a record is superseded.
 enum Superseded {
     /// By the newest offsets of all keys.
@@ -241,6 +261,7 @@ struct Work<'a> {
     horizon_ms: i64,
     now_ms: i64,
     tally: Tally,
+    answers: &'a mut Answers<Unanswered>,
 }
 
 impl<'a> Work<'a> {
@@ -250,6 +271,7 @@ impl<'a> Work<'a> {
         candidate: Candidate,
         state: State,
         now_ms: i64,
+        answers: &'a mut Answers<Unanswered>,
     ) -> Self {
         Self {
             broker,
@@ -259,6 +281,7 @@ impl<'a> Work<'a> {
             horizon_ms: now_ms.saturating_add(candidate.rules.delete_retention_ms),
             now_ms,
             tally: Tally::default(),
+            answers,
             candidate,
         }
     }
@@ -443,13 +466,15 @@ impl<'a> Work<'a> {
         filtered
     }
 
-    async fn read(&self, load: &[Range]) -> Result<Vec<PlacedBatch>, CompactError> {
-        let error = match read(self.broker, &self.state, load).await {
+    async fn read(&mut self, load: &[Range]) -> Result<Vec<PlacedBatch>, CompactError> {
+        let mut read = Read::all(self.broker, &self.state, load.iter()).await;
+        self.answers.note(read.answers());
+        let error = match read.take(self.broker, load).await {
             Ok(batches) => return Ok(batches),
             Err(error) => error,
         };
         if error.is_passing() {
-            return Err(RewriteError::from(error).into());
+            return Err(CompactError::Unanswered(error));
         }
         let (topic_id, number) = (self.candidate.topic_id, self.candidate.number);
         let has_changed = error.is_gone() && !is_current(self.broker, topic_id, number, load).await;

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::api::text;
 use crate::limits::UNREADABLE_REST;
+use crate::merge::tests::{Denying, metric};
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World};
 
@@ -358,13 +359,6 @@ async fn keys_that_do_not_fit_into_memory_are_compacted_all_the_same() {
     assert_eq!(left.first().unwrap().0, 60_000);
 }
 
-/// The value of a metric, with its labels.
-fn metric(opened: &Opened, name: &str) -> u64 {
-    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().unwrap())
-}
-
 #[tokio::test(start_paused = true)]
 async fn partitions_that_were_merged_while_they_waited_are_compacted_in_the_same_pass() {
     let world = World::new();
@@ -391,6 +385,34 @@ async fn partitions_that_were_merged_while_they_waited_are_compacted_in_the_same
     }
     assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"done\"}"), 6);
     assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"given_up\"}"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_compacted() {
+    let store = Denying::new();
+    let world = World::with_store(store.clone());
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let mut configs = EAGER.to_vec();
+    configs.push(("min.compaction.lag.ms", "120000"));
+    let topic = client.create_topic("t", 3, &configs).await;
+    for round in 0..4 {
+        for number in 0..3 {
+            let batch = batch_at(NOW_MS, &[change("a", &round.to_string())], Compression::None);
+            client.produce_to("t", [(number, batch)]).await;
+        }
+    }
+    let denied = partition(&opened, topic).await.ranges().first().unwrap().object;
+    store.deny(&opened, [denied]);
+    world.clock.0.fetch_add(120_000, Ordering::Relaxed);
+    sleep(UNREADABLE_REST / 2).await;
+    let state = opened.broker.replica.state();
+    for number in 0..3 {
+        let partition = state.partition(topic, number).unwrap();
+        let dirty = partition.ranges().iter().filter(|range| !range.compacted);
+        let dirty: Vec<_> = dirty.map(|range| range.object).collect();
+        assert_eq!(dirty, if number == 0 { vec![denied] } else { vec![] }, "partition {number}");
+    }
 }
 
 /// Histories of changes and deletions, compacted at any moment: whoever reads from the beginning
