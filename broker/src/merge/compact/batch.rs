@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use strandline_storage::format::batch::{BATCH_HEADER_BYTES, BatchHeader, DELETE_HORIZON, crc32c};
 
+use super::marks::Marks;
 use crate::limits::MAX_PAYLOAD_BYTES;
 use crate::records::{RecordsError, Target, compress, decompress};
 
@@ -107,6 +108,12 @@ fn varint(at: &mut &[u8]) -> Result<i64, RecordsError> {
     Err(RecordsError::Malformed)
 }
 
+/// Bytes of a varint.
+fn varint_bytes(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    (64 - zigzag.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
 fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while left >= 0x80 {
@@ -116,41 +123,148 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
     out.push(u8::try_from(left).unwrap_or_default());
 }
 
+/// Which records of a batch are kept. There may be millions of a few bytes each, so it holds a bit
+/// for each of them, and nothing else.
+#[derive(Debug, Default)]
+struct Selection {
+    kept: Marks,
+    count: i32,
+    /// Bytes of the records that are kept, as they are.
+    bytes: usize,
+    has_tombstones: bool,
+}
+
+impl Selection {
+    /// Asks once about every record, in order.
+    fn of(
+        header: &BatchHeader,
+        payload: &[u8],
+        mut is_kept: impl FnMut(&Record<'_>) -> bool,
+    ) -> Result<Self, RecordsError> {
+        let (mut selection, mut place) = (Self::default(), 0);
+        walk(header, payload, |record| {
+            if is_kept(&record) {
+                selection.kept.mark(place);
+                selection.count += 1;
+                selection.bytes += record.whole.len();
+                selection.has_tombstones |= record.is_tombstone;
+            }
+            place += 1;
+        })?;
+        Ok(selection)
+    }
+
+    /// Calls `see` with every record that is kept.
+    fn walk<'a>(
+        &self,
+        header: &BatchHeader,
+        payload: &'a [u8],
+        mut see: impl FnMut(Record<'a>),
+    ) -> Result<(), RecordsError> {
+        let mut place = 0;
+        walk(header, payload, |record| {
+            if self.kept.has(place) {
+                see(record);
+            }
+            place += 1;
+        })
+    }
+
+    /// Bytes of the records that are kept in a batch whose times are relative to `base_timestamp`.
+    fn bytes_from(
+        &self,
+        header: &BatchHeader,
+        payload: &[u8],
+        base_timestamp: i64,
+    ) -> Result<usize, RecordsError> {
+        if base_timestamp == header.base_timestamp {
+            return Ok(self.bytes);
+        }
+        let mut bytes = 0;
+        self.walk(header, payload, |record| {
+            let body = record.body_bytes(record.delta_from(header, base_timestamp));
+            bytes += varint_bytes(i64::try_from(body).unwrap_or(i64::MAX)) + body;
+        })?;
+        Ok(bytes)
+    }
+}
+
+impl Record<'_> {
+    fn timestamp(&self, header: &BatchHeader) -> i64 {
+        header.base_timestamp.saturating_add(self.timestamp_delta)
+    }
+
+    /// Its time relative to `base_timestamp`, instead of its batch's.
+    fn delta_from(&self, header: &BatchHeader, base_timestamp: i64) -> i64 {
+        self.timestamp(header).saturating_sub(base_timestamp)
+    }
+
+    /// Bytes behind its length, if its time is written so.
+    fn body_bytes(&self, timestamp_delta: i64) -> usize {
+        1 + varint_bytes(timestamp_delta) + self.rest.len()
+    }
+
+    /// Adds it with another time relative to its batch.
+    fn put(&self, out: &mut Vec<u8>, timestamp_delta: i64) {
+        let body = self.body_bytes(timestamp_delta);
+        put_varint(out, i64::try_from(body).unwrap_or(i64::MAX));
+        out.push(self.attributes);
+        put_varint(out, timestamp_delta);
+        out.extend_from_slice(self.rest);
+    }
+}
+
 /// A batch without the records that are not to be kept. If tombstones are among those that are,
-/// and the batch does not say yet when they may go, it says `horizon_ms` from now on.
+/// and the batch does not say yet when they may go, it says `horizon_ms` from now on; unless its
+/// records, whose times are relative to that, would be more than can be opened again.
+///
+/// Beside the payload it needs at most as much again, however many records there are.
 pub(super) fn rewrite(
     header: &BatchHeader,
     batch: &[u8],
     horizon_ms: Option<i64>,
-    mut is_kept: impl FnMut(&Record<'_>) -> bool,
+    is_kept: impl FnMut(&Record<'_>) -> bool,
+) -> Result<Rewritten, RecordsError> {
+    rewrite_within(MAX_PAYLOAD_BYTES, header, batch, horizon_ms, is_kept)
+}
+
+/// Rewrites a batch where records of at most `most_bytes` can be opened again.
+fn rewrite_within(
+    most_bytes: usize,
+    header: &BatchHeader,
+    batch: &[u8],
+    horizon_ms: Option<i64>,
+    is_kept: impl FnMut(&Record<'_>) -> bool,
 ) -> Result<Rewritten, RecordsError> {
     let payload = payload(header, batch)?;
-    let (mut kept, mut has_tombstones) = (Vec::new(), false);
-    walk(header, &payload, |record| {
-        if is_kept(&record) {
-            has_tombstones |= record.is_tombstone;
-            kept.push(record);
-        }
-    })?;
-    let horizon_ms = horizon_ms.filter(|_| has_tombstones);
-    if kept.is_empty() {
+    let selection = Selection::of(header, &payload, is_kept)?;
+    if selection.count == 0 {
         return Ok(Rewritten::Gone);
     }
-    if i32::try_from(kept.len()) == Ok(header.record_count) && horizon_ms.is_none() {
+    let (mut base_timestamp, mut bytes) = (header.base_timestamp, selection.bytes);
+    let mut horizon_ms = horizon_ms.filter(|_| selection.has_tombstones);
+    if let Some(horizon) = horizon_ms {
+        let later = selection.bytes_from(header, &payload, horizon)?;
+        if later <= most_bytes {
+            (base_timestamp, bytes) = (horizon, later);
+        } else {
+            horizon_ms = None;
+        }
+    }
+    if selection.count == header.record_count && horizon_ms.is_none() {
         return Ok(Rewritten::Same);
     }
-    let base_timestamp = horizon_ms.unwrap_or(header.base_timestamp);
     let mut max_timestamp = NONE;
-    let mut records = Vec::with_capacity(kept.iter().map(|record| record.whole.len() + 10).sum());
-    for record in &kept {
-        let timestamp = header.base_timestamp.saturating_add(record.timestamp_delta);
-        max_timestamp = max_timestamp.max(timestamp);
+    let mut records = Vec::with_capacity(bytes);
+    selection.walk(header, &payload, |record| {
+        max_timestamp = max_timestamp.max(record.timestamp(header));
         if base_timestamp == header.base_timestamp {
             records.extend_from_slice(record.whole);
         } else {
-            put_record(&mut records, record, timestamp.saturating_sub(base_timestamp));
+            record.put(&mut records, record.delta_from(header, base_timestamp));
         }
-    }
+    })?;
+    debug_assert_eq!(records.len(), bytes, "what was counted is what was written");
     if header.has_log_append_time() {
         max_timestamp = header.max_timestamp;
     }
@@ -161,18 +275,8 @@ pub(super) fn rewrite(
     put(&mut out, ATTRIBUTES, &attributes.to_be_bytes());
     put(&mut out, BASE_TIMESTAMP, &base_timestamp.to_be_bytes());
     put(&mut out, MAX_TIMESTAMP, &max_timestamp.to_be_bytes());
-    let count = i32::try_from(kept.len()).unwrap_or(i32::MAX);
-    put(&mut out, RECORD_COUNT, &count.to_be_bytes());
+    put(&mut out, RECORD_COUNT, &selection.count.to_be_bytes());
     Ok(Rewritten::Anew(sealed(out)?))
-}
-
-/// Adds a record with another time relative to its batch.
-fn put_record(out: &mut Vec<u8>, record: &Record<'_>, timestamp_delta: i64) {
-    let mut head = vec![record.attributes];
-    put_varint(&mut head, timestamp_delta);
-    put_varint(out, i64::try_from(head.len() + record.rest.len()).unwrap_or(i64::MAX));
-    out.extend_from_slice(&head);
-    out.extend_from_slice(record.rest);
 }
 
 /// Batches without records that take the offsets from `from` up to `to`: what consumers go on
@@ -315,6 +419,70 @@ mod tests {
         let header = verify(&after).unwrap();
         assert!(header.has_log_append_time());
         assert_eq!((header.max_timestamp, header.base_timestamp), (55_555, 77));
+    }
+
+    /// A batch of records without value or headers, of eight bytes or less each.
+    fn tiny(count: i32) -> (BatchHeader, Bytes) {
+        let mut payload = Vec::new();
+        for delta in 0..count {
+            let body = 6 + varint_bytes(i64::from(delta));
+            put_varint(&mut payload, i64::try_from(body).unwrap());
+            payload.extend_from_slice(&[0, 0]);
+            put_varint(&mut payload, i64::from(delta));
+            // A key of one byte, no value, no headers.
+            payload.extend_from_slice(&[2, b'a' + u8::try_from(delta % 26).unwrap(), 1, 0]);
+        }
+        let out = batch_of(Codec::Zstd, &[record(0, None)]);
+        let out = BytesMut::from(&out[..BATCH_HEADER_BYTES]);
+        let target = Target { codec: strandline_storage::format::batch::Compression::Zstd, level: None };
+        let mut out = compress(target, &payload, out).unwrap();
+        put(&mut out, 23, &(count - 1).to_be_bytes());
+        put(&mut out, RECORD_COUNT, &count.to_be_bytes());
+        let whole = sealed(out).unwrap();
+        (verify(&whole).unwrap(), whole)
+    }
+
+    #[test]
+    fn very_many_tiny_records_take_a_bit_each() {
+        let (header, whole) = tiny(400_000);
+        let opened = payload(&header, &whole).unwrap();
+        let selection = Selection::of(&header, &opened, |_| true).unwrap();
+        assert_eq!((selection.count, selection.bytes), (400_000, opened.len()));
+        assert!(selection.kept.bytes() <= 2 * 400_000 / 8 + 8, "{}", selection.kept.bytes());
+        // What is left of them, with other times, is counted before it is written.
+        let is_odd = |record: &Record<'_>| record.offset_delta % 2 == 1;
+        let Rewritten::Anew(after) = rewrite(&header, &whole, Some(1 << 40), is_odd).unwrap() else {
+            panic!()
+        };
+        let after_header = verify(&after).unwrap();
+        let (mut next, opened) = (1, payload(&after_header, &after).unwrap());
+        walk(&after_header, &opened, |record| {
+            assert_eq!((record.offset_delta, record.timestamp(&after_header)), (next, header.base_timestamp));
+            next += 2;
+        })
+        .unwrap();
+        assert_eq!((after_header.record_count, next), (200_000, 400_001));
+    }
+
+    #[test]
+    fn tombstones_get_no_horizon_if_the_batch_could_not_be_opened_afterwards() {
+        // Times relative to a horizon that is far away take some bytes more a record.
+        let (header, whole) = tiny(1_000);
+        let most = payload(&header, &whole).unwrap().len() * 5 / 4;
+        let horizon = Some(1 << 40);
+        let not_first = |record: &Record<'_>| record.offset_delta > 0;
+        let Rewritten::Anew(after) = rewrite_within(most, &header, &whole, horizon, not_first).unwrap()
+        else {
+            panic!()
+        };
+        let after_header = verify(&after).unwrap();
+        assert_eq!((after_header.record_count, after_header.delete_horizon_ms()), (999, None));
+        assert!(payload(&after_header, &after).unwrap().len() < most);
+        assert_eq!(rewrite_within(most, &header, &whole, horizon, |_| true).unwrap(), Rewritten::Same);
+        let Rewritten::Anew(after) = rewrite(&header, &whole, horizon, |_| true).unwrap() else { panic!() };
+        let after_header = verify(&after).unwrap();
+        assert_eq!(after_header.delete_horizon_ms(), horizon);
+        assert!(payload(&after_header, &after).unwrap().len() > most);
     }
 
     #[test]

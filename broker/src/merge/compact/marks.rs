@@ -23,6 +23,12 @@ impl Marks {
         let word = usize::try_from(place / 64).ok().and_then(|word| self.words.get(word));
         word.is_some_and(|word| word & (1 << (place % 64)) != 0)
     }
+
+    /// Bytes that they take.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
 }
 
 #[cfg(test)]

@@ -315,12 +315,12 @@ impl<'a> Work<'a> {
         for load in loads(&dirty) {
             (map, others) = self
                 .walk(load, (map, others), move |(map, others), base_offset, batch| {
-                    for (key, offset_delta) in keys_of(batch, hasher) {
+                    each_key(batch, hasher, |key, offset_delta| {
                         let offset = base_offset + i64::from(offset_delta);
                         if let Some(key) = key {
                             map.note(key, offset, others);
                         }
-                    }
+                    });
                 })
                 .await?;
         }
@@ -350,12 +350,14 @@ impl<'a> Work<'a> {
             for load in loads(ranges.get(..marked.unwrap_or(ranges.len())).unwrap_or_default()) {
                 ((map, marks), place) = self
                     .walk(load, ((map, marks), place), move |((map, marks), place), base_offset, batch| {
-                        for (at, (key, offset_delta)) in (*place..most).zip(keys_of(batch, hasher)) {
+                        let mut at = *place;
+                        each_key(batch, hasher, |key, offset_delta| {
                             let offset = base_offset + i64::from(offset_delta);
-                            if key.is_some_and(|key| map.supersedes(key, offset)) {
+                            if at < most && key.is_some_and(|key| map.supersedes(key, offset)) {
                                 marks.mark(at);
                             }
-                        }
+                            at += 1;
+                        });
                         // It is counted by its header, so that every walk counts the same.
                         *place += u64::try_from(batch.0.record_count).unwrap_or_default();
                     })
@@ -571,19 +573,18 @@ impl Filter {
     }
 }
 
-/// The keys of a batch's records, each with its offset relative to the batch; `None` for a record
-/// without one. Nothing if any record cannot be read: such a batch supersedes nothing.
-fn keys_of((header, batch): &OpenedBatch, hasher: KeyHasher) -> Vec<(Option<Key>, i32)> {
-    let mut keys = Vec::new();
-    let walked = batch::payload(header, batch).and_then(|payload| {
-        batch::walk(header, &payload, |record| {
-            keys.push((record.key.map(|key| hasher.key(key)), record.offset_delta));
-        })
-    });
-    if walked.is_err() {
-        keys.clear();
+/// Calls `see` with the key of each record of a batch and its offset relative to the batch; `None`
+/// for a record without one. Not at all if any record cannot be read: such a batch supersedes
+/// nothing. It is walked over twice for that, since there may be millions of records.
+fn each_key((header, batch): &OpenedBatch, hasher: KeyHasher, mut see: impl FnMut(Option<Key>, i32)) {
+    let Ok(payload) = batch::payload(header, batch) else { return };
+    if batch::walk(header, &payload, |_| ()).is_err() {
+        return;
     }
-    keys
+    let walked = batch::walk(header, &payload, |record| {
+        see(record.key.map(|key| hasher.key(key)), record.offset_delta);
+    });
+    debug_assert!(walked.is_ok(), "it was walked over before");
 }
 
 /// Ranges that are read in one go: neighbours of the same kind, some megabytes of them.
