@@ -6,12 +6,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use strandline_metadata::state::Range;
 use strandline_storage::error::StoreError;
 use strandline_storage::format::batch::patched_prefix;
-use strandline_storage::path::ObjectKind;
 use strandline_storage::reader::{ReadBatch, ReadRange};
 use tracing::debug;
 
 use super::plan::PlannedRange;
 use crate::limits::COPIED_BATCH_BYTES;
+use crate::merge::placement::offsets_of;
 
 /// Record batches, ready to be sent, in pieces.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +155,7 @@ impl PartitionRecords {
         // Invariant 2 again, after the read: the batches must tile the range that the log promised.
         // A compacted one may lack its last records, and a part of one ends before it.
         let may_be_short = range.compacted || planned.is_part;
-        let is_wrong = |end: &i64| *end > range.end_offset || *end < range.end_offset && !may_be_short;
+        let is_wrong = |end: &i64| *end < range.end_offset && !may_be_short;
         if let Some(end_offset) = wanted.end_offset.filter(is_wrong) {
             let what = format!(
                 "the batches at {}..{} end at offset {end_offset}, the log says {}",
@@ -176,15 +176,8 @@ impl PartitionRecords {
         let mut bytes = self.collector.records.bytes;
         let mut next = range.base_offset;
         for batch in batches {
-            let base_offset = match range.object.kind {
-                // Where its producer put it means nothing.
-                ObjectKind::Write => next,
-                ObjectKind::Merge => batch.header.base_offset,
-            };
-            if base_offset < next || base_offset > next && !range.compacted {
-                return Err(format!("a batch has offset {base_offset} where {next} is the next"));
-            }
-            let end_offset = base_offset + i64::from(batch.header.last_offset_delta) + 1;
+            let (base_offset, end_offset) = offsets_of(range, next, &batch.header)
+                .map_err(|what| format!("the range at {} {what}", range.position))?;
             // A fetch starts at the batch that contains the offset.
             if end_offset > self.offset {
                 if bytes > 0 && bytes + batch.len() > self.budget {

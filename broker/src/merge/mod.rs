@@ -13,6 +13,7 @@
 mod answers;
 mod compact;
 mod pace;
+pub(crate) mod placement;
 pub mod plan;
 mod rewrite;
 #[cfg(test)]

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strandline_metadata::commit::CommitError;
 use strandline_metadata::record::{Merged, MergedTopic};
 use strandline_metadata::state::{MergeOutcome, Range, State};
 use strandline_storage::error::StoreError;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags, MergedRange};
-use strandline_storage::path::{ObjectId, ObjectKind};
-use strandline_storage::reader::{RawRange, ReadBatch};
+use strandline_storage::path::ObjectId;
+use strandline_storage::reader::{RawRange, ReadBatch, ReadKind};
 use tracing::debug;
 use uuid::Uuid;
 
+use super::placement::offsets_of;
 use super::plan::{Output, Piece};
 use crate::Broker;
 use crate::limits::{CHECKED_IN_ONE_GO_BYTES, MERGE_READS_AT_ONCE};
@@ -181,9 +183,14 @@ pub(super) async fn is_current(broker: &Broker, topic_id: Uuid, partition: u32, 
     })
 }
 
-/// Ranges as they were read, by object and position, until they are taken.
+/// Ranges as they were read, until they are taken.
 #[derive(Debug)]
-pub(super) struct Read(BTreeMap<(ObjectId, u64), Result<RawRange, StoreError>>);
+pub(super) struct Read {
+    /// By object and position.
+    ranges: BTreeMap<(ObjectId, u64), Result<RawRange, StoreError>>,
+    /// The objects' bytes.
+    sizes: BTreeMap<ObjectId, u64>,
+}
 
 impl Read {
     /// Reads ranges, all those of an object together.
@@ -196,25 +203,27 @@ impl Read {
         for range in ranges {
             objects.entry(range.object).or_default().push(range.position..range.position + range.bytes);
         }
+        let size_of = |id: &ObjectId| state.objects().get(id).map_or(0, |object| object.bytes);
+        let sizes = objects.keys().map(|id| (*id, size_of(id))).collect();
         let read = async |(id, mut spans): (ObjectId, Vec<std::ops::Range<u64>>)| {
             spans.sort_unstable_by_key(|span| span.start);
-            let object_bytes = state.objects().get(&id).map_or(0, |object| object.bytes);
+            let object_bytes = size_of(&id);
             let read = broker.reader.read_for_merge(id, object_bytes, &spans).await;
             spans.into_iter().zip(read).map(move |(span, read)| ((id, span.start), read))
         };
         let mut reads = stream::iter(objects).map(read).buffered(MERGE_READS_AT_ONCE);
-        let mut found = BTreeMap::new();
+        let mut ranges = BTreeMap::new();
         while let Some(of_object) = reads.next().await {
-            found.extend(of_object);
+            ranges.extend(of_object);
         }
-        Self(found)
+        Self { ranges, sizes }
     }
 
     /// Each object that something was read of, and whether the store answered.
     pub(super) fn answers(&self) -> impl Iterator<Item = (ObjectId, bool)> {
         let has_answered =
             |read: &Result<RawRange, StoreError>| !read.as_ref().is_err_and(may_be_there_later);
-        self.0.iter().map(move |((object, _), read)| (*object, has_answered(read)))
+        self.ranges.iter().map(move |((object, _), read)| (*object, has_answered(read)))
     }
 
     /// Takes every batch of neighbouring ranges with its offset, all of them checked against the
@@ -227,11 +236,7 @@ impl Read {
         let mut batches = Vec::new();
         let mut since_pause = 0;
         for range in ranges {
-            let read = self.0.remove(&(range.object, range.position)).unwrap_or_else(|| {
-                Err(StoreError::invalid(format!("nobody has read {} at {}", range.object, range.position)))
-            });
-            let batches_of = read.and_then(RawRange::batches).map_err(Why::from);
-            if let Err(why) = batches_of.and_then(|found| place(range, found, &mut batches)) {
+            if let Err(why) = self.take_one(broker, range, &mut batches).await {
                 if why.is_damage() {
                     // Whoever tries again is to ask the store.
                     broker.reader.evict(range.object);
@@ -248,6 +253,37 @@ impl Read {
     }
 }
 
+impl Read {
+    async fn take_one(
+        &mut self,
+        broker: &Broker,
+        range: &Range,
+        batches: &mut Vec<PlacedBatch>,
+    ) -> Result<(), Why> {
+        let read = self.ranges.remove(&(range.object, range.position)).unwrap_or_else(|| {
+            Err(StoreError::invalid(format!("nobody has read {} at {}", range.object, range.position)))
+        });
+        let found = read.and_then(RawRange::batches)?;
+        // Elsewhere offsets have no gaps, so each can only be what it is.
+        if range.compacted {
+            self.check_crc(broker, range, &found).await?;
+        }
+        place(range, found, batches)
+    }
+
+    /// Checks a range of a merged object against the CRC in its index, which covers the offsets of
+    /// its batches too.
+    async fn check_crc(&self, broker: &Broker, range: &Range, found: &[ReadBatch]) -> Result<(), Why> {
+        let object_bytes = self.sizes.get(&range.object).copied().unwrap_or(0);
+        let index = broker.reader.merged_index(ReadKind::CatchUp, range.object, object_bytes).await?;
+        let is_it = |entry: &&MergedRange| (entry.position, entry.length) == (range.position, range.bytes);
+        let entry = index.ranges().iter().find(is_it);
+        let entry = entry.ok_or_else(|| Why::Contents("is not in the index of its object".to_owned()))?;
+        let pieces: Vec<Bytes> = found.iter().flat_map(ReadBatch::pieces).cloned().collect();
+        index.verify(entry, &pieces).map_err(|error| Why::Contents(error.to_string()))
+    }
+}
+
 /// Gives each batch of a range its offset. Counts, bytes, offsets and CRCs must be what the log
 /// says and what the batches say of themselves.
 fn place(range: &Range, found: Vec<ReadBatch>, batches: &mut Vec<PlacedBatch>) -> Result<(), Why> {
@@ -255,20 +291,14 @@ fn place(range: &Range, found: Vec<ReadBatch>, batches: &mut Vec<PlacedBatch>) -
     let (mut next, mut bytes, mut count) = (range.base_offset, 0, 0_u32);
     for batch in found {
         batch.verify().map_err(|error| wrong(error.to_string()))?;
-        let base_offset = match range.object.kind {
-            ObjectKind::Write => next,
-            ObjectKind::Merge => batch.header.base_offset,
-        };
-        if base_offset < next || base_offset > next && !range.compacted {
-            return Err(wrong(format!("goes on at offset {base_offset} instead of {next}")));
-        }
-        next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
+        let base_offset;
+        (base_offset, next) = offsets_of(range, next, &batch.header).map_err(wrong)?;
         bytes += batch.len() as u64;
         count += 1;
         batches.push((base_offset, batch));
     }
     let is_whole = bytes == range.bytes && count == range.batches;
-    if !is_whole || next > range.end_offset || next < range.end_offset && !range.compacted {
+    if !is_whole || next < range.end_offset && !range.compacted {
         return Err(wrong(format!(
             "has {count} batches of {bytes} bytes up to offset {next}, the log says {} of {} up to {}",
             range.batches, range.bytes, range.end_offset

@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::indexmap::IndexMap;
-use kafka_protocol::messages::IncrementalAlterConfigsRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::{FetchRequest, IncrementalAlterConfigsRequest, TopicName};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -385,6 +387,47 @@ async fn partitions_that_were_merged_while_they_waited_are_compacted_in_the_same
     }
     assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"done\"}"), 6);
     assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"given_up\"}"), 0);
+}
+
+/// The error of a fetch of partition 0 from the beginning.
+async fn fetch_error(client: &mut TestClient) -> i16 {
+    let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic(TopicName(text("t"))).with_partitions(vec![partition]);
+    let request = FetchRequest::default().with_min_bytes(1).with_max_bytes(1 << 20);
+    client.call(&request.with_topics(vec![topic]), 11).await.responses[0].partitions[0].error_code
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_base_offset_is_neither_rewritten_nor_served_where_it_cannot_be() {
+    for wrong in [3, 100, i64::MAX] {
+        let world = World::new();
+        let opened = world.broker(1, &FLAGS).await;
+        let mut client = TestClient::connect(&opened.broker);
+        let topic = client.create_topic("t", 1, &EAGER).await;
+        for value in ["1", "2", "3"] {
+            client
+                .produce("t", [batch_of(&[change("a", value), change("b", value)], Compression::None)])
+                .await;
+        }
+        sleep(A_WHILE).await;
+        let range = *partition(&opened, topic).await.ranges().first().unwrap();
+        assert_eq!((range.position, range.compacted, range.batches), (0, true, 1));
+        // The batch's own CRC does not cover it.
+        let mut bytes = world.store.get(&range.object.key(), None).await.unwrap().to_vec();
+        assert_eq!(bytes[..8], 4_i64.to_be_bytes());
+        bytes[..8].copy_from_slice(&wrong.to_be_bytes());
+        world.store.delete(&range.object.key()).await.unwrap();
+        world.store.put(&range.object.key(), Payload::from(Bytes::from(bytes))).await.unwrap();
+        opened.broker.reader.evict(range.object);
+        if wrong > range.end_offset {
+            assert_eq!(fetch_error(&mut client).await, ResponseError::KafkaStorageError.code(), "{wrong}");
+        }
+        client.produce("t", [batch_of(&[change("a", "4")], Compression::None)]).await;
+        sleep(A_WHILE).await;
+        let after = partition(&opened, topic).await;
+        assert_eq!(after.ranges().first().unwrap(), &range, "{wrong}");
+        assert!(metric(&opened, "strandline_merge_unreadable_total") > 0, "{wrong}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
