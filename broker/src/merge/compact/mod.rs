@@ -412,7 +412,8 @@ impl<'a> Work<'a> {
             // Either all ranges of a load are clean or none, see `loads`.
             let is_clean = load.first().is_some_and(is_clean);
             for ((base_offset, batch), rewritten) in self.filter(batches, is_clean, superseded).await {
-                has_changed |= rewritten != Rewritten::Same;
+                // One without records, as ranges may end with, is put in its place again below.
+                has_changed |= rewritten != Rewritten::Same && batch.header.record_count > 0;
                 let pushed = match rewritten {
                     Rewritten::Gone => continue,
                     Rewritten::Same => builder.push(&batch, base_offset),

@@ -431,6 +431,36 @@ async fn a_damaged_base_offset_is_neither_rewritten_nor_served_where_it_cannot_b
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_range_that_ends_without_records_is_not_rewritten_for_nothing() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    // Ranges span 100 s at most, an eighth of the retention.
+    let configs = [
+        ("cleanup.policy", "compact,delete"),
+        ("retention.ms", "800000"),
+        ("min.cleanable.dirty.ratio", "0"),
+        ("segment.ms", "1"),
+    ];
+    let topic = client.create_topic("t", 1, &configs).await;
+    let old = |key| batch_at(NOW_MS - 400_000, &[change(key, "1")], Compression::None);
+    let new = |key, value| batch_of(&[change(key, value)], Compression::None);
+    client.produce("t", [old("stays")]).await;
+    client.produce("t", [old("goes")]).await;
+    client.produce("t", [new("goes", "2")]).await;
+    sleep(A_WHILE).await;
+    let before: Vec<_> = partition(&opened, topic).await.ranges().iter().copied().collect();
+    assert_eq!(before.len(), 2, "{before:?}");
+    // The batch of the key that stays, and one without records.
+    assert_eq!((before[0].end_offset, before[0].batches, before[0].compacted), (2, 2, true));
+    client.produce("t", [new("other", "1")]).await;
+    sleep(A_WHILE).await;
+    let after: Vec<_> = partition(&opened, topic).await.ranges().iter().copied().collect();
+    assert_eq!(after.len(), 2, "{after:?}");
+    assert_eq!((after[0], after[1].end_offset), (before[0], 4));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_compacted() {
     let store = Denying::new();
     let world = World::with_store(store.clone());
