@@ -143,6 +143,9 @@ pub(crate) const LARGE_ANSWER_UNITS: usize = 16 * 1024;
 /// What a partition, a config or a member costs in a response, built and encoded, in units of a
 /// turn.
 pub(crate) const UNITS_PER_ELEMENT: usize = 4;
+/// What a partition costs that is committed or looked up in its group, in units of a turn: a
+/// microsecond.
+pub(crate) const UNITS_PER_COMMIT: usize = 10;
 /// An answer of more elements than this is a large one, of which few are built at a time.
 pub(crate) const LARGE_ANSWER_ELEMENTS: usize = LARGE_ANSWER_UNITS / UNITS_PER_ELEMENT;
 /// Groups that one request asks at a time: each that is not known here yet is read from etcd.

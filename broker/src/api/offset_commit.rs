@@ -2,10 +2,10 @@
 //!
 //! By a member in its generation or epoch, or by anybody while the group has no members. All
 //! partitions that are taken are stored in one write that fails if the group or the offsets were
-//! changed by others meanwhile. A retention time of the client's own (versions 2–4) is kept with
-//! the offset.
+//! changed by others meanwhile. Of a partition that is named twice the last valid commit counts, as
+//! in Kafka. A retention time of the client's own (versions 2–4) is kept with the offset.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::group::classic::session::Identity;
 use crate::group::command::{Command, RefusedPartitions};
 use crate::group::error::GroupError;
 use crate::group::offsets::Commit;
-use crate::limits::UNITS_PER_ELEMENT;
+use crate::limits::UNITS_PER_COMMIT;
 use crate::topics;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 2..=9;
@@ -35,7 +35,7 @@ pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetC
     learn_topics(call, &request.topics).await;
     let expires_ms = (request.retention_time_ms >= 0)
         .then(|| call.broker.clock.now_ms().saturating_add(request.retention_time_ms));
-    let mut commits = Vec::new();
+    let mut last = BTreeMap::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let known = call
@@ -43,28 +43,31 @@ pub(super) async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetC
             .replica
             .read(|view| view.names.topic(&topic.name).map(|t| (t.value.topic_id, t.value.partitions)));
         let name: Arc<str> = (**topic.name).into();
-        call.spend(UNITS_PER_ELEMENT * topic.partitions.len()).await;
-        let partitions = topic.partitions.iter().map(|partition| {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            call.spend(UNITS_PER_COMMIT).await;
             let answer =
                 OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index);
-            match check(call, known, partition, expires_ms) {
+            partitions.push(match check(call, known, partition, expires_ms) {
                 Ok((topic_id, index, committed)) => {
-                    commits.push(Commit { topic: name.clone(), topic_id, partition: index, committed });
+                    last.insert((name.clone(), index), (topic_id, committed));
                     answer
                 }
                 Err(code) => answer.with_error_code(code.code()),
-            }
-        });
-        let partitions = partitions.collect();
+            });
+        }
         topics.push(
             OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions),
         );
     }
+    let commit =
+        |((topic, partition), (topic_id, committed))| Commit { topic, topic_id, partition, committed };
+    let commits = last.into_iter().map(commit).collect();
     let identity = Identity::new(&request.member_id, request.group_instance_id.as_ref());
     let (generation, version) = (request.generation_id_or_member_epoch, call.version);
     let command = |reply| Command::Commit { identity, generation, version, commits, reply };
     let answer = call.broker.groups.ask(&group, command).await;
-    answer_taken(&mut topics, &answer);
+    answer_taken(call, &mut topics, answer).await;
     OffsetCommitResponse::default().with_topics(topics)
 }
 
@@ -85,7 +88,7 @@ fn check(
     asked: &OffsetCommitRequestPartition,
     expires_ms: Option<i64>,
 ) -> Result<(Uuid, u32, CommittedOffset), ResponseError> {
-    let metadata = asked.committed_metadata.as_ref().map(ToString::to_string).unwrap_or_default();
+    let metadata = asked.committed_metadata.as_deref().unwrap_or_default();
     if metadata.len() > call.broker.config.groups.offset_metadata_max_bytes {
         return Err(ResponseError::OffsetMetadataTooLarge);
     }
@@ -96,25 +99,32 @@ fn check(
         offset: asked.committed_offset,
         leader_epoch: if call.version >= 6 { asked.committed_leader_epoch } else { -1 },
         time_ms: call.broker.clock.now_ms(),
-        metadata,
+        metadata: metadata.to_owned(),
         expires_ms,
     };
     Ok((topic_id, index, committed))
 }
 
 /// Puts the group's answer to those partitions that were not refused before it was asked.
-fn answer_taken(topics: &mut [OffsetCommitResponseTopic], answer: &Result<RefusedPartitions, GroupError>) {
+async fn answer_taken(
+    call: &Call,
+    topics: &mut [OffsetCommitResponseTopic],
+    answer: Result<RefusedPartitions, GroupError>,
+) {
+    let (code, refused) = match answer {
+        Ok(refused) => (0, refused),
+        Err(error) => (error.code().code(), RefusedPartitions::new()),
+    };
+    if code == 0 && refused.is_empty() {
+        return;
+    }
     for topic in topics {
         for partition in topic.partitions.iter_mut().filter(|p| p.error_code == 0) {
-            partition.error_code = match answer {
-                Err(error) => error.code().code(),
-                Ok(too_large) => {
-                    let place =
-                        (topic.name.to_string(), u32::try_from(partition.partition_index).unwrap_or(0));
-                    let code = too_large.contains(&place).then_some(ResponseError::OffsetMetadataTooLarge);
-                    code.map_or(0, |c| c.code())
-                }
-            };
+            call.spend(UNITS_PER_COMMIT).await;
+            let place = || (topic.name.to_string(), u32::try_from(partition.partition_index).unwrap_or(0));
+            let is_refused = !refused.is_empty() && refused.contains(&place());
+            partition.error_code =
+                if is_refused { ResponseError::OffsetMetadataTooLarge.code() } else { code };
         }
     }
 }

@@ -39,8 +39,18 @@ pub(crate) struct Offsets {
     stored: StoredOffsets,
     saving: Unsaved,
     unsaved: Unsaved,
+    /// Bytes of metadata that the current values of keys have, of those that were committed to
+    /// since the last write: a commit must not add up all others of its key.
+    metadata: BTreeMap<OffsetsKey, MetadataSum>,
     /// `stored` may be out of date: a write had an unknown outcome.
     is_stale: bool,
+}
+
+/// Bytes of metadata that the offsets of a topic have in one key, as they are stored.
+#[derive(Clone, Copy, Debug)]
+struct MetadataSum {
+    topic_id: Uuid,
+    bytes: usize,
 }
 
 impl Offsets {
@@ -87,25 +97,36 @@ impl Offsets {
     /// Says whether it fits beside what others store with theirs.
     pub(crate) fn commit(&mut self, commit: Commit) -> bool {
         let key = key_of(&commit.topic, commit.partition);
-        let is_for = |value: &&OffsetsValue| value.topic_id == commit.topic_id;
-        let current = self.current(&key).filter(is_for);
-        if !commit.committed.metadata.is_empty() {
-            let others =
-                current.into_iter().flat_map(|v| &v.partitions).filter(|(p, _)| **p != commit.partition);
-            let bytes: usize = others.map(|(_, c)| json_bytes(&c.metadata)).sum();
-            if bytes + json_bytes(&commit.committed.metadata) > OFFSETS_KEY_METADATA_BYTES {
-                return false;
-            }
+        let sum = self.metadata_sum(&key, commit.topic_id);
+        let current = self.current(&key).filter(|value| value.topic_id == commit.topic_id);
+        let replaced = current.and_then(|value| value.partitions.get(&commit.partition));
+        let others = sum.bytes - replaced.map_or(0, |c| json_bytes(&c.metadata));
+        let bytes = others + json_bytes(&commit.committed.metadata);
+        if !commit.committed.metadata.is_empty() && bytes > OFFSETS_KEY_METADATA_BYTES {
+            return false;
         }
-        let is_unsaved = self.unsaved.get(&key).is_some_and(|v| v.as_ref().is_some_and(|v| is_for(&v)));
-        if !is_unsaved {
+        let value = self.unsaved.get(&key).and_then(Option::as_ref);
+        if value.is_none_or(|value| value.topic_id != commit.topic_id) {
             let value = current.cloned().unwrap_or_else(|| empty(commit.topic_id));
             self.unsaved.insert(key.clone(), Some(value));
         }
         if let Some(Some(value)) = self.unsaved.get_mut(&key) {
             value.partitions.insert(commit.partition, commit.committed);
         }
+        self.metadata.insert(key, MetadataSum { bytes, ..sum });
         true
+    }
+
+    /// Bytes of metadata that are committed for this topic under a key. They are added up once.
+    fn metadata_sum(&mut self, key: &OffsetsKey, topic_id: Uuid) -> MetadataSum {
+        if let Some(sum) = self.metadata.get(key).filter(|sum| sum.topic_id == topic_id) {
+            return *sum;
+        }
+        let current = self.current(key).filter(|value| value.topic_id == topic_id);
+        let committed = current.into_iter().flat_map(|value| value.partitions.values());
+        let sum = MetadataSum { topic_id, bytes: committed.map(|c| json_bytes(&c.metadata)).sum() };
+        self.metadata.insert(key.clone(), sum);
+        sum
     }
 
     /// Forgets the offset of a partition. Says whether there was one.
@@ -115,6 +136,7 @@ impl Offsets {
         if value.partitions.remove(&partition).is_none() {
             return false;
         }
+        self.metadata.remove(&key);
         self.unsaved.insert(key, (!value.partitions.is_empty()).then_some(value));
         true
     }
@@ -123,6 +145,7 @@ impl Offsets {
     pub(crate) fn delete_all(&mut self) {
         let keys: Vec<OffsetsKey> = self.stored.keys().chain(self.saving.keys()).cloned().collect();
         self.unsaved = keys.into_iter().map(|key| (key, None)).collect();
+        self.metadata.clear();
     }
 
     /// Deletes what has expired, and what belongs to topics that are gone (KIP-211). Gives the
@@ -185,11 +208,14 @@ impl Offsets {
             }
         }
         self.saving.clear();
+        // What was not stored is not current any more.
+        self.metadata.clear();
     }
 
     /// The last write may have stored more than is known, so what came after it is forgotten, too.
     pub(crate) fn forget_unsaved(&mut self) {
         self.unsaved.clear();
+        self.metadata.clear();
         self.is_stale = true;
     }
 
@@ -201,6 +227,7 @@ impl Offsets {
         let revision_in = |offsets: &StoredOffsets, key| offsets.get(key).map(|(revision, _)| *revision);
         let is_same = self.unsaved.keys().all(|k| revision_in(&self.stored, k) == revision_in(&stored, k));
         self.stored = stored;
+        self.metadata.clear();
         self.is_stale = false;
         is_same
     }
@@ -426,6 +453,55 @@ mod tests {
         assert!(offsets.commit(with(2, String::new())));
         assert!(offsets.commit(with(1, "again".to_owned())));
         assert!(offsets.commit(with(2, "\n".repeat(4_000))));
+    }
+
+    /// Adding up the others' metadata for each commit would take hours here.
+    #[test]
+    fn a_commit_does_not_look_at_the_metadata_of_all_others_in_its_key() {
+        let mut offsets = Offsets::default();
+        let with = |partition: u32, metadata: &str| {
+            let mut own = of("t", 1, partition, 5);
+            own.committed.metadata = metadata.to_owned();
+            own
+        };
+        let large = "x".repeat(OFFSETS_KEY_METADATA_BYTES / 200);
+        for partition in 0..200 {
+            assert!(offsets.commit(with(partition, &large)));
+        }
+        for _ in 0..10_000 {
+            assert!(!offsets.commit(with(200, "more")));
+            assert!(offsets.commit(with(199, "")));
+            assert!(offsets.commit(with(200, "more")));
+            assert!(!offsets.commit(with(199, &large)));
+            assert!(offsets.commit(with(200, "")));
+            assert!(offsets.commit(with(199, &large)));
+        }
+    }
+
+    #[test]
+    fn the_size_of_what_is_committed_follows_all_that_happens_to_it() {
+        let full = || {
+            let mut own = of("t", 1, 0, 5);
+            own.committed.metadata = "x".repeat(OFFSETS_KEY_METADATA_BYTES);
+            own
+        };
+        let one_more = || Commit { partition: 1, ..full() };
+        let mut offsets = Offsets::default();
+        assert!(offsets.commit(full()) && !offsets.commit(one_more()));
+        save(&mut offsets, 1);
+        assert!(!offsets.commit(one_more()), "it is full by what is stored");
+        offsets.delete("t", 0);
+        assert!(offsets.commit(one_more()));
+        offsets.forget_unsaved();
+        assert!(!offsets.commit(one_more()), "the deletion is forgotten");
+        offsets.replace(StoredOffsets::new());
+        assert!(offsets.commit(one_more()) && !offsets.commit(full()));
+        offsets.begin_save(1, 2);
+        offsets.end_save(&[]);
+        assert!(offsets.commit(full()), "the write stored nothing");
+        offsets.delete_all();
+        let other_topic = Commit { topic_id: Uuid::from_u128(2), ..one_more() };
+        assert!(offsets.commit(other_topic) && offsets.commit(full()), "the last topic counts");
     }
 
     #[test]

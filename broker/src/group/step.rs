@@ -1,5 +1,6 @@
 //! What each command means for a group, whichever protocol it speaks.
 
+use strandline_metadata::turns::Turns;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -10,11 +11,11 @@ use super::offsets::{Commit, Expiry};
 use super::reply::Response;
 use super::task::{GroupTask, TicketReply};
 use crate::clock_skew::ClockTrust;
-use crate::limits::MAX_LOGGED_CHARS;
+use crate::limits::{MAX_LOGGED_CHARS, UNITS_PER_COMMIT};
 
 impl GroupTask {
     /// Decides one command. Gives its answer, unless that comes by a ticket or with the next read.
-    pub(super) fn decide(&mut self, command: Command) -> Option<Response> {
+    pub(super) async fn decide(&mut self, command: Command) -> Option<Response> {
         match command {
             Command::Join(join, reply) => {
                 let (instance, reason) = (join.instance_id.as_deref(), join.reason.as_deref());
@@ -51,7 +52,7 @@ impl GroupTask {
             Command::Commit { identity, generation, version, commits, reply } => {
                 let now = Instant::now();
                 Some(match self.engine.commit(&identity, generation, version, now) {
-                    Ok(()) => reply.with_offsets(Ok::<_, GroupError>(self.commit(commits))),
+                    Ok(()) => reply.with_offsets(Ok::<_, GroupError>(self.commit(commits).await)),
                     Err(error) => reply.with(Err(error)),
                 })
             }
@@ -84,10 +85,12 @@ impl GroupTask {
     }
 
     /// Takes commits up, and gives the partitions whose metadata do not fit.
-    fn commit(&mut self, commits: Vec<Commit>) -> RefusedPartitions {
+    async fn commit(&mut self, commits: Vec<Commit>) -> RefusedPartitions {
         let mut too_large = RefusedPartitions::new();
         let count = commits.len();
+        let mut turns = Turns::default();
         for one in commits {
+            turns.spend(UNITS_PER_COMMIT).await;
             let (topic, partition) = (one.topic.clone(), one.partition);
             if !self.store.offsets.commit(one) {
                 too_large.insert((topic.to_string(), partition));

@@ -154,7 +154,7 @@ impl GroupTask {
                     break;
                 }
                 let Ok(command) = self.commands.try_recv() else { break };
-                self.step(command);
+                self.step(command).await;
             }
             if !self.store.is_coordinator() {
                 return End::Replaced;
@@ -179,7 +179,7 @@ impl GroupTask {
                 deadline = reached(expiry) => self.expire_members(deadline),
                 _ = reached(next_start) => {}
                 command = self.commands.recv(), if takes_requests => match command {
-                    Some(command) => self.step(command),
+                    Some(command) => self.step(command).await,
                     None => return End::Replaced,
                 },
             }
@@ -187,8 +187,8 @@ impl GroupTask {
     }
 
     /// Takes one command in.
-    fn step(&mut self, command: Command) {
-        let response = self.decide(command);
+    async fn step(&mut self, command: Command) {
+        let response = self.decide(command).await;
         self.settle(response);
     }
 

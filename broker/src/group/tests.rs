@@ -260,6 +260,38 @@ async fn a_group_commits_more_than_fits_into_one_write() {
 }
 
 #[tokio::test]
+async fn of_a_partition_that_is_committed_twice_the_last_valid_commit_counts() {
+    let opened = World::new().broker(1, QUICK).await;
+    let mut client = TestClient::connect(&opened.broker);
+    client.create_topic("t", 1, &[]).await;
+    let at = |offset, metadata: String| {
+        OffsetCommitRequestPartition::default()
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(text(metadata)))
+    };
+    let topic =
+        |partitions| OffsetCommitRequestTopic::default().with_name(name("t")).with_partitions(partitions);
+    let twice = vec![at(1, String::new()), at(2, "x".repeat(5_000)), at(3, String::new())];
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic(twice), topic(vec![at(4, String::new()), at(5, "x".repeat(5_000))])]);
+    let response = client.call(&request, 8).await;
+    let codes: Vec<i16> =
+        response.topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.error_code)).collect();
+    let too_large = ResponseError::OffsetMetadataTooLarge.code();
+    assert_eq!(codes, [0, too_large, 0, 0, too_large]);
+    assert_eq!(
+        samples(&opened, "strandline_group_offset_commits_total"),
+        ["strandline_group_offset_commits_total 1"]
+    );
+    let keys = opened.broker.replica.keys();
+    let stored = strandline_metadata::groups::read(opened.broker.replica.backend().as_ref(), keys, "g");
+    let stored = stored.await.unwrap().offsets.into_values().flat_map(|(_, value)| value.partitions);
+    assert_eq!(stored.map(|(partition, c)| (partition, c.offset)).collect::<Vec<_>>(), [(0, 4)]);
+}
+
+#[tokio::test]
 async fn metrics_show_how_far_a_group_is_behind_also_when_nobody_asks_for_it() {
     let world = World::new();
     let first = world.broker(1, QUICK).await;
