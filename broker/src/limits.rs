@@ -296,6 +296,9 @@ pub(crate) const OFFSETS_KEY_METADATA_BYTES: usize = 600_000;
 /// A member that joins for the first time is given up if the rebalance that it waits for takes
 /// longer: a client without time-outs of its own may be gone.
 pub(crate) const NEW_MEMBER_JOIN: Duration = Duration::from_mins(5);
+/// Protocols that a classic member may name. Kafka's own clients name one or two; those of all
+/// members are compared when one joins.
+pub(crate) const MEMBER_PROTOCOLS: usize = 100;
 /// Bytes of metadata that a member may have: the group must fit into one key.
 pub(crate) const MEMBER_METADATA_BYTES: usize = 256 * 1024;
 /// Bytes of metadata that the members of a group may have together, as it is stored: etcd takes 1.5

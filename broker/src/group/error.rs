@@ -6,6 +6,7 @@ use strandline_metadata::backend::BackendError;
 use strandline_metadata::groups::GroupWriteError;
 
 use crate::group_config::GroupIdError;
+use crate::limits::MEMBER_PROTOCOLS;
 
 /// A refusal of any operation. OffsetFetch and LeaveGroup are refused for what concerns the member
 /// alone.
@@ -110,6 +111,8 @@ pub(crate) enum JoinError {
     GroupTooLarge,
     #[error("a member must name a protocol type and a protocol")]
     NoProtocol,
+    #[error("a member names {count} protocols; the limit is {MEMBER_PROTOCOLS}")]
+    TooManyProtocols { count: usize },
     #[error("the group has another protocol type")]
     OtherProtocolType,
     #[error("no protocol is common to all members")]
@@ -274,6 +277,7 @@ impl GroupError {
             | Self::ConsumerHeartbeat(ConsumerHeartbeatError::Full(_)) => Code::GroupMaxSizeReached,
             Self::Join(
                 JoinError::NoProtocol
+                | JoinError::TooManyProtocols { .. }
                 | JoinError::OtherProtocolType
                 | JoinError::NoCommonProtocol
                 | JoinError::UnreadableSubscription,

@@ -1,15 +1,17 @@
 //! JoinGroup: becoming a member, or taking part in a rebalance.
 
+use std::iter;
+
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::{Blob, ClassicMemberValue, ProtocolValue};
 use tokio::time::Instant;
 
-use super::{Answer, ClassicGroup, Member, Phase, in_base64, millis, protocols_bytes};
+use super::{Answer, ClassicGroup, Member, Phase, common_protocols, in_base64, millis, protocols_bytes};
 use crate::group::error::{GroupFull, JoinError, MemberError, SyncError};
 use crate::group::{Context, Sender, Ticket};
-use crate::limits::{GROUP_MEMBERS_BYTES, MEMBER_METADATA_BYTES, NEW_MEMBER_JOIN};
+use crate::limits::{GROUP_MEMBERS_BYTES, MEMBER_METADATA_BYTES, MEMBER_PROTOCOLS, NEW_MEMBER_JOIN};
 
 /// Why a rebalance begins, as metrics name it.
 const JOINED: &str = "member_joined";
@@ -37,15 +39,24 @@ pub(crate) struct Join {
 }
 
 impl Join {
-    /// A request as its version means it.
-    pub(crate) fn from_request(request: &JoinGroupRequest, version: i16, sender: Sender) -> Self {
+    /// A request as its version means it, if it is one that a group may keep. Nothing of it is
+    /// copied before that is known.
+    pub(crate) fn from_request(
+        request: &JoinGroupRequest,
+        version: i16,
+        sender: Sender,
+    ) -> Result<Self, JoinError> {
+        let count = request.protocols.len();
+        if count > MEMBER_PROTOCOLS {
+            return Err(JoinError::TooManyProtocols { count });
+        }
         let protocols = request.protocols.iter().map(|p| ProtocolValue {
             name: p.name.to_string(),
             // A copy: the request that it came in is not to be kept whole.
             metadata: Blob(Bytes::copy_from_slice(&p.metadata)),
         });
         let session_timeout_ms = request.session_timeout_ms;
-        Self {
+        Ok(Self {
             member_id: request.member_id.to_string(),
             instance_id: request.group_instance_id.as_ref().map(ToString::to_string),
             protocol_type: request.protocol_type.to_string(),
@@ -60,7 +71,7 @@ impl Join {
             sender,
             knows_member_id_required: version >= 4,
             knows_skip_assignment: version >= 9,
-        }
+        })
     }
 
     /// What is to be stored of the member.
@@ -130,8 +141,8 @@ impl ClassicGroup {
         if join.protocol_type != self.protocol_type {
             return Err(JoinError::OtherProtocolType);
         }
-        let common = |p: &ProtocolValue| self.members.values().all(|m| m.metadata(&p.name).is_some());
-        if !join.protocols.iter().any(common) {
+        let members = self.members.values().map(|m| m.value.protocols.as_slice());
+        if common_protocols(iter::once(join.protocols.as_slice()).chain(members)).is_empty() {
             return Err(JoinError::NoCommonProtocol);
         }
         Ok(())

@@ -346,16 +346,26 @@ impl Member {
 pub(crate) fn elect_protocol<'a>(
     members: impl Iterator<Item = &'a [ProtocolValue]> + Clone,
 ) -> Option<&'a str> {
-    let all = members.clone();
-    let is_common = |name: &str| all.clone().all(|m| m.iter().any(|p| p.name == name));
+    let common = common_protocols(members.clone());
     let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
     for member in members {
-        if let Some(choice) = member.iter().find(|p| is_common(&p.name)) {
+        if let Some(choice) = member.iter().find(|p| common.contains(p.name.as_str())) {
             *votes.entry(&choice.name).or_default() += 1;
         }
     }
     let most = votes.values().copied().max()?;
     votes.into_iter().find(|(_, count)| *count == most).map(|(name, _)| name)
+}
+
+/// The protocols that all of these members know.
+pub(crate) fn common_protocols<'a>(
+    mut members: impl Iterator<Item = &'a [ProtocolValue]>,
+) -> BTreeSet<&'a str> {
+    let names = |member: &'a [ProtocolValue]| -> BTreeSet<&'a str> {
+        member.iter().map(|p| p.name.as_str()).collect()
+    };
+    let first = members.next().map(names).unwrap_or_default();
+    members.fold(first, |common, member| &common & &names(member))
 }
 
 fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupResponse};
 use strandline_metadata::values::group::{Blob, ProtocolValue};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::*;
 use crate::group::tests::code_of;
 use crate::group::{Context, Sender};
 use crate::group_config::GroupSettings;
-use crate::limits::MEMBER_METADATA_BYTES;
+use crate::limits::{MEMBER_METADATA_BYTES, MEMBER_PROTOCOLS};
 
 /// A group and its clock.
 struct World {
@@ -574,6 +575,33 @@ fn the_assignor_that_most_members_like_best_wins_of_those_that_all_know() {
     world.send_join(with("c", &["y", "x"]));
     world.pass(0);
     assert_eq!(world.joined(ticket).unwrap().protocol_name.as_deref(), Some("y"));
+}
+
+#[test]
+fn a_member_names_so_many_protocols() {
+    let with = |count: usize| {
+        let protocol = |i| JoinGroupRequestProtocol::default().with_name(format!("p{i}").into());
+        let protocols = (0..count).map(protocol).collect();
+        let request = JoinGroupRequest::default().with_protocols(protocols);
+        Join::from_request(&request, 9, Sender::default()).map(|join| join.protocols.len()).map_err(code_of)
+    };
+    assert_eq!(with(MEMBER_PROTOCOLS), Ok(MEMBER_PROTOCOLS));
+    assert_eq!(with(MEMBER_PROTOCOLS + 1), Err(ResponseError::InconsistentGroupProtocol));
+}
+
+/// Comparing each protocol of a member with each of the others' would take hours.
+#[test]
+fn members_with_very_many_protocols_agree_in_no_time() {
+    let names: Vec<String> = (0..200_000).map(|i| format!("p{i}")).collect();
+    let protocol = |name: &String| ProtocolValue { name: name.clone(), metadata: Blob::default() };
+    let one: Vec<ProtocolValue> = names.iter().map(protocol).collect();
+    let mut other: Vec<ProtocolValue> = names.iter().rev().map(protocol).collect();
+    assert_eq!(elect_protocol([&one[..], &other, &other].into_iter()), Some("p199999"));
+    assert_eq!(common_protocols([&one[..], &other].into_iter()).len(), names.len());
+    for p in &mut other {
+        p.name.push('x');
+    }
+    assert_eq!(elect_protocol([&one[..], &other].into_iter()), None);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! is told of a rebalance stands for "there is a new target"; JoinGroup tells what it reads and
 //! takes the step; SyncGroup brings what it may read from now on.
 
+use std::iter;
+
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as Owned;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use strandline_metadata::values::group::{ClassicInConsumerValue, ConsumerMemberValue, MemberStateValue};
@@ -14,10 +16,10 @@ use super::heartbeat::Origin;
 use super::migrate::to_classic_assignment;
 use super::reconcile::Reported;
 use super::{ConsumerGroup, Context};
-use crate::group::classic::CONSUMER;
 use crate::group::classic::join::Join;
 use crate::group::classic::protocol::{self, Subscription};
 use crate::group::classic::session::{Identity, Sync};
+use crate::group::classic::{CONSUMER, common_protocols};
 use crate::group::error::{HeartbeatError, JoinError, MemberError, SyncError};
 
 impl ConsumerGroup {
@@ -158,11 +160,9 @@ impl ConsumerGroup {
 
     /// The subscription of a member that may join, as far as its protocols are concerned.
     fn check_protocols(&self, join: &Join) -> Result<Subscription, JoinError> {
-        let known_to_all = |name: &str| {
-            let mut others = self.value.members.values().filter_map(|m| m.classic.as_ref());
-            others.all(|c| c.protocols.iter().any(|p| p.name == name))
-        };
-        if join.protocol_type != CONSUMER || !join.protocols.iter().any(|p| known_to_all(&p.name)) {
+        let others = self.value.members.values().filter_map(|m| m.classic.as_ref());
+        let members = iter::once(&join.protocols).chain(others.map(|c| &c.protocols)).map(Vec::as_slice);
+        if join.protocol_type != CONSUMER || common_protocols(members).is_empty() {
             return Err(JoinError::NoCommonProtocol);
         }
         // A consumer says the same to all its assignors.

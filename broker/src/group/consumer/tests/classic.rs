@@ -73,7 +73,8 @@ impl World {
         request: &JoinGroupRequest,
     ) -> Result<JoinGroupResponse, JoinError> {
         let before = self.group.value().clone();
-        let answer = self.with(|group, ctx| group.join(Join::from_request(request, 9, sender()), ctx));
+        let join = Join::from_request(request, 9, sender())?;
+        let answer = self.with(|group, ctx| group.join(join, ctx));
         assert!(answer.is_ok() || before == *self.group.value(), "a refused request changed the group");
         answer
     }
