@@ -306,8 +306,24 @@ pub(crate) const MEMBER_METADATA_BYTES: usize = 256 * 1024;
 pub(crate) const GROUP_MEMBERS_BYTES: usize = 800_000;
 /// The same with the members' assignments.
 pub(crate) const GROUP_VALUE_BYTES: usize = 1_300_000;
-/// Bytes that are stored of a member beside its metadata and assignment, about.
-pub(crate) const MEMBER_OVERHEAD_BYTES: usize = 350;
+/// Bytes that the members of a group of KIP-848 may have together as they are stored, with what
+/// they read. What is left of a request is for what a newcomer is to read.
+pub(crate) const CONSUMER_MEMBERS_BYTES: usize = 1_200_000;
+/// Bytes that are stored of a classic member beside its texts, metadata and assignment, at most.
+pub(crate) const CLASSIC_MEMBER_OVERHEAD_BYTES: usize = 180;
+/// Bytes that are stored of a member of KIP-848 beside its texts, subscription and assignments, at
+/// most.
+pub(crate) const CONSUMER_MEMBER_OVERHEAD_BYTES: usize = 410;
+/// Bytes of a group instance id: as many characters as Kafka's clients take, which are ASCII.
+pub(crate) const INSTANCE_ID_BYTES: usize = 249;
+/// Bytes of any other text that a group keeps of a member: its client id, rack, assignor, or the
+/// name of a protocol. A member's texts are kept several times, and are part of the group's value.
+pub(crate) const MEMBER_TEXT_BYTES: usize = 1_024;
+/// Bytes of a member id, which is made of a client id or an instance id and a UUID.
+pub(crate) const MEMBER_ID_BYTES: usize = MEMBER_TEXT_BYTES + 64;
+/// What each assignment of a SyncGroup counts beside its bytes: those of members that do not exist
+/// are dropped, and take memory until then.
+pub(crate) const ASSIGNMENT_OVERHEAD_BYTES: usize = 32;
 /// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one
 /// (invariant 9).
 pub(crate) const PATTERN_BYTES: usize = 128 << 10;
@@ -527,6 +543,7 @@ const _: () = assert!(SPACE_SHORT_PERCENT < SPACE_SLOW_PERCENT && SPACE_SLOW_PER
 const _: () = assert!(OFFSETS_BYTES_BESIDE_GROUP + GROUP_VALUE_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(GROUP_OFFSETS_BYTES_PER_TXN + OFFSETS_KEY_METADATA_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(MEMBER_METADATA_BYTES < GROUP_MEMBERS_BYTES && GROUP_MEMBERS_BYTES < GROUP_VALUE_BYTES);
+const _: () = assert!(CONSUMER_MEMBERS_BYTES < GROUP_VALUE_BYTES && INSTANCE_ID_BYTES < MEMBER_TEXT_BYTES);
 const _: () =
     assert!(TELEMETRY_SERIES_PER_CLIENT < TELEMETRY_SERIES && MAX_PUSH_BYTES <= MAX_DECOMPRESSED_PUSH_BYTES);
 const _: () = assert!(FETCH_READS_FOR.as_secs() < FETCH_MAX_WAIT.as_secs());

@@ -25,11 +25,11 @@ pub(super) async fn handle(
             .with_error_message(Some(text(error.to_string())))
     };
     // What no group would take is said whether or not there is such a group.
-    if let Err(error) = validate(&request, call.version) {
+    let (version, sender) = (call.version, call.sender());
+    if let Err(error) = validate(&request, version, &sender) {
         return refused(error.into());
     }
     let group = request.group_id.to_string();
-    let (version, sender) = (call.version, call.sender());
     let request = Box::new(request);
     let command = |reply| Command::ConsumerHeartbeat { request, version, sender, reply };
     call.broker.groups.ask(&group, command).await.unwrap_or_else(refused)

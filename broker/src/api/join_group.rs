@@ -4,8 +4,9 @@
 //! member id is required from version 4 (KIP-394), static members from 5 (KIP-345), the reason from
 //! 8 (KIP-800) is logged by the group, skipping of the assignment from 9 (KIP-814). Kafka differs
 //! in these points: metadata of more than 256 KiB for one member are refused with
-//! GROUP_MAX_SIZE_REACHED, since a group must fit into one key of etcd, and more than a hundred
-//! protocols with INCONSISTENT_GROUP_PROTOCOL.
+//! GROUP_MAX_SIZE_REACHED, since a group must fit into one key of etcd, more than a hundred
+//! protocols with INCONSISTENT_GROUP_PROTOCOL, and with INVALID_REQUEST a group.instance.id of more
+//! than 249 bytes (Kafka's clients refuse it themselves) and any other text of more than 1,024.
 
 use std::ops::RangeInclusive;
 

@@ -96,6 +96,15 @@ impl MemberError {
 #[error("The group has {0} members and may not have more.")]
 pub(crate) struct GroupFull(pub(crate) usize);
 
+/// A member says more than a group keeps of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The {what} has {bytes} bytes; the limit is {most}.")]
+pub(crate) struct TextTooLong {
+    pub(super) what: &'static str,
+    pub(super) bytes: usize,
+    pub(super) most: usize,
+}
+
 /// Why JoinGroup is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JoinError {
@@ -103,6 +112,8 @@ pub(crate) enum JoinError {
     Member(#[from] MemberError),
     #[error(transparent)]
     Full(#[from] GroupFull),
+    #[error(transparent)]
+    TextTooLong(#[from] TextTooLong),
     #[error("a session time-out is between {least} and {most} ms")]
     SessionTimeout { least: i32, most: i32 },
     #[error("a member's metadata has {bytes} bytes; the limit is {most}")]
@@ -163,6 +174,12 @@ pub(crate) enum ConsumerHeartbeatError {
     Member(#[from] MemberError),
     #[error(transparent)]
     Full(#[from] GroupFull),
+    #[error(transparent)]
+    TextTooLong(#[from] TextTooLong),
+    #[error("The members' subscriptions exceed the size limit of a stored group.")]
+    GroupTooLarge,
+    #[error("The subscription has {bytes} bytes; the limit is {most}.")]
+    SubscriptionTooLarge { bytes: usize, most: usize },
     #[error(transparent)]
     Upgrade(#[from] UpgradeError),
     /// A field that must have something in it.
@@ -274,7 +291,11 @@ impl GroupError {
                 JoinError::Full(_) | JoinError::MetadataTooLarge { .. } | JoinError::GroupTooLarge,
             )
             | Self::Sync(SyncError::AssignmentTooLarge)
-            | Self::ConsumerHeartbeat(ConsumerHeartbeatError::Full(_)) => Code::GroupMaxSizeReached,
+            | Self::ConsumerHeartbeat(
+                ConsumerHeartbeatError::Full(_)
+                | ConsumerHeartbeatError::GroupTooLarge
+                | ConsumerHeartbeatError::SubscriptionTooLarge { .. },
+            ) => Code::GroupMaxSizeReached,
             Self::Join(
                 JoinError::NoProtocol
                 | JoinError::TooManyProtocols { .. }
@@ -293,8 +314,10 @@ impl GroupError {
                 | ConsumerHeartbeatError::InvalidEpoch
                 | ConsumerHeartbeatError::NoRebalanceTimeout
                 | ConsumerHeartbeatError::JoinsWithPartitions
-                | ConsumerHeartbeatError::NoSubscription,
-            ) => Code::InvalidRequest,
+                | ConsumerHeartbeatError::NoSubscription
+                | ConsumerHeartbeatError::TextTooLong(_),
+            )
+            | Self::Join(JoinError::TextTooLong(_)) => Code::InvalidRequest,
             Self::ConsumerHeartbeat(ConsumerHeartbeatError::UnsupportedAssignor { .. }) => {
                 Code::UnsupportedAssignor
             }

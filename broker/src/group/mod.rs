@@ -29,6 +29,7 @@ pub(crate) mod error;
 pub(crate) mod offsets;
 pub(crate) mod patterns;
 mod reply;
+pub(crate) mod size;
 pub(crate) mod status;
 mod step;
 mod store;
@@ -80,6 +81,11 @@ pub(crate) struct Context<'a> {
 
 /// Names a request that waits for its answer, within one coordinator's time with a group.
 pub(crate) type Ticket = u64;
+
+/// The beginning of a text.
+fn beginning(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
+}
 
 fn millis(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))

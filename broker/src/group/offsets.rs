@@ -10,6 +10,7 @@ use strandline_metadata::values::group::{CommittedOffset, OffsetsValue};
 use uuid::Uuid;
 
 use super::Topics;
+use super::size::json_bytes;
 use crate::limits::OFFSETS_KEY_METADATA_BYTES;
 
 /// One partition's commit.
@@ -242,11 +243,6 @@ pub(crate) fn stored_bytes(value: &OffsetsValue) -> usize {
     /// What there is beside the metadata: names and numbers.
     const PARTITION: usize = 120;
     200 + value.partitions.values().map(|c| PARTITION + json_bytes(&c.metadata)).sum::<usize>()
-}
-
-/// How long a text is in JSON, at most.
-fn json_bytes(text: &str) -> usize {
-    text.bytes().map(|b| if b < 0x20 || matches!(b, b'"' | b'\\' | 0x7f) { 6 } else { 1 }).sum()
 }
 
 /// What is committed for a partition of the topic with this id.

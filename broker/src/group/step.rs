@@ -4,6 +4,7 @@ use strandline_metadata::turns::Turns;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::beginning;
 use super::classic::session::Identity;
 use super::command::{Command, RefusedPartitions};
 use super::error::{CoordinatorError, DeleteError, DescribeError, GroupError};
@@ -135,8 +136,8 @@ impl GroupTask {
     fn log_reason(&self, what: &str, member_id: &str, instance_id: Option<&str>, reason: Option<&str>) {
         if let Some(reason) = reason.filter(|r| !r.is_empty()) {
             // A client may send anything: what it says is quoted, and not all of it is kept.
-            let [reason, member_id] = [reason, member_id].map(|said| cut(said, MAX_LOGGED_CHARS));
-            let instance_id = instance_id.map(|said| cut(said, MAX_LOGGED_CHARS));
+            let [reason, member_id] = [reason, member_id].map(|said| beginning(said, MAX_LOGGED_CHARS));
+            let instance_id = instance_id.map(|said| beginning(said, MAX_LOGGED_CHARS));
             debug!(group = ?self.group, ?member_id, ?instance_id, ?reason, "a member {what} and says why");
         }
     }
@@ -195,9 +196,4 @@ impl GroupTask {
             self.forget();
         }
     }
-}
-
-/// The beginning of a text.
-fn cut(text: &str, chars: usize) -> &str {
-    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
 }

@@ -7,11 +7,16 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use strandline_metadata::values::group::{Blob, ClassicMemberValue, ProtocolValue};
 use tokio::time::Instant;
+use uuid::fmt::Hyphenated;
 
-use super::{Answer, ClassicGroup, Member, Phase, common_protocols, in_base64, millis, protocols_bytes};
+use super::{Answer, ClassicGroup, Member, Phase, common_protocols, millis};
 use crate::group::error::{GroupFull, JoinError, MemberError, SyncError};
-use crate::group::{Context, Sender, Ticket};
-use crate::limits::{GROUP_MEMBERS_BYTES, MEMBER_METADATA_BYTES, MEMBER_PROTOCOLS, NEW_MEMBER_JOIN};
+use crate::group::size::{check_ids, check_member_text, json_bytes, protocols_bytes};
+use crate::group::{Context, Sender, Ticket, beginning};
+use crate::limits::{
+    CLASSIC_MEMBER_OVERHEAD_BYTES, GROUP_MEMBERS_BYTES, MAX_LOGGED_CHARS, MEMBER_METADATA_BYTES,
+    MEMBER_PROTOCOLS, NEW_MEMBER_JOIN,
+};
 
 /// Why a rebalance begins, as metrics name it.
 const JOINED: &str = "member_joined";
@@ -46,10 +51,7 @@ impl Join {
         version: i16,
         sender: Sender,
     ) -> Result<Self, JoinError> {
-        let count = request.protocols.len();
-        if count > MEMBER_PROTOCOLS {
-            return Err(JoinError::TooManyProtocols { count });
-        }
+        check_request(request, &sender)?;
         let protocols = request.protocols.iter().map(|p| ProtocolValue {
             name: p.name.to_string(),
             // A copy: the request that it came in is not to be kept whole.
@@ -67,7 +69,7 @@ impl Join {
                 ..0 => session_timeout_ms,
                 timeout_ms => timeout_ms,
             },
-            reason: request.reason.as_ref().map(ToString::to_string),
+            reason: request.reason.as_ref().map(|reason| beginning(reason, MAX_LOGGED_CHARS).to_owned()),
             sender,
             knows_member_id_required: version >= 4,
             knows_skip_assignment: version >= 9,
@@ -87,6 +89,18 @@ impl Join {
         }
     }
 
+    /// How long the member is when it is stored, at most.
+    fn stored_bytes(&self) -> usize {
+        // The id that it is given is made of another of its texts, and a UUID.
+        let texts = [&self.member_id, &self.sender.client_id, &self.sender.host];
+        let texts = texts.into_iter().chain(&self.instance_id).map(|text| json_bytes(text));
+        let named = self.instance_id.as_ref().unwrap_or(&self.sender.client_id);
+        CLASSIC_MEMBER_OVERHEAD_BYTES
+            + texts.sum::<usize>()
+            + if self.member_id.is_empty() { json_bytes(named) + "-".len() + Hyphenated::LENGTH } else { 0 }
+            + protocols_bytes(&self.protocols)
+    }
+
     pub(crate) fn check_session_timeout(&self, ctx: &Context<'_>) -> Result<(), JoinError> {
         let (least, most) = (ctx.settings.min_session_timeout_ms, ctx.settings.max_session_timeout_ms);
         if (least..=most).contains(&self.session_timeout_ms) {
@@ -94,6 +108,30 @@ impl Join {
         }
         Err(JoinError::SessionTimeout { least, most })
     }
+}
+
+/// Refuses what no group would keep of a member.
+fn check_request(request: &JoinGroupRequest, sender: &Sender) -> Result<(), JoinError> {
+    check_ids(&request.member_id, request.group_instance_id.as_deref())?;
+    check_member_text("client id", &sender.client_id)?;
+    check_member_text("protocol type", &request.protocol_type)?;
+    let count = request.protocols.len();
+    if count > MEMBER_PROTOCOLS {
+        return Err(JoinError::TooManyProtocols { count });
+    }
+    for protocol in &request.protocols {
+        check_member_text("name of a protocol", &protocol.name)?;
+    }
+    check_metadata(request.protocols.iter().map(|p| p.name.len() + p.metadata.len()))
+}
+
+/// Refuses protocols of these sizes if they are too much for one member.
+fn check_metadata(protocols: impl Iterator<Item = usize>) -> Result<(), JoinError> {
+    let bytes = protocols.sum();
+    if bytes > MEMBER_METADATA_BYTES {
+        return Err(JoinError::MetadataTooLarge { bytes, most: MEMBER_METADATA_BYTES });
+    }
+    Ok(())
 }
 
 impl ClassicGroup {
@@ -124,12 +162,9 @@ impl ClassicGroup {
     }
 
     fn check_protocols(&self, join: &Join) -> Result<(), JoinError> {
-        let bytes = protocols_bytes(&join.protocols);
-        if bytes > MEMBER_METADATA_BYTES {
-            return Err(JoinError::MetadataTooLarge { bytes, most: MEMBER_METADATA_BYTES });
-        }
+        check_metadata(join.protocols.iter().map(|p| p.name.len() + p.metadata.0.len()))?;
         let replaced = join.instance_id.as_ref().and_then(|i| self.statics.get(i)).unwrap_or(&join.member_id);
-        if self.members_bytes(replaced) + in_base64(bytes) > GROUP_MEMBERS_BYTES {
+        if self.members_bytes(replaced) + join.stored_bytes() > GROUP_MEMBERS_BYTES {
             return Err(JoinError::GroupTooLarge);
         }
         if join.protocol_type.is_empty() || join.protocols.is_empty() {

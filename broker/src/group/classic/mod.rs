@@ -35,8 +35,9 @@ use tokio::time::Instant;
 
 use self::session::Identity;
 use super::error::{CommitError, JoinError, MemberError, SyncError};
+use super::size::{classic_member_bytes, json_bytes};
 use super::{Ticket, find_member, millis};
-use crate::limits::{GROUP_VALUE_BYTES, MEMBER_OVERHEAD_BYTES};
+use crate::limits::CLASSIC_MEMBER_OVERHEAD_BYTES;
 
 /// The kind of group that consumers form: its metadata are subscriptions.
 pub(crate) const CONSUMER: &str = "consumer";
@@ -302,11 +303,13 @@ impl ClassicGroup {
         find_member(&self.members, &self.statics, id, instance_id).map(|_| ())
     }
 
-    /// About how many bytes the members but this one take when they are stored, without their
-    /// assignments.
+    /// How many bytes the members but this one take when they are stored, without their assignments.
+    /// Those that were given an id and have not joined count, too: they are to.
     fn members_bytes(&self, but: &str) -> usize {
         let others = self.members.iter().filter(|(id, _)| *id != but);
-        others.map(|(_, m)| MEMBER_OVERHEAD_BYTES + in_base64(protocols_bytes(&m.value.protocols))).sum()
+        let pending = self.pending.keys().filter(|id| *id != but);
+        others.map(|(id, m)| classic_member_bytes(id, &m.value)).sum::<usize>()
+            + pending.map(|id| CLASSIC_MEMBER_OVERHEAD_BYTES + json_bytes(id)).sum::<usize>()
     }
 
     /// The longest that a rebalance waits for anybody.
@@ -366,14 +369,6 @@ pub(crate) fn common_protocols<'a>(
     };
     let first = members.next().map(names).unwrap_or_default();
     members.fold(first, |common, member| &common & &names(member))
-}
-
-fn protocols_bytes(protocols: &[ProtocolValue]) -> usize {
-    protocols.iter().map(|p| p.name.len() + p.metadata.0.len()).sum()
-}
-
-fn in_base64(bytes: usize) -> usize {
-    bytes / 3 * 4 + 4
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@ use kafka_protocol::protocol::StrBytes;
 use strandline_metadata::values::group::Blob;
 use tokio::time::Instant;
 
-use super::{Answer, ClassicGroup, GROUP_VALUE_BYTES, Phase, in_base64};
+use super::{Answer, ClassicGroup, Phase};
 use crate::group::error::{HeartbeatError, MemberError, SyncError};
+use crate::group::size::{base64_bytes, check_ids, json_bytes};
 use crate::group::{Context, Ticket};
+use crate::limits::{ASSIGNMENT_OVERHEAD_BYTES, GROUP_VALUE_BYTES, MEMBER_TEXT_BYTES};
 
 const LEFT: &str = "member_left";
 
@@ -32,20 +34,44 @@ pub(crate) struct Sync {
 }
 
 impl Sync {
-    /// A request as it is meant.
-    pub(crate) fn from_request(request: &SyncGroupRequest) -> Self {
+    /// A request as it is meant, if a group may keep it. Nothing of it is copied before that is
+    /// known.
+    pub(crate) fn from_request(request: &SyncGroupRequest) -> Result<Self, SyncError> {
+        check_request(request)?;
         // Copies, so that nothing of the frame is kept while this waits.
         let copied = |assignment: &Bytes| Bytes::copy_from_slice(assignment);
         let assignments =
             request.assignments.iter().map(|a| (a.member_id.to_string(), copied(&a.assignment))).collect();
-        Self {
+        Ok(Self {
             identity: Identity::new(&request.member_id, request.group_instance_id.as_ref()),
             generation: request.generation_id,
             protocol_type: request.protocol_type.as_ref().map(ToString::to_string),
             protocol: request.protocol_name.as_ref().map(ToString::to_string),
             assignments,
-        }
+        })
     }
+}
+
+/// Refuses what no group would keep, or has agreed on.
+fn check_request(request: &SyncGroupRequest) -> Result<(), SyncError> {
+    let is_unknown = |_| SyncError::Member(MemberError::Unknown("a long id".to_owned()));
+    check_ids(&request.member_id, request.group_instance_id.as_deref()).map_err(is_unknown)?;
+    let is_long = |text: &StrBytes| text.len() > MEMBER_TEXT_BYTES;
+    if request.protocol_type.as_ref().is_some_and(is_long)
+        || request.protocol_name.as_ref().is_some_and(is_long)
+    {
+        return Err(SyncError::OtherProtocol);
+    }
+    if assigned_bytes(request.assignments.iter().map(|a| (&*a.member_id, &a.assignment))) > GROUP_VALUE_BYTES
+    {
+        return Err(SyncError::AssignmentTooLarge);
+    }
+    Ok(())
+}
+
+/// How long assignments are when they are stored, at most.
+fn assigned_bytes<'a>(assignments: impl Iterator<Item = (&'a str, &'a Bytes)>) -> usize {
+    assignments.map(|(id, a)| ASSIGNMENT_OVERHEAD_BYTES + json_bytes(id) + base64_bytes(a.len())).sum()
 }
 
 impl Identity {
@@ -76,7 +102,7 @@ impl ClassicGroup {
             Phase::Empty => return Err(MemberError::Unknown(id).into()),
             Phase::Preparing { .. } => return Err(SyncError::Rebalance),
             Phase::Completing => {
-                let assigned: usize = sync.assignments.values().map(|a| in_base64(a.len())).sum();
+                let assigned = assigned_bytes(sync.assignments.iter().map(|(id, a)| (id.as_str(), a)));
                 if self.members_bytes("") + assigned > GROUP_VALUE_BYTES {
                     return Err(SyncError::AssignmentTooLarge);
                 }

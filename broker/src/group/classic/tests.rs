@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
-use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupResponse};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
+use kafka_protocol::protocol::StrBytes;
 use strandline_metadata::values::group::{Blob, ProtocolValue};
 use uuid::Uuid;
 
@@ -15,7 +17,10 @@ use super::*;
 use crate::group::tests::code_of;
 use crate::group::{Context, Sender};
 use crate::group_config::GroupSettings;
-use crate::limits::{MEMBER_METADATA_BYTES, MEMBER_PROTOCOLS};
+use crate::limits::{
+    ASSIGNMENT_OVERHEAD_BYTES, GROUP_MEMBERS_BYTES, GROUP_VALUE_BYTES, INSTANCE_ID_BYTES, MAX_LOGGED_CHARS,
+    MEMBER_ID_BYTES, MEMBER_METADATA_BYTES, MEMBER_PROTOCOLS, MEMBER_TEXT_BYTES,
+};
 
 /// A group and its clock.
 struct World {
@@ -602,6 +607,82 @@ fn members_with_very_many_protocols_agree_in_no_time() {
         p.name.push('x');
     }
     assert_eq!(elect_protocol([&one[..], &other].into_iter()), None);
+}
+
+#[test]
+fn what_a_group_keeps_of_a_member_has_limits() {
+    let long = |bytes: usize| StrBytes::from_string("x".repeat(bytes));
+    let join = |request: &JoinGroupRequest, client: usize| {
+        let sender = Sender { client_id: "x".repeat(client), host: String::new() };
+        Join::from_request(request, 9, sender).err().map(code_of)
+    };
+    let of = |instance, protocol_type, name, member| {
+        JoinGroupRequest::default()
+            .with_group_instance_id(Some(long(instance)))
+            .with_protocol_type(long(protocol_type))
+            .with_protocols(vec![JoinGroupRequestProtocol::default().with_name(long(name))])
+            .with_member_id(long(member))
+    };
+    let (instance, text, member) = (INSTANCE_ID_BYTES, MEMBER_TEXT_BYTES, MEMBER_ID_BYTES);
+    assert_eq!(join(&of(instance, text, text, member), text), None);
+    let invalid = Some(ResponseError::InvalidRequest);
+    assert_eq!(join(&of(instance + 1, 0, 0, 0), 0), invalid);
+    assert_eq!(join(&of(0, text + 1, 0, 0), 0), invalid);
+    assert_eq!(join(&of(0, 0, text + 1, 0), 0), invalid);
+    assert_eq!(join(&of(0, 0, 0, member + 1), 0), invalid);
+    assert_eq!(join(&of(0, 0, 0, 0), text + 1), invalid);
+    let protocol =
+        JoinGroupRequestProtocol::default().with_metadata(vec![0; MEMBER_METADATA_BYTES + 1].into());
+    let large = JoinGroupRequest::default().with_protocols(vec![protocol]);
+    assert_eq!(join(&large, 0), Some(ResponseError::GroupMaxSizeReached));
+    let chatty = JoinGroupRequest::default().with_reason(Some(long(10_000)));
+    let chatty = Join::from_request(&chatty, 9, Sender::default()).unwrap();
+    assert_eq!(chatty.reason.unwrap().len(), MAX_LOGGED_CHARS);
+}
+
+#[test]
+fn what_a_leader_assigns_to_members_that_do_not_exist_is_not_kept() {
+    let sync = |count: usize| {
+        let assignment =
+            |i: usize| SyncGroupRequestAssignment::default().with_member_id(format!("{i}").into());
+        let request = SyncGroupRequest::default().with_assignments((0..count).map(assignment).collect());
+        Sync::from_request(&request).err().map(code_of)
+    };
+    assert_eq!(sync(2_000), None);
+    assert_eq!(sync(GROUP_VALUE_BYTES / ASSIGNMENT_OVERHEAD_BYTES), Some(ResponseError::GroupMaxSizeReached));
+    let stranger = SyncGroupRequest::default().with_member_id("x".repeat(MEMBER_ID_BYTES + 1).into());
+    assert_eq!(Sync::from_request(&stranger).err().map(code_of), Some(ResponseError::UnknownMemberId));
+    let other =
+        SyncGroupRequest::default().with_protocol_name(Some("x".repeat(MEMBER_TEXT_BYTES + 1).into()));
+    assert_eq!(Sync::from_request(&other).err().map(code_of), Some(ResponseError::InconsistentGroupProtocol));
+}
+
+#[test]
+fn what_takes_more_when_it_is_stored_than_it_has_bytes_counts_as_it_is_stored() {
+    let mut world = World::new();
+    let metadata = Blob::default();
+    let name = |i| format!("{i}{}", "\u{1}".repeat(1_000));
+    let protocols = (0..100).map(|i| ProtocolValue { name: name(i), metadata: metadata.clone() }).collect();
+    let wide = Join { protocols, ..new("a") };
+    world.stable(std::slice::from_ref(&wide));
+    let ticket = world.send_join(Join { sender: new("b").sender, ..wide });
+    assert_eq!(world.joined(ticket).unwrap().error_code, code(ResponseError::GroupMaxSizeReached));
+    let stored = serde_json::to_vec(&world.group.value()).unwrap();
+    assert!(stored.len() > 600_000 && stored.len() < GROUP_MEMBERS_BYTES, "{} bytes", stored.len());
+}
+
+#[test]
+fn ids_that_were_given_to_members_that_never_come_count_as_members() {
+    let mut world = World::new();
+    world.settings.max_size = 2_000;
+    let client = "x".repeat(MEMBER_TEXT_BYTES);
+    let mut given = 0;
+    for _ in 0..1_000 {
+        let ticket = world.send_join(Join { knows_member_id_required: true, ..new(&client) });
+        given +=
+            usize::from(world.joined(ticket).unwrap().error_code == code(ResponseError::MemberIdRequired));
+    }
+    assert!(given * MEMBER_TEXT_BYTES < GROUP_MEMBERS_BYTES && given > 500, "{given} ids");
 }
 
 #[test]

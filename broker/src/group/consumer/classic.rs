@@ -54,6 +54,10 @@ impl ConsumerGroup {
             ..before.clone()
         };
 
+        if !self.fits(&id, &origin, &before, &member) {
+            return Err(JoinError::GroupTooLarge);
+        }
+
         self.timers.stop_revocation(&id);
         let owned = owned(&subscription, ctx);
         let member = self.admit(&id, &origin, &before, member, Reported(Some(&owned)), ctx);

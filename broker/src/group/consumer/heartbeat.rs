@@ -13,6 +13,8 @@ use super::{AWAY, ConsumerGroup, Context, JOINING, LEAVING, is_reconciled};
 use crate::group::Sender;
 use crate::group::assign::Assignor;
 use crate::group::error::{ConsumerHeartbeatError, MemberError};
+use crate::group::size::{check_ids, check_member_text};
+use crate::limits::MEMBER_METADATA_BYTES;
 
 /// From this version on, members choose their id themselves.
 const MEMBER_ID_REQUIRED: i16 = 1;
@@ -37,7 +39,7 @@ impl ConsumerGroup {
         sender: &Sender,
         ctx: &Context<'_>,
     ) -> Result<ConsumerGroupHeartbeatResponse, ConsumerHeartbeatError> {
-        validate(request, version)?;
+        validate(request, version, sender)?;
         if request.member_epoch < JOINING {
             return Ok(self.leave_by_heartbeat(request, ctx)?);
         }
@@ -50,6 +52,9 @@ impl ConsumerGroup {
         let origin = self.origin(&id, request)?;
         let before = self.before(&id, &origin);
         let member = updated(before.clone(), request, sender);
+        if says_anew(request) && !self.fits(&id, &origin, &before, &member) {
+            return Err(ConsumerHeartbeatError::GroupTooLarge);
+        }
         if let Some(pattern) = &member.subscribed_regex
             && member.subscribed_regex != before.subscribed_regex
         {
@@ -204,7 +209,9 @@ impl ConsumerGroup {
 pub(crate) fn validate(
     request: &ConsumerGroupHeartbeatRequest,
     version: i16,
+    sender: &Sender,
 ) -> Result<(), ConsumerHeartbeatError> {
+    check_sizes(request, sender)?;
     let epoch = request.member_epoch;
     let needs_member_id = version >= MEMBER_ID_REQUIRED || epoch > JOINING || epoch == LEAVING;
     let is_empty = |text: &Option<StrBytes>| text.as_ref().is_some_and(|t| t.is_empty());
@@ -240,6 +247,32 @@ pub(crate) fn validate(
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a member that says more than any group keeps of it.
+fn check_sizes(
+    request: &ConsumerGroupHeartbeatRequest,
+    sender: &Sender,
+) -> Result<(), ConsumerHeartbeatError> {
+    check_ids(&request.member_id, request.instance_id.as_deref())?;
+    check_member_text("client id", &sender.client_id)?;
+    check_member_text("rack id", request.rack_id.as_deref().unwrap_or_default())?;
+    let names = request.subscribed_topic_names.iter().flatten().map(|name| name.len());
+    let bytes = names.sum::<usize>() + request.subscribed_topic_regex.as_ref().map_or(0, |p| p.len());
+    if bytes > MEMBER_METADATA_BYTES {
+        return Err(ConsumerHeartbeatError::SubscriptionTooLarge { bytes, most: MEMBER_METADATA_BYTES });
+    }
+    Ok(())
+}
+
+/// Whether a member joins or says anything that is kept of it, as few heartbeats do.
+fn says_anew(request: &ConsumerGroupHeartbeatRequest) -> bool {
+    request.member_epoch == JOINING
+        || request.instance_id.is_some()
+        || request.rack_id.is_some()
+        || request.server_assignor.is_some()
+        || request.subscribed_topic_names.is_some()
+        || request.subscribed_topic_regex.is_some()
 }
 
 /// Refuses a member whose epoch is not the one that it was told.

@@ -43,11 +43,14 @@ use strandline_metadata::values::group::{
 };
 use uuid::Uuid;
 
+use self::heartbeat::Origin;
 use self::subscribe::Patterns;
 pub(crate) use self::timers::ExpiredBy;
 use self::timers::Timers;
 use super::error::{GroupFull, MemberError};
+use super::size::consumer_member_bytes;
 use super::{Context, find_member};
+use crate::limits::CONSUMER_MEMBERS_BYTES;
 
 /// Member epoch of a request to join or to join again.
 const JOINING: i32 = 0;
@@ -152,6 +155,25 @@ impl ConsumerGroup {
             return Ok(());
         }
         Err(GroupFull(self.value.members.len()))
+    }
+
+    /// Whether a member as a request has it fits beside the others. One that does not grow always
+    /// does.
+    fn fits(
+        &self,
+        id: &str,
+        origin: &Origin,
+        before: &ConsumerMemberValue,
+        member: &ConsumerMemberValue,
+    ) -> bool {
+        let bytes = consumer_member_bytes(id, member);
+        if *origin == Origin::Known && bytes <= consumer_member_bytes(id, before) {
+            return true;
+        }
+        let is_other =
+            |other: &str| other != id && !matches!(origin, Origin::Replaces(former) if former == other);
+        let others = self.value.members.iter().filter(|(other, _)| is_other(other));
+        others.map(|(id, m)| consumer_member_bytes(id, m)).sum::<usize>() + bytes <= CONSUMER_MEMBERS_BYTES
     }
 
     /// Writes a member, new or known, and what is derived from it.

@@ -1,11 +1,18 @@
 //! Joining, staying and leaving with the new protocol; reconciliation step by step.
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, TopicName};
 use strandline_metadata::values::group::MemberStateValue;
 
+use super::classic::join_group;
 use super::{World, beat, going_away, joining, leaving, names, text, with_instance};
+use crate::group::Sender;
 use crate::group::consumer::AWAY;
+use crate::group::consumer::heartbeat::validate;
 use crate::group::tests::code_of;
+use crate::limits::{
+    GROUP_VALUE_BYTES, INSTANCE_ID_BYTES, MEMBER_ID_BYTES, MEMBER_METADATA_BYTES, MEMBER_TEXT_BYTES,
+};
 
 #[test]
 fn requests_that_make_no_sense_are_refused() {
@@ -217,4 +224,55 @@ fn members_that_leave_make_room() {
     assert_eq!(world.group.state(), "Empty");
     assert_eq!(world.group.value().topics.len(), 0);
     assert_eq!(world.join("c", &["t"]), (5, vec!["t0".into(), "t1".into()]));
+}
+
+#[test]
+fn what_a_group_keeps_of_a_member_has_limits() {
+    let long = |bytes: usize| text(&"x".repeat(bytes));
+    let refused = |request: &ConsumerGroupHeartbeatRequest, client: usize| {
+        let sender = Sender { client_id: "x".repeat(client), host: String::new() };
+        validate(request, 1, &sender).err().map(code_of)
+    };
+    let join = || joining("a", &["t"]);
+    let invalid = Some(ResponseError::InvalidRequest);
+    assert_eq!(refused(&join(), MEMBER_TEXT_BYTES), None);
+    assert_eq!(refused(&join(), MEMBER_TEXT_BYTES + 1), invalid);
+    for (bytes, expected) in [(INSTANCE_ID_BYTES, None), (INSTANCE_ID_BYTES + 1, invalid)] {
+        assert_eq!(refused(&join().with_instance_id(Some(long(bytes))), 0), expected);
+    }
+    for (bytes, expected) in [(MEMBER_ID_BYTES, None), (MEMBER_ID_BYTES + 1, invalid)] {
+        assert_eq!(refused(&join().with_member_id(long(bytes)), 0), expected);
+    }
+    for (bytes, expected) in [(MEMBER_TEXT_BYTES, None), (MEMBER_TEXT_BYTES + 1, invalid)] {
+        assert_eq!(refused(&join().with_rack_id(Some(long(bytes))), 0), expected);
+    }
+    let too_large = Some(ResponseError::GroupMaxSizeReached);
+    for (bytes, expected) in [(MEMBER_METADATA_BYTES, None), (MEMBER_METADATA_BYTES + 1, too_large)] {
+        let subscription = vec![TopicName(long(bytes))];
+        assert_eq!(refused(&join().with_subscribed_topic_names(Some(subscription)), 0), expected);
+    }
+}
+
+#[test]
+fn who_would_make_the_group_too_large_is_refused_and_the_others_do_not_notice() {
+    let mut world = World::new(&[("t", 100)]);
+    let topics: Vec<String> = (0..900).map(|i| format!("{i:0249}")).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let all = |id| joining(id, &topics);
+    for id in ["a", "b", "c", "d", "e"] {
+        world.send(&all(id)).unwrap();
+    }
+    assert_eq!(world.refused(&all("f")), ResponseError::GroupMaxSizeReached);
+    let small = world.join("f", &["t"]);
+    assert_eq!(small.1.len(), 100);
+    let grown = beat("f", small.0).with_subscribed_topic_names(Some(names(&topics)));
+    assert_eq!(world.refused(&grown), ResponseError::GroupMaxSizeReached);
+    let classic = world.join_classic(&join_group("g", &topics, &[])).map_err(code_of);
+    assert_eq!(classic.unwrap_err(), ResponseError::GroupMaxSizeReached);
+    // Who says what it has said goes on, and who says less makes room.
+    world.send(&all("a")).unwrap();
+    world.send(&joining("a", &["t"])).unwrap();
+    world.send(&all("f")).unwrap();
+    let stored = serde_json::to_vec(world.group.value()).unwrap();
+    assert!(stored.len() > 1_000_000 && stored.len() < GROUP_VALUE_BYTES, "{} bytes", stored.len());
 }
