@@ -6,10 +6,11 @@
 //! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group,
 //! a topic or a partition that is named twice is answered once: what is asked about a group in
 //! several places is taken together, and the first member named is the one that is checked. While
-//! the metadata store does not answer: NOT_COORDINATOR.
+//! the metadata store does not answer: NOT_COORDINATOR. Groups beyond 8 MiB of offsets in one
+//! response: COORDINATOR_LOAD_IN_PROGRESS, at which clients ask for those again.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_fetch_request::{
@@ -20,14 +21,18 @@ use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
+use strandline_metadata::names::Names;
 use strandline_metadata::values::group::CommittedOffset;
 
 use super::distinct::{distinct, each_once};
 use super::{Call, text};
-use crate::group::command::{Command, FetchOffsets};
+use crate::group::command::Command;
 use crate::group::error::GroupError;
-use crate::group::offsets::FoundOffsets;
-use crate::limits::UNITS_PER_ELEMENT;
+use crate::group::offsets::{SharedOffsets, TopicOffsets};
+use crate::limits::{
+    LARGE_ANSWER_ELEMENTS, LARGE_OFFSETS_ANSWER_BYTES, OFFSETS_ANSWER_BYTES, OFFSETS_ANSWER_PARTITION_BYTES,
+    UNITS_PER_ELEMENT,
+};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
 
@@ -35,7 +40,7 @@ pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFe
     if call.version >= 8 {
         let named = request.groups.into_iter().map(|asked| (asked.group_id.clone(), asked));
         let groups = distinct(named, join).into_iter().map(|(_, asked)| asked).collect();
-        let answers = call.ask_each(groups, |asked| group(call, asked)).await;
+        let answers = answer_all(call, groups).await;
         return OffsetFetchResponse::default().with_groups(answers);
     }
     let topics = request.topics.map(|topics| {
@@ -48,7 +53,7 @@ pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFe
         .with_group_id(request.group_id)
         .with_member_epoch(-1)
         .with_topics(topics);
-    let answer = group(call, asked).await;
+    let answer = answer_all(call, vec![asked]).await.pop().unwrap_or_default();
     let topics = answer.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.into_iter().map(|p| {
             OffsetFetchResponsePartition::default()
@@ -86,28 +91,158 @@ fn distinct_topics(topics: Vec<OffsetFetchRequestTopics>) -> Vec<OffsetFetchRequ
         .collect()
 }
 
-async fn group(call: &Call, mut asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
-    let id = asked.group_id.to_string();
-    asked.topics = asked.topics.map(distinct_topics);
-    let partitions = asked.topics.iter().flatten().map(|t| t.partition_indexes.len()).sum::<usize>();
-    call.spend(UNITS_PER_ELEMENT * partitions).await;
-    let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id.clone());
-    match fetch(call, &id, &asked).await {
-        Ok(found) => {
-            call.spend(UNITS_PER_ELEMENT * found.values().map(BTreeMap::len).sum::<usize>()).await;
-            answer.with_topics(topics(asked.topics, &found))
+/// Answers for each group. What is committed is read first, and shared; what is built of it at a
+/// time is bounded.
+async fn answer_all(call: &Call, groups: Vec<OffsetFetchRequestGroup>) -> Vec<OffsetFetchResponseGroup> {
+    let read = call.ask_each(groups, |asked| read(call, asked)).await;
+    let view = call.broker.replica.view();
+    let mut answers = Vec::with_capacity(read.len());
+    let mut total = AnswerSize::default();
+    for (mut asked, committed) in read {
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(code) => {
+                answers.push(failed(call, asked, code).await);
+                continue;
+            }
+        };
+        let group = Committed { stored: &committed, names: &view.names };
+        asked.topics = Some(group.topics(call, asked.topics.take()).await);
+        let size = group.size(call, &asked).await;
+        if total.bytes > 0 && total.bytes + size.bytes > OFFSETS_ANSWER_BYTES {
+            answers.push(failed(call, asked, ResponseError::CoordinatorLoadInProgress).await);
+            continue;
         }
-        Err(error) => {
-            let code = refusal(&error).code();
-            let answer = answer.with_error_code(code);
-            let failed = |p: i32| nothing(p).with_error_code(code);
-            let topics = asked.topics.unwrap_or_default().into_iter().map(|topic| {
-                let partitions = topic.partition_indexes.into_iter().map(failed).collect();
-                OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
-            });
-            answer.with_topics(topics.collect())
+        total =
+            AnswerSize { bytes: total.bytes + size.bytes, partitions: total.partitions + size.partitions };
+        if total.partitions > LARGE_ANSWER_ELEMENTS || total.bytes > LARGE_OFFSETS_ANSWER_BYTES {
+            call.large_answer().await;
         }
+        answers.push(group.answer(call, asked).await);
     }
+    answers
+}
+
+type ReadGroup = (OffsetFetchRequestGroup, Result<Arc<SharedOffsets>, ResponseError>);
+
+/// Reads what a group has committed.
+async fn read(call: &Call, mut asked: OffsetFetchRequestGroup) -> ReadGroup {
+    asked.topics = asked.topics.map(distinct_topics);
+    let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
+    let member = member.map(|id| (id.to_string(), asked.member_epoch));
+    let command = |reply| Command::FetchOffsets(member, reply);
+    let committed = call.broker.groups.ask(&asked.group_id, command).await;
+    (asked, committed.map_err(|error| refusal(&error)))
+}
+
+/// How large an answer is.
+#[derive(Clone, Copy, Debug, Default)]
+struct AnswerSize {
+    bytes: usize,
+    partitions: usize,
+}
+
+/// What a group has committed, of the topics that there are.
+struct Committed<'a> {
+    stored: &'a SharedOffsets,
+    names: &'a Names,
+}
+
+impl<'a> Committed<'a> {
+    /// What is committed for a topic: nothing, if it does not exist.
+    fn of(&self, topic: &str) -> TopicOffsets<'a> {
+        let id = self.names.topic(topic).map(|known| known.value.topic_id);
+        id.map_or_else(TopicOffsets::default, |id| TopicOffsets::of(self.stored, topic, id))
+    }
+
+    /// The topics that are asked for; without a question, all for which something is committed.
+    async fn topics(
+        &self,
+        call: &Call,
+        asked: Option<Vec<OffsetFetchRequestTopics>>,
+    ) -> Vec<OffsetFetchRequestTopics> {
+        if let Some(asked) = asked {
+            return asked;
+        }
+        let mut names: Vec<&str> = self.stored.keys().map(|(topic, _)| topic.as_str()).collect();
+        names.dedup();
+        let mut topics = Vec::new();
+        for name in names {
+            let committed = self.of(name);
+            let partitions: Vec<i32> = committed.partitions().filter_map(|p| i32::try_from(p).ok()).collect();
+            call.spend(partitions.len() + UNITS_PER_ELEMENT).await;
+            if !partitions.is_empty() {
+                let name = TopicName(text(name));
+                topics.push(
+                    OffsetFetchRequestTopics::default().with_name(name).with_partition_indexes(partitions),
+                );
+            }
+        }
+        topics
+    }
+
+    /// How large the answer will be.
+    async fn size(&self, call: &Call, asked: &OffsetFetchRequestGroup) -> AnswerSize {
+        let mut size = AnswerSize::default();
+        for topic in asked.topics.iter().flatten() {
+            let committed = self.of(&topic.name);
+            size.partitions += topic.partition_indexes.len();
+            size.bytes += topic.name.len();
+            for partition in &topic.partition_indexes {
+                call.spend(UNITS_PER_ELEMENT).await;
+                let metadata = get(&committed, *partition).map_or(0, |c| c.metadata.len());
+                size.bytes += OFFSETS_ANSWER_PARTITION_BYTES + metadata;
+            }
+        }
+        size
+    }
+
+    /// The answer by topic, in the order of the question.
+    async fn answer(&self, call: &Call, asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+        let mut topics = Vec::new();
+        for topic in asked.topics.into_iter().flatten() {
+            let committed = self.of(&topic.name);
+            let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
+            for index in topic.partition_indexes {
+                call.spend(UNITS_PER_ELEMENT).await;
+                let answer = OffsetFetchResponsePartitions::default().with_partition_index(index);
+                partitions.push(match get(&committed, index) {
+                    None => nothing(index),
+                    Some(found) => answer
+                        .with_committed_offset(found.offset)
+                        .with_committed_leader_epoch(found.leader_epoch)
+                        .with_metadata(Some(text(found.metadata.clone()))),
+                });
+            }
+            topics
+                .push(OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions));
+        }
+        OffsetFetchResponseGroup::default().with_group_id(asked.group_id).with_topics(topics)
+    }
+}
+
+fn get<'a>(committed: &TopicOffsets<'a>, partition: i32) -> Option<&'a CommittedOffset> {
+    committed.get(u32::try_from(partition).ok()?)
+}
+
+/// A group without an answer: each partition that was asked for has the error, too.
+async fn failed(
+    call: &Call,
+    asked: OffsetFetchRequestGroup,
+    code: ResponseError,
+) -> OffsetFetchResponseGroup {
+    let code = code.code();
+    let mut topics = Vec::new();
+    for topic in asked.topics.into_iter().flatten() {
+        call.spend(UNITS_PER_ELEMENT * topic.partition_indexes.len()).await;
+        let failed = topic.partition_indexes.into_iter().map(|p| nothing(p).with_error_code(code));
+        let partitions = failed.collect();
+        topics.push(OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions));
+    }
+    OffsetFetchResponseGroup::default()
+        .with_group_id(asked.group_id)
+        .with_error_code(code)
+        .with_topics(topics)
 }
 
 /// The code of a refusal. Java consumers before 3.9 give up at COORDINATOR_NOT_AVAILABLE here, and
@@ -117,52 +252,6 @@ fn refusal(error: &GroupError) -> ResponseError {
         ResponseError::CoordinatorNotAvailable => ResponseError::NotCoordinator,
         code => code,
     }
-}
-
-async fn fetch(call: &Call, id: &str, asked: &OffsetFetchRequestGroup) -> Result<FoundOffsets, GroupError> {
-    let wanted = asked.topics.as_ref().map(|topics| {
-        let partitions = |t: &OffsetFetchRequestTopics| {
-            let indexes = t.partition_indexes.iter().filter_map(|p| u32::try_from(*p).ok());
-            (t.name.to_string(), indexes.collect())
-        };
-        topics.iter().map(partitions).collect()
-    });
-    let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
-    let member = member.map(|id| (id.to_string(), asked.member_epoch));
-    let fetch = FetchOffsets { member, wanted };
-    call.broker.groups.ask(id, |reply| Command::FetchOffsets(fetch, reply)).await
-}
-
-/// The answer by topic, in the order of the question; without a question, of all that was found.
-fn topics(
-    asked: Option<Vec<OffsetFetchRequestTopics>>,
-    found: &FoundOffsets,
-) -> Vec<OffsetFetchResponseTopics> {
-    let asked = asked.unwrap_or_else(|| {
-        let topic = |(name, found): (&String, &BTreeMap<u32, CommittedOffset>)| {
-            OffsetFetchRequestTopics::default()
-                .with_name(TopicName(text(name.clone())))
-                .with_partition_indexes(found.keys().filter_map(|p| i32::try_from(*p).ok()).collect())
-        };
-        found.iter().map(topic).collect()
-    });
-    let none = BTreeMap::new();
-    let answers = asked.into_iter().map(|topic| {
-        let found = found.get(topic.name.as_str()).unwrap_or(&none);
-        let partitions = topic.partition_indexes.iter().map(|p| {
-            match u32::try_from(*p).ok().and_then(|p| found.get(&p)) {
-                None => nothing(*p),
-                Some(found) => OffsetFetchResponsePartitions::default()
-                    .with_partition_index(*p)
-                    .with_committed_offset(found.offset)
-                    .with_committed_leader_epoch(found.leader_epoch)
-                    .with_metadata(Some(text(found.metadata.clone()))),
-            }
-        });
-        let partitions = partitions.collect();
-        OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(partitions)
-    });
-    answers.collect()
 }
 
 /// Nothing is committed, which is −1, never 0.

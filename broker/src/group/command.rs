@@ -1,6 +1,7 @@
 //! What a group can be asked.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -13,17 +14,8 @@ use super::Sender;
 use super::classic::join::Join;
 use super::classic::session::{Identity, Sync};
 use super::error::{CoordinatorError, GroupError};
-use super::offsets::{Commit, FoundOffsets};
+use super::offsets::{Commit, SharedOffsets};
 use super::reply::Reply;
-
-/// A question for committed offsets.
-#[derive(Debug)]
-pub(crate) struct FetchOffsets {
-    /// Who asks, if it is a member of a group of the new protocol.
-    pub(crate) member: Option<(String, i32)>,
-    /// Partitions by topic; `None` for all.
-    pub(crate) wanted: Option<Vec<(String, Vec<u32>)>>,
-}
 
 /// Partitions, by topic, for which a group did not do what was asked.
 pub(crate) type RefusedPartitions = BTreeSet<(String, u32)>;
@@ -56,7 +48,9 @@ pub(crate) enum Command {
         commits: Vec<Commit>,
         reply: Reply<RefusedPartitions>,
     },
-    FetchOffsets(FetchOffsets, Reply<FoundOffsets>),
+    /// A question for what is committed. A member of a group of the new protocol names itself and
+    /// its epoch.
+    FetchOffsets(Option<(String, i32)>, Reply<Arc<SharedOffsets>>),
     /// Answers with the partitions that the group reads now, whose offsets stay.
     DeleteOffsets(Vec<(String, u32)>, Reply<RefusedPartitions>),
     Describe(Reply<DescribedGroup>),

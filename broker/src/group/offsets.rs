@@ -23,8 +23,9 @@ pub(crate) struct Commit {
     pub(crate) committed: CommittedOffset,
 }
 
-/// Committed offsets by topic and partition.
-pub(crate) type FoundOffsets = BTreeMap<String, BTreeMap<u32, CommittedOffset>>;
+/// What is committed for a group, with the mod revision of each key. Values may be large: whoever
+/// asks for them shares them.
+pub(crate) type SharedOffsets = BTreeMap<OffsetsKey, (i64, Arc<OffsetsValue>)>;
 
 /// New values of keys of offsets that are not stored yet; `None` for a key that is to be deleted.
 pub(crate) type Unsaved = BTreeMap<OffsetsKey, Option<OffsetsValue>>;
@@ -37,7 +38,7 @@ pub(crate) fn key_of(topic: &str, partition: u32) -> OffsetsKey {
 /// The offsets of one group: what is stored, what is on its way, and what waits.
 #[derive(Debug, Default)]
 pub(crate) struct Offsets {
-    stored: StoredOffsets,
+    stored: Arc<SharedOffsets>,
     saving: Unsaved,
     unsaved: Unsaved,
     /// Bytes of metadata that the current values of keys have, of those that were committed to
@@ -57,7 +58,9 @@ struct MetadataSum {
 impl Offsets {
     /// Offsets as they were read.
     pub(crate) fn new(stored: StoredOffsets) -> Self {
-        Self { stored, ..Self::default() }
+        let mut offsets = Self::default();
+        offsets.replace(stored);
+        offsets
     }
 
     /// Whether it is known what is stored. There may be more to delete than is known, and nothing
@@ -67,8 +70,15 @@ impl Offsets {
     }
 
     /// What is stored, as far as is known.
-    pub(crate) fn stored(&self) -> &StoredOffsets {
+    pub(crate) fn stored(&self) -> &Arc<SharedOffsets> {
         &self.stored
+    }
+
+    /// What to read again: the keys with their revisions, and nothing under them.
+    /// [`Self::replace`] knows the values of those that have not changed.
+    pub(crate) fn revisions(&self) -> StoredOffsets {
+        let known = self.stored.iter();
+        known.map(|(key, (revision, value))| (key.clone(), (*revision, empty(value.topic_id)))).collect()
     }
 
     pub(crate) fn has_unsaved(&self) -> bool {
@@ -90,7 +100,7 @@ impl Offsets {
     fn current(&self, key: &OffsetsKey) -> Option<&OffsetsValue> {
         match self.unsaved.get(key).or_else(|| self.saving.get(key)) {
             Some(value) => value.as_ref(),
-            None => self.stored.get(key).map(|(_, value)| value),
+            None => self.stored.get(key).map(|(_, value)| &**value),
         }
     }
 
@@ -153,7 +163,7 @@ impl Offsets {
     /// number of offsets deleted.
     pub(crate) fn expire(&mut self, topics: &dyn Topics, expiry: &Expiry<'_>) -> usize {
         let mut expired = Vec::new();
-        for (key, (revision, _)) in &self.stored {
+        for (key, (revision, _)) in &*self.stored {
             // A commit that is not stored yet renews what it replaces.
             let Some(value) = self.current(key).filter(|_| *revision <= expiry.topics_as_of) else {
                 continue;
@@ -197,13 +207,15 @@ impl Offsets {
     /// The write is over: these keys are written, at these revisions. What it did not store is
     /// forgotten.
     pub(crate) fn end_save(&mut self, written: &[(OffsetsKey, i64)]) {
+        // Somebody may still look at what was stored before: then the keys are copied.
+        let stored = Arc::make_mut(&mut self.stored);
         for (key, revision) in written {
             match self.saving.remove(key) {
                 Some(Some(value)) => {
-                    self.stored.insert(key.clone(), (*revision, value));
+                    stored.insert(key.clone(), (*revision, Arc::new(value)));
                 }
                 Some(None) => {
-                    self.stored.remove(key);
+                    stored.remove(key);
                 }
                 None => {}
             }
@@ -223,11 +235,17 @@ impl Offsets {
     /// Takes over what was read anew. Says whether what waits may still be written: a key has the
     /// offsets of many partitions, so a value that was made of another one would undo what somebody
     /// else has committed.
-    pub(crate) fn replace(&mut self, stored: StoredOffsets) -> bool {
+    pub(crate) fn replace(&mut self, read: StoredOffsets) -> bool {
         debug_assert!(self.saving.is_empty(), "nothing is read while something is written");
-        let revision_in = |offsets: &StoredOffsets, key| offsets.get(key).map(|(revision, _)| *revision);
-        let is_same = self.unsaved.keys().all(|k| revision_in(&self.stored, k) == revision_in(&stored, k));
-        self.stored = stored;
+        let known = |key: &OffsetsKey| self.stored.get(key).map(|(revision, _)| *revision);
+        let now = |key: &OffsetsKey| read.get(key).map(|(revision, _)| *revision);
+        let is_same = self.unsaved.keys().all(|key| known(key) == now(key));
+        let shared = |(key, (revision, value)): (OffsetsKey, (i64, OffsetsValue))| {
+            let known = self.stored.get(&key).filter(|(known, _)| *known == revision);
+            let value = known.map_or_else(|| Arc::new(value), |(_, value)| value.clone());
+            (key, (revision, value))
+        };
+        self.stored = Arc::new(read.into_iter().map(shared).collect());
         self.metadata.clear();
         self.is_stale = false;
         is_same
@@ -245,42 +263,27 @@ pub(crate) fn stored_bytes(value: &OffsetsValue) -> usize {
     200 + value.partitions.values().map(|c| PARTITION + json_bytes(&c.metadata)).sum::<usize>()
 }
 
-/// What is committed for a partition of the topic with this id.
-pub(crate) fn find<'a>(
-    stored: &'a StoredOffsets,
-    topic: &str,
-    topic_id: Uuid,
-    partition: u32,
-) -> Option<&'a CommittedOffset> {
-    let (_, value) = stored.get(&key_of(topic, partition))?;
-    if value.topic_id != topic_id {
-        return None;
-    }
-    value.partitions.get(&partition)
-}
+/// What is committed for the partitions of one topic.
+#[derive(Debug, Default)]
+pub(crate) struct TopicOffsets<'a>(BTreeMap<u32, &'a OffsetsValue>);
 
-/// What is committed by topic and partition, of topics that exist. `wanted` are partitions by
-/// topic; `None` for all.
-pub(super) fn find_all(
-    stored: &StoredOffsets,
-    wanted: Option<&[(String, Vec<u32>)]>,
-    topics: &dyn Topics,
-) -> FoundOffsets {
-    let topic_id = |topic: &str| topics.by_name(topic).map(|(id, _)| id);
-    let mut found = FoundOffsets::new();
-    for (topic, partitions) in wanted.unwrap_or_default() {
-        let Some(id) = topic_id(topic) else { continue };
-        let committed = |p: &u32| Some((*p, find(stored, topic, id, *p)?.clone()));
-        found.entry(topic.clone()).or_default().extend(partitions.iter().filter_map(committed));
+impl<'a> TopicOffsets<'a> {
+    /// Those of the topic with this id.
+    pub(crate) fn of(stored: &'a SharedOffsets, topic: &str, topic_id: Uuid) -> Self {
+        let keys = (topic.to_owned(), 0)..=(topic.to_owned(), u32::MAX);
+        let values = stored.range(keys).map(|((_, part), (_, value))| (*part, &**value));
+        Self(values.filter(|(_, value)| value.topic_id == topic_id).collect())
     }
-    if wanted.is_none() {
-        for ((topic, _), (_, value)) in stored {
-            if topic_id(topic) == Some(value.topic_id) {
-                found.entry(topic.clone()).or_default().extend(value.partitions.clone());
-            }
-        }
+
+    /// What is committed for a partition.
+    pub(crate) fn get(&self, partition: u32) -> Option<&'a CommittedOffset> {
+        self.0.get(&(partition / OFFSETS_PER_KEY))?.partitions.get(&partition)
     }
-    found
+
+    /// The partitions that something is committed for.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = u32> {
+        self.0.values().flat_map(|value| value.partitions.keys().copied())
+    }
 }
 
 /// What decides whether offsets have expired.
@@ -318,7 +321,8 @@ mod tests {
     }
 
     fn at(offsets: &Offsets, topic_id: u128, partition: u32) -> Option<i64> {
-        find(offsets.stored(), "t", Uuid::from_u128(topic_id), partition).map(|c| c.offset)
+        let committed = TopicOffsets::of(offsets.stored(), "t", Uuid::from_u128(topic_id));
+        committed.get(partition).map(|c| c.offset)
     }
 
     fn base() -> Expiry<'static> {
@@ -426,12 +430,34 @@ mod tests {
         offsets.commit(of("t", 1, 0, 5));
         save(&mut offsets, 1);
         offsets.commit(of("t", 1, 1, 6));
-        let same = offsets.stored().clone();
-        assert!(offsets.replace(same.clone()));
-        let mut theirs = Offsets::new(same);
+        let same =
+            || offsets.stored().iter().map(|(key, (at, value))| (key.clone(), (*at, (**value).clone())));
+        let mut theirs = Offsets::new(same().collect());
+        let same = same().collect();
+        assert!(offsets.replace(same));
         theirs.commit(of("t", 1, 0, 7));
         save(&mut theirs, 2);
-        assert!(!offsets.replace(theirs.stored().clone()), "its write would put 5 back for partition 0");
+        assert!(!offsets.replace(theirs.revisions()), "its write would put 5 back for partition 0");
+    }
+
+    #[test]
+    fn what_is_committed_is_shared_with_whoever_reads_it_and_with_the_next_read() {
+        let mut offsets = Offsets::default();
+        offsets.commit(of("t", 1, 0, 5));
+        offsets.commit(of("t", 1, 300, 6));
+        save(&mut offsets, 1);
+        let before = offsets.stored().clone();
+        assert!(offsets.replace(offsets.revisions()), "nothing has changed");
+        let shared = |offsets: &Offsets| {
+            let pairs = before.values().zip(offsets.stored().values());
+            pairs.map(|((_, before), (_, now))| Arc::ptr_eq(before, now)).collect::<Vec<_>>()
+        };
+        assert_eq!(shared(&offsets), [true, true]);
+        offsets.commit(of("t", 1, 300, 7));
+        save(&mut offsets, 2);
+        assert_eq!(shared(&offsets), [true, false]);
+        assert_eq!((at(&offsets, 1, 0), at(&offsets, 1, 300)), (Some(5), Some(7)));
+        assert_eq!(TopicOffsets::of(&before, "t", Uuid::from_u128(1)).get(300).map(|c| c.offset), Some(6));
     }
 
     #[test]

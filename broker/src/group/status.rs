@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use strandline_metadata::groups::{OffsetsKey, StoredOffsets};
+use strandline_metadata::groups::OffsetsKey;
 use strandline_metadata::values::group::OffsetsValue;
 use uuid::Uuid;
+
+use super::offsets::SharedOffsets;
 
 /// What can be seen of a group that this broker coordinates. It may have many offsets: it is looked
 /// at where it is.
@@ -27,7 +29,7 @@ pub(crate) struct GroupStatus {
 
 impl GroupStatus {
     /// Shows the offsets of the keys that have changed; of all keys if `changed` is `None`.
-    pub(super) fn show_offsets(&mut self, stored: &StoredOffsets, changed: Option<&[OffsetsKey]>) {
+    pub(super) fn show_offsets(&mut self, stored: &SharedOffsets, changed: Option<&[OffsetsKey]>) {
         let offsets = |value: &OffsetsValue| {
             (value.topic_id, value.partitions.iter().map(|(p, c)| (*p, c.offset)).collect())
         };

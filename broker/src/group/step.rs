@@ -57,9 +57,9 @@ impl GroupTask {
                     Err(error) => reply.with(Err(error)),
                 })
             }
-            Command::FetchOffsets(fetch, reply) => match self.engine.check_fetch(fetch.member.as_ref()) {
+            Command::FetchOffsets(member, reply) => match self.engine.check_fetch(member.as_ref()) {
                 Ok(()) => {
-                    self.store.fetch(fetch, reply);
+                    self.store.fetch(reply);
                     None
                 }
                 Err(error) => Some(reply.with(Err(error))),

@@ -5,6 +5,7 @@
 //! is taken: its answer could tell what is not stored. While offsets are written or read,
 //! heartbeats and the like go on. Whatever waits meanwhile shares the next write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -20,10 +21,9 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::command::FetchOffsets;
 use super::environment::GroupKeys;
 use super::error::{CoordinatorError, GroupError};
-use super::offsets::{self, FoundOffsets, Offsets};
+use super::offsets::{Offsets, SharedOffsets};
 use super::reply::{Reply, Response, Subject};
 use super::write::{self, Written};
 use crate::limits::{GROUP_PUT_BYTES_PER_S, GROUP_WAITING};
@@ -69,7 +69,7 @@ pub(super) struct GroupStore {
     is_turn_of_reads: bool,
 }
 
-type Fetch = (FetchOffsets, Reply<FoundOffsets>);
+type Fetch = Reply<Arc<SharedOffsets>>;
 
 struct InFlight {
     operation: BoxFuture<'static, Done>,
@@ -207,8 +207,8 @@ impl GroupStore {
 
     /// Takes a question for what is committed. Another broker may have coordinated the group for a
     /// while, so it is answered with what the next read finds.
-    pub(super) fn fetch(&mut self, fetch: FetchOffsets, reply: Reply<FoundOffsets>) {
-        self.fetches.push((fetch, reply));
+    pub(super) fn fetch(&mut self, reply: Fetch) {
+        self.fetches.push(reply);
     }
 
     /// Starts the next operation, if there is something to do and none is in flight. `group` is
@@ -257,7 +257,7 @@ impl GroupStore {
 
     fn start_read(&mut self) {
         let GroupKeys { env, group, .. } = self.keys.clone();
-        let known = self.offsets.stored().clone();
+        let known = self.offsets.revisions();
         let operation = async move {
             let read = async {
                 let (backend, keys) = (env.replica.backend().as_ref(), env.replica.keys());
@@ -336,16 +336,14 @@ impl GroupStore {
             Ok(stored) => {
                 let is_untouched = self.offsets.replace(stored);
                 completed.end = (!is_untouched).then_some(End::Replaced);
-                let (stored, topics) = (self.offsets.stored(), &self.keys.env.topics);
-                let found = |(fetch, reply): Fetch| {
-                    let found = offsets::find_all(stored, fetch.wanted.as_deref(), topics);
-                    reply.with_offsets(Ok::<_, GroupError>(found))
-                };
+                // Whoever asks picks what it needs: that may be much, and is done elsewhere.
+                let stored = self.offsets.stored();
+                let found = |reply: Fetch| reply.with_offsets(Ok::<_, GroupError>(stored.clone()));
                 completed.responses.extend(fetches.into_iter().map(found));
             }
             Err(error) => {
                 debug!(group = self.keys.group, %error, "committed offsets cannot be read");
-                for (_, reply) in fetches {
+                for reply in fetches {
                     reply.refuse(CoordinatorError::NoAnswer);
                 }
                 completed.changed = Some(Vec::new());
@@ -364,7 +362,7 @@ impl GroupStore {
         for response in in_flight.0.into_iter().chain(self.waiting) {
             response.deliver(Err(error.clone()));
         }
-        for (_, reply) in in_flight.1.into_iter().chain(self.fetches) {
+        for reply in in_flight.1.into_iter().chain(self.fetches) {
             reply.refuse(error.clone());
         }
     }

@@ -3,10 +3,15 @@
 use bytes::BytesMut;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_producers_request::TopicRequest as ProducersOfTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseTopics;
 use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, DescribeProducersRequest,
-    ElectLeadersRequest, FindCoordinatorRequest, GroupId, OffsetFetchRequest, elect_leaders_request,
+    ElectLeadersRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest,
+    OffsetFetchResponse, elect_leaders_request,
 };
 use strandline_storage::format::batch::crc32c;
 use tokio::time::{Duration, timeout};
@@ -509,6 +514,77 @@ async fn metadata_of_very_many_partitions_are_built_a_few_at_a_time() {
         assert_eq!(answer.topics[0].partitions.len(), 9_000);
         places.push(opened.broker.compute.answer().await);
     }
+}
+
+/// Commits for all partitions of a topic.
+async fn commit_all(client: &mut TestClient, group: &str, topic: &str, partitions: i32, metadata: usize) {
+    let partition = |index| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(7)
+            .with_committed_metadata(Some(text("x".repeat(metadata))))
+    };
+    let topic = OffsetCommitRequestTopic::default().with_name(name(topic));
+    let topic = topic.with_partitions((0..partitions).map(partition).collect());
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let answer = client.call(&request, 8).await;
+    assert!(answer.topics[0].partitions.iter().all(|p| p.error_code == 0), "{:?}", answer.topics[0].name);
+}
+
+/// What these groups have committed, all of it.
+fn all_offsets_of(groups: &[&str]) -> OffsetFetchRequest {
+    let group =
+        |id: &&str| OffsetFetchRequestGroup::default().with_group_id(GroupId(text(*id))).with_topics(None);
+    OffsetFetchRequest::default().with_groups(groups.iter().map(group).collect())
+}
+
+#[tokio::test]
+async fn offsets_of_very_many_partitions_are_answered_a_few_at_a_time() {
+    let (opened, mut client, _) = ready().await;
+    client.create_topic("many", 9_000, &[]).await;
+    commit_all(&mut client, "large", "many", 9_000, 0).await;
+    commit_all(&mut client, "long", "many", 300, 4_000).await;
+    commit_all(&mut client, "small", "t", 2, 0).await;
+    let mut places = Vec::new();
+    for _ in 0..LARGE_ANSWERS_AT_ONCE {
+        places.push(opened.broker.compute.answer().await);
+    }
+    let mut small = TestClient::connect(&opened.broker);
+    let answer = small.call(&all_offsets_of(&["small"]), 8).await;
+    assert_eq!(answer.groups[0].topics[0].partitions.len(), 2);
+    for (group, partitions) in [("large", 9_000), ("long", 300)] {
+        let request = all_offsets_of(&[group]);
+        let mut call = Box::pin(client.call(&request, 8));
+        assert!(timeout(A_WHILE, &mut call).await.is_err(), "there is no place");
+        places.pop();
+        let answer = call.await;
+        let found = &answer.groups[0].topics[0].partitions;
+        assert!(found.len() == partitions && found.iter().all(|p| p.committed_offset == 7));
+        places.push(opened.broker.compute.answer().await);
+    }
+}
+
+#[tokio::test]
+async fn groups_whose_offsets_do_not_fit_into_one_answer_are_to_be_asked_again() {
+    let (_opened, mut client, _) = ready().await;
+    client.create_topic("many", 1_100, &[]).await;
+    for group in ["a", "b", "c"] {
+        commit_all(&mut client, group, "many", 1_100, 4_000).await;
+    }
+    commit_all(&mut client, "small", "t", 2, 0).await;
+    let partitions = |answer: &OffsetFetchResponse| -> Vec<(i16, usize)> {
+        let count = |topics: &[OffsetFetchResponseTopics]| topics.iter().map(|t| t.partitions.len()).sum();
+        answer.groups.iter().map(|g| (g.error_code, count(&g.topics))).collect()
+    };
+    let again = ResponseError::CoordinatorLoadInProgress.code();
+    let answer = client.call(&all_offsets_of(&["a", "b", "c", "small"]), 8).await;
+    let codes: Vec<i16> = answer.groups.iter().map(|g| g.error_code).collect();
+    assert_eq!(codes, [0, again, again, 0]);
+    let answer = client.call(&all_offsets_of(&["b"]), 8).await;
+    assert_eq!(partitions(&answer), [(0, 1_100)]);
 }
 
 #[tokio::test(start_paused = true)]
