@@ -151,7 +151,7 @@ impl Cleaner {
                     self.leave_alone(broker, (topic_id, partition), &error);
                 }
                 Err(CompactError::Unanswered(error)) => {
-                    answers.add_unanswered(((topic_id, partition), error))
+                    answers.add_unanswered(((topic_id, partition), error));
                 }
                 Err(CompactError::Changed) => debug!(%topic_id, partition, "it is compacted another time"),
                 // It concerns no other partition.
