@@ -9,7 +9,7 @@ use super::Fatal;
 use crate::testing::World;
 
 /// The tasks without which a broker would only look alive.
-const CRITICAL: [&str; 12] = [
+const CRITICAL: [&str; 13] = [
     "barrier",
     "beacon",
     "committer",
@@ -21,6 +21,7 @@ const CRITICAL: [&str; 12] = [
     "readiness",
     "replica",
     "space",
+    "unwanted",
     "watermarks",
 ];
 
