@@ -31,6 +31,7 @@ use super::distinct::{distinct, with_repeats};
 use crate::compute::Kind;
 use crate::fetch::narrow::{self, Narrowed};
 use crate::limits::{LOOKUP_SPAN_BYTES, LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
+use crate::merge::placement::offsets_of;
 use crate::records::{self, RecordTime};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=10;
@@ -243,10 +244,10 @@ async fn first_in_part(
     let mut next = range.base_offset;
     for batch in batches? {
         let header = batch.header;
-        let base_offset = match range.object.kind {
-            ObjectKind::Write => next,
-            ObjectKind::Merge => header.base_offset,
-        };
+        let (base_offset, end_offset) = offsets_of(range, next, &header).map_err(|what| {
+            broker.reader.evict(range.object);
+            StoreError::corrupt(&range.object.key(), format!("the range at {} {what}", range.position))
+        })?;
         if header.max_timestamp >= timestamp {
             let offset = move |time: RecordTime| base_offset + i64::from(time.offset_delta);
             let is_wanted =
@@ -264,7 +265,7 @@ async fn first_in_part(
                 return Ok(InPart::Found(offset(found), found.timestamp_ms));
             }
         }
-        next = base_offset + i64::from(header.last_offset_delta) + 1;
+        next = end_offset;
     }
     Ok(InPart::NotBefore(next))
 }

@@ -80,7 +80,14 @@ pub(super) async fn read(
             Err(StoreError::NotFound { key }) => {
                 read_again(broker, wanted, &key, budget.unwrap_or(0), until).await
             }
-            Err(failed) => refuse(broker, wanted, assessment.topic_id, &failed),
+            Err(failed) => {
+                // Base offsets lie outside of what the batches' own CRCs cover, so the cache has
+                // taken them as they came: the next fetch asks the store again.
+                if matches!(failed, StoreError::Corrupt { .. }) {
+                    assessment.planned.iter().for_each(|planned| broker.reader.evict(planned.range.object));
+                }
+                refuse(broker, wanted, assessment.topic_id, &failed)
+            }
         });
     }
     fetched
