@@ -85,8 +85,8 @@ impl ClockSkew {
         }
     }
 
-    /// By how much this broker's clock, which says `now_ms`, is ahead of the median of the other brokers', in ms; `None`
-    /// if nothing was heard of them for long.
+    /// By how much this broker's clock, which says `now_ms`, is ahead of the median of the
+    /// other brokers', in ms; `None` if nothing was heard of them for long.
     fn ahead_ms(&self, now_ms: i64) -> Option<i64> {
         let now = Instant::now();
         let mut seen = self.lock();

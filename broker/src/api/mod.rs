@@ -396,7 +396,7 @@ async fn admit(call: Call, body: Bytes) -> Result<PendingReply, RequestError> {
             if call.is_first() {
                 return Ok(Box::pin(fetch::handle(call, request)));
             }
-            // Decoded it is many times as large: it waits as it came, and has been seen to be right.
+            // Decoded it is many times as large: it waits as it came. It has been seen to be right.
             drop(request);
             Ok(Box::pin(async move {
                 call.alone().await;

@@ -1,4 +1,4 @@
-//! How long members of groups are when they are stored, at most: what would not fit into one request
+//! How long members of groups are when they are stored, at most: what would not fit into a request
 //! to etcd is refused before it is decided, so that the others of its group do not notice.
 
 use strandline_metadata::values::group::{

@@ -7,8 +7,8 @@ use crate::error::StoreError;
 use crate::limits::{BULK_DELETES_AT_ONCE, DELETES_AT_ONCE, DELETING_FOR};
 use crate::path::ObjectKey;
 
-/// Deletes objects for as long as the store deletes any of them, and others can wait. What became of
-/// each, in the order of `keys`: those that the answer has no place for were not tried.
+/// Deletes objects for as long as the store deletes any of them, and others can wait. What became
+/// of each, in the order of `keys`: those that the answer has no place for were not tried.
 pub async fn delete_while_it_works(store: &dyn Store, keys: &[ObjectKey]) -> Vec<Result<(), StoreError>> {
     let together = match store.keys_per_delete() {
         0 | 1 => DELETES_AT_ONCE,

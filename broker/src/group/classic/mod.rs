@@ -303,7 +303,7 @@ impl ClassicGroup {
         find_member(&self.members, &self.statics, id, instance_id).map(|_| ())
     }
 
-    /// How many bytes the members but this one take when they are stored, without their assignments.
+    /// Bytes that the members but this one take when they are stored, without their assignments.
     /// Those that were given an id and have not joined count, too: they are to.
     fn members_bytes(&self, but: &str) -> usize {
         let others = self.members.iter().filter(|(id, _)| *id != but);
