@@ -131,7 +131,7 @@ pub(crate) const LARGE_REQUEST_BYTES: usize = 1024 * 1024;
 pub(crate) const GROWN_PER_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 /// Requests of which this is so at a time.
 pub(crate) const GROWING_AT_ONCE: usize = 2;
-/// What a client may call its software, and that's version (KIP-511), in bytes.
+/// Bytes of what a client may call its software, and of that's version (KIP-511).
 pub(crate) const SOFTWARE_TEXT_BYTES: usize = 255;
 /// Names that are compared in a unit of work, when a topic is created.
 pub(crate) const NAMES_PER_UNIT: usize = 10;
@@ -336,9 +336,17 @@ pub(crate) const ASSIGNMENT_OVERHEAD_BYTES: usize = 32;
 /// Bytes of memory that a compiled pattern may take, so that no client fills the broker's with one
 /// (invariant 9).
 pub(crate) const PATTERN_BYTES: usize = 128 << 10;
+/// Different patterns that the members of one group may have: each is compiled and looked at
+/// whenever a topic is created. Members of a group nearly always have the same one.
+pub(crate) const GROUP_PATTERNS: usize = 10;
 /// Patterns of which it is remembered what they match. The one that was not asked for longest gives
 /// way.
 pub(crate) const MATCHED_PATTERNS: usize = 1_000;
+/// Bytes of the patterns and the names of topics that are remembered with them, about: five
+/// patterns that match all of 100,000 topics. The last one stays, whatever it matches.
+pub(crate) const MATCHED_PATTERNS_BYTES: usize = 64 << 20;
+/// What a name in a set takes beside its bytes, about.
+pub(crate) const MATCHED_NAME_OVERHEAD_BYTES: usize = 64;
 /// Names that are matched with a pattern in one piece of work: a hostile pattern may take
 /// milliseconds for each.
 pub(crate) const NAMES_MATCHED_AT_ONCE: usize = 64;
@@ -472,8 +480,8 @@ pub(crate) const MERGE_SPAN_PART: i64 = 8;
 pub(crate) const LEAST_SPAN_MS: i64 = 60_000;
 /// Objects that a merge reads from at a time.
 pub(crate) const MERGE_READS_AT_ONCE: usize = 8;
-/// The longest pause between two merges: a large object at a small budget.
-pub(crate) const MERGE_LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The longest pause between two merges: more than the largest object takes at the smallest budget.
+pub(crate) const MERGE_LONGEST_PAUSE: Duration = Duration::from_hours(48);
 /// What log compaction reads of small ranges in one go, in bytes: it looks at no more at a time
 /// beside the threads of the connections.
 pub(crate) const COMPACTION_READ_BYTES: u64 = 8 << 20;

@@ -6,7 +6,7 @@ use strandline_metadata::backend::BackendError;
 use strandline_metadata::groups::GroupWriteError;
 
 use crate::group_config::GroupIdError;
-use crate::limits::MEMBER_PROTOCOLS;
+use crate::limits::{GROUP_PATTERNS, MEMBER_PROTOCOLS};
 
 /// A refusal of any operation. OffsetFetch and LeaveGroup are refused for what concerns the member
 /// alone.
@@ -199,6 +199,8 @@ pub(crate) enum ConsumerHeartbeatError {
     UnsupportedAssignor { name: String, known: String },
     #[error("{0}")]
     InvalidPattern(String),
+    #[error("The members of the group have {GROUP_PATTERNS} different patterns and may not have more.")]
+    TooManyPatterns,
     #[error(
         "The member is at epoch {named}; the group expects {current}. It must abandon all its partitions and rejoin."
     )]
@@ -294,6 +296,7 @@ impl GroupError {
             | Self::ConsumerHeartbeat(
                 ConsumerHeartbeatError::Full(_)
                 | ConsumerHeartbeatError::GroupTooLarge
+                | ConsumerHeartbeatError::TooManyPatterns
                 | ConsumerHeartbeatError::SubscriptionTooLarge { .. },
             ) => Code::GroupMaxSizeReached,
             Self::Join(

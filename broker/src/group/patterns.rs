@@ -16,7 +16,10 @@ use uuid::Uuid;
 
 use super::{Matching, Topics};
 use crate::compute::{Compute, Kind};
-use crate::limits::{MATCHED_PATTERNS, NAMES_MATCHED_AT_ONCE, UNITS_PER_ELEMENT};
+use crate::limits::{
+    MATCHED_NAME_OVERHEAD_BYTES, MATCHED_PATTERNS, MATCHED_PATTERNS_BYTES, NAMES_MATCHED_AT_ONCE,
+    UNITS_PER_ELEMENT,
+};
 use crate::tasks::{TaskKind, TaskSet};
 
 /// The topics that the broker knows, and what matches patterns among them.
@@ -31,6 +34,8 @@ pub(crate) struct KnownTopics {
 #[derive(Debug, Default)]
 struct KnownPatterns {
     matched: BTreeMap<String, MatchedPattern>,
+    /// What `matched` takes, about.
+    bytes: usize,
     /// Counts questions: the number of the last one tells which pattern was not asked for longest.
     asked: u64,
 }
@@ -46,6 +51,8 @@ struct MatchedPattern {
     /// Whether it is being matched against newer ones.
     is_pending: bool,
     asked: u64,
+    /// What the names take, about.
+    bytes: usize,
 }
 
 impl KnownTopics {
@@ -87,9 +94,14 @@ impl KnownTopics {
             };
             self.compute.run(Kind::Pattern, merge).await
         };
-        if let Some(matched) = self.lock().matched.get_mut(&pattern) {
+        let bytes = names_bytes(&names).await;
+        let mut known = self.lock();
+        if let Some(matched) = known.matched.get_mut(&pattern) {
             (matched.topics, matched.names) = (now, names);
             (matched.is_known, matched.is_pending) = (true, false);
+            let before = std::mem::replace(&mut matched.bytes, bytes);
+            known.bytes = known.bytes - before + bytes;
+            known.keep_within(MATCHED_PATTERNS_BYTES);
         }
     }
 }
@@ -108,16 +120,36 @@ async fn changes(before: &TopicMap, now: &TopicMap) -> (Vec<String>, Vec<String>
     (created, deleted)
 }
 
+/// What a set of names takes, about.
+async fn names_bytes(names: &BTreeSet<String>) -> usize {
+    let (mut bytes, mut turns) = (0, Turns::default());
+    for name in names {
+        turns.spend(1).await;
+        bytes += name.len() + MATCHED_NAME_OVERHEAD_BYTES;
+    }
+    bytes
+}
+
 impl KnownPatterns {
-    /// Makes room for one more: the pattern that was not asked for longest is forgotten. Says
-    /// whether there is room.
+    /// Makes room for one more. Says whether there is room.
     fn make_room(&mut self) -> bool {
-        if self.matched.len() < MATCHED_PATTERNS {
-            return true;
-        }
+        self.matched.len() < MATCHED_PATTERNS || self.forget_oldest()
+    }
+
+    /// Forgets patterns until the others take no more than this. The one that was asked for last
+    /// stays in any case.
+    fn keep_within(&mut self, bytes: usize) {
+        while self.bytes > bytes && self.matched.len() > 1 && self.forget_oldest() {}
+    }
+
+    /// Forgets the pattern that was not asked for longest. Says whether there was one that is not
+    /// being matched.
+    fn forget_oldest(&mut self) -> bool {
         let idle = self.matched.iter().filter(|(_, matched)| !matched.is_pending);
         let oldest = idle.min_by_key(|(_, matched)| matched.asked).map(|(pattern, _)| pattern.clone());
-        oldest.is_some_and(|pattern| self.matched.remove(&pattern).is_some())
+        let Some(forgotten) = oldest.and_then(|pattern| self.matched.remove(&pattern)) else { return false };
+        self.bytes -= forgotten.bytes;
+        true
     }
 }
 
@@ -195,6 +227,34 @@ mod tests {
         };
         assert_eq!(names.len(), 2);
         assert_eq!(current(topics, "logs-.*").await, ["logs-b", "logs-c"]);
+    }
+
+    #[test]
+    fn patterns_that_match_much_give_way_before_there_are_many() {
+        let mut known = KnownPatterns::default();
+        let each = MATCHED_PATTERNS_BYTES / 4;
+        for asked in 0..10 {
+            let matched = MatchedPattern { asked, bytes: each, is_known: true, ..MatchedPattern::default() };
+            known.matched.insert(format!("p{asked}"), matched);
+            known.bytes += each;
+            known.keep_within(MATCHED_PATTERNS_BYTES);
+        }
+        assert_eq!(known.matched.keys().collect::<Vec<_>>(), ["p6", "p7", "p8", "p9"]);
+        assert_eq!(known.bytes, 4 * each);
+        known.keep_within(0);
+        assert_eq!(known.matched.keys().collect::<Vec<_>>(), ["p9"], "it would be matched again and again");
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_of_a_pattern_is_counted() {
+        let opened = World::new().broker(1, &[]).await;
+        let mut client = TestClient::connect(&opened.broker);
+        let topics = &opened.broker.groups.env.topics;
+        for count in 1..=3 {
+            client.create_topic(&format!("logs-{count}"), 1, &[]).await;
+            assert_eq!(current(topics, "logs-.*").await.len(), count);
+            assert_eq!(topics.lock().bytes, count * ("logs-1".len() + MATCHED_NAME_OVERHEAD_BYTES));
+        }
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ fn partitions_bytes(partitions: &PartitionSet) -> usize {
     while let Some(first) = rest.next() {
         bytes += digits(first) + 1;
         let mut last = first;
-        while let Some(next) = rest.next_if(|n| *n == last + 1) {
+        while let Some(next) = rest.next_if(|n| n.checked_sub(1) == Some(last)) {
             last = next;
         }
         if last > first {

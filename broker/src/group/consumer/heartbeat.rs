@@ -15,6 +15,7 @@ use crate::group::assign::Assignor;
 use crate::group::error::{ConsumerHeartbeatError, MemberError};
 use crate::group::size::{check_ids, check_member_text};
 use crate::limits::MEMBER_METADATA_BYTES;
+use crate::patterns::check_length;
 
 /// From this version on, members choose their id themselves.
 const MEMBER_ID_REQUIRED: i16 = 1;
@@ -58,13 +59,15 @@ impl ConsumerGroup {
         if let Some(pattern) = &member.subscribed_regex
             && member.subscribed_regex != before.subscribed_regex
         {
-            self.patterns.learn(pattern, ctx.topics)?;
+            let others = self.value.members.iter().filter(|(other, _)| **other != id);
+            self.patterns.learn(pattern, others.map(|(_, m)| m), ctx.topics)?;
         }
 
         // Nothing is refused from here on.
         self.timers.stop_classic(&id);
         let reported = Reported(request.topic_partitions.as_deref());
         let after = self.admit(&id, &origin, &before, member, reported, ctx);
+        self.patterns.forget_unused(self.value.members.values());
         self.timers.session(&id, ctx.settings.consumer_session_timeout_ms, ctx);
 
         // A member that still names its epoch before has not got the answer with the new one, nor
@@ -261,6 +264,10 @@ fn check_sizes(
     let bytes = names.sum::<usize>() + request.subscribed_topic_regex.as_ref().map_or(0, |p| p.len());
     if bytes > MEMBER_METADATA_BYTES {
         return Err(ConsumerHeartbeatError::SubscriptionTooLarge { bytes, most: MEMBER_METADATA_BYTES });
+    }
+    // Before anybody waits for the group to compile it.
+    if let Some(pattern) = &request.subscribed_topic_regex {
+        check_length(pattern).map_err(ConsumerHeartbeatError::InvalidPattern)?;
     }
     Ok(())
 }

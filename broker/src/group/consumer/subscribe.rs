@@ -13,6 +13,7 @@ use super::{ConsumerGroup, Context};
 use crate::group::Topics;
 use crate::group::assign::{self, Assignor};
 use crate::group::error::ConsumerHeartbeatError;
+use crate::limits::GROUP_PATTERNS;
 use crate::patterns;
 
 /// The patterns that members subscribe to, and the topics that they match.
@@ -53,13 +54,39 @@ impl Pattern {
 }
 
 impl Patterns {
-    /// Learns a pattern, or refuses it.
-    pub(super) fn learn(&mut self, pattern: &str, topics: &dyn Topics) -> Result<(), ConsumerHeartbeatError> {
-        if !self.0.contains_key(pattern) {
-            let regex = compile(pattern)?;
-            self.0.insert(pattern.to_owned(), Pattern::new(pattern, Some(regex), topics));
+    /// Learns a pattern, or refuses it. `others` are the members that keep theirs.
+    pub(super) fn learn<'a>(
+        &mut self,
+        pattern: &str,
+        others: impl Iterator<Item = &'a ConsumerMemberValue>,
+        topics: &dyn Topics,
+    ) -> Result<(), ConsumerHeartbeatError> {
+        if self.0.contains_key(pattern) {
+            return Ok(());
         }
+        if self.0.len() >= GROUP_PATTERNS {
+            // Some may have been learnt for members that have others by now.
+            let used: BTreeSet<&String> = others.filter_map(|m| m.subscribed_regex.as_ref()).collect();
+            if used.len() >= GROUP_PATTERNS {
+                return Err(ConsumerHeartbeatError::TooManyPatterns);
+            }
+        }
+        let regex = compile(pattern)?;
+        self.0.insert(pattern.to_owned(), Pattern::new(pattern, Some(regex), topics));
         Ok(())
+    }
+
+    /// Forgets what no member subscribes to any more, once that is much.
+    pub(super) fn forget_unused<'a>(&mut self, members: impl Iterator<Item = &'a ConsumerMemberValue>) {
+        if self.0.len() > GROUP_PATTERNS {
+            let used: BTreeSet<&String> = members.filter_map(|m| m.subscribed_regex.as_ref()).collect();
+            self.0.retain(|pattern, _| used.contains(pattern));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether it is not known yet what all of them match.

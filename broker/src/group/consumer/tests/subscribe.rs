@@ -4,6 +4,7 @@ use kafka_protocol::error::ResponseError;
 
 use super::{World, beat, joining, names, text};
 use crate::group::consumer::ConsumerGroup;
+use crate::limits::{GROUP_PATTERNS, PATTERN_CHARS};
 
 #[test]
 fn topics_that_come_grow_and_go_are_noticed() {
@@ -102,4 +103,27 @@ fn most_votes_choose_the_assignor() {
     assert_eq!(assignor(&world), "range");
     world.join("d", &["t"]);
     assert_eq!(assignor(&world), "range", "who has no wish has no vote");
+}
+
+#[test]
+fn a_group_has_so_many_different_patterns() {
+    let mut world = World::new(&[("t", 1)]);
+    let join = |id: usize, pattern: &str| {
+        joining(&format!("m{id}"), &[])
+            .with_subscribed_topic_names(None)
+            .with_subscribed_topic_regex(Some(text(pattern)))
+    };
+    for i in 0..GROUP_PATTERNS {
+        world.send(&join(i, &format!("p{i}"))).unwrap();
+    }
+    assert_eq!(world.refused(&join(GROUP_PATTERNS, "more")), ResponseError::GroupMaxSizeReached);
+    world.send(&join(GROUP_PATTERNS, "p0")).unwrap();
+    // Who changes its pattern needs no more of them, however often.
+    for i in 0..3 * GROUP_PATTERNS {
+        world.send(&join(1, &format!("other{i}"))).unwrap();
+        assert!(world.group.patterns.count() <= GROUP_PATTERNS + 1);
+    }
+    assert_eq!(world.refused(&join(GROUP_PATTERNS, "more")), ResponseError::GroupMaxSizeReached);
+    let long = "x".repeat(PATTERN_CHARS + 1);
+    assert_eq!(world.refused(&join(1, &long)), ResponseError::InvalidRegularExpression);
 }
