@@ -39,8 +39,8 @@ use crate::limits::{
     PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE, UNITS_PER_ELEMENT, UNITS_PER_ENTRY,
 };
 use crate::produce::{
-    Accepted, BufferTicket, Entry, EntryResult, Invalid, ProduceError, RecordError, TopicRules, grows,
-    invalid, is_doubted, is_heavy, validate,
+    Accepted, BufferTicket, Entry, EntryResult, Invalid, Outlook, ProduceError, RecordError, TopicRules,
+    invalid, validate,
 };
 use crate::topics;
 
@@ -253,17 +253,18 @@ async fn check(
     growth: &mut Growth,
 ) -> Result<Accepted, Invalid> {
     let (version, rules) = (call.version, *rules);
-    let grows = grows(records.as_ref(), &rules);
+    let outlook = Outlook::of(records.as_ref(), &rules, now_ms);
+    let grows = outlook.is_some_and(|outlook| outlook.grows);
     if grows {
         growth.begin(call, deadline).await?;
     }
     let doubts = &call.broker.doubts;
-    let doubted = is_doubted(records.as_ref(), &rules, now_ms);
+    let doubted = outlook.is_some_and(Outlook::is_doubted);
     let opens = doubted && doubts.may_open();
     if doubted {
         call.broker.metrics.doubted_batch(opens);
     }
-    let is_heavy = is_heavy(records.as_ref(), &rules, opens, now_ms);
+    let is_heavy = outlook.is_some_and(|outlook| outlook.is_heavy(opens));
     let check = move || {
         let began = Instant::now();
         let checked = validate(topic_id, partition, version, records.as_ref(), &rules, opens, now_ms);

@@ -19,9 +19,7 @@ pub use self::buffer::{Budget, BufferTicket, Lane, ProduceBuffer};
 pub(crate) use self::doubts::Doubts;
 pub use self::flush::Flusher;
 pub(crate) use self::inspect::RecordError;
-pub(crate) use self::validate::{
-    Accepted, Invalid, TopicRules, grows, invalid, is_doubted, is_heavy, validate,
-};
+pub(crate) use self::validate::{Accepted, Invalid, Outlook, TopicRules, invalid, validate};
 
 /// A record batch that was validated, for one partition.
 #[derive(Clone, Debug)]

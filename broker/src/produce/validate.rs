@@ -221,41 +221,45 @@ fn trust(header: &BatchHeader, codec: Compression, rules: &TopicRules, now_ms: i
     }
 }
 
-fn header_of(records: Option<&Bytes>) -> Option<(BatchHeader, Compression)> {
-    let header = BatchHeader::parse(records?).ok()?;
-    let codec = header.compression().ok()?;
-    Some((header, codec))
+/// What a batch's header says of the work that it is, before anything is checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outlook {
+    trust: HeaderTrust,
+    is_compressed: bool,
+    /// It is compressed anew, and so may become many times as much.
+    pub(crate) grows: bool,
+    is_little: bool,
 }
 
-/// Whether the records are read only because their header is doubted.
-pub(crate) fn is_doubted(records: Option<&Bytes>, rules: &TopicRules, now_ms: i64) -> bool {
-    header_of(records)
-        .is_some_and(|(header, codec)| trust(&header, codec, rules, now_ms) == HeaderTrust::Doubted)
-}
-
-/// Whether these records are compressed anew, and so may become many times as much.
-pub(crate) fn grows(records: Option<&Bytes>, rules: &TopicRules) -> bool {
-    header_of(records).is_some_and(|(_, codec)| rules.compression.is_some_and(|target| target.codec != codec))
-}
-
-/// Whether validating these records may take longer than a request may keep its thread.
-pub(crate) fn is_heavy(
-    records: Option<&Bytes>,
-    rules: &TopicRules,
-    opens_doubted: bool,
-    now_ms: i64,
-) -> bool {
-    let Some((header, codec)) = header_of(records) else { return false };
-    if codec == Compression::None && records.is_none_or(|r| r.len() < OPENED_APART_BYTES) {
-        return false;
+impl Outlook {
+    /// What is to be expected of these records; `None` if they have no header.
+    pub(crate) fn of(records: Option<&Bytes>, rules: &TopicRules, now_ms: i64) -> Option<Self> {
+        let records = records?;
+        let header = BatchHeader::parse(records).ok()?;
+        let codec = header.compression().ok()?;
+        let is_compressed = codec != Compression::None;
+        Some(Self {
+            trust: trust(&header, codec, rules, now_ms),
+            is_compressed,
+            grows: rules.compression.is_some_and(|target| target.codec != codec),
+            is_little: !is_compressed && records.len() < OPENED_APART_BYTES,
+        })
     }
-    let recompresses = rules.compression.is_some_and(|target| target.codec != codec);
-    let opens = match trust(&header, codec, rules, now_ms) {
-        HeaderTrust::Believed => false,
-        HeaderTrust::Doubted => opens_doubted,
-        HeaderTrust::Overruled => codec != Compression::None,
-    };
-    recompresses || opens
+
+    /// Whether the records are read only because their header is doubted.
+    pub(crate) fn is_doubted(self) -> bool {
+        self.trust == HeaderTrust::Doubted
+    }
+
+    /// Whether validating them may take longer than a request may keep its thread.
+    pub(crate) fn is_heavy(self, opens_doubted: bool) -> bool {
+        let opens = match self.trust {
+            HeaderTrust::Believed => false,
+            HeaderTrust::Doubted => opens_doubted,
+            HeaderTrust::Overruled => self.is_compressed,
+        };
+        !self.is_little && (self.grows || opens)
+    }
 }
 
 fn describe_count() -> Invalid {

@@ -124,12 +124,13 @@ fn without_time_for_doubts_only_a_header_that_cannot_be_right_is_overruled() {
         let accepted = validate(Uuid::nil(), 0, 9, Some(batch), &RULES, opens, NOW_MS).unwrap();
         accepted.entry.max_timestamp_ms
     };
+    let is_doubted = |batch: &Bytes| Outlook::of(Some(batch), &RULES, NOW_MS).unwrap().is_doubted();
     for codec in &CODECS[1..] {
         let copied = claiming(&batch_of(*codec, &times, &[]), NOW_MS - 3000);
-        assert!(is_doubted(Some(&copied), &RULES, NOW_MS));
+        assert!(is_doubted(&copied));
         assert_eq!((at(&copied, true), at(&copied, false)), (NOW_MS - 1000, NOW_MS - 3000), "{codec:?}");
         let unset = claiming(&copied, -1);
-        assert!(!is_doubted(Some(&unset), &RULES, NOW_MS));
+        assert!(!is_doubted(&unset));
         assert_eq!(at(&unset, false), NOW_MS - 1000, "{codec:?}");
     }
     let plain = claiming(&batch_of(Codec::None, &times, &[]), NOW_MS - 3000);
@@ -211,6 +212,10 @@ fn a_batch_that_becomes_too_large_in_its_topic_s_codec_is_refused() {
     assert_eq!(stored(plain - 1).unwrap_err(), ResponseError::MessageTooLarge);
 }
 
+fn is_heavy(records: Option<&Bytes>, rules: &TopicRules, opens_doubted: bool) -> bool {
+    Outlook::of(records, rules, NOW_MS).is_some_and(|outlook| outlook.is_heavy(opens_doubted))
+}
+
 #[test]
 fn batches_that_have_to_be_opened_are_opened_apart() {
     let value = vec![0_u8; 4 * OPENED_APART_BYTES];
@@ -218,20 +223,20 @@ fn batches_that_have_to_be_opened_are_opened_apart() {
     payload.extend_from_slice(&value);
     let large = with(&payload, 8, &i32::try_from(payload.len() - 12).unwrap().to_be_bytes());
     let gzip = with(&large, ATTRIBUTES_LOW_AT, &[1]);
-    assert!(!is_heavy(Some(&large), &RULES, true, NOW_MS), "nothing is opened");
-    assert!(is_heavy(Some(&gzip), &RULES, true, NOW_MS), "its largest timestamp is that of its first record");
-    assert!(!is_heavy(Some(&gzip), &RULES, false, NOW_MS));
-    assert!(is_heavy(Some(&claiming(&gzip, -1)), &RULES, false, NOW_MS));
-    assert!(!is_heavy(Some(&claiming(&gzip, NOW_MS + 1)), &RULES, true, NOW_MS));
+    assert!(!is_heavy(Some(&large), &RULES, true), "nothing is opened");
+    assert!(is_heavy(Some(&gzip), &RULES, true), "its largest timestamp is that of its first record");
+    assert!(!is_heavy(Some(&gzip), &RULES, false));
+    assert!(is_heavy(Some(&claiming(&gzip, -1)), &RULES, false));
+    assert!(!is_heavy(Some(&claiming(&gzip, NOW_MS + 1)), &RULES, true));
     let target = Some(Target { codec: Compression::Zstd, level: None });
-    assert!(is_heavy(Some(&large), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
-    assert!(!is_heavy(None, &RULES, true, NOW_MS));
+    assert!(is_heavy(Some(&large), &TopicRules { compression: target, ..RULES }, false));
+    assert!(!is_heavy(None, &RULES, true));
     // A few kilobytes may inflate to anything; what is as long as it says is not opened apart.
     let small = batch_of(Codec::Gzip, &[NOW_MS], &[]);
-    assert!(is_heavy(Some(&claiming(&small, -1)), &RULES, false, NOW_MS));
-    assert!(is_heavy(Some(&small), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
+    assert!(is_heavy(Some(&claiming(&small, -1)), &RULES, false));
+    assert!(is_heavy(Some(&small), &TopicRules { compression: target, ..RULES }, false));
     let plain = batch_of(Codec::None, &[NOW_MS], &[]);
-    assert!(!is_heavy(Some(&plain), &TopicRules { compression: target, ..RULES }, false, NOW_MS));
+    assert!(!is_heavy(Some(&plain), &TopicRules { compression: target, ..RULES }, false));
 }
 
 #[test]
