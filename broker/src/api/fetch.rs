@@ -43,14 +43,17 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
     // It may wait for a minute; what it is interested in is memory of sessions and of waiting
     // fetches.
     call.release_decoded();
+    let refused = |error: ResponseError| {
+        let answer = Answer { error_code: error.code(), ..Answer::default() };
+        call.reply_pieces(encode(&answer, call.version))
+    };
     let session = match session {
         Ok(session) => session,
-        Err(error) => {
-            let answer = Answer { error_code: error.code(), ..Answer::default() };
-            return call.reply_pieces(encode(&answer, call.version));
-        }
+        Err(error) => return refused(error),
     };
-    let (fetched, memory) = fetch(&call.broker, &call.client, &session.interests, limits).await;
+    let fetched = fetch(&call.broker, &call.client, &session.interests, limits).await;
+    // Clients fetch again, with a new session.
+    let Ok((fetched, memory)) = fetched else { return refused(ResponseError::RequestTimedOut) };
     let broker = call.broker.clone();
     let version = call.version;
     let is_large = fetched.len() > LARGE_ANSWER_ELEMENTS;

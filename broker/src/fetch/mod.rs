@@ -106,21 +106,21 @@ impl WaitingMemory {
 /// Fetches: waits until `min_bytes` are there, something is wrong with a partition, the client's
 /// next request cannot be started, or the time is up.
 ///
-/// With what was fetched comes the memory that it takes of what there is for answers.
-/// Cancellation-safe.
+/// With what was fetched comes the memory that it takes of what there is for answers. Fails if it
+/// is one of very many partitions, and others of that kind take its time. Cancellation-safe.
 pub(crate) async fn fetch(
     broker: &Broker,
     client: &Client,
     interests: &[(PartitionKey, Interest)],
     limits: Limits,
-) -> (Vec<Fetched>, Option<MemoryPermit>) {
+) -> Result<(Vec<Fetched>, Option<MemoryPermit>), Crowded> {
     let replies = &client.replies;
     let mut deadline = Instant::now() + limits.max_wait;
-    let mut gate = large_gate(broker, interests.len(), deadline).await;
+    let mut gate = large_gate(broker, interests.len(), deadline).await?;
     let mut wanted = resolve(&broker.replica.view(), interests).await;
     if broker.is_turning_away() {
         let failed = wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower));
-        return (failed.collect(), None);
+        return Ok((failed.collect(), None));
     }
     let (mut is_current, mut subscription, mut memory) = (false, None, None);
     loop {
@@ -136,7 +136,7 @@ pub(crate) async fn fetch(
                 continue;
             }
             let softened = assessed.into_iter().map(Assessment::soften).collect::<Vec<_>>();
-            return read_all(broker, replies, &wanted, softened, limits.max_bytes, deadline).await;
+            return Ok(read_all(broker, replies, &wanted, softened, limits.max_bytes, deadline).await);
         }
         let available: usize = assessed.iter().map(Assessment::available).sum();
         let finished = available >= limits.min_bytes
@@ -144,7 +144,7 @@ pub(crate) async fn fetch(
             || assessed.iter().any(Assessment::is_error)
             || Instant::now() >= deadline;
         if finished {
-            return read_all(broker, replies, &wanted, assessed, limits.max_bytes, deadline).await;
+            return Ok(read_all(broker, replies, &wanted, assessed, limits.max_bytes, deadline).await);
         }
         drop(assessed);
         if memory.is_none() {
@@ -155,7 +155,7 @@ pub(crate) async fn fetch(
                 drop(gate.take());
                 sleep_until(until).await;
                 deadline = Instant::now();
-                gate = large_gate(broker, interests.len(), deadline).await;
+                gate = large_gate(broker, interests.len(), deadline).await?;
                 continue;
             }
         }
@@ -180,17 +180,25 @@ pub(crate) async fn fetch(
             () = client.crowded() => deadline = Instant::now(),
             () = sleep_until(deadline) => {}
         }
-        gate = large_gate(broker, interests.len(), deadline).await;
+        gate = large_gate(broker, interests.len(), deadline).await?;
     }
 }
 
-/// A fetch of very many partitions looks at them, and reads, when few others do; but it is answered
-/// in time, however many there are.
-async fn large_gate(broker: &Broker, partitions: usize, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+/// Others take the time of a fetch, which has looked at nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowded;
+
+/// A fetch of very many partitions looks at them, and reads, when few others do. It is answered in
+/// its time all the same, however many there are.
+async fn large_gate(
+    broker: &Broker,
+    partitions: usize,
+    deadline: Instant,
+) -> Result<Option<OwnedSemaphorePermit>, Crowded> {
     if partitions <= LARGE_ANSWER_ELEMENTS {
-        return None;
+        return Ok(None);
     }
-    timeout_at(deadline + FETCH_READS_FOR / 2, broker.compute.answer()).await.ok().flatten()
+    timeout_at(deadline + FETCH_READS_FOR / 2, broker.compute.answer()).await.map_err(|_| Crowded)
 }
 
 /// What is wanted, with topics looked up as they are now.
