@@ -47,12 +47,15 @@ fn pause(ranges: u64, limit: u64, longest: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+    use kafka_protocol::messages::{DeleteTopicsRequest, TopicName};
     use kafka_protocol::records::Compression;
     use tokio::time::Instant;
 
     use super::*;
+    use crate::api::text;
     use crate::records::tests::batch;
-    use crate::testing::{NOW_MS, TestClient, World};
+    use crate::testing::{NOW_MS, TestClient, World, metric};
 
     #[test]
     fn the_nearer_the_limit_the_longer_a_flush_waits() {
@@ -73,6 +76,7 @@ mod tests {
         let opened = World::new().broker(1, &flags).await;
         let mut client = TestClient::connect(&opened.broker);
         client.create_topic("t", 1, &[]).await;
+        let slowed = || metric::<u32>(&opened, "strandline_state_slowed");
         let mut took = Vec::new();
         for _ in 0..9 {
             let began = Instant::now();
@@ -85,5 +89,11 @@ mod tests {
         let [writes, ..] = opened.broker.readiness.look(&opened.broker);
         assert!(writes.obstacle.is_none());
         assert!(writes.slowed.is_some_and(|(why, since_ms)| why.contains("merging") && since_ms == NOW_MS));
+        // It is over when the ranges are gone, also if nobody writes any more.
+        assert_eq!(slowed(), 1);
+        let gone = DeleteTopicState::default().with_name(Some(TopicName(text("t"))));
+        let answer = client.call(&DeleteTopicsRequest::default().with_topics(vec![gone]), 6).await;
+        assert_eq!(answer.responses[0].error_code, 0);
+        assert_eq!(slowed(), 0);
     }
 }

@@ -37,6 +37,7 @@ mod membership;
 pub mod merge;
 pub mod metrics;
 mod patterns;
+mod placement;
 pub mod process;
 pub mod produce;
 mod producer_ids;

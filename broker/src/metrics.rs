@@ -406,6 +406,7 @@ impl Metrics {
         s.groups.look(&broker.replica, |visit| broker.groups.each(visit));
         s.telemetry.look(broker);
         s.bounds.look(broker);
+        s.merging.look(broker);
         let mut text = Vec::new();
         let mut families = s.registry.gather();
         families.extend(telemetry::families(broker)?);

@@ -1,5 +1,6 @@
 //! A whole broker in memory, for tests: embedded metadata, a store in memory, no socket.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -18,7 +19,7 @@ use kafka_protocol::records::{Record, RecordBatchDecoder};
 use strandline_metadata::backend::Backend;
 use strandline_metadata::backend::embedded::Embedded;
 use strandline_storage::clock::Clock;
-use strandline_storage::store::{ObjectStoreBackend, Store};
+use strandline_storage::store::{FaultHandle, Faulty, ObjectStoreBackend, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use uuid::Uuid;
 
@@ -59,6 +60,13 @@ impl World {
 
     pub(crate) fn with_store(store: Arc<dyn Store>) -> Self {
         Self { backend: Embedded::in_memory(), store, clock: Arc::new(StoppedClock(NOW_MS.into())) }
+    }
+
+    /// One whose objects are in a store that fails when it is told to.
+    pub(crate) fn faulty() -> (Self, FaultHandle) {
+        let store = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
+        let faults = store.handle();
+        (Self::with_store(Arc::new(store)), faults)
     }
 
     /// Opens a broker of this world.
@@ -252,4 +260,10 @@ pub(crate) fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) 
     let length = i32::try_from(out.len() - 4).unwrap();
     out[..4].copy_from_slice(&length.to_be_bytes());
     out.freeze()
+}
+
+/// What a broker's page of metrics says of one, with its labels: nothing before its first time.
+pub(crate) fn metric<T: FromStr + Default>(opened: &Opened, name: &str) -> T {
+    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap_or_default()
 }

@@ -118,7 +118,7 @@ async fn create(call: &Call, topic: &CreatableTopic, validate_only: bool) -> Res
 /// that asks for none is looked at all the same.
 fn requested_partitions(call: &Call, topic: &CreatableTopic) -> u64 {
     if !topic.assignments.is_empty() {
-        return (topic.assignments.len() as u64).max(1);
+        return topic.assignments.len() as u64;
     }
     match topic.num_partitions {
         -1 => topics::default_partitions(&call.broker).into(),

@@ -31,7 +31,7 @@ use super::distinct::{distinct, with_repeats};
 use crate::compute::Kind;
 use crate::fetch::narrow::{self, Narrowed};
 use crate::limits::{LOOKUP_SPAN_BYTES, LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
-use crate::merge::placement::offsets_of;
+use crate::placement::offsets_of;
 use crate::records::{self, RecordTime};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=10;

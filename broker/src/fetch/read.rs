@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
-use strandline_storage::path::ObjectId;
+use strandline_storage::path::{ObjectId, ObjectKey};
 use strandline_storage::reader::{ReadKind, ReadRange, Reader, block_bytes};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
@@ -80,14 +80,7 @@ pub(super) async fn read(
             Err(StoreError::NotFound { key }) => {
                 read_again(broker, wanted, &key, budget.unwrap_or(0), until).await
             }
-            Err(failed) => {
-                // Base offsets lie outside of what the batches' own CRCs cover, so the cache has
-                // taken them as they came: the next fetch asks the store again.
-                if matches!(failed, StoreError::Corrupt { .. }) {
-                    assessment.planned.iter().for_each(|planned| broker.reader.evict(planned.range.object));
-                }
-                refuse(broker, wanted, assessment.topic_id, &failed)
-            }
+            Err(failed) => refuse(broker, wanted, assessment.topic_id, &failed),
         });
     }
     fetched
@@ -251,6 +244,13 @@ fn refuse(broker: &Broker, wanted: &PartitionRead, topic_id: uuid::Uuid, failed:
         error = %failed,
         "records cannot be read"
     );
+    // Base offsets lie outside of what the batches' own CRCs cover, so the cache took them as they
+    // came: the next fetch asks the store again.
+    if let StoreError::Corrupt { key, .. } = failed
+        && let Some(object) = ObjectKey::parse(key).ok().and_then(|key| key.as_object())
+    {
+        broker.reader.evict(object);
+    }
     broker.metrics.read_failed();
     Fetched::failed(ResponseError::KafkaStorageError)
 }

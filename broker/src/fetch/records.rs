@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::plan::PlannedRange;
 use crate::limits::COPIED_BATCH_BYTES;
-use crate::merge::placement::offsets_of;
+use crate::placement::offsets_of;
 
 /// Record batches, ready to be sent, in pieces.
 #[derive(Clone, Debug, Default)]

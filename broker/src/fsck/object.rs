@@ -1,7 +1,7 @@
 //! One object: its bytes against its own index, and against what the log says is in it.
 
 use crate::limits::FSCK_READ_BYTES;
-use crate::merge::placement::offsets_of;
+use crate::placement::offsets_of;
 use crate::records::{RecordTime, find_time};
 use bytes::Bytes;
 use strandline_metadata::state::Range;
@@ -267,14 +267,17 @@ mod tests {
     /// An object with one range of batches, and what the log says of it. In a compacted one there
     /// is a gap before every batch but the first.
     fn object(compacted: bool) -> (Vec<u8>, u64, Expected) {
-        let bytes = batch(Compression::None, NOW_MS, RECORDS);
-        let header = BatchHeader::parse(&bytes).unwrap();
+        object_of(compacted, &batch(Compression::None, NOW_MS, RECORDS))
+    }
+
+    fn object_of(compacted: bool, bytes: &Bytes) -> (Vec<u8>, u64, Expected) {
+        let header = BatchHeader::parse(bytes).unwrap();
         let mut builder = MergeBuilder::new(id());
         builder.begin(TOPIC, 0, MergeFlags { compacted }).unwrap();
         let mut next = 0;
         for number in 0..BATCHES {
             next += i64::from(compacted && number > 0);
-            builder.push_pieces(&header, iter::once(&bytes), next).unwrap();
+            builder.push_pieces(&header, iter::once(bytes), next).unwrap();
             next += i64::from(RECORDS);
         }
         let merged = builder.finish().unwrap();
@@ -310,6 +313,16 @@ mod tests {
         let mut crc = flate2::Crc::new();
         crc.update(covered);
         footer[..4].copy_from_slice(&crc.sum().to_be_bytes());
+    }
+
+    #[tokio::test]
+    async fn records_without_a_timestamp_may_count_as_newer_than_they_say() {
+        let bytes = batch(Compression::None, -2 * i64::from(RECORDS), RECORDS);
+        let (bytes, _, mut expected) = object_of(false, &bytes);
+        expected.range.max_timestamp_ms = NOW_MS;
+        assert_eq!(check_bytes(bytes.clone(), expected).await, Ok(()));
+        expected.range.max_timestamp_ms = i64::MIN;
+        assert!(check_bytes(bytes, expected).await.unwrap_err().contains("up to time"));
     }
 
     #[tokio::test]

@@ -1,6 +1,5 @@
 //! When snapshots are due and history goes, whatever makes it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use strandline_metadata::backend::{Backend, BackendError, KeyRange, Op, RangeReq
 use strandline_metadata::limits::HISTORY_REVISIONS;
 use strandline_storage::error::Operation;
 use strandline_storage::path::{ObjectId, ObjectKey};
-use strandline_storage::store::{FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
+use strandline_storage::store::FaultPlan;
 use tokio::time::sleep;
 
 use crate::Broker;
@@ -44,15 +43,9 @@ async fn etcd_forgets_what_only_consumers_have_written() {
     assert!(matches!(read, Err(BackendError::Compacted { .. })), "{read:?}");
 }
 
-fn faulty_world() -> (World, FaultHandle) {
-    let store = Faulty::new(Arc::new(ObjectStoreBackend::memory()), 1);
-    let faults = store.handle();
-    (World::with_store(Arc::new(store)), faults)
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_store_that_deletes_nothing_holds_up_no_other_job() {
-    let (world, faults) = faulty_world();
+    let (world, faults) = World::faulty();
     let flags = [
         "--put-budget-per-s",
         "1000",
@@ -96,7 +89,7 @@ async fn a_store_that_deletes_nothing_holds_up_no_other_job() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nothing_refers_to_goes_once_the_store_deletes_again() {
-    let (world, faults) = faulty_world();
+    let (world, faults) = World::faulty();
     let flags =
         ["--put-budget-per-s", "1000", "--job-interval-ms", "86400000", "--merge-interval-ms", "1000"];
     let opened = world.broker(1, &flags).await;

@@ -13,7 +13,6 @@
 mod answers;
 mod compact;
 mod pace;
-pub(crate) mod placement;
 pub mod plan;
 mod rewrite;
 #[cfg(test)]

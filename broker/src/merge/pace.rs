@@ -1,4 +1,4 @@
-//! How fast merging goes: it gives way to producers and to those who read the newest records.
+//! How fast merging goes: within its budget, and slower beside producers that fill their buffer.
 
 use std::time::Duration;
 

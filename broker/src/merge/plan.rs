@@ -99,6 +99,8 @@ pub struct Piece {
     pub inputs: Vec<Range>,
     /// The level of what becomes of them.
     pub level: u8,
+    /// Whether some of their records that are kept have no timestamp.
+    pub is_untimed: bool,
 }
 
 /// What a merged range is in its object.
@@ -147,11 +149,11 @@ impl Piece {
         }
     }
 
-    /// What the log says of its inputs, if all their records are in it: that is more than batches
-    /// say whose records have no timestamps, which count as written when they came.
+    /// What the log says of its inputs, if all their records are in it, or some have no timestamp:
+    /// those count as written when they came, which is nowhere else.
     fn max_timestamp_ms(&self, output: &Output) -> i64 {
         let inputs = self.inputs.iter().map(|range| range.max_timestamp_ms).max();
-        let is_of_output = output.compacted && output.max_timestamp_ms >= 0;
+        let is_of_output = output.compacted && output.max_timestamp_ms >= 0 && !self.is_untimed;
         inputs.filter(|_| !is_of_output).unwrap_or(output.max_timestamp_ms)
     }
 
@@ -202,7 +204,8 @@ pub fn pieces(
             if is_worth_it && (is_full || is_old || is_many) {
                 let is_large = bytes >= rules.object_bytes / 2;
                 let level = if level > 0 || is_large { 2 } else { 1 };
-                pieces.push(Piece { topic_id, partition: number, inputs: inputs.to_vec(), level });
+                let (partition, inputs) = (number, inputs.to_vec());
+                pieces.push(Piece { topic_id, partition, inputs, level, is_untimed: false });
             }
         }
     }

@@ -14,10 +14,10 @@ use strandline_storage::reader::{RawRange, ReadBatch, ReadKind};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::placement::offsets_of;
 use super::plan::{Output, Piece};
 use crate::Broker;
 use crate::limits::{CHECKED_IN_ONE_GO_BYTES, MERGE_READS_AT_ONCE};
+use crate::placement::offsets_of;
 
 /// Why a merge was given up.
 #[derive(Debug, thiserror::Error)]

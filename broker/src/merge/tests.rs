@@ -1,81 +1,35 @@
-use std::collections::BTreeSet;
-use std::ops::Range as Span;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{FetchRequest, ListOffsetsRequest, TopicName};
 use kafka_protocol::records::Compression;
 use strandline_metadata::state::{Partition, Range};
-use strandline_storage::error::{Operation, StoreError};
-use strandline_storage::path::{ObjectId, ObjectKey, ObjectKind};
-use strandline_storage::store::{ObjectMeta, ObjectStoreBackend, Payload, Store};
+use strandline_storage::path::{ObjectId, ObjectKind};
+use strandline_storage::store::{FaultHandle, FaultPlan};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::plan::{Ends, Piece, Rules, loads, objects, pieces};
+use crate::api::text;
 use crate::limits::UNREADABLE_REST;
 use crate::records::tests::batch;
 use crate::run::Opened;
-use crate::testing::{NOW_MS, TestClient, World};
+use crate::testing::{NOW_MS, TestClient, World, metric};
 
 const FLAGS: [&str; 6] = ["--put-budget-per-s", "1000", "--linger-ms", "1", "--merge-interval-ms", "1000"];
 
-/// A store that denies whoever reads some of its objects.
-#[derive(Debug)]
-pub(super) struct Denying {
-    inner: ObjectStoreBackend,
-    denied: Mutex<BTreeSet<ObjectKey>>,
-}
-
-impl Denying {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: ObjectStoreBackend::memory(), denied: Mutex::default() })
+/// From now on the store denies whoever reads these objects, and nobody has them in memory. Others
+/// can be read.
+pub(super) fn deny(faults: &FaultHandle, opened: &Opened, objects: &[ObjectId]) {
+    for object in objects {
+        opened.broker.reader.evict(*object);
     }
-
-    /// From now on nobody can read these, and nobody has them in memory. Others can be read.
-    pub(super) fn deny(&self, opened: &Opened, objects: impl IntoIterator<Item = ObjectId>) {
-        let mut denied = self.denied.lock().unwrap();
-        denied.clear();
-        for object in objects {
-            opened.broker.reader.evict(object);
-            denied.insert(object.key());
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Denying {
-    async fn put(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
-        self.inner.put(key, payload).await
-    }
-
-    async fn get(&self, key: &ObjectKey, range: Option<Span<u64>>) -> Result<Bytes, StoreError> {
-        if self.denied.lock().unwrap().contains(key) {
-            let (key, message) = (key.to_string(), "AccessDenied".to_owned());
-            return Err(StoreError::Denied { key, operation: Operation::Get, message });
-        }
-        self.inner.get(key, range).await
-    }
-
-    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        start_after: Option<&ObjectKey>,
-        limit: usize,
-    ) -> Result<Vec<ObjectMeta>, StoreError> {
-        self.inner.list(prefix, start_after, limit).await
-    }
-}
-
-/// The value of a metric, with its labels.
-pub(super) fn metric(opened: &Opened, name: &str) -> u64 {
-    let page = String::from_utf8(opened.broker.metrics.render(&opened.broker).unwrap()).unwrap();
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().unwrap())
+    let unreadable = objects.iter().map(ObjectId::key).collect();
+    faults.set(FaultPlan { unreadable, ..FaultPlan::default() });
 }
 
 async fn partition(opened: &Opened, topic: Uuid, number: u32) -> Arc<Partition> {
@@ -209,8 +163,8 @@ async fn what_cannot_be_read_stays_where_it_is_and_the_rest_is_merged() {
 
 #[tokio::test(start_paused = true)]
 async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_merged() {
-    let store = Denying::new();
-    let opened = World::with_store(store.clone()).broker(1, &FLAGS).await;
+    let (world, faults) = World::faulty();
+    let opened = world.broker(1, &FLAGS).await;
     let mut client = TestClient::connect(&opened.broker);
     let topic = client.create_topic("t", 2, &[]).await;
     for i in 0..10 {
@@ -218,7 +172,7 @@ async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_merged() 
         client.produce_to("t", [(1, record(i))]).await;
     }
     let denied = partition(&opened, topic, 0).await.ranges().iter().nth(4).unwrap().object;
-    store.deny(&opened, [denied]);
+    deny(&faults, &opened, &[denied]);
     sleep(UNREADABLE_REST / 2).await;
     assert_eq!(partition(&opened, topic, 1).await.ranges().len(), 1);
     let kinds = async || {
@@ -226,14 +180,14 @@ async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_merged() 
         partition.ranges().iter().map(|range| range.object.kind).collect::<Vec<_>>()
     };
     assert_eq!(kinds().await, [ObjectKind::Merge, ObjectKind::Write, ObjectKind::Merge]);
-    assert_eq!(metric(&opened, "strandline_merge_unreadable_total"), 1);
-    assert_eq!(metric(&opened, "strandline_merge_failures_total"), 0);
+    assert_eq!(metric::<u64>(&opened, "strandline_merge_unreadable_total"), 1);
+    assert_eq!(metric::<u64>(&opened, "strandline_merge_failures_total"), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_at_all_ends_the_pass_and_nothing_is_left_alone() {
-    let store = Denying::new();
-    let opened = World::with_store(store.clone()).broker(1, &FLAGS).await;
+    let (world, faults) = World::faulty();
+    let opened = world.broker(1, &FLAGS).await;
     let mut client = TestClient::connect(&opened.broker);
     let topic = client.create_topic("t", 1, &[]).await;
     for i in 0..12 {
@@ -242,11 +196,11 @@ async fn a_store_that_does_not_answer_at_all_ends_the_pass_and_nothing_is_left_a
     let objects: Vec<ObjectId> =
         partition(&opened, topic, 0).await.ranges().iter().map(|range| range.object).collect();
     assert_eq!(objects.len(), 12);
-    store.deny(&opened, objects);
+    deny(&faults, &opened, &objects);
     sleep(UNREADABLE_REST / 2).await;
-    assert_eq!(metric(&opened, "strandline_merge_unreadable_total"), 0);
-    assert!(metric(&opened, "strandline_merge_failures_total") > 0);
-    store.deny(&opened, []);
+    assert_eq!(metric::<u64>(&opened, "strandline_merge_unreadable_total"), 0);
+    assert!(metric::<u64>(&opened, "strandline_merge_failures_total") > 0);
+    deny(&faults, &opened, &[]);
     sleep(UNREADABLE_REST / 4).await;
     assert_eq!(partition(&opened, topic, 0).await.ranges().len(), 1);
 }
@@ -280,6 +234,52 @@ async fn records_without_a_timestamp_are_no_older_after_a_merge() {
     let ranges: Vec<(i64, i64)> =
         merged.ranges().iter().map(|r| (r.end_offset, r.max_timestamp_ms)).collect();
     assert_eq!(ranges, [(3, NOW_MS)], "as old as what they were merged from");
+}
+
+/// Whoever reads what a flipped bit has put at a wrong offset is refused, and finds it right once
+/// the store has it right, although its own CRC says nothing of that.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_base_offset_is_no_longer_in_memory_once_somebody_has_met_it() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    for _ in 0..5 {
+        client.produce("t", [batch(Compression::None, NOW_MS, 1)]).await;
+    }
+    client.produce("t", [batch(Compression::None, NOW_MS + 1_000, 1)]).await;
+    sleep(Duration::from_secs(4)).await;
+    let merged = partition(&opened, topic, 0).await.ranges().first().unwrap().object;
+    let right = world.store.get(&merged.key(), None).await.unwrap();
+    let mut wrong = right.to_vec();
+    // The base offset of the second batch: they are of the same length.
+    wrong[batch(Compression::None, NOW_MS, 1).len()] ^= 0x40;
+    let put = async |bytes: Bytes| world.store.put(&merged.key(), bytes.into()).await.unwrap();
+    for by_time in [false, true] {
+        world.store.delete(&merged.key()).await.unwrap();
+        put(wrong.clone().into()).await;
+        opened.broker.reader.evict(merged);
+        let code = refused_by(&mut client, by_time).await;
+        assert_eq!(code, ResponseError::KafkaStorageError.code(), "by time: {by_time}");
+        world.store.delete(&merged.key()).await.unwrap();
+        put(right.clone()).await;
+        assert_eq!(refused_by(&mut client, by_time).await, 0, "by time: {by_time}");
+    }
+}
+
+/// The code of a fetch from the beginning, or of a look-up of the last record by its time.
+async fn refused_by(client: &mut TestClient, by_time: bool) -> i16 {
+    let name = || TopicName(text("t"));
+    if by_time {
+        let partition = ListOffsetsPartition::default().with_timestamp(NOW_MS + 500);
+        let topic = ListOffsetsTopic::default().with_name(name()).with_partitions(vec![partition]);
+        let answer = client.call(&ListOffsetsRequest::default().with_topics(vec![topic]), 7).await;
+        return answer.topics[0].partitions[0].error_code;
+    }
+    let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic(name()).with_partitions(vec![partition]);
+    let request = FetchRequest::default().with_max_bytes(1 << 20).with_topics(vec![topic]);
+    client.call(&request, 11).await.responses[0].partitions[0].error_code
 }
 
 #[tokio::test(start_paused = true)]
@@ -375,7 +375,7 @@ fn piece(partition: u32, level: u8, base_offset: i64) -> Piece {
         level: level - 1,
         compacted: false,
     };
-    Piece { topic_id: Uuid::nil(), partition, inputs: vec![range], level }
+    Piece { topic_id: Uuid::nil(), partition, inputs: vec![range], level, is_untimed: false }
 }
 
 #[test]

@@ -4,6 +4,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use strandline_metadata::state::LevelTotals;
 
 use super::registrar::Registrar;
+use crate::Broker;
+use crate::growth::is_slowing;
 
 /// Counters and gauges of merging.
 #[derive(Debug)]
@@ -80,7 +82,9 @@ impl MergeMetrics {
         self.unreadable.inc();
     }
 
-    pub(crate) fn slowed(&self, is_slowed: bool) {
-        self.slowed.set(i64::from(is_slowed));
+    /// Looks up what is a state.
+    pub(super) fn look(&self, broker: &Broker) {
+        let ranges = broker.replica.read(|view| view.state.range_count());
+        self.slowed.set(i64::from(is_slowing(ranges, broker.config.max_state_ranges)));
     }
 }

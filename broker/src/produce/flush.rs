@@ -3,7 +3,7 @@
 //! Several PUTs are in flight; their commits are queued in the order in which the buffer was taken.
 //! When a PUT fails for good, every waiter of that flush hears of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +90,11 @@ struct CompletedPut {
 }
 
 impl InFlight {
+    /// How many partitions it writes to.
+    fn partitions(&self) -> usize {
+        self.flush.topics.iter().map(|topic| topic.partitions.len()).sum()
+    }
+
     async fn completed(self) -> CompletedPut {
         let Self { object, time_ms, flush, waiters, put } = self;
         CompletedPut { object, time_ms, flush, waiters, put: put.await }
@@ -154,16 +159,18 @@ impl Flusher {
                             waiters_of(requests).fail(&ProduceError::NotRegistered);
                             continue;
                         };
-                        budget.spend(now, partitions_of(&requests));
                         let waited = waits_since.take().map(|at| now - at);
-                        self.metrics.put_budget().flushed(budget.saved(now), waited);
                         last_start = Some(now);
                         numbers.retain(|&incarnation, _| incarnation == session.incarnation);
                         let number = numbers.entry(session.incarnation).or_default();
                         let object = ObjectId::write(session.incarnation, *number, rng.random());
                         *number += 1;
                         match self.start(object, requests, reason).await {
-                            Ok(started) => in_flight.push_back(started.completed()),
+                            Ok(started) => {
+                                budget.spend(now, started.partitions());
+                                self.metrics.put_budget().flushed(budget.saved(now), waited);
+                                in_flight.push_back(started.completed());
+                            }
                             Err((waiters, error)) => {
                                 self.metrics.flush_failed("layout");
                                 waiters.fail(&ProduceError::Store(error.to_string()));
@@ -194,9 +201,7 @@ impl Flusher {
     /// How long a flush waits after the one before, so that what a broker needs to go on is not
     /// used up.
     fn pause(&self) -> Duration {
-        let by_state = self.growth.pause();
-        self.metrics.merging().slowed(by_state > Duration::ZERO);
-        by_state.max(self.space.pause())
+        self.growth.pause().max(self.space.pause())
     }
 
     /// Lays the requests out as an object and starts its PUT. Fails if they do not fit into one,
@@ -325,12 +330,6 @@ impl Flusher {
             SegmentVersion::V1
         }
     }
-}
-
-/// How many partitions the requests write to.
-fn partitions_of(requests: &[Queued]) -> usize {
-    let entries = requests.iter().flat_map(|queued| &queued.entries);
-    entries.map(|entry| (entry.topic_id, entry.partition)).collect::<HashSet<_>>().len()
 }
 
 fn waiters_of(requests: Vec<Queued>) -> Waiters {

@@ -61,6 +61,8 @@ pub struct FaultPlan {
     pub missing: f64,
     /// Objects whose deletion is always denied, by itself and among others.
     pub undeletable: Vec<ObjectKey>,
+    /// Objects whose reading is always denied.
+    pub unreadable: Vec<ObjectKey>,
     /// The store takes one request for each object that is deleted.
     pub one_by_one: bool,
     /// Added to every request, uniformly from this range; empty for none.
@@ -203,15 +205,25 @@ impl Faulty {
         }
     }
 
+    fn check_readable(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.check_allowed(Operation::Get, key, |plan| &plan.unreadable)
+    }
+
     fn check_deletable(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        if !self.handle.with(|state| state.plan.undeletable.contains(key)) {
+        self.check_allowed(Operation::Delete, key, |plan| &plan.undeletable)
+    }
+
+    fn check_allowed(
+        &self,
+        operation: Operation,
+        key: &ObjectKey,
+        denied: fn(&FaultPlan) -> &Vec<ObjectKey>,
+    ) -> Result<(), StoreError> {
+        if !self.handle.with(|state| denied(&state.plan).contains(key)) {
             return Ok(());
         }
-        Err(StoreError::Denied {
-            key: key.to_string(),
-            operation: Operation::Delete,
-            message: "injected fault: this object stays".to_owned(),
-        })
+        let message = "injected fault: this object is left alone".to_owned();
+        Err(StoreError::Denied { key: key.to_string(), operation, message })
     }
 
     fn after<T>(
@@ -274,6 +286,7 @@ impl Store for Faulty {
 
     async fn get(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let fault = self.before(Operation::Get, key.as_str()).await?;
+        self.check_readable(key)?;
         let result = self.inner.get(key, range).await;
         match fault {
             Some(Fault::ShortAnswer | Fault::FlippedByte) => result.map(|bytes| self.damage(fault, bytes)),

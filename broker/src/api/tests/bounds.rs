@@ -14,6 +14,7 @@ use kafka_protocol::messages::{
     OffsetFetchResponse, elect_leaders_request,
 };
 use strandline_storage::format::batch::crc32c;
+use strandline_storage::path::ObjectKey;
 use tokio::time::{Duration, timeout};
 
 use super::*;
@@ -22,6 +23,7 @@ use crate::limits::{
     BATCHES_OPENED_AT_ONCE, DESCRIBED_CONFIGS, FLUSH_ENTRIES, GROWING_AT_ONCE, LARGE_ANSWERS_AT_ONCE,
     LARGE_REQUEST_BYTES, LOOKUPS_AT_ONCE, REQUEST_PART_ENTRIES,
 };
+use crate::testing::metric;
 
 const INVALID_REQUEST: i16 = 42;
 const POLICY_VIOLATION: i16 = 44;
@@ -439,6 +441,29 @@ async fn requests_that_grow_are_few_at_a_time() {
     assert_eq!(code(&mut client).await, 0);
 }
 
+/// A flush costs by the partitions that it writes to, not by how many requests it has for them.
+#[tokio::test(start_paused = true)]
+async fn many_small_requests_to_one_partition_cost_one_put() {
+    let flags = ["--put-budget-per-s", "1", "--put-budget-burst", "3600", "--linger-ms", "100"];
+    let world = World::new();
+    let opened = world.broker(1, &flags).await;
+    let id = TestClient::connect(&opened.broker).create_topic("t", 1, &[]).await;
+    let request = frame(&produce_request(13, id, vec![(0, batch(Compression::None, NOW_MS, 1))]), 13, 1);
+    let mut clients: Vec<TestClient> = (0..20).map(|_| TestClient::connect(&opened.broker)).collect();
+    for client in &mut clients {
+        client.send_raw(&request.repeat(50)).await;
+    }
+    for client in &mut clients {
+        for _ in 0..50 {
+            client.receive_raw().await.unwrap();
+        }
+    }
+    let puts = world.store.list(ObjectKey::WAL_PREFIX, None, 1_000).await.unwrap().len();
+    let puts = f64::from(u32::try_from(puts).unwrap());
+    let spent = 3_600.0 - metric::<f64>(&opened, "strandline_put_budget_saved");
+    assert!(spent <= puts, "{spent} for {puts}");
+}
+
 #[tokio::test]
 async fn what_a_client_says_of_its_software_is_short() {
     let (_opened, mut client) = opened_with(&[]).await;
@@ -482,7 +507,7 @@ async fn topics_without_partitions_count_as_one_each() {
 async fn a_fetch_of_very_many_partitions_is_answered_in_time_however_many_there_are() {
     let (opened, mut client) = opened_with(&[]).await;
     let id = client.create_topic("many", 9_000, &[]).await;
-    let _places = [opened.broker.compute.answer().await, opened.broker.compute.answer().await];
+    let places = [opened.broker.compute.answer().await, opened.broker.compute.answer().await];
     assert_eq!(LARGE_ANSWERS_AT_ONCE, 2);
     let mut fetch = fetch_request(12, id, 0);
     let one = fetch.topics[0].partitions[0].clone();
@@ -490,8 +515,11 @@ async fn a_fetch_of_very_many_partitions_is_answered_in_time_however_many_there_
     fetch.topics[0].partitions = (0..9_000).map(|partition| one.clone().with_partition(partition)).collect();
     let began = tokio::time::Instant::now();
     let answer = client.call(&fetch, 12).await;
-    assert_eq!(answer.error_code, 0);
+    assert_eq!((answer.error_code, answer.responses.len()), (ResponseError::RequestTimedOut.code(), 0));
     assert!(began.elapsed() < Duration::from_secs(3), "its half second and two more");
+    drop(places);
+    let answer = client.call(&fetch, 12).await;
+    assert_eq!((answer.error_code, answer.responses[0].partitions.len()), (0, 9_000));
 }
 
 #[tokio::test]

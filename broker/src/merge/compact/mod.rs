@@ -392,11 +392,12 @@ impl<'a> Work<'a> {
             return Err(CompactError::NoSession);
         };
         let (number, salt) = self.shared.next_object();
-        let piece = Piece {
+        let mut piece = Piece {
             topic_id: self.candidate.topic_id,
             partition: self.candidate.number,
             inputs: inputs.to_vec(),
             level: self.candidate.region.level(),
+            is_untimed: false,
         };
         let pace = self.shared.rewriting.lock().await;
         let began = Instant::now();
@@ -420,6 +421,7 @@ impl<'a> Work<'a> {
                     Rewritten::Anew(bytes) => push_anew(&mut builder, &bytes, base_offset),
                 };
                 pushed.map_err(RewriteError::from)?;
+                piece.is_untimed |= batch.header.record_count > 0 && batch.header.max_timestamp < 0;
                 next = base_offset + i64::from(batch.header.last_offset_delta) + 1;
             }
         }

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use crate::api::text;
 use crate::limits::UNREADABLE_REST;
-use crate::merge::tests::{Denying, metric};
+use crate::merge::tests::deny;
 use crate::run::Opened;
-use crate::testing::{NOW_MS, TestClient, World};
+use crate::testing::{NOW_MS, TestClient, World, metric};
 
 const FLAGS: [&str; 6] = ["--put-budget-per-s", "1000", "--linger-ms", "1", "--merge-interval-ms", "1000"];
 /// Compacted as soon as anything is dirty, however little.
@@ -180,6 +180,25 @@ async fn tombstones_stay_for_delete_retention_after_what_they_delete_is_gone() {
         assert_eq!(all, expected, "{minutes}");
     }
     assert_eq!(partition(&opened, topic).await.end(), end);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_without_a_timestamp_are_no_older_after_a_compaction() {
+    let opened = World::new().broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &EAGER).await;
+    for (time, key) in [(NOW_MS - 86_400_000, "old"), (-1, "untimed"), (NOW_MS - 86_400_000, "old")] {
+        client.produce("t", [batch_at(time, &[change(key, "1")], Compression::None)]).await;
+    }
+    sleep(A_WHILE).await;
+    // A second time, from what is compacted already.
+    for expected in [2, 3] {
+        let after = partition(&opened, topic).await;
+        let range = *after.ranges().first().unwrap();
+        assert_eq!((range.compacted, range.batches, range.max_timestamp_ms), (true, expected, NOW_MS));
+        client.produce("t", [batch_at(NOW_MS - 86_400_000, &[change("more", "1")], Compression::None)]).await;
+        sleep(A_WHILE).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,8 +404,8 @@ async fn partitions_that_were_merged_while_they_waited_are_compacted_in_the_same
         let partition = state.partition(topic, number).unwrap();
         assert!(partition.ranges().iter().all(|range| range.compacted), "partition {number}");
     }
-    assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"done\"}"), 6);
-    assert_eq!(metric(&opened, "strandline_compacted_partitions_total{outcome=\"given_up\"}"), 0);
+    assert_eq!(metric::<u64>(&opened, "strandline_compacted_partitions_total{outcome=\"done\"}"), 6);
+    assert_eq!(metric::<u64>(&opened, "strandline_compacted_partitions_total{outcome=\"given_up\"}"), 0);
 }
 
 /// The error of a fetch of partition 0 from the beginning.
@@ -426,7 +445,7 @@ async fn a_damaged_base_offset_is_neither_rewritten_nor_served_where_it_cannot_b
         sleep(A_WHILE).await;
         let after = partition(&opened, topic).await;
         assert_eq!(after.ranges().first().unwrap(), &range, "{wrong}");
-        assert!(metric(&opened, "strandline_merge_unreadable_total") > 0, "{wrong}");
+        assert!(metric::<u64>(&opened, "strandline_merge_unreadable_total") > 0, "{wrong}");
     }
 }
 
@@ -462,8 +481,7 @@ async fn a_range_that_ends_without_records_is_not_rewritten_for_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_compacted() {
-    let store = Denying::new();
-    let world = World::with_store(store.clone());
+    let (world, faults) = World::faulty();
     let opened = world.broker(1, &FLAGS).await;
     let mut client = TestClient::connect(&opened.broker);
     let mut configs = EAGER.to_vec();
@@ -476,7 +494,7 @@ async fn one_object_that_does_not_answer_is_left_alone_and_the_rest_is_compacted
         }
     }
     let denied = partition(&opened, topic).await.ranges().first().unwrap().object;
-    store.deny(&opened, [denied]);
+    deny(&faults, &opened, &[denied]);
     world.clock.0.fetch_add(120_000, Ordering::Relaxed);
     sleep(UNREADABLE_REST / 2).await;
     let state = opened.broker.replica.state();
