@@ -146,14 +146,16 @@ pub(crate) const UNITS_PER_ELEMENT: usize = 4;
 /// What a partition costs that is committed or looked up in its group, in units of a turn: a
 /// microsecond.
 pub(crate) const UNITS_PER_COMMIT: usize = 10;
-/// An answer of committed offsets that has more bytes than this is a large one, however few
-/// partitions it has: each may have 4 KiB of metadata.
-pub(crate) const LARGE_OFFSETS_ANSWER_BYTES: usize = 1024 * 1024;
-/// Committed offsets that one response has of several groups, in bytes: those of 200,000 partitions
-/// without metadata. Groups beyond them are to be asked again, and a single group is always
-/// answered.
-pub(crate) const OFFSETS_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// What a partition has in it beside its metadata.
+/// An answer about groups that has more bytes than this is a large one, however few partitions and
+/// members it has: an offset may have 4 KiB of metadata, a member 256.
+pub(crate) const LARGE_GROUPS_ANSWER_BYTES: usize = 1024 * 1024;
+/// What one response has of several groups, in bytes: the offsets of 200,000 partitions without
+/// metadata, or the members of the ten largest groups that there may be. Groups beyond it are to be
+/// asked again, and a single group is always answered.
+pub(crate) const GROUPS_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a group's description that a unit of work takes.
+pub(crate) const DESCRIBED_BYTES_PER_UNIT: usize = 100;
+/// What a partition has in such an answer beside its metadata.
 pub(crate) const OFFSETS_ANSWER_PARTITION_BYTES: usize = 24;
 /// An answer of more elements than this is a large one, of which few are built at a time.
 pub(crate) const LARGE_ANSWER_ELEMENTS: usize = LARGE_ANSWER_UNITS / UNITS_PER_ELEMENT;
@@ -560,7 +562,7 @@ const _: () = assert!(SPACE_SHORT_PERCENT < SPACE_SLOW_PERCENT && SPACE_SLOW_PER
 const _: () = assert!(OFFSETS_BYTES_BESIDE_GROUP + GROUP_VALUE_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(GROUP_OFFSETS_BYTES_PER_TXN + OFFSETS_KEY_METADATA_BYTES < BACKEND_REQUEST_BYTES);
 const _: () = assert!(MEMBER_METADATA_BYTES < GROUP_MEMBERS_BYTES && GROUP_MEMBERS_BYTES < GROUP_VALUE_BYTES);
-const _: () = assert!(LARGE_OFFSETS_ANSWER_BYTES < OFFSETS_ANSWER_BYTES);
+const _: () = assert!(LARGE_GROUPS_ANSWER_BYTES < GROUPS_ANSWER_BYTES);
 const _: () = assert!(CONSUMER_MEMBERS_BYTES < GROUP_VALUE_BYTES && INSTANCE_ID_BYTES < MEMBER_TEXT_BYTES);
 const _: () =
     assert!(TELEMETRY_SERIES_PER_CLIENT < TELEMETRY_SERIES && MAX_PUSH_BYTES <= MAX_DECOMPRESSED_PUSH_BYTES);

@@ -2,7 +2,8 @@
 //!
 //! Groups of the classic protocol, with their members; metadata and assignments while the group is
 //! stable. A group that does not exist, or is of another type, is `Dead`; from version 6 on also
-//! GROUP_ID_NOT_FOUND (KIP-1043). A group that is named twice is answered once.
+//! GROUP_ID_NOT_FOUND (KIP-1043). A group that is named twice is answered once. Groups beyond 8 MiB
+//! in one response: COORDINATOR_LOAD_IN_PROGRESS, at which clients ask for those again.
 
 use std::ops::RangeInclusive;
 
@@ -22,17 +23,17 @@ pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 pub(super) async fn handle(call: &Call, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    let operations = request.include_authorized_operations;
-    let groups = each_once(request.groups);
-    let described = call.ask_each(groups, |group| describe(call, group, operations)).await;
+    let operations = request.include_authorized_operations && call.version >= 3;
+    let operations = if operations { ALL_OPERATIONS } else { i32::MIN };
+    let of =
+        |id, described: DescribedGroup| described.with_group_id(id).with_authorized_operations(operations);
+    let describe = async |id: GroupId| {
+        let answer = call.broker.groups.ask(&id, Command::Describe).await;
+        of(id, answer.unwrap_or_else(|error| refused(call.version, &error)))
+    };
+    let refuse = |id, error: &GroupError| of(id, refused(call.version, error));
+    let described = call.describe_each(each_once(request.groups), describe, refuse).await;
     DescribeGroupsResponse::default().with_groups(described)
-}
-
-async fn describe(call: &Call, id: GroupId, operations: bool) -> DescribedGroup {
-    let answer = call.broker.groups.ask(&id, Command::Describe).await;
-    let operations = if operations && call.version >= 3 { ALL_OPERATIONS } else { i32::MIN };
-    let described = answer.unwrap_or_else(|error| refused(call.version, &error));
-    described.with_group_id(id).with_authorized_operations(operations)
 }
 
 fn refused(version: i16, error: &GroupError) -> DescribedGroup {

@@ -49,6 +49,7 @@ pub(crate) mod update_features;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -56,7 +57,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{ApiKey, GroupId, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use strandline_metadata::limits::WORK_PER_TURN;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -68,7 +69,11 @@ use self::shape::{Shape, ShapeError};
 use crate::Broker;
 use crate::compute::Kind;
 use crate::group::Sender;
-use crate::limits::{GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS, LARGE_FETCH_BYTES, LARGE_REQUEST_BYTES};
+use crate::group::error::{DescribeError, GroupError};
+use crate::limits::{
+    DESCRIBED_BYTES_PER_UNIT, GROUPS_ANSWER_BYTES, GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS,
+    LARGE_FETCH_BYTES, LARGE_GROUPS_ANSWER_BYTES, LARGE_REQUEST_BYTES,
+};
 use crate::produce::Lane;
 use crate::server::frame::{Frame, FrameMemory};
 use crate::server::memory::{MemoryAccount, MemoryBudget, MemoryPermit};
@@ -461,19 +466,21 @@ impl Call {
         if self.alone.get().is_some() {
             return;
         }
-        // A fetch may wait for records, so fetches wait for each other only.
-        let place = if self.api == ApiKey::Fetch { &self.client.fetch } else { &self.client.large };
         // No semaphore of these is ever closed.
-        if let Ok(place) = place.clone().acquire_owned().await {
+        if let Ok(place) = self.place().clone().acquire_owned().await {
             let _ = self.alone.set(place);
         }
     }
 
     /// Whether no such request is before this one; then this one has the place.
     fn is_first(&self) -> bool {
-        let place = if self.api == ApiKey::Fetch { &self.client.fetch } else { &self.client.large };
         self.alone.get().is_some()
-            || place.clone().try_acquire_owned().is_ok_and(|p| self.alone.set(p).is_ok())
+            || self.place().clone().try_acquire_owned().is_ok_and(|place| self.alone.set(place).is_ok())
+    }
+
+    /// The place of its kind. A fetch may wait for records, so fetches wait for each other only.
+    fn place(&self) -> &Arc<Semaphore> {
+        if self.api == ApiKey::Fetch { &self.client.fetch } else { &self.client.large }
     }
 
     /// Waits until a large answer may be built, of which there are few at a time: what is asked for
@@ -496,6 +503,42 @@ impl Call {
             self.alone().await;
         }
         futures::stream::iter(groups).map(ask).buffered(GROUPS_ASKED_AT_ONCE).collect().await
+    }
+
+    /// Asks groups to describe themselves, as [`Call::ask_each`] does. Those that do not fit into
+    /// [`GROUPS_ANSWER_BYTES`] any more are refused, but for the first one.
+    pub(crate) async fn describe_each<T, F>(
+        &self,
+        groups: Vec<GroupId>,
+        describe: impl Fn(GroupId) -> F,
+        refuse: impl Fn(GroupId, &GroupError) -> T,
+    ) -> Vec<T>
+    where
+        T: Encodable,
+        F: Future<Output = T>,
+    {
+        if groups.len() > 1 {
+            self.alone().await;
+        }
+        let mut answers = Vec::with_capacity(groups.len());
+        let mut total = 0;
+        let described = futures::stream::iter(groups.clone()).map(describe).buffered(GROUPS_ASKED_AT_ONCE);
+        let mut described = pin!(described.zip(futures::stream::iter(groups)));
+        while let Some((answer, id)) = described.next().await {
+            // What this version cannot say is noticed when the whole is encoded.
+            let bytes = answer.compute_size(self.version).unwrap_or_default();
+            self.spend(bytes / DESCRIBED_BYTES_PER_UNIT).await;
+            if total > 0 && total + bytes > GROUPS_ANSWER_BYTES {
+                answers.push(refuse(id, &DescribeError::AnswerFull.into()));
+                continue;
+            }
+            total += bytes;
+            if total > LARGE_GROUPS_ANSWER_BYTES {
+                self.large_answer().await;
+            }
+            answers.push(answer);
+        }
+        answers
     }
 
     /// Frames a response: beside the connections' threads if much was done for it.

@@ -30,7 +30,7 @@ use crate::group::command::Command;
 use crate::group::error::GroupError;
 use crate::group::offsets::{SharedOffsets, TopicOffsets};
 use crate::limits::{
-    LARGE_ANSWER_ELEMENTS, LARGE_OFFSETS_ANSWER_BYTES, OFFSETS_ANSWER_BYTES, OFFSETS_ANSWER_PARTITION_BYTES,
+    GROUPS_ANSWER_BYTES, LARGE_ANSWER_ELEMENTS, LARGE_GROUPS_ANSWER_BYTES, OFFSETS_ANSWER_PARTITION_BYTES,
     UNITS_PER_ELEMENT,
 };
 
@@ -109,13 +109,13 @@ async fn answer_all(call: &Call, groups: Vec<OffsetFetchRequestGroup>) -> Vec<Of
         let group = Committed { stored: &committed, names: &view.names };
         asked.topics = Some(group.topics(call, asked.topics.take()).await);
         let size = group.size(call, &asked).await;
-        if total.bytes > 0 && total.bytes + size.bytes > OFFSETS_ANSWER_BYTES {
+        if total.bytes > 0 && total.bytes + size.bytes > GROUPS_ANSWER_BYTES {
             answers.push(failed(call, asked, ResponseError::CoordinatorLoadInProgress).await);
             continue;
         }
         total =
             AnswerSize { bytes: total.bytes + size.bytes, partitions: total.partitions + size.partitions };
-        if total.partitions > LARGE_ANSWER_ELEMENTS || total.bytes > LARGE_OFFSETS_ANSWER_BYTES {
+        if total.partitions > LARGE_ANSWER_ELEMENTS || total.bytes > LARGE_GROUPS_ANSWER_BYTES {
             call.large_answer().await;
         }
         answers.push(group.answer(call, asked).await);

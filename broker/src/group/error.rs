@@ -269,6 +269,8 @@ pub(crate) enum DescribeError {
     NotFound,
     #[error("the group is of another type; ask with ConsumerGroupDescribe")]
     OtherType,
+    #[error("the answer has no room for this group; ask for it again")]
+    AnswerFull,
 }
 
 impl GroupError {
@@ -331,6 +333,7 @@ impl GroupError {
             Self::ConsumerHeartbeat(ConsumerHeartbeatError::UnreleasedInstance { .. }) => {
                 Code::UnreleasedInstanceId
             }
+            Self::Describe(DescribeError::AnswerFull) => Code::CoordinatorLoadInProgress,
             Self::Commit(CommitError::NoGeneration) => Code::IllegalGeneration,
             Self::Commit(CommitError::OldVersion(_)) => Code::UnsupportedVersion,
             Self::Delete(DeleteError::HasMembers | DeleteError::UnknownSubscriptions) => Code::NonEmptyGroup,

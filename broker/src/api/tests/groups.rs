@@ -590,3 +590,31 @@ async fn a_group_moves_between_the_protocols_with_its_members() {
     let codes = [ResponseError::RebalanceInProgress, ResponseError::IllegalGeneration].map(|e| e.code());
     assert!(codes.contains(&code), "the member that is left joins again: {code}");
 }
+
+#[tokio::test]
+async fn groups_whose_members_do_not_fit_into_one_answer_are_to_be_asked_again() {
+    let (_opened, mut client, _) = ready().await;
+    let ids: Vec<String> = (0..11).map(|n| format!("g{n}")).collect();
+    for id in &ids {
+        let mut request = join_request(id, "");
+        request.protocols[0].metadata = vec![1; 250_000].into();
+        request.member_id = client.call(&request, 9).await.member_id;
+        let joined = client.call(&request, 9).await;
+        let assignment = SyncGroupRequestAssignment::default()
+            .with_member_id(joined.member_id.clone())
+            .with_assignment(vec![2; 600_000].into());
+        let sync = sync_request(id, &joined.member_id, joined.generation_id);
+        assert_eq!(client.call(&sync.with_assignments(vec![assignment]), 5).await.error_code, 0);
+    }
+    let describe = |ids: &[String]| {
+        DescribeGroupsRequest::default().with_groups(ids.iter().map(|id| group(id)).collect())
+    };
+    let again = ResponseError::CoordinatorLoadInProgress.code();
+    let answer = client.call(&describe(&ids), 6).await;
+    let codes: Vec<i16> = answer.groups.iter().map(|g| g.error_code).collect();
+    assert_eq!(codes, [&[0; 9][..], &[again; 2]].concat());
+    let refused = &answer.groups[10];
+    assert!(refused.group_id == group("g10") && refused.members.is_empty());
+    let answer = client.call(&describe(&ids[9..]), 6).await;
+    assert!(answer.groups.iter().all(|g| g.error_code == 0 && g.members.len() == 1));
+}
