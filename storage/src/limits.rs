@@ -95,6 +95,11 @@ pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 256;
 /// The same of a merged object, which has megabytes of one partition side by side: there is one
 /// such unit in use for each partition that a consumer reads.
 pub const MERGED_BLOCK_BYTES: u64 = 8 * 1024 * 1024;
+/// What a partition has in a merged object is fetched by itself from so many bytes on, and nothing
+/// of its neighbours with it.
+pub const OWN_BLOCK_FROM_BYTES: u64 = 4 * 1024 * 1024;
+/// In equal parts of at most so much: a sixth of a merged object is one part.
+pub const OWN_BLOCK_BYTES: u64 = 12 * 1024 * 1024;
 /// The share of the cache that is for objects which this broker wrote.
 pub const CACHE_WRITTEN_PERCENT: u64 = 50;
 /// The share of the cache that is for blocks fetched for readers at the tail.
@@ -145,6 +150,7 @@ const _: () = assert!(MAX_MERGED_INDEX_BYTES < 8 * MIB, "an index must be worth 
 const _: () =
     assert!(MAX_MERGED_INDEX_BYTES as u64 * 2 < MERGED_INDEX_CACHE_BYTES, "the cache holds several");
 const _: () = assert!(MERGE_INDEX_INTERVAL_BYTES < MERGED_BLOCK_BYTES);
+const _: () = assert!(OWN_BLOCK_FROM_BYTES < OWN_BLOCK_BYTES && OWN_BLOCK_BYTES <= BLOCK_BYTES);
 const _: () = assert!(
     MAX_MERGED_BYTES.div_ceil(MERGE_INDEX_INTERVAL_BYTES) <= (MAX_SPARSE_ENTRIES - MAX_MERGED_RANGES) as u64
 );

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  read ──▶ written? ──▶ pieces of what was sent
-//!    │ for each block of 16 MiB, 8 MiB of a merged object:
+//!    │ for each block of 16 MiB, 8 to 12 MiB of a merged object:
 //!    ├──▶ cached? ─────▶ a slice of the block
 //!    ├──▶ being fetched? ──▶ wait with the others
 //!    └──▶ wait for room in flight ──▶ GET ──▶ cache
@@ -18,12 +18,13 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::cache::{Block, BlockKey, Cache, Pool, Slices};
+use crate::cache::{Block, Cache, Pool, Slices};
 use crate::error::{Operation, StoreError};
 use crate::format::merged::MergedIndex;
 use crate::format::segment::{FormatError, LONGEST_FOOTER_BYTES, check_identity};
@@ -37,7 +38,7 @@ mod fetches;
 mod index;
 mod merge;
 
-pub use crate::cache::block_bytes;
+pub use crate::cache::{BlockKey, Stretch, block_at};
 pub use batches::ReadBatch;
 use fetches::Fetches;
 pub use merge::{Joined, RawRange, joined};
@@ -70,6 +71,27 @@ pub struct Reader {
     inner: Arc<Inner>,
 }
 
+/// Bytes of an object that are to be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadPart {
+    /// The object.
+    pub object: ObjectId,
+    /// Its length.
+    pub object_bytes: u64,
+    /// What of the object belongs to the same partition: where that is much, it is fetched without
+    /// what lies around it.
+    pub stretch: Option<Stretch>,
+    /// The bytes.
+    pub range: Range<u64>,
+}
+
+impl ReadPart {
+    /// Bytes of an object of `object_bytes`, whoever they belong to.
+    pub fn of(object: ObjectId, object_bytes: u64, range: Range<u64>) -> Self {
+        Self { object, object_bytes, stretch: None, range }
+    }
+}
+
 /// The record batches of a range.
 #[derive(Clone, Debug)]
 pub struct ReadRange {
@@ -89,6 +111,8 @@ struct Inner {
     tail_room: Room,
     catch_up_room: Room,
     merge_room: Room,
+    /// GETs for merging so far.
+    merge_gets: AtomicU64,
 }
 
 /// A bound on bytes in flight.
@@ -164,6 +188,7 @@ impl Reader {
                 tail_room: Room::new(config.max_in_flight_bytes / 2),
                 catch_up_room: Room::new(config.max_in_flight_bytes / 2),
                 merge_room: Room::new(config.max_merge_in_flight_bytes),
+                merge_gets: AtomicU64::new(0),
             }),
         }
     }
@@ -196,7 +221,12 @@ impl Reader {
         object_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<Bytes>, StoreError> {
-        Ok(self.find(kind, id, object_bytes, range).await?.slices.pieces)
+        Ok(self.find(kind, &ReadPart::of(id, object_bytes, range)).await?.slices.pieces)
+    }
+
+    /// Brings bytes into the cache, which [`Self::read_range`] will ask for.
+    pub async fn read_ahead(&self, kind: ReadKind, part: &ReadPart) -> Result<(), StoreError> {
+        self.find(kind, part).await.map(drop)
     }
 
     /// Reads a range of an object that consists of whole record batches, and checks each, and that
@@ -209,19 +239,14 @@ impl Reader {
         object_bytes: u64,
         range: Range<u64>,
     ) -> Result<Vec<ReadBatch>, StoreError> {
-        Ok(self.read_range(kind, id, object_bytes, range).await?.batches)
+        Ok(self.read_range(kind, ReadPart::of(id, object_bytes, range)).await?.batches)
     }
 
     /// Reads like [`Self::read_batches`], and says what the batches keep in memory: whoever holds
     /// them for long does better to copy few out of much.
-    pub async fn read_range(
-        &self,
-        kind: ReadKind,
-        id: ObjectId,
-        object_bytes: u64,
-        range: Range<u64>,
-    ) -> Result<ReadRange, StoreError> {
-        let found = self.find(kind, id, object_bytes, range.clone()).await?;
+    pub async fn read_range(&self, kind: ReadKind, part: ReadPart) -> Result<ReadRange, StoreError> {
+        let found = self.find(kind, &part).await?;
+        let ReadPart { object: id, object_bytes, range, .. } = part;
         if !found.own {
             self.identify(id, object_bytes, found.block.as_ref()).await?;
         }
@@ -251,7 +276,8 @@ impl Reader {
             return Ok(());
         }
         let tail = object_bytes.saturating_sub(LONGEST_FOOTER_BYTES as u64)..object_bytes;
-        let in_block = block.filter(|_| object_bytes <= block_bytes(id)).and_then(|b| b.slice(tail));
+        let is_one_block = block.is_some_and(|block| block.bytes() == object_bytes);
+        let in_block = block.filter(|_| is_one_block).and_then(|b| b.slice(tail));
         if in_block.is_none() && self.inner.lock().is_identified(id) {
             block.inspect(|block| block.note_identified());
             return Ok(());
@@ -259,7 +285,7 @@ impl Reader {
         let footer = in_block.map(|slices| Bytes::from(slices.pieces.concat()));
         self.identify_by(id, object_bytes, footer).await?;
         block.inspect(|block| block.note_identified());
-        if object_bytes > block_bytes(id) {
+        if !is_one_block {
             self.inner.lock().note_identified(id);
         }
         Ok(())
@@ -288,12 +314,14 @@ impl Reader {
         StoreError::corrupt(&id.key(), error.to_string())
     }
 
-    /// Whether a byte of an object is neither in memory nor on its way: what a reader that looks
-    /// ahead wants to know.
-    pub fn lacks(&self, id: ObjectId, position: u64) -> bool {
+    /// Whether the first byte is neither in memory nor on its way: what a reader that looks ahead
+    /// wants to know.
+    pub fn lacks(&self, part: &ReadPart) -> bool {
+        let position = part.range.start;
         let mut cache = self.inner.lock();
-        let key = BlockKey { id, index: position / block_bytes(id) };
-        let is_held = cache.written(id, position..position + 1).is_some() || cache.block(key).is_some();
+        let (key, _) = block_at(part.object, part.object_bytes, part.stretch, position);
+        let is_written = cache.written(part.object, position..position + 1).is_some();
+        let is_held = is_written || cache.block(key).is_some();
         !is_held && self.inner.blocks.under_way(key).is_none()
     }
 
@@ -302,13 +330,8 @@ impl Reader {
         self.inner.lock().evict(id);
     }
 
-    async fn find(
-        &self,
-        kind: ReadKind,
-        id: ObjectId,
-        object_bytes: u64,
-        range: Range<u64>,
-    ) -> Result<ReadBytes, StoreError> {
+    async fn find(&self, kind: ReadKind, part: &ReadPart) -> Result<ReadBytes, StoreError> {
+        let ReadPart { object: id, object_bytes, stretch, range } = part.clone();
         if range.is_empty() || range.end > object_bytes {
             return Err(StoreError::invalid(format!("bytes {range:?} of {id}, which has {object_bytes}")));
         }
@@ -319,23 +342,23 @@ impl Reader {
         }
         let mut slices = Slices::default();
         let mut only = None;
-        for index in range.start / block_bytes(id)..=(range.end - 1) / block_bytes(id) {
-            let key = BlockKey { id, index };
-            let place = key.range(object_bytes);
-            let block = self.block(kind, key, object_bytes).await?;
-            let from = range.start.max(place.start) - place.start;
-            let to = range.end.min(place.end) - place.start;
-            let Some(more) = block.slice(from..to) else {
+        let mut position = range.start;
+        while position < range.end {
+            let (key, place) = block_at(id, object_bytes, stretch, position);
+            let block = self.block(kind, key, place.clone()).await?;
+            let to = range.end.min(place.end);
+            let Some(more) = block.slice(position - place.start..to - place.start) else {
                 return Err(other_size(id, object_bytes));
             };
             only = slices.pieces.is_empty().then_some(block);
             slices.pieces.extend(more.pieces);
             slices.kept_alive += more.kept_alive;
+            position = to;
         }
         Ok(ReadBytes { slices, own: false, block: only })
     }
 
-    async fn block(&self, kind: ReadKind, key: BlockKey, object_bytes: u64) -> Result<Block, StoreError> {
+    async fn block(&self, kind: ReadKind, key: BlockKey, place: Range<u64>) -> Result<Block, StoreError> {
         let fetch = {
             // Held until the fetch is listed, so that nobody else starts it.
             let mut cache = self.inner.lock();
@@ -351,11 +374,9 @@ impl Reader {
                 let pool = if kind == ReadKind::Tail { Pool::Tail } else { Pool::CatchUp };
                 let inner = Arc::clone(&self.inner);
                 self.inner.blocks.start(key, async move {
-                    let room = inner.room(kind);
-                    let range = key.range(object_bytes);
                     // Held until the bytes are in the cache.
-                    let _permit = room.enter(key.id, range.end - range.start).await?;
-                    let block = inner.get_block(key.id, range).await?;
+                    let _permit = inner.room(kind).enter(key.id, place.end - place.start).await?;
+                    let block = inner.get_block(key.id, place).await?;
                     inner.lock().insert_block(pool, key, block.clone());
                     Ok(block)
                 })

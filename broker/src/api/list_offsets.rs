@@ -21,7 +21,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicNam
 use strandline_metadata::state::{Range, State};
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKind;
-use strandline_storage::reader::ReadKind;
+use strandline_storage::reader::{ReadKind, ReadPart, Stretch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
 use uuid::Uuid;
@@ -190,7 +190,7 @@ async fn first_in_range(
 ) -> RecordLookup {
     let broker = &call.broker;
     if range.object.kind == ObjectKind::Write {
-        return Ok(first_in_part(call, log_start, (range, bytes), timestamp).await?.found());
+        return Ok(first_in_part(call, log_start, (range, bytes), range.stretch(), timestamp).await?.found());
     }
     // Of a merged range only a part is read at a time: the one that its index names, and those
     // behind it.
@@ -207,7 +207,7 @@ async fn first_in_range(
         let (kind, wanted) = (ReadKind::CatchUp, LOOKUP_SPAN_BYTES);
         let part = narrow::part_of(broker, kind, place, (range, bytes), offset, wanted).await;
         let Some(Narrowed { part, bytes_after }) = part? else { return Ok(None) };
-        match first_in_part(call, log_start, (&part, bytes), timestamp).await? {
+        match first_in_part(call, log_start, (&part, bytes), range.stretch(), timestamp).await? {
             InPart::NotBefore(next) if bytes_after > 0 && next > offset => offset = next,
             looked => return Ok(looked.found()),
         }
@@ -236,13 +236,14 @@ async fn first_in_part(
     call: &Call,
     log_start: i64,
     (range, object_bytes): (&Range, u64),
+    stretch: Stretch,
     timestamp: i64,
 ) -> Result<InPart, StoreError> {
     let broker = &call.broker;
     let span = range.position..range.position + range.bytes;
-    let batches = broker.reader.read_batches(ReadKind::CatchUp, range.object, object_bytes, span).await;
+    let part = ReadPart { stretch: Some(stretch), ..ReadPart::of(range.object, object_bytes, span) };
     let mut next = range.base_offset;
-    for batch in batches? {
+    for batch in broker.reader.read_range(ReadKind::CatchUp, part).await?.batches {
         let header = batch.header;
         let (base_offset, end_offset) = offsets_of(range, next, &header).map_err(|what| {
             broker.reader.evict(range.object);

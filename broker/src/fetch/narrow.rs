@@ -6,7 +6,7 @@ use futures::stream::FuturesOrdered;
 use strandline_metadata::state::Range;
 use strandline_storage::error::StoreError;
 use strandline_storage::path::ObjectKind;
-use strandline_storage::reader::{ReadKind, block_bytes};
+use strandline_storage::reader::ReadKind;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use uuid::Uuid;
@@ -108,8 +108,8 @@ async fn narrow_one(broker: &Broker, offset: i64, assessed: &mut Assessment, bud
 
 /// What a consumer that goes on will want next, if that lies in another block.
 fn following(planned: &PlannedRange, part: &Range, bytes_after: u64) -> Option<PlannedRange> {
-    let (position, unit) = (part.position + part.bytes, block_bytes(part.object));
-    let is_elsewhere = position / unit != part.position / unit;
+    let position = part.position + part.bytes;
+    let is_elsewhere = planned.block_at(position) != planned.block_at(part.position);
     let next = Range { position, bytes: bytes_after.min(NARROWED_RANGE_BYTES), ..*part };
     is_elsewhere.then_some(PlannedRange { range: next, is_part: true, ..*planned })
 }

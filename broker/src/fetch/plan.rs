@@ -3,6 +3,7 @@
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::{Range, State};
 use strandline_storage::path::ObjectKind;
+use strandline_storage::reader::{BlockKey, ReadPart, Stretch, block_at};
 use uuid::Uuid;
 
 use super::PartitionRead;
@@ -12,11 +13,32 @@ use crate::limits::{PLANNED_RANGES, PLANNED_RANGES_PER_PARTITION, TAIL_RANGES};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlannedRange {
     pub(super) range: Range,
+    /// What the partition has in the object around it.
+    pub(super) stretch: Stretch,
     pub(super) object_bytes: u64,
     /// Whether it is near the end of the partition.
     pub(super) tail: bool,
     /// Whether it is the part of a merged range behind which there is more.
     pub(super) is_part: bool,
+}
+
+impl PlannedRange {
+    /// Its bytes.
+    pub(super) fn part(&self) -> ReadPart {
+        let Range { object, position, bytes, .. } = self.range;
+        let range = position..position + bytes;
+        ReadPart { object, object_bytes: self.object_bytes, stretch: Some(self.stretch), range }
+    }
+
+    /// The block in which a byte of the object is fetched that the partition has there.
+    pub(super) fn block_at(&self, position: u64) -> BlockKey {
+        block_at(self.range.object, self.object_bytes, Some(self.stretch), position).0
+    }
+
+    /// The block in which it begins.
+    pub(super) fn block(&self) -> BlockKey {
+        self.block_at(self.range.position)
+    }
 }
 
 /// What a partition has.
@@ -142,6 +164,7 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
     let tail_offset = newest.last().map_or(end, |r| r.base_offset);
     let plan = |range: &Range| PlannedRange {
         range: *range,
+        stretch: range.stretch(),
         object_bytes: state.objects().get(&range.object).map_or(0, |o| o.bytes),
         tail: range.base_offset >= tail_offset,
         is_part: false,

@@ -15,8 +15,8 @@ use futures::stream::FuturesUnordered;
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::state::State;
 use strandline_storage::error::StoreError;
-use strandline_storage::path::{ObjectId, ObjectKey};
-use strandline_storage::reader::{ReadKind, ReadRange, Reader, block_bytes};
+use strandline_storage::path::ObjectKey;
+use strandline_storage::reader::{BlockKey, ReadKind, ReadRange, Reader};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, warn};
 
@@ -34,16 +34,6 @@ struct RangeToRead {
     partition: usize,
     index: usize,
     planned: PlannedRange,
-}
-
-/// Part of an object that is read with one request: the object and the block's number.
-type BlockPlace = (ObjectId, u64);
-
-impl PlannedRange {
-    /// Where it begins.
-    fn block(&self) -> BlockPlace {
-        (self.range.object, self.range.position / block_bytes(self.range.object))
-    }
 }
 
 /// What was read of a block, and where it belongs.
@@ -142,7 +132,7 @@ fn blocks(partitions: &[PartitionRecords]) -> Vec<Vec<RangeToRead>> {
         }
     }
     ranges.truncate(FETCH_RANGES);
-    let mut blocks: BTreeMap<BlockPlace, Vec<RangeToRead>> = BTreeMap::new();
+    let mut blocks: BTreeMap<BlockKey, Vec<RangeToRead>> = BTreeMap::new();
     for range in ranges {
         blocks.entry(range.planned.block()).or_default().push(range);
     }
@@ -160,12 +150,10 @@ async fn read_block(reader: Reader, block: Vec<RangeToRead>) -> BlockRead {
     let mut done = Vec::with_capacity(block.len());
     let mut since_pause = 0;
     for range in block {
-        let PlannedRange { range: place, object_bytes, tail, .. } = range.planned;
-        let kind = if tail { ReadKind::Tail } else { ReadKind::CatchUp };
-        let span = place.position..place.position + place.bytes;
-        done.push((range, reader.read_range(kind, place.object, object_bytes, span).await));
+        let kind = if range.planned.tail { ReadKind::Tail } else { ReadKind::CatchUp };
+        done.push((range, reader.read_range(kind, range.planned.part()).await));
         // Checking what was read takes a millisecond for about so much.
-        since_pause += place.bytes;
+        since_pause += range.planned.range.bytes;
         if since_pause >= CHECKED_IN_ONE_GO_BYTES {
             since_pause = 0;
             tokio::task::yield_now().await;
@@ -211,7 +199,7 @@ async fn read_again(
 /// partitions want first. What comes of it is found in the cache, or not; an error is the business
 /// of whoever really reads.
 fn read_ahead<'a>(broker: &Broker, next: impl Iterator<Item = &'a PlannedRange>) {
-    let mut blocks: BTreeMap<BlockPlace, (u64, PlannedRange)> = BTreeMap::new();
+    let mut blocks: BTreeMap<BlockKey, (u64, PlannedRange)> = BTreeMap::new();
     for planned in next.filter(|planned| !planned.tail) {
         match blocks.entry(planned.block()) {
             Entry::Vacant(place) => {
@@ -222,15 +210,15 @@ fn read_ahead<'a>(broker: &Broker, next: impl Iterator<Item = &'a PlannedRange>)
     }
     let mut blocks: Vec<(u64, PlannedRange)> = blocks.into_values().collect();
     blocks.sort_by_key(|(bytes, _)| Reverse(*bytes));
-    for (_, PlannedRange { range, object_bytes, .. }) in blocks.into_iter().take(READ_AHEAD_BLOCKS) {
-        if !broker.reader.lacks(range.object, range.position) {
+    for (_, planned) in blocks.into_iter().take(READ_AHEAD_BLOCKS) {
+        let part = planned.part();
+        if !broker.reader.lacks(&part) {
             continue;
         }
         let reader = broker.reader.clone();
         broker.tasks.start(TaskKind::Background, "read ahead", async move {
-            let span = range.position..range.position + range.bytes;
-            if let Err(error) = reader.read_as(ReadKind::CatchUp, range.object, object_bytes, span).await {
-                debug!(object = %range.object, %error, "reading ahead failed");
+            if let Err(error) = reader.read_ahead(ReadKind::CatchUp, &part).await {
+                debug!(object = %part.object, %error, "reading ahead failed");
             }
         });
     }

@@ -246,7 +246,13 @@ mod tests {
                     level: 0,
                     compacted: false,
                 };
-                PlannedRange { range, object_bytes: 100, tail: false, is_part: false }
+                PlannedRange {
+                    range,
+                    stretch: range.stretch(),
+                    object_bytes: 100,
+                    tail: false,
+                    is_part: false,
+                }
             })
             .collect();
         // The first always is, and may give next to nothing.

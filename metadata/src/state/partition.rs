@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use strandline_storage::path::ObjectId;
+use strandline_storage::reader::Stretch;
 
 use super::producers::{ForgottenProducers, Producer, ProducerIds, Sequence, SequenceError};
 use super::ranges::Ranges;
@@ -33,6 +34,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// Where it lies in its object.
+    pub fn stretch(&self) -> Stretch {
+        Stretch { position: self.position, bytes: self.bytes }
+    }
+
     /// Whether another one lies right behind this one, in offsets and in the object.
     pub(super) fn is_followed_by(&self, next: &Self) -> bool {
         self.object == next.object

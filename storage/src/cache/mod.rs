@@ -8,10 +8,11 @@
 //! | catch-up | blocks of 16 MiB | reads of the past |
 //!
 //! So a consumer that starts from the beginning takes nothing from those at the tail; what these do
-//! not use it may have. Blocks of merged objects have 8 MiB. Beside the
-//! pools, with a bound of their own, there are the indexes of merged objects, and which objects
-//! were found to be the ones that they should be. Within each the entry that was not used for the
-//! longest time goes first. Nothing depends on a hash's order, so a simulation can repeat it.
+//! not use it may have. Blocks of merged objects have 8 MiB; but what one partition has there, if
+//! it is much, is fetched and kept by itself, in blocks of up to 12 MiB. Beside the pools, with a
+//! bound of their own, there are the indexes of merged objects, and which objects were found to be
+//! the ones that they should be. Within each the entry that was not used for the longest time goes
+//! first. Nothing depends on a hash's order, so a simulation can repeat it.
 
 mod lru;
 mod written;
@@ -30,7 +31,7 @@ use crate::format::merged::MergedIndex;
 use crate::limits::{
     BLOCK_BYTES, CACHE_CATCH_UP_PERCENT, CACHE_ENTRY_OVERHEAD_BYTES, CACHE_TAIL_PERCENT,
     CACHE_WRITTEN_PERCENT, MAX_CHECKED_RANGES, MAX_IDENTIFIED_OBJECTS, MERGED_BLOCK_BYTES,
-    MERGED_INDEX_CACHE_BYTES,
+    MERGED_INDEX_CACHE_BYTES, OWN_BLOCK_BYTES, OWN_BLOCK_FROM_BYTES,
 };
 use crate::metrics::StorageMetrics;
 use crate::path::{ObjectId, ObjectKind};
@@ -60,28 +61,51 @@ impl Pool {
     }
 }
 
-/// The unit in which this object is fetched, in bytes.
-pub const fn block_bytes(id: ObjectId) -> u64 {
-    match id.kind {
-        ObjectKind::Write => BLOCK_BYTES,
-        ObjectKind::Merge => MERGED_BLOCK_BYTES,
-    }
+/// What a partition has in an object, side by side, or at least a part of it that does not change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Where it begins in the object.
+    pub position: u64,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// A block of an object: the unit of fetching.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct BlockKey {
+pub struct BlockKey {
     pub(crate) id: ObjectId,
-    pub(crate) index: u64,
+    /// Where it begins.
+    pub(crate) start: u64,
+    /// Whether it has what one partition has, and nothing else.
+    pub(crate) is_own: bool,
 }
 
-impl BlockKey {
-    /// Where the block lies in an object of `object_bytes`.
-    pub(crate) fn range(self, object_bytes: u64) -> Range<u64> {
-        let unit = block_bytes(self.id);
-        let start = self.index.saturating_mul(unit).min(object_bytes);
-        start..start.saturating_add(unit).min(object_bytes)
-    }
+/// The block in which a byte of an object of `object_bytes` is fetched, and where that lies. The
+/// byte is in `stretch`, or anywhere if there is none.
+pub fn block_at(
+    id: ObjectId,
+    object_bytes: u64,
+    stretch: Option<Stretch>,
+    position: u64,
+) -> (BlockKey, Range<u64>) {
+    let own = stretch.filter(|stretch| {
+        let Stretch { position: from, bytes } = *stretch;
+        id.kind == ObjectKind::Merge
+            && bytes >= OWN_BLOCK_FROM_BYTES
+            && from
+                .checked_add(bytes)
+                .is_some_and(|end| end <= object_bytes && (from..end).contains(&position))
+    });
+    let (from, to, unit) = match (own, id.kind) {
+        (Some(Stretch { position: from, bytes }), _) => {
+            (from, from + bytes, bytes.div_ceil(bytes.div_ceil(OWN_BLOCK_BYTES)))
+        }
+        (None, ObjectKind::Write) => (0, object_bytes, BLOCK_BYTES),
+        (None, ObjectKind::Merge) => (0, object_bytes, MERGED_BLOCK_BYTES),
+    };
+    let start = from + (position - from) / unit * unit;
+    let key = BlockKey { id, start, is_own: own.is_some() };
+    (key, start..start.saturating_add(unit).min(to))
 }
 
 /// A block that was fetched, and which of its bytes were found to be whole batches: these bytes in
@@ -248,7 +272,8 @@ impl Cache {
         self.identified.remove_range(id..=id);
         self.metrics.set_index_bytes(self.indexes.bytes());
         self.written.remove_range(id..=id);
-        let blocks = BlockKey { id, index: 0 }..=BlockKey { id, index: u64::MAX };
+        let blocks =
+            BlockKey { id, start: 0, is_own: false }..=BlockKey { id, start: u64::MAX, is_own: true };
         self.tail.remove_range(blocks.clone());
         self.catch_up.remove_range(blocks);
         self.metrics.set_cache_bytes(Pool::Written, self.written.bytes());
@@ -276,40 +301,78 @@ mod tests {
         Block::new(vec![Bytes::from(vec![0; usize::try_from(bytes - CACHE_ENTRY_OVERHEAD_BYTES).unwrap()])])
     }
 
+    fn key(number: u64, start: u64) -> BlockKey {
+        BlockKey { id: id(number), start, is_own: false }
+    }
+
+    /// Where the blocks of the bytes begin, in order, and where the last one ends.
+    fn tiles(id: ObjectId, object_bytes: u64, stretch: Option<Stretch>, bytes: Range<u64>) -> Vec<u64> {
+        let mut ends: Vec<u64> = Vec::new();
+        let mut position = bytes.start;
+        while position < bytes.end {
+            let (key, place) = block_at(id, object_bytes, stretch, position);
+            assert!(place.contains(&position) && key.start == place.start);
+            assert_eq!(block_at(id, object_bytes, stretch, place.end - 1), (key, place.clone()));
+            if ends.is_empty() {
+                ends.push(place.start);
+            }
+            assert_eq!(ends.last(), Some(&place.start));
+            position = place.end;
+            ends.push(place.end);
+        }
+        ends
+    }
+
     #[test]
     fn blocks_tile_an_object() {
-        assert_eq!(
-            BlockKey { id: ObjectId::merge(1, 1, 0), index: 1 }.range(u64::MAX).start,
-            MERGED_BLOCK_BYTES
-        );
         let size = 2 * BLOCK_BYTES + 5;
-        let range = |index| BlockKey { id: id(1), index }.range(size);
-        assert_eq!(range(0), 0..BLOCK_BYTES);
-        assert_eq!(range(1), BLOCK_BYTES..2 * BLOCK_BYTES);
-        assert_eq!(range(2), 2 * BLOCK_BYTES..size);
-        assert!(range(3).is_empty());
-        assert!(range(u64::MAX).is_empty());
+        // Of a write object one partition has little, whatever it has.
+        for stretch in [None, Some(Stretch { position: 0, bytes: size })] {
+            assert_eq!(tiles(id(1), size, stretch, 0..size), [0, BLOCK_BYTES, 2 * BLOCK_BYTES, size]);
+        }
+        let unit = MERGED_BLOCK_BYTES;
+        assert_eq!(tiles(ObjectId::merge(1, 1, 0), 2 * unit, None, 5..2 * unit), [0, unit, 2 * unit]);
+    }
+
+    #[test]
+    fn what_one_partition_has_in_a_merged_object_has_blocks_of_its_own_if_it_is_much() {
+        let merged = ObjectId::merge(1, 1, 0);
+        let (unit, most, object_bytes) = (MERGED_BLOCK_BYTES, OWN_BLOCK_BYTES, 1 << 30);
+        let of = |bytes| tiles(merged, object_bytes, Some(Stretch { position: 77, bytes }), 77..77 + bytes);
+        assert_eq!(of(OWN_BLOCK_FROM_BYTES - 1), [0, unit]);
+        assert_eq!(of(OWN_BLOCK_FROM_BYTES), [77, 77 + OWN_BLOCK_FROM_BYTES]);
+        assert_eq!(of(most), [77, 77 + most]);
+        assert_eq!(of(most + 1), [77, 77 + most / 2 + 1, 77 + most + 1]);
+        // What lies beside it is fetched like all else; both may begin at one byte.
+        let stretch = Some(Stretch { position: 0, bytes: most });
+        let (own, others) =
+            (block_at(merged, object_bytes, stretch, 0), block_at(merged, object_bytes, None, 0));
+        assert_ne!(own.0, others.0);
+        assert_eq!(block_at(merged, object_bytes, stretch, most).1, unit..2 * unit);
+        // A stretch that is not in the object is none.
+        let stretch = Some(Stretch { position: 5, bytes: most });
+        assert_eq!(block_at(merged, most, stretch, 6).1, 0..unit);
     }
 
     #[test]
     fn catching_up_takes_nothing_from_the_tail() {
         let mut cache = Cache::new(100_000, StorageMetrics::unregistered());
         cache.insert_written(id(1), block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap().pieces);
-        cache.insert_block(Pool::Tail, BlockKey { id: id(2), index: 0 }, block(1000));
+        cache.insert_block(Pool::Tail, key(2, 0), block(1000));
         for number in 3..1000 {
-            cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: 0 }, block(1000));
+            cache.insert_block(Pool::CatchUp, key(number, 0), block(1000));
             assert!(cache.bytes() <= 100_000);
         }
         assert!(cache.written(id(1), 0..10).is_some());
-        assert!(cache.block(BlockKey { id: id(2), index: 0 }).is_some());
-        assert!(cache.block(BlockKey { id: id(3), index: 0 }).is_none());
-        assert!(cache.block(BlockKey { id: id(999), index: 0 }).is_some());
+        assert!(cache.block(key(2, 0)).is_some());
+        assert!(cache.block(key(3, 0)).is_none());
+        assert!(cache.block(key(999, 0)).is_some());
         // It has what others do not use, until they do.
         assert!(cache.bytes() > 90_000);
         for number in 1_000..2_000 {
             let object = block(1000).slice(0..1000 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap();
             cache.insert_written(id(number), object.pieces);
-            cache.insert_block(Pool::Tail, BlockKey { id: id(number + 1_000), index: 0 }, block(1000));
+            cache.insert_block(Pool::Tail, key(number + 1_000, 0), block(1000));
             assert!(cache.bytes() <= 100_000);
         }
         assert_eq!(cache.catch_up.bytes(), 25_000, "its own share stays");
@@ -322,8 +385,8 @@ mod tests {
             let object = block(300).slice(0..300 - CACHE_ENTRY_OVERHEAD_BYTES).unwrap();
             cache.insert_written(id(number), object.pieces);
             for index in [0, 1, 7] {
-                cache.insert_block(Pool::Tail, BlockKey { id: id(number), index }, block(300));
-                cache.insert_block(Pool::CatchUp, BlockKey { id: id(number), index: index + 10 }, block(300));
+                cache.insert_block(Pool::Tail, key(number, index), block(300));
+                cache.insert_block(Pool::CatchUp, key(number, index + 10), block(300));
             }
         }
         let before = cache.bytes();
@@ -331,9 +394,9 @@ mod tests {
         assert_eq!(cache.bytes(), before / 3 * 2);
         assert!(cache.written(id(2), 0..1).is_none());
         for index in [0, 1, 7, 10, 11, 17] {
-            assert!(cache.block(BlockKey { id: id(2), index }).is_none());
-            assert!(cache.block(BlockKey { id: id(1), index }).is_some());
-            assert!(cache.block(BlockKey { id: id(3), index }).is_some());
+            assert!(cache.block(key(2, index)).is_none());
+            assert!(cache.block(key(1, index)).is_some());
+            assert!(cache.block(key(3, index)).is_some());
         }
     }
 }

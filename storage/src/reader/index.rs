@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Inner, ReadKind, Reader};
-use crate::cache::{BlockKey, block_bytes};
+use crate::cache::block_at;
 use crate::error::StoreError;
 use crate::format::merged::MergedIndex;
 use crate::limits::MERGED_INDEX_TAIL_BYTES;
@@ -78,8 +78,7 @@ impl Inner {
         let tail = object_bytes.saturating_sub(MERGED_INDEX_TAIL_BYTES)..object_bytes;
         let cache = self.lock();
         let slices = cache.peek_written(id, tail.clone()).or_else(|| {
-            let key = BlockKey { id, index: object_bytes.checked_sub(1)? / block_bytes(id) };
-            let place = key.range(object_bytes);
+            let (key, place) = block_at(id, object_bytes, None, object_bytes.checked_sub(1)?);
             let tail = tail.start.max(place.start)..tail.end;
             cache.peek_block(key)?.slice(tail.start - place.start..tail.end - place.start)
         });

@@ -5,11 +5,12 @@
 //! ranges of many partitions cost hardly more requests than those of one.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
 use super::{ReadBatch, Reader, batches, other_size};
-use crate::cache::{Block, BlockKey, Cache, Slices, block_bytes};
+use crate::cache::{Block, Cache, Slices, Stretch, block_at};
 use crate::error::StoreError;
 use crate::format::segment::LONGEST_FOOTER_BYTES;
 use crate::limits::{BLOCK_BYTES, MERGE_READ_ON_BYTES};
@@ -159,6 +160,11 @@ impl Reader {
         found.into_iter().map(entry).collect()
     }
 
+    /// GETs of [`Self::read_for_merge`] since this reader was made, but for those of footers.
+    pub fn merge_gets(&self) -> u64 {
+        self.inner.merge_gets.load(Ordering::Relaxed)
+    }
+
     /// Fetches a part of an object, a block's bytes at a time.
     async fn fetch(&self, id: ObjectId, span: Range<u64>) -> Result<Block, StoreError> {
         let mut pieces = Vec::new();
@@ -166,6 +172,7 @@ impl Reader {
         while from < span.end {
             let to = span.end.min(from + BLOCK_BYTES);
             let _permit = self.inner.merge_room.enter(id, to - from).await?;
+            self.inner.merge_gets.fetch_add(1, Ordering::Relaxed);
             let fetched = self.inner.get_block(id, from..to).await?;
             pieces.extend(fetched.slice(0..to - from).into_iter().flat_map(|slices| slices.pieces));
             from = to;
@@ -188,12 +195,15 @@ fn cached(
             return Some(own);
         }
         let mut slices = Slices::default();
-        for index in range.start / block_bytes(id)..=(range.end - 1) / block_bytes(id) {
-            let key = BlockKey { id, index };
-            let place = key.range(object_bytes);
+        // What is merged of an object is all that a partition has there.
+        let stretch = Stretch { position: range.start, bytes: range.end - range.start };
+        let mut position = range.start;
+        while position < range.end {
+            let (key, place) = block_at(id, object_bytes, Some(stretch), position);
             let block = cache.peek_block(key)?;
-            let (from, to) = (range.start.max(place.start), range.end.min(place.end));
-            let part = block.slice(from - place.start..to - place.start)?;
+            let to = range.end.min(place.end);
+            let part = block.slice(position - place.start..to - place.start)?;
+            position = to;
             slices.pieces.extend(part.pieces);
             slices.kept_alive += part.kept_alive;
             is_unknown |= !block.is_identified();

@@ -628,6 +628,43 @@ async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_partition_has_is_fetched_without_its_neighbours_if_it_is_much() {
+    let bench = Bench::new(CONFIG);
+    let (much, little) = (merged_id(1), merged_id(2));
+    let kind = ReadKind::CatchUp;
+    let gets = || bench.gets.lock().unwrap().drain(..).collect::<Vec<_>>();
+    let (merged, size) = put_merged(&bench, much, 3_000_000).await;
+    let range = span(&merged.ranges[1]);
+    let part = |from, to| ReadPart {
+        stretch: Some(Stretch { position: range.start, bytes: range.end - range.start }),
+        ..ReadPart::of(much, size, from..to)
+    };
+    let third = (range.end - range.start) / 3;
+    assert!(bench.reader.lacks(&part(range.start, range.end)));
+    bench.reader.merged_index(kind, much, size).await.unwrap();
+    gets();
+    bench.reader.read_ahead(kind, &part(range.start + third, range.end)).await.unwrap();
+    assert_eq!(gets(), [(range.start, range.end)], "all of it, and nothing else");
+    assert!(!bench.reader.lacks(&part(range.start, range.end)));
+    for (from, to, batches) in [(range.start, range.start + third, 1), (range.start, range.end, 3)] {
+        let read = bench.reader.read_range(kind, part(from, to)).await.unwrap();
+        assert_eq!(read.batches.len(), batches);
+    }
+    let mut raw = bench.reader.read_for_merge(much, size, slice::from_ref(&range)).await;
+    assert_eq!(raw.remove(0).unwrap().batches().unwrap().len(), 3);
+    assert_eq!((gets(), bench.reader.merge_gets()), (vec![], 0), "it is in memory");
+    bench.reader.evict(much);
+    assert!(bench.reader.lacks(&part(range.start, range.end)));
+    // Little of it comes with its neighbours.
+    let (merged, size) = put_merged(&bench, little, 1_000).await;
+    let range = span(&merged.ranges[1]);
+    let stretch = Some(Stretch { position: range.start, bytes: range.end - range.start });
+    let part = ReadPart { stretch, ..ReadPart::of(little, size, range.clone()) };
+    assert_eq!(bench.reader.read_range(kind, part).await.unwrap().batches.len(), 3);
+    assert_eq!(gets(), [(0, size)]);
+}
+
+#[tokio::test]
 async fn what_is_read_for_merging_keeps_little_else_in_memory() {
     let bench = Bench::new(CONFIG);
     let id = merged_id(1);

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kafka_protocol::records::Compression;
 use strandline_storage::error::Operation;
+use strandline_storage::path::ObjectId;
+use strandline_storage::reader::Stretch;
 use strandline_storage::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
 
 use super::*;
@@ -147,6 +149,7 @@ fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
             level: 0,
             compacted: false,
         },
+        stretch: Stretch { position: 0, bytes },
         object_bytes: bytes,
         tail: false,
         is_part: false,
