@@ -72,6 +72,10 @@ pub struct MergeConfig {
     pub interval: Duration,
     /// Bytes that are rewritten in a second, at most.
     pub bytes_per_s: u64,
+    /// GETs for what is rewritten in a second, at most.
+    pub gets_per_s: u64,
+    /// Objects that are written in a second, at most.
+    pub puts_per_s: u64,
     /// Bytes that a merge may hold in memory.
     pub memory_bytes: u64,
     /// Bytes that log compaction may hold beside the merge that it ends with.
@@ -281,6 +285,8 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
         merge: MergeConfig {
             interval: Duration::from_millis(values.within("merge_interval_ms", 10, 86_400_000)?),
             bytes_per_s: values.within("merge_bytes_per_s", 1 << 10, 1 << 40)?,
+            gets_per_s: values.within("merge_gets_per_s", 1, 1_000_000)?,
+            puts_per_s: values.within("merge_puts_per_s", 1, 1_000_000)?,
             memory_bytes: memory.bytes("merge_memory_bytes"),
             compaction_bytes: memory.bytes("compact_memory_bytes"),
         },

@@ -330,6 +330,18 @@ pub const SETTINGS: &[Setting] = &[
         "bytes per second",
         "Most bytes that this broker merges in a second; half of it while producers fill half of buffer_bytes",
     ),
+    setting(
+        "merge_gets_per_s",
+        "500",
+        "GETs per second",
+        "Most GETs for merging and log compaction; half of it while producers fill half of buffer_bytes",
+    ),
+    setting(
+        "merge_puts_per_s",
+        "50",
+        "PUTs per second",
+        "Most objects that merging and log compaction write; half of it while producers fill half of buffer_bytes",
+    ),
     setting("job_interval_ms", "5000", "ms", "Interval of the background jobs"),
     setting("delete_delay_ms", "600000", "ms", "Grace period before an unreferenced object is deleted"),
     setting(

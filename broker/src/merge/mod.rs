@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use self::answers::Answers;
 pub(crate) use self::compact::Tally;
-use self::pace::Pace;
+use self::pace::{Pace, Paced};
 use self::plan::{Load, Looks, Piece};
 use self::rewrite::{Read, Unreadable};
 use crate::Broker;
@@ -80,7 +80,7 @@ impl Drop for Held<'_> {
 impl Shared {
     fn new(broker: &Broker, seed: u64) -> Self {
         Self {
-            rewriting: tokio::sync::Mutex::new(Pace::new(broker.config.merge.bytes_per_s)),
+            rewriting: tokio::sync::Mutex::new(Pace::new(&broker.config.merge)),
             compacted: Mutex::new(None),
             objects: Mutex::new((0, StdRng::seed_from_u64(seed))),
         }
@@ -171,7 +171,7 @@ impl Merger {
         answers: &mut Answers<(Piece, Unreadable)>,
     ) -> ControlFlow<()> {
         let pace = shared.rewriting.lock().await;
-        let mut began = Instant::now();
+        let mut paced = Paced::begin(broker);
         // It may have been held since the survey.
         let is_held = |piece: &Piece| piece.offsets().0 < shared.held_below(piece.topic_id, piece.partition);
         for pieces in &mut load.objects {
@@ -201,8 +201,8 @@ impl Merger {
                     return ControlFlow::Break(());
                 }
             }
-            pace.wait(broker, bytes, began).await;
-            began = Instant::now();
+            pace.wait(broker, paced, bytes, 1).await;
+            paced = Paced::begin(broker);
         }
         if answers.is_store_silent() {
             broker.metrics.merging().failed();

@@ -43,6 +43,7 @@ use self::marks::Marks;
 use self::plan::{Region, bytes_of, is_clean};
 use super::Shared;
 use super::answers::Answers;
+use super::pace::Paced;
 use super::plan::{Ends, Piece, cut};
 use super::rewrite::{PlacedBatch, Read, RewriteError, Unreadable, is_current, publish};
 use crate::Broker;
@@ -400,7 +401,7 @@ impl<'a> Work<'a> {
             is_untimed: false,
         };
         let pace = self.shared.rewriting.lock().await;
-        let began = Instant::now();
+        let paced = Paced::begin(self.broker);
         let mut builder = MergeBuilder::new(ObjectId::merge(session.incarnation, number, salt));
         let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
         let begun = builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags { compacted: true });
@@ -438,7 +439,7 @@ impl<'a> Work<'a> {
             }
             self.tally.bytes_written += written;
         }
-        pace.wait(self.broker, bytes_of(inputs), began).await;
+        pace.wait(self.broker, paced, bytes_of(inputs), u64::from(!is_as_before)).await;
         Ok(())
     }
 
@@ -497,7 +498,7 @@ impl<'a> Work<'a> {
             return Err(CompactError::NoSession);
         }
         let pace = self.shared.rewriting.lock().await;
-        let began = Instant::now();
+        let paced = Paced::begin(self.broker);
         let batches = self.read(load).await?;
         let bytes = bytes_of(load);
         self.tally.bytes_read += bytes;
@@ -508,7 +509,7 @@ impl<'a> Work<'a> {
             sum
         };
         let sum = self.broker.compute.run(Kind::Compaction, work).await;
-        pace.wait(self.broker, bytes, began).await;
+        pace.wait(self.broker, paced, bytes, 0).await;
         Ok(sum)
     }
 }
