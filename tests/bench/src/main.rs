@@ -5,9 +5,11 @@
 //! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, merged, wide, start,
 //! fair, commits, members, failover, observer. `growth`, a simulated week, takes half an hour, and
 //! `growth=HOURS` its share of that; `compaction`, ten million keys, takes some minutes, or
-//! `compaction=KEYS`; `observer-soak` takes an hour, or `observer-soak=MINUTES`.
+//! `compaction=KEYS`; `audit` writes 100,000 objects, or `audit=OBJECTS`; `observer-soak` takes an
+//! hour, or `observer-soak=MINUTES`.
 //! These run only if they are named.
 
+mod audit;
 mod groups;
 mod growth;
 mod load;
@@ -85,6 +87,11 @@ async fn main() {
             let keys =
                 keys.strip_prefix('=').map_or(10_000_000, |keys| keys.parse().expect("a number of keys"));
             merged::compaction(&mut stack, &mut report, keys).await;
+        }
+        if let Some(objects) = wanted.iter().find_map(|w| w.strip_prefix("audit")) {
+            let objects =
+                objects.strip_prefix('=').map_or(100_000, |n| n.parse().expect("a number of objects"));
+            audit::figures(&mut stack, &mut report, objects).await;
         }
         if runs("wide") {
             wide::figures(&mut stack, &mut report).await;

@@ -184,22 +184,28 @@ impl Stack {
         store::open_backend(&config).expect("a store")
     }
 
+    /// The product, with the cluster's etcd and bucket.
+    fn strandline(&self, what: &[&str], cluster: &str) -> Command {
+        let mut command = Command::new(self.binaries.join("strandline"));
+        command.args(what).args(["--cluster", cluster, "--log", "warn"]);
+        command.args(["--etcd-endpoints", &self.etcd_url, "--store-url", "s3://bench"]);
+        command.args(["--s3-endpoint", &self.s3_url, "--s3-allow-http", "true"]);
+        command.args(["--s3-access-key-id", "bench", "--s3-secret-access-key", "bench-secret"]);
+        command
+    }
+
+    /// What a quick audit of a cluster says.
+    pub fn audit(&self, cluster: &str) -> String {
+        let done = self.strandline(&["fsck", "--quick"], cluster).output().expect("the audit ends");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
     /// Starts a broker and waits until it is ready; gives it, and how long that took.
     pub async fn broker(&mut self, node_id: u32, cluster: &str, flags: &[&str]) -> (Broker, Duration) {
         let (port, http) = (free_port(), free_port());
         let (address, http) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{http}"));
-        let mut command = Command::new(self.binaries.join("strandline"));
-        command.args(["--node-id", &node_id.to_string(), "--cluster", cluster, "--listen", &address]);
-        command.args([
-            "--http-listen",
-            &http,
-            "--etcd-endpoints",
-            &self.etcd_url,
-            "--store-url",
-            "s3://bench",
-        ]);
-        command.args(["--s3-endpoint", &self.s3_url, "--s3-allow-http", "true", "--log", "warn"]);
-        command.args(["--s3-access-key-id", "bench", "--s3-secret-access-key", "bench-secret"]);
+        let mut command = self.strandline(&[], cluster);
+        command.args(["--node-id", &node_id.to_string(), "--listen", &address, "--http-listen", &http]);
         command.args(flags);
         self.started += 1;
         let log = self.folder.join(format!("broker-{}.log", self.started));
