@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What Apache Kafka builds on its clients: the tools, a Streams word count, a Connect worker.
+"""What Apache Kafka builds on its clients: the tools, Streams, a Connect worker, MirrorMaker 2.
 
     platform_java.py tools|streams|connect BOOTSTRAP FOLDER      FOLDER has jars and classes
 """
@@ -19,6 +19,7 @@ import urllib.request
 from collections import Counter
 
 import common
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from observer import Flow, Observer, eventually
 from scenarios import equal
 
@@ -349,13 +350,70 @@ def file_connectors():
         equal("lines that came twice though they were committed", twice, [])
 
 
+def mirror_maker():
+    """MirrorMaker 2 copies a topic, with the configs that it has and the timestamps of its records."""
+    topic, mirrored = "mirror-source", "there.mirror-source"
+    configs = {"retention.ms": "864000000", "segment.ms": "3600000", "max.message.bytes": "500000"}
+    create = [part for key, value in configs.items() for part in ("--config", f"{key}={value}")]
+    tool(TOPICS, "--create", "--topic", topic, "--partitions", "2", *create)
+    # A week ago, within the retention that the topic has and beyond the one that a topic has by default.
+    times = [int(time.time() * 1000) - 7 * 86_400_000 - 3_600_000 + i * 1000 for i in range(200)]
+    producer = Producer({"bootstrap.servers": BOOTSTRAP})
+    for n, at in enumerate(times):
+        producer.produce(topic, f"value {n}", f"key {n}", partition=n % 2, timestamp=at)
+    equal("records that were not produced", producer.flush(30), 0)
+    bytes_as_they_are = "org.apache.kafka.connect.converters.ByteArrayConverter"
+    connector = {
+        "connector.class": "org.apache.kafka.connect.mirror.MirrorSourceConnector",
+        "tasks.max": "1",
+        "topics": topic,
+        "source.cluster.alias": "there",
+        "target.cluster.alias": "here",
+        "source.cluster.bootstrap.servers": BOOTSTRAP,
+        "target.cluster.bootstrap.servers": BOOTSTRAP,
+        "key.converter": bytes_as_they_are,
+        "value.converter": bytes_as_they_are,
+        "replication.factor": "-1",
+        "offset-syncs.topic.replication.factor": "-1",
+        "refresh.topics.interval.seconds": "2",
+        "sync.topic.configs.interval.seconds": "2",
+        "sync.topic.acls.enabled": "false",
+    }
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        worker = Worker(folder, "mirror")
+        running.append(worker)
+        eventually("the worker answers", lambda: worker.tries("GET", "/connectors") is not None, 90)
+        eventually("the mirror is made", lambda: worker.tries("PUT", "/connectors/mirror/config", connector), 40)
+        eventually("the mirror runs", lambda: running_tasks(worker, "mirror"), 60)
+        eventually("all is mirrored", lambda: sum(ends_of(mirrored, 2)) == len(times), 60)
+        tool(CONFIGS, "--entity-type", "topics", "--entity-name", topic, "--alter", "--add-config", "retention.ms=950400000")
+        configs["retention.ms"] = "950400000"
+        wanted = [f"{key}={value}" for key, value in configs.items()]
+        described = lambda: tool(TOPICS, "--describe", "--topic", mirrored)  # noqa: E731
+        eventually("the mirror has the configs", lambda: all(config in described() for config in wanted), 40)
+    seen = {}
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "nobody", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(mirrored, p, OFFSET_BEGINNING) for p in (0, 1)])
+    while len(seen) < len(times) and (message := consumer.poll(20)):
+        seen[message.value().decode()] = (message.key().decode(), message.partition(), message.timestamp()[1])
+    consumer.close()
+    equal("what is mirrored", seen, {f"value {n}": (f"key {n}", n % 2, at) for n, at in enumerate(times)})
+
+
+def ends_of(topic, partitions):
+    """The partitions' ends; none while there is no such topic."""
+    with contextlib.suppress(KafkaException):
+        return OBSERVER.ends(topic, partitions).values()
+    return []
+
+
 THINGS = {
     "tools": {"kafka-topics": topics, "kafka-configs": configs, "kafka-consumer-groups": groups, "kafka-get-offsets": offsets},
     "streams": {
         "a Streams word count": word_count,
         "a Streams table from a compacted changelog": table_from_a_compacted_changelog,
     },
-    "connect": {"Connect's file connectors": file_connectors},
+    "connect": {"Connect's file connectors": file_connectors, "MirrorMaker 2": mirror_maker},
 }
 
 for thing, action in THINGS[WHAT].items():
