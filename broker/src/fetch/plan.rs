@@ -7,7 +7,7 @@ use strandline_storage::reader::{BlockKey, ReadPart, Stretch, block_at};
 use uuid::Uuid;
 
 use super::PartitionRead;
-use crate::limits::{PLANNED_RANGES, PLANNED_RANGES_PER_PARTITION, TAIL_RANGES};
+use crate::limits::{NARROWED_RANGE_BYTES, PLANNED_RANGES, PLANNED_RANGES_PER_PARTITION, TAIL_RANGES};
 
 /// A range to read, and the length of the object that it lies in.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,12 @@ impl PlannedRange {
         let Range { object, position, bytes, .. } = self.range;
         let range = position..position + bytes;
         ReadPart { object, object_bytes: self.object_bytes, stretch: Some(self.stretch), range }
+    }
+
+    /// What is read of it ahead: of a large one its beginning.
+    pub(super) fn beginning(self) -> Self {
+        let bytes = self.range.bytes.min(NARROWED_RANGE_BYTES);
+        Self { range: Range { bytes, ..self.range }, ..self }
     }
 
     /// The block in which a byte of the object is fetched that the partition has there.
@@ -175,7 +181,7 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
     assessment.planned = planned.iter().map(plan).collect();
     if let Some(last) = assessment.planned.last().map(|p| p.range) {
         let after = partition.plan(last.end_offset, 1, 1).first().map(plan);
-        assessment.next = after.filter(|p| p.range.object != last.object);
+        assessment.next = after.filter(|p| p.range.object != last.object).map(PlannedRange::beginning);
     }
     let planned_bytes: u64 = assessment.planned.iter().map(|p| p.range.bytes).sum();
     assessment.available = usize::try_from(planned_bytes).unwrap_or(usize::MAX).min(wanted.max_bytes.max(1));

@@ -6,11 +6,10 @@ use std::time::Duration;
 use kafka_protocol::records::Compression;
 use strandline_storage::error::Operation;
 use strandline_storage::path::ObjectId;
-use strandline_storage::reader::Stretch;
 use strandline_storage::store::{Fault, FaultHandle, FaultPlan, Faulty, ObjectStoreBackend};
 
 use super::*;
-use crate::limits::FETCH_READS_FOR;
+use crate::limits::{FETCH_READS_FOR, NARROWED_RANGE_BYTES};
 use crate::records::tests::batch;
 use crate::run::Opened;
 use crate::testing::{TestClient, World};
@@ -134,26 +133,26 @@ async fn a_read_serves_all_partitions_that_lie_together() {
     assert!(begun.elapsed() < slow * 2, "all of the 20 objects are read at the same time");
 }
 
+/// A range of an object, as it is planned.
+fn planned(object: ObjectId, position: u64, bytes: u64) -> PlannedRange {
+    let range = strandline_metadata::state::Range {
+        base_offset: 0,
+        end_offset: 1,
+        object,
+        position,
+        bytes,
+        max_timestamp_ms: 0,
+        batches: 1,
+        level: 0,
+        compacted: false,
+    };
+    let object_bytes = position + bytes;
+    PlannedRange { range, stretch: range.stretch(), object_bytes, tail: false, is_part: false }
+}
+
 #[test]
 fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
-    let object = |number| ObjectId::write(1, number, 0);
-    let range = |number, bytes| PlannedRange {
-        range: strandline_metadata::state::Range {
-            base_offset: 0,
-            end_offset: 1,
-            object: object(number),
-            position: 0,
-            bytes,
-            max_timestamp_ms: 0,
-            batches: 1,
-            level: 0,
-            compacted: false,
-        },
-        stretch: Stretch { position: 0, bytes },
-        object_bytes: bytes,
-        tail: false,
-        is_part: false,
-    };
+    let range = |number, bytes| planned(ObjectId::write(1, number, 0), 0, bytes);
     let partitions = [
         PartitionRecords::new(0, 10_000, &[range(1, 100), range(3, 900)]),
         PartitionRecords::new(0, 10_000, &[range(2, 60)]),
@@ -162,4 +161,14 @@ fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
     let order: Vec<Vec<(usize, usize)>> =
         blocks(&partitions).iter().map(|b| b.iter().map(|r| (r.partition, r.index)).collect()).collect();
     assert_eq!(order, [vec![(1, 0), (2, 0)], vec![(0, 0), (2, 1)], vec![(0, 1)]]);
+}
+
+#[test]
+fn of_a_large_range_only_the_beginning_is_read_ahead() {
+    let range = |bytes| planned(ObjectId::merge(1, 1, 0), 77, bytes);
+    let (small, large) = (NARROWED_RANGE_BYTES, NARROWED_RANGE_BYTES * 30);
+    assert_eq!(range(small).beginning().part(), range(small).part());
+    let beginning = range(large).beginning().part();
+    assert_eq!(beginning.range, 77..77 + NARROWED_RANGE_BYTES);
+    assert_eq!(beginning.stretch, range(large).part().stretch, "in the block that will be asked for");
 }
