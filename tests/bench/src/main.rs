@@ -122,24 +122,28 @@ async fn main() {
     report.finish();
 }
 
-/// PUTs `total` bytes as objects of 8 MiB, four at a time; gives MiB/s.
-async fn raw_put(stack: &Stack, total: u64, round: u64) -> f64 {
+/// PUTs `total` bytes as objects of 8 MiB by `object_store` alone, four at a time.
+async fn raw_put(stack: &Stack, total: u64, round: u64) -> Raw {
     let store = stack.raw_store();
     let object = kib_batch(8192);
     let count = total / object.len() as u64;
-    let begun = Instant::now();
+    let (begun, cpu_s) = (Instant::now(), stack::cpu_s_of(std::process::id()));
     let puts = (0..count).map(|number| {
         let (store, object) = (store.clone(), object.clone());
         let key = ObjectId::write(round as i64, number, number as u32).key();
         tokio::spawn(async move { store.put(&key, object.into()).await.expect("a PUT") })
     });
     futures::stream::iter(puts).buffer_unordered(4).for_each(|done| async { done.expect("a task") }).await;
-    let rate = (count * object.len() as u64) as f64 / MIB / begun.elapsed().as_secs_f64();
+    let bytes = (count * object.len() as u64) as f64;
+    let raw = Raw {
+        mib_per_s: bytes / MIB / begun.elapsed().as_secs_f64(),
+        cpu_s_per_gib: (stack::cpu_s_of(std::process::id()) - cpu_s) / (bytes / GIB),
+    };
     for number in 0..count {
         let key = ObjectId::write(round as i64, number, number as u32).key();
         store.delete(&key).await.expect("a DELETE");
     }
-    rate
+    raw
 }
 
 async fn sustained(stack: &mut Stack, report: &mut Report, fsync: bool) {
@@ -150,12 +154,12 @@ async fn sustained(stack: &mut Stack, report: &mut Report, fsync: bool) {
         client.create_topic("load", partitions, &[]).await.expect("a topic");
         let frames = produce_frames("load", partitions);
         produce(&broker.address, frames.clone(), RUN_BYTES / 8, CONNECTIONS, None).await;
-        let floor_before = raw_put(stack, RUN_BYTES / 2, 1).await;
+        let floor_before = raw_put(stack, RUN_BYTES / 2, 1).await.mib_per_s;
         let (cpu, (etcd, s3)) = (broker.process.cpu_s(), stack.cpu_s());
         let took = produce(&broker.address, frames, RUN_BYTES, CONNECTIONS, None).await;
         let used = broker.process.cpu_s() - cpu;
         let (etcd_after, s3_after) = stack.cpu_s();
-        let floor_after = raw_put(stack, RUN_BYTES / 2, 2).await;
+        let floor_after = raw_put(stack, RUN_BYTES / 2, 2).await.mib_per_s;
         let floor = f64::midpoint(floor_before, floor_after);
         let rate = RUN_BYTES as f64 / MIB / took.as_secs_f64();
         let gib = RUN_BYTES as f64 / GIB;

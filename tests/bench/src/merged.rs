@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::load::{kib_batch, produce, produce_frames};
 use crate::report::{Bound, Report, percentile};
 use crate::stack::{Broker, Stack};
-use crate::{CONNECTIONS, GIB, MIB, NO_BUDGET, raw_get, read_in_parallel};
+use crate::{CONNECTIONS, GIB, MIB, NO_BUDGET, raw_get, raw_put, read_in_parallel};
 
 /// What is merged, and read afterwards, in bytes.
 const BACKLOG_BYTES: u64 = 1 << 30;
@@ -52,6 +52,10 @@ pub async fn figures(stack: &mut Stack, report: &mut Report) {
         }
         merge(&merger, report).await;
         drop(merger);
+        // Nobody rewrites bytes with less, by that client.
+        let get = raw_get(stack, BACKLOG_BYTES / 2).await.cpu_s_per_gib;
+        let put = raw_put(stack, BACKLOG_BYTES / 2, 5).await.cpu_s_per_gib;
+        report.figure("merging from a cold cache: client of a raw GET and a raw PUT", get + put, "CPU-s/GiB");
         catch_up(stack, cluster, report).await;
     }
 }
