@@ -5,7 +5,7 @@
 //! whether the wall clock has jumped. A broker that knows nothing of any other clock decides
 //! nothing by its own, unless it is alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strandline_metadata::commit::SessionCell;
@@ -15,7 +15,7 @@ use strandline_metadata::state::{Effects, Position};
 use strandline_storage::clock::{Clock, ServerClock};
 use tokio::time::Instant;
 
-use crate::limits::{CLOCK_EVIDENCE_FRESH, MAX_SKEW_MS};
+use crate::limits::{CLOCK_EVIDENCE_FRESH, MAX_SKEW_MS, OWN_INCARNATIONS};
 
 /// What is to be thought of this broker's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,28 @@ struct Seen {
     latest: BTreeMap<i64, Sighting>,
     /// The incarnation of a node id: what was seen of those before it counts no longer.
     incarnations: BTreeMap<i32, i64>,
+    /// This broker's own, the latest ones: a record may be late, and the clock put right since.
+    own: BTreeSet<i64>,
+}
+
+impl Seen {
+    /// Notes an incarnation of a node id. Whether it is the latest of another than `own`.
+    fn is_of_another(&mut self, own: i32, node_id: i32, incarnation: i64) -> bool {
+        if node_id == own {
+            self.latest.remove(&incarnation);
+            self.own.insert(incarnation);
+            if self.own.len() > OWN_INCARNATIONS {
+                self.own.pop_first();
+            }
+            return false;
+        }
+        let before = self.incarnations.get(&node_id).copied().unwrap_or_default();
+        if before < incarnation {
+            self.latest.remove(&before);
+            self.incarnations.insert(node_id, incarnation);
+        }
+        before <= incarnation
+    }
 }
 
 impl ClockSkew {
@@ -90,10 +112,9 @@ impl ClockSkew {
     fn ahead_ms(&self, now_ms: i64) -> Option<i64> {
         let now = Instant::now();
         let mut seen = self.lock();
-        let Seen { latest, incarnations } = &mut *seen;
-        latest.retain(|_, seen| now.saturating_duration_since(seen.at) < CLOCK_EVIDENCE_FRESH);
-        incarnations.retain(|_, incarnation| latest.contains_key(incarnation));
-        let mut all: Vec<i64> = latest
+        seen.latest.retain(|_, seen| now.saturating_duration_since(seen.at) < CLOCK_EVIDENCE_FRESH);
+        let mut all: Vec<i64> = seen
+            .latest
             .values()
             .map(|seen| {
                 let passed = i64::try_from(now.saturating_duration_since(seen.at).as_millis());
@@ -106,12 +127,13 @@ impl ClockSkew {
     }
 
     fn saw(&self, incarnation: i64, time_ms: i64) {
-        if self.own.current().is_some_and(|s| s.incarnation == incarnation) {
-            return;
-        }
         let wall_ms = self.clock.now_ms();
-        let seen = Sighting { ahead_ms: wall_ms.saturating_sub(time_ms), wall_ms, at: Instant::now() };
-        self.lock().latest.insert(incarnation, seen);
+        let sighting = Sighting { ahead_ms: wall_ms.saturating_sub(time_ms), wall_ms, at: Instant::now() };
+        let is_current = self.own.current().is_some_and(|session| session.incarnation == incarnation);
+        let mut seen = self.lock();
+        if !is_current && !seen.own.contains(&incarnation) {
+            seen.latest.insert(incarnation, sighting);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -124,17 +146,14 @@ impl ApplyObserver for ClockSkew {
         self.saw(at.incarnation, time_ms);
     }
 
+    fn found(&self, node_id: i32, incarnation: i64) {
+        self.lock().is_of_another(self.node_id, node_id, incarnation);
+    }
+
     fn registered(&self, node_id: i32, incarnation: i64, time_ms: i64) {
-        // Its own is seen before its session begins.
-        if node_id != self.node_id {
-            let mut seen = self.lock();
-            let before = seen.incarnations.get(&node_id).copied().unwrap_or_default();
-            if before > incarnation {
-                return;
-            }
-            seen.latest.remove(&before);
-            seen.incarnations.insert(node_id, incarnation);
-            drop(seen);
+        // Its own is seen before its session begins, and so before its first record.
+        let is_of_another = self.lock().is_of_another(self.node_id, node_id, incarnation);
+        if is_of_another {
             self.saw(incarnation, time_ms);
         }
     }
@@ -193,6 +212,33 @@ mod tests {
         // A late word of the one before.
         skew.registered(2, 77, 0);
         skew.registered(2, 79, HOUR_MS);
+        assert_eq!(skew.lock().latest.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_broker_wrote_before_its_clock_was_put_right_is_no_evidence() {
+        let names = View::default().names;
+        let skew = skew(&Arc::new(StoppedClock(HOUR_MS.into())));
+        skew.registered(2, 77, HOUR_MS);
+        for own in 100..100 + i64::try_from(OWN_INCARNATIONS).unwrap() {
+            skew.registered(1, own, 0);
+        }
+        // Late records of the first of them.
+        skew.saw(100, 0);
+        assert_eq!(skew.judge(&names), ClockTrust::Trusted(HOUR_MS));
+        skew.registered(1, 500, HOUR_MS);
+        assert_eq!(skew.lock().own.len(), OWN_INCARNATIONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_there_when_this_broker_began_to_watch_has_a_successor_too() {
+        let names = View::default().names;
+        let skew = skew(&Arc::new(StoppedClock(HOUR_MS.into())));
+        skew.found(2, 77);
+        skew.saw(77, 0);
+        assert_eq!(skew.judge(&names), ClockTrust::Off(HOUR_MS));
+        skew.registered(2, 78, HOUR_MS);
+        assert_eq!(skew.judge(&names), ClockTrust::Trusted(HOUR_MS));
         assert_eq!(skew.lock().latest.len(), 1);
     }
 }

@@ -428,6 +428,9 @@ pub(crate) const MAX_SKEW_MS: i64 = 30_000;
 /// What was heard of other brokers' clocks longer ago than this is no evidence any more. Meanwhile
 /// the monotonic clock tells of jumps of this broker's own.
 pub(crate) const CLOCK_EVIDENCE_FRESH: Duration = Duration::from_hours(24);
+/// How many of its own registrations a broker remembers, so as not to take what it wrote itself for
+/// another's clock. A record is applied seconds after it was written.
+pub(crate) const OWN_INCARNATIONS: usize = 64;
 /// A broker that begins to run the jobs looks at retention after so long, as Kafka's brokers do,
 /// unless the interval is shorter.
 pub(crate) const FIRST_RETENTION_LOOK: Duration = Duration::from_secs(30);

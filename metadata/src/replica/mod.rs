@@ -135,6 +135,9 @@ pub trait ApplyObserver: Send + Sync + std::fmt::Debug {
     /// A record was applied. `time_ms` is the wall clock of its writer.
     fn applied(&self, at: Position, time_ms: i64, effects: &Effects);
 
+    /// A registration was there when the state was read: when it was put nobody has seen.
+    fn found(&self, _node_id: i32, _incarnation: i64) {}
+
     /// A broker has put its registration just now. `time_ms` is its wall clock.
     fn registered(&self, _node_id: i32, _incarnation: i64, _time_ms: i64) {}
 }
@@ -345,6 +348,9 @@ impl Replica {
         counters.records_since_snapshot = replayed.records;
         counters.log_bytes_since_snapshot = replayed.bytes;
         drop(counters);
+        for (node_id, broker) in self.view().names.brokers() {
+            self.shared.observer.found(*node_id, broker.incarnation);
+        }
         if let Some(oddity) = oddity {
             error!(oddity, "the bucket holds what this log does not know: orphans stay for an hour");
             *self.shared.oddity.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
