@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 seconds=$1
-targets=${2:-requests batches objects log snapshots metadata configs observer}
+targets=${2:-requests batches compaction objects log snapshots metadata configs observer}
 command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
 # Beside the ordinary build, which has another compiler.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$here/../../target}/fuzz"

@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 use self::answers::Answers;
 pub(crate) use self::compact::Tally;
+pub use self::compact::rewritten;
 use self::pace::{Pace, Paced};
 use self::plan::{Load, Looks, Piece};
 use self::rewrite::{Read, Unreadable};

@@ -55,7 +55,7 @@ pub(crate) fn run(data: &[u8]) {
 
 /// A batch with this header, from its attributes on, and this payload, of the right length and
 /// checksum.
-fn batch(data: &[u8]) -> Option<Bytes> {
+pub(crate) fn batch(data: &[u8]) -> Option<Bytes> {
     let (head, payload) = data.split_at_checked(HEAD_BYTES)?;
     let mut batch = vec![0; 21];
     batch.extend(head);

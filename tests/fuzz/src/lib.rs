@@ -11,6 +11,7 @@
 //! before a decoder, the checksum is put right here, or nothing behind it would ever be tried.
 
 mod batches;
+mod compaction;
 mod configs;
 mod log;
 mod metadata;
@@ -31,10 +32,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub fn targets() -> [Target; 8] {
+pub fn targets() -> [Target; 9] {
     [
         Target { name: "requests", run: requests::run },
         Target { name: "batches", run: batches::run },
+        Target { name: "compaction", run: compaction::run },
         Target { name: "objects", run: objects::run },
         Target { name: "log", run: log::run },
         Target { name: "snapshots", run: snapshots::run },

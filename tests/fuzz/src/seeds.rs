@@ -32,8 +32,9 @@ use strandline_storage::store::{ObjectStoreBackend, Store};
 use strandline_tests::client::{fetch_request, produce_request, text, topic};
 use strandline_tests::member::Group;
 use strandline_tests::records::batch;
+use strandline_tests::table::keyed_batch;
 
-use crate::{batches, join, objects, observer, world};
+use crate::{batches, compaction, join, objects, observer, world};
 
 /// A request that every broker answers.
 pub(crate) fn api_versions() -> Vec<u8> {
@@ -63,11 +64,23 @@ pub fn all() -> BTreeMap<(&'static str, String), Vec<u8>> {
         add("batches", &format!("{name}-idempotent"), batches::input(&of_a_producer));
         add("batches", &format!("{name}-whole"), [&[2], &of_a_producer[..]].concat());
     }
+    for (how, name) in [(0, "keys"), (1, "keys-timed")] {
+        let changes = ["a", "b", "a", "c"].map(|key| (key.to_owned(), (key != "b").then(|| "v".to_owned())));
+        add("compaction", name, compaction::input(how, &keyed_batch(&changes)));
+    }
+    for codec in codecs {
+        let packed = batch(&["first", "second, which is longer", ""], world::NOW_MS, None, codec);
+        add("compaction", &format!("{codec:?}").to_lowercase(), compaction::input(0, &packed));
+    }
     for (name, stored) in bombs() {
         let mut bomb = batch(&["x"], world::NOW_MS, None, Compression::None)[..61].to_vec();
         bomb[22] = name.0;
         bomb.extend(stored);
         add("batches", name.1, batches::input(&bomb));
+        // The others are long, and would be in the repository twice.
+        if name.1 == "bomb-zstd" {
+            add("compaction", name.1, compaction::input(0, &bomb));
+        }
     }
     add("batches", "pushed", [&[1, 0], &otlp()[..]].concat());
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -41,4 +41,4 @@ macro_rules! corpus {
     };
 }
 
-corpus!(requests, batches, objects, log, snapshots, metadata, configs, observer);
+corpus!(requests, batches, compaction, objects, log, snapshots, metadata, configs, observer);

@@ -35,6 +35,27 @@ pub(super) struct Record<'a> {
     rest: &'a [u8],
 }
 
+/// What log compaction makes of a batch if it keeps the records at these offsets from its first
+/// one, and gives their tombstones until `horizon_ms`; `None` if no record is kept. For whoever
+/// tries it with foreign bytes.
+///
+/// # Errors
+///
+/// If it is no undamaged batch.
+pub fn rewritten(
+    batch: &Bytes,
+    horizon_ms: Option<i64>,
+    is_kept: impl Fn(i32) -> bool,
+) -> Result<Option<Bytes>, String> {
+    let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
+    let rewritten = rewrite(&header, batch, horizon_ms, |record| is_kept(record.offset_delta));
+    Ok(match rewritten.map_err(|error| error.to_string())? {
+        Rewritten::Same => Some(batch.clone()),
+        Rewritten::Gone => None,
+        Rewritten::Anew(bytes) => Some(bytes),
+    })
+}
+
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rewritten {

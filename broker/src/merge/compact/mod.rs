@@ -38,6 +38,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use self::batch::Rewritten;
+pub use self::batch::rewritten;
 use self::keys::{Class, Key, KeyHasher, KeyMap};
 use self::marks::Marks;
 use self::plan::{Region, bytes_of, is_clean};
