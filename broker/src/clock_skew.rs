@@ -69,7 +69,7 @@ struct Seen {
 
 impl Seen {
     /// Notes an incarnation of a node id. Whether it is the latest of another than `own`.
-    fn is_of_another(&mut self, own: i32, node_id: i32, incarnation: i64) -> bool {
+    fn note_incarnation(&mut self, own: i32, node_id: i32, incarnation: i64) -> bool {
         if node_id == own {
             self.latest.remove(&incarnation);
             self.own.insert(incarnation);
@@ -147,12 +147,12 @@ impl ApplyObserver for ClockSkew {
     }
 
     fn found(&self, node_id: i32, incarnation: i64) {
-        self.lock().is_of_another(self.node_id, node_id, incarnation);
+        self.lock().note_incarnation(self.node_id, node_id, incarnation);
     }
 
     fn registered(&self, node_id: i32, incarnation: i64, time_ms: i64) {
         // Its own is seen before its session begins, and so before its first record.
-        let is_of_another = self.lock().is_of_another(self.node_id, node_id, incarnation);
+        let is_of_another = self.lock().note_incarnation(self.node_id, node_id, incarnation);
         if is_of_another {
             self.saw(incarnation, time_ms);
         }
