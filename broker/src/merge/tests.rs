@@ -362,6 +362,34 @@ async fn small_ranges_do_not_wait_for_all_that_is_large() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_more_objects_are_written_than_the_budget_allows() {
+    // Each partition has an object's worth.
+    let slow = ["--merge-memory-bytes", "1048576", "--merge-puts-per-s", "1"];
+    let opened = World::new().broker(1, &[&FLAGS[..], &slow].concat()).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 8, &[]).await;
+    for _ in 0..2 {
+        client.produce("t", vec![batch(Compression::None, NOW_MS, 1_000); 8]).await;
+    }
+    let merged = async || {
+        let mut merged = 0;
+        for number in 0..8 {
+            merged += u64::from(partition(&opened, topic, number).await.ranges().levels()[0].ranges == 0);
+        }
+        merged
+    };
+    while merged().await == 0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let first = merged().await;
+    sleep(Duration::from_millis(2_500)).await;
+    let later = merged().await;
+    assert!((first + 2..=first + 3).contains(&later), "{first}, and {later} two and a half seconds later");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(merged().await, 8, "all have their turn");
+}
+
 /// A piece of ten bytes.
 fn piece(partition: u32, level: u8, base_offset: i64) -> Piece {
     let range = Range {

@@ -149,6 +149,9 @@ impl Reader {
             }
         }
         let is_of_use = is_unknown && found.iter().any(|read| matches!(read, Some(Ok(_))));
+        if is_of_use && footer.is_none() {
+            self.inner.merge_gets.fetch_add(1, Ordering::Relaxed);
+        }
         let identity = if is_of_use { self.identify_by(id, object_bytes, footer).await } else { Ok(()) };
         if is_of_use && identity.is_ok() {
             self.inner.lock().note_identified(id);
@@ -160,7 +163,7 @@ impl Reader {
         found.into_iter().map(entry).collect()
     }
 
-    /// GETs of [`Self::read_for_merge`] since this reader was made, but for those of footers.
+    /// GETs of [`Self::read_for_merge`] since this reader was made.
     pub fn merge_gets(&self) -> u64 {
         self.inner.merge_gets.load(Ordering::Relaxed)
     }

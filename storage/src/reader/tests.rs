@@ -609,6 +609,7 @@ async fn a_read_for_merging_fetches_what_it_asks_for_and_keeps_nothing() {
         }
         assert_eq!(gets(), expected);
     }
+    assert_eq!(bench.reader.merge_gets(), 5, "that of the footer, too");
     assert_eq!(bench.counts(), [0, 0, 0]);
     // What is cached as a whole is taken from there, and stays; what is not is fetched.
     bench.reader.read_as(ReadKind::CatchUp, id, size, BLOCK_BYTES..BLOCK_BYTES + 1).await.unwrap();
