@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::limits::{
-    BATCHES_OPENED_AT_ONCE, FRAMES_AT_ONCE, GROWING_AT_ONCE, LARGE_ANSWERS_AT_ONCE, LOOKUPS_AT_ONCE,
+    BATCHES_OPENED_AT_ONCE, DESCRIPTIONS_AT_ONCE, FRAMES_AT_ONCE, GROWING_AT_ONCE, LARGE_ANSWERS_AT_ONCE,
+    LOOKUPS_AT_ONCE,
 };
 use crate::metrics::Metrics;
 
@@ -55,6 +56,7 @@ pub(crate) struct Compute {
     compaction: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     growing: Arc<Semaphore>,
+    descriptions: Arc<Semaphore>,
     metrics: Metrics,
     /// Where it runs; `None` for the runtime of everything else.
     aside: Option<Handle>,
@@ -80,6 +82,7 @@ impl Compute {
             compaction: places(1),
             answers: places(LARGE_ANSWERS_AT_ONCE),
             growing: places(GROWING_AT_ONCE),
+            descriptions: places(DESCRIPTIONS_AT_ONCE),
             metrics,
             aside,
         }
@@ -133,6 +136,12 @@ impl Compute {
     /// the buffer takes it.
     pub(crate) async fn growth(&self) -> Option<OwnedSemaphorePermit> {
         self.place(&self.growing, "growth").await
+    }
+
+    /// Waits until groups may be described, of which each may have a megabyte. Other large answers
+    /// do not wait for it: groups may have to be read from a metadata store that is slow.
+    pub(crate) async fn description(&self) -> Option<OwnedSemaphorePermit> {
+        self.place(&self.descriptions, "description").await
     }
 
     async fn place(&self, places: &Arc<Semaphore>, kind: &'static str) -> Option<OwnedSemaphorePermit> {

@@ -149,6 +149,9 @@ pub(crate) const UNITS_PER_COMMIT: usize = 10;
 /// An answer about groups that has more bytes than this is a large one, however few partitions and
 /// members it has: an offset may have 4 KiB of metadata, a member 256.
 pub(crate) const LARGE_GROUPS_ANSWER_BYTES: usize = 1024 * 1024;
+/// Requests for descriptions of groups that are answered at a time: each holds what one response
+/// may have, and the descriptions that are asked for at once.
+pub(crate) const DESCRIPTIONS_AT_ONCE: usize = 2;
 /// What one response has of several groups, in bytes: the offsets of 200,000 partitions without
 /// metadata, or the members of the ten largest groups that there may be. Groups beyond it are to be
 /// asked again, and a single group is always answered.

@@ -72,7 +72,7 @@ use crate::group::Sender;
 use crate::group::error::{DescribeError, GroupError};
 use crate::limits::{
     DESCRIBED_BYTES_PER_UNIT, GROUPS_ANSWER_BYTES, GROUPS_ASKED_AT_ONCE, LARGE_ANSWER_UNITS,
-    LARGE_FETCH_BYTES, LARGE_GROUPS_ANSWER_BYTES, LARGE_REQUEST_BYTES,
+    LARGE_FETCH_BYTES, LARGE_REQUEST_BYTES,
 };
 use crate::produce::Lane;
 use crate::server::frame::{Frame, FrameMemory};
@@ -517,8 +517,10 @@ impl Call {
         T: Encodable,
         F: Future<Output = T>,
     {
-        if groups.len() > 1 {
-            self.alone().await;
+        self.alone().await;
+        // Until the answer is encoded.
+        if let Some(place) = self.broker.compute.description().await {
+            let _ = self.answer.set(place);
         }
         let mut answers = Vec::with_capacity(groups.len());
         let mut total = 0;
@@ -533,9 +535,6 @@ impl Call {
                 continue;
             }
             total += bytes;
-            if total > LARGE_GROUPS_ANSWER_BYTES {
-                self.large_answer().await;
-            }
             answers.push(answer);
         }
         answers

@@ -24,9 +24,10 @@ use kafka_protocol::messages::{
 use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
 use strandline_metadata::backend::{Backend as _, Op, Txn};
 use strandline_metadata::keys::Key;
-use tokio::time::Duration;
+use tokio::time::{Duration, timeout};
 
 use super::*;
+use crate::limits::DESCRIPTIONS_AT_ONCE;
 
 fn group(id: &str) -> GroupId {
     GroupId(text(id))
@@ -593,7 +594,7 @@ async fn a_group_moves_between_the_protocols_with_its_members() {
 
 #[tokio::test]
 async fn groups_whose_members_do_not_fit_into_one_answer_are_to_be_asked_again() {
-    let (_opened, mut client, _) = ready().await;
+    let (opened, mut client, _) = ready().await;
     let ids: Vec<String> = (0..11).map(|n| format!("g{n}")).collect();
     for id in &ids {
         let mut request = join_request(id, "");
@@ -617,4 +618,39 @@ async fn groups_whose_members_do_not_fit_into_one_answer_are_to_be_asked_again()
     assert!(refused.group_id == group("g10") && refused.members.is_empty());
     let answer = client.call(&describe(&ids[9..]), 6).await;
     assert!(answer.groups.iter().all(|g| g.error_code == 0 && g.members.len() == 1));
+    // Few are described at a time, whoever asks.
+    let mut places = Vec::new();
+    for _ in 0..DESCRIPTIONS_AT_ONCE {
+        places.push(opened.broker.compute.description().await);
+    }
+    let request = describe(&ids[..1]);
+    let mut call = Box::pin(client.call(&request, 6));
+    assert!(timeout(Duration::from_millis(200), &mut call).await.is_err(), "there is no place");
+    places.clear();
+    assert_eq!(call.await.groups[0].error_code, 0);
+}
+
+#[tokio::test]
+async fn consumer_groups_that_do_not_fit_into_one_answer_are_to_be_asked_again() {
+    let (_opened, mut client, _) = ready().await;
+    let ids: Vec<String> = (0..12).map(|n| format!("c{n}")).collect();
+    for id in &ids {
+        for member in 0..3 {
+            let topics = (0..1_000).map(|n| name(&format!("{id}-{member}-{n:0>240}"))).collect();
+            let request = ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group(id))
+                .with_member_id(text(format!("m{member}")))
+                .with_rebalance_timeout_ms(10_000)
+                .with_subscribed_topic_names(Some(topics))
+                .with_topic_partitions(Some(Vec::new()));
+            assert_eq!(client.call(&request, 1).await.error_code, 0);
+        }
+    }
+    let request =
+        ConsumerGroupDescribeRequest::default().with_group_ids(ids.iter().map(|id| group(id)).collect());
+    let answer = client.call(&request, 1).await;
+    let codes: Vec<i16> = answer.groups.iter().map(|g| g.error_code).collect();
+    let again = ResponseError::CoordinatorLoadInProgress.code();
+    assert_eq!(codes, [&[0; 11][..], &[again]].concat());
+    assert_eq!((answer.groups[11].members.len(), answer.groups[11].group_epoch), (0, -1));
 }
