@@ -146,8 +146,8 @@ pub(crate) const UNITS_PER_ELEMENT: usize = 4;
 /// What a partition costs that is committed or looked up in its group, in units of a turn: a
 /// microsecond.
 pub(crate) const UNITS_PER_COMMIT: usize = 10;
-/// An answer about groups that has more bytes than this is a large one, however few partitions and
-/// members it has: an offset may have 4 KiB of metadata, a member 256.
+/// An answer of committed offsets that has more bytes than this is a large one, however few
+/// partitions it has: each may have 4 KiB of metadata.
 pub(crate) const LARGE_GROUPS_ANSWER_BYTES: usize = 1024 * 1024;
 /// Requests for descriptions of groups that are answered at a time: each holds what one response
 /// may have, and the descriptions that are asked for at once.

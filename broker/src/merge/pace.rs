@@ -18,11 +18,11 @@ pub(super) struct Pace {
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Work {
+struct Work {
     /// Bytes that were rewritten, or only read.
-    pub(super) bytes: u64,
-    pub(super) gets: u64,
-    pub(super) puts: u64,
+    bytes: u64,
+    gets: u64,
+    puts: u64,
 }
 
 /// Something that is being done, and is to take its time.

@@ -61,7 +61,7 @@ impl Pool {
     }
 }
 
-/// What a partition has in an object, side by side, or at least a part of it that does not change.
+/// What a partition has in an object, side by side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stretch {
     /// Where it begins in the object.
