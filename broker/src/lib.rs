@@ -28,7 +28,6 @@ mod fetch;
 pub mod fsck;
 mod group;
 mod group_config;
-pub mod growth;
 mod ids;
 mod jobs;
 mod leaders;
@@ -47,6 +46,7 @@ pub mod recover;
 mod replicas;
 pub mod run;
 pub mod server;
+pub mod slowdown;
 pub mod space;
 pub mod tasks;
 mod telemetry;
@@ -87,6 +87,7 @@ use crate::producer_ids::ProducerIds;
 use crate::readiness::Readiness;
 use crate::server::frame::RequestMemory;
 use crate::server::memory::MemoryBudget;
+use crate::slowdown::Slowdown;
 use crate::space::SpaceGauge;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
@@ -128,6 +129,7 @@ pub struct Broker {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
     pub(crate) space: SpaceGauge,
+    pub(crate) slowdown: Slowdown,
     pub(crate) tasks: TaskSet,
     pub(crate) ids: Ids,
     draining: AtomicBool,

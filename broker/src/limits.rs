@@ -445,7 +445,10 @@ pub(crate) const SPACE_POLL: Duration = Duration::from_secs(10);
 pub(crate) const SPACE_SHORT_PERCENT: u64 = 60;
 /// Percent of etcd's quota in use from which producers are slowed.
 pub(crate) const SPACE_SLOW_PERCENT: u64 = 80;
-/// Percent of etcd's quota in use at which they are slowed the most.
+/// Percent of etcd's quota in use from which there are no new groups, and those that exist commit
+/// for no more partitions and with no longer metadata than they have.
+pub(crate) const SPACE_CLOSED_PERCENT: u64 = 90;
+/// Percent of etcd's quota in use at which producers are slowed the most.
 pub(crate) const SPACE_FULL_PERCENT: u64 = 95;
 /// The longest pause between two flushes of a broker while etcd is nearly full: it still writes an
 /// object a second, so that producers are slowed and not refused.

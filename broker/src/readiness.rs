@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::Broker;
-use crate::growth;
 use crate::limits::{METADATA_SILENCE, READINESS_CHECK};
+use crate::slowdown;
 
 /// What clients want of a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn obstacle(broker: &Broker, capability: Capability, now_ms: i64) -> Option<Stri
 /// Why producers are slowed, if they are.
 fn slowed(broker: &Broker) -> Option<&'static str> {
     let ranges = broker.replica.read(|view| view.state.range_count());
-    if growth::is_slowing(ranges, broker.config.max_state_ranges) {
+    if slowdown::is_slowing(ranges, broker.config.max_state_ranges) {
         return Some(
             "the state has more than half of max_state_ranges offset ranges: merging does not keep up with producers",
         );

@@ -31,7 +31,6 @@ use crate::fetch::session::FetchSessions;
 use crate::group::coordinator::Groups;
 use crate::group::environment::Environment;
 use crate::group::patterns::KnownTopics;
-use crate::growth::StateGrowth;
 use crate::ids::Ids;
 use crate::limits::{
     ABANDON_WAIT, ANNOUNCE_PAUSE, CLOSE_WAIT, FETCHES_READ_ON, FLUSH_WAIT, OPEN_BACKOFF, REGISTER_WAIT,
@@ -42,6 +41,7 @@ use crate::producer_ids::ProducerIds;
 use crate::readiness::{self, Readiness};
 use crate::server::frame::RequestMemory;
 use crate::server::memory::MemoryBudget;
+use crate::slowdown::Slowdown;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
@@ -154,6 +154,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let reader = open_reader(&config, &store, &parts.metrics);
     let buffer = ProduceBuffer::new(&config.produce);
     let space = SpaceGauge::default();
+    let slowdown = Slowdown::new(replica.clone(), space.clone(), &config);
     let tasks = parts.tasks;
     let lease_tasks = parts.leases.runtime.map_or_else(|| tasks.clone(), |runtime| tasks.on(runtime));
     let unwanted = Unwanted::new(store.clone(), reader.clone());
@@ -168,8 +169,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock.clone(),
         metrics: parts.metrics.clone(),
         tasks: tasks.clone(),
-        space: space.clone(),
-        growth: StateGrowth::new(replica.clone(), &config),
+        slowdown: slowdown.clone(),
         seed: rng.random(),
     };
     let merge_seed = rng.random();
@@ -188,6 +188,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock.clone(),
         clock_skew: clock_skew.clone(),
         metrics: parts.metrics.groups().clone(),
+        space: space.clone(),
         tasks: tasks.clone(),
         ids: ids.clone(),
     });
@@ -221,6 +222,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock,
         clock_skew,
         space,
+        slowdown,
         tasks: tasks.clone(),
         ids,
         draining: false.into(),

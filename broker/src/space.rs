@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 60 | history is kept short, and a snapshot trims the log soon (`jobs`) |
 //! | 80 to 95 | each flush waits after the one before, up to a second: producers are slowed |
+//! | 90 | there are no new groups, and those that exist commit for no more partitions, and with no longer metadata, than they have |
 //!
 //! What counts is what is in use. etcd's file has free pages beside that, which it uses again; but
 //! it refuses writes by the size of the file, so a file near the quota is named in the log.
@@ -18,7 +19,8 @@ use tracing::{debug, info, warn};
 
 use crate::Broker;
 use crate::limits::{
-    SPACE_FULL_PERCENT, SPACE_LONGEST_PAUSE, SPACE_POLL, SPACE_SHORT_PERCENT, SPACE_SLOW_PERCENT,
+    SPACE_CLOSED_PERCENT, SPACE_FULL_PERCENT, SPACE_LONGEST_PAUSE, SPACE_POLL, SPACE_SHORT_PERCENT,
+    SPACE_SLOW_PERCENT,
 };
 
 /// What was found of etcd's space. Clones share it.
@@ -63,6 +65,11 @@ impl SpaceGauge {
         self.used_percent() >= SPACE_SHORT_PERCENT
     }
 
+    /// Whether what groups store may not grow.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.used_percent() >= SPACE_CLOSED_PERCENT
+    }
+
     /// How long a flush waits after the one before.
     pub(crate) fn pause(&self) -> Duration {
         let above = self.used_percent().saturating_sub(SPACE_SLOW_PERCENT);
@@ -99,6 +106,7 @@ fn tell(gauge: &SpaceGauge, was_slowed: bool) -> bool {
             quota,
             percent,
             pause_ms,
+            groups_may_grow = !gauge.is_closed(),
             "etcd is nearly full: producers are slowed; look at what fills it, or raise its quota"
         );
     } else if was_slowed {

@@ -190,12 +190,16 @@ impl TestClient {
     }
 
     /// Writes a batch to each of the first partitions of a topic, in one request.
-    pub(crate) async fn produce(&mut self, topic: &str, batches: impl IntoIterator<Item = Bytes>) {
-        self.produce_to(topic, (0..).zip(batches)).await;
+    pub(crate) async fn produce(&mut self, topic: &str, batches: impl IntoIterator<Item = Bytes>) -> i32 {
+        self.produce_to(topic, (0..).zip(batches)).await
     }
 
-    /// Writes batches to these partitions of a topic, in one request.
-    pub(crate) async fn produce_to(&mut self, topic: &str, batches: impl IntoIterator<Item = (i32, Bytes)>) {
+    /// Writes batches to these partitions of a topic, in one request. Gives the throttle time.
+    pub(crate) async fn produce_to(
+        &mut self,
+        topic: &str,
+        batches: impl IntoIterator<Item = (i32, Bytes)>,
+    ) -> i32 {
         let data = batches.into_iter().map(|(partition, batch)| {
             PartitionProduceData::default().with_index(partition).with_records(Some(batch))
         });
@@ -206,6 +210,7 @@ impl TestClient {
         for part in &answer.responses[0].partition_responses {
             assert_eq!(part.error_code, 0, "partition {}", part.index);
         }
+        answer.throttle_time_ms
     }
 
     /// The records of a partition from the batch that contains `offset` on, up to `max_bytes` but

@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use super::Call;
 use crate::group::classic::session::Identity;
-use crate::group::command::{Command, RefusedPartitions};
+use crate::group::command::{Command, RefusedCommits};
 use crate::group::error::GroupError;
-use crate::group::offsets::Commit;
+use crate::group::offsets::{Commit, CommitRefusal};
 use crate::limits::UNITS_PER_COMMIT;
 use crate::topics;
 
@@ -109,11 +109,11 @@ fn check(
 async fn answer_taken(
     call: &Call,
     topics: &mut [OffsetCommitResponseTopic],
-    answer: Result<RefusedPartitions, GroupError>,
+    answer: Result<RefusedCommits, GroupError>,
 ) {
     let (code, refused) = match answer {
         Ok(refused) => (0, refused),
-        Err(error) => (error.code().code(), RefusedPartitions::new()),
+        Err(error) => (error.code().code(), RefusedCommits::new()),
     };
     if code == 0 && refused.is_empty() {
         return;
@@ -122,9 +122,13 @@ async fn answer_taken(
         for partition in topic.partitions.iter_mut().filter(|p| p.error_code == 0) {
             call.spend(UNITS_PER_COMMIT).await;
             let place = || (topic.name.to_string(), u32::try_from(partition.partition_index).unwrap_or(0));
-            let is_refused = !refused.is_empty() && refused.contains(&place());
-            partition.error_code =
-                if is_refused { ResponseError::OffsetMetadataTooLarge.code() } else { code };
+            let why = if refused.is_empty() { None } else { refused.get(&place()) };
+            partition.error_code = match why {
+                None => code,
+                Some(CommitRefusal::MetadataTooLarge) => ResponseError::OffsetMetadataTooLarge.code(),
+                // Clients try it again.
+                Some(CommitRefusal::NoRoom) => ResponseError::CoordinatorLoadInProgress.code(),
+            };
         }
     }
 }

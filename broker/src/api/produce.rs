@@ -12,7 +12,8 @@
 //!
 //! Differences: transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
 //! transactions exist, as by a Kafka that does not let the client use them. At most 1,000 records
-//! are named in a response. A producer that is new to a partition is refused with POLICY_VIOLATION
+//! are named in a response. While producers are slowed, the throttle time is the pause between two
+//! flushes. A producer that is new to a partition is refused with POLICY_VIOLATION
 //! while the cluster remembers `max_producers`. A partition that is named twice is
 //! written once, and refused after that.
 
@@ -169,7 +170,8 @@ async fn acknowledge(
         call.spend(UNITS_PER_ELEMENT * topic.partitions.len()).await;
         responses.push(topic_response(&call, topic, &results, &mut record_errors_left));
     }
-    call.reply(ProduceResponse::default().with_responses(responses)).await
+    let throttle_ms = i32::try_from(call.broker.slowdown.pause().as_millis()).unwrap_or(i32::MAX);
+    call.reply(ProduceResponse::default().with_responses(responses).with_throttle_time_ms(throttle_ms)).await
 }
 
 /// Validates each partition; what may be written is appended to `entries`.
@@ -521,7 +523,7 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
             second.call(&request, 9).await
         };
-        let ((), answer) = futures::join!(first.produce("t", [batch(Compression::None, 0, 1)]), late);
+        let (_, answer) = futures::join!(first.produce("t", [batch(Compression::None, 0, 1)]), late);
         let code = answer.responses[0].partition_responses[0].error_code;
         assert_eq!(code, ResponseError::RequestTimedOut.code());
         assert_eq!(opened.broker.produce_bytes_in_use(), 0, "its space is free");

@@ -1,6 +1,6 @@
 //! What a group can be asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
@@ -14,11 +14,14 @@ use super::Sender;
 use super::classic::join::Join;
 use super::classic::session::{Identity, Sync};
 use super::error::{CoordinatorError, GroupError};
-use super::offsets::{Commit, SharedOffsets};
+use super::offsets::{Commit, CommitRefusal, SharedOffsets};
 use super::reply::Reply;
 
 /// Partitions, by topic, for which a group did not do what was asked.
 pub(crate) type RefusedPartitions = BTreeSet<(String, u32)>;
+
+/// Partitions, by topic, for which a group did not take a commit, and why.
+pub(crate) type RefusedCommits = BTreeMap<(String, u32), CommitRefusal>;
 
 /// What a group can be asked.
 #[derive(Debug)]
@@ -38,15 +41,15 @@ pub(crate) enum Command {
         sender: Sender,
         reply: Reply<ConsumerGroupHeartbeatResponse>,
     },
-    /// A commit by a member, or by somebody outside of the group. Answers with the partitions whose
-    /// metadata did not fit.
+    /// A commit by a member, or by somebody outside of the group. Answers with the partitions for
+    /// which it was not taken.
     Commit {
         identity: Identity,
         /// Generation, or member epoch; negative for none.
         generation: i32,
         version: i16,
         commits: Vec<Commit>,
-        reply: Reply<RefusedPartitions>,
+        reply: Reply<RefusedCommits>,
     },
     /// A question for what is committed. A member of a group of the new protocol names itself and
     /// its epoch.
@@ -83,7 +86,8 @@ impl Command {
             Self::Heartbeat { reply, .. } | Self::Delete(reply) => reply.refuse(error),
             Self::Leave(_, reply) => reply.refuse(error),
             Self::ConsumerHeartbeat { reply, .. } => reply.refuse(error),
-            Self::Commit { reply, .. } | Self::DeleteOffsets(_, reply) => reply.refuse(error),
+            Self::Commit { reply, .. } => reply.refuse(error),
+            Self::DeleteOffsets(_, reply) => reply.refuse(error),
             Self::FetchOffsets(_, reply) => reply.refuse(error),
             Self::Describe(reply) => reply.refuse(error),
             Self::ConsumerDescribe(_, reply) => reply.refuse(error),

@@ -22,6 +22,7 @@ use crate::ids::Ids;
 use crate::leaders::Leaders;
 use crate::limits::UNITS_PER_ELEMENT;
 use crate::metrics::groups::GroupMetrics;
+use crate::space::SpaceGauge;
 use crate::tasks::TaskSet;
 
 /// The parts of the broker that groups use.
@@ -38,6 +39,7 @@ pub(crate) struct Environment {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
     pub(crate) metrics: GroupMetrics,
+    pub(crate) space: SpaceGauge,
     pub(crate) tasks: TaskSet,
     pub(crate) ids: Ids,
 }

@@ -45,6 +45,8 @@ pub(crate) enum CoordinatorError {
     Unanswered,
     #[error("this broker has reached its limit of groups (max_groups)")]
     TooManyGroups,
+    #[error("etcd is nearly full: there are no new groups")]
+    NoRoom,
     #[error("the metadata store does not answer")]
     NoAnswer,
     #[error("the outcome of a write is not known yet")]
@@ -363,6 +365,7 @@ impl CoordinatorError {
             | Self::NoAnswer
             | Self::UnknownOutcome
             | Self::Write(GroupWriteError::Backend(_)) => Code::CoordinatorNotAvailable,
+            Self::NoRoom => Code::CoordinatorLoadInProgress,
             Self::Unreadable => Code::UnknownServerError,
             Self::TooLarge(_) => Code::GroupMaxSizeReached,
         }

@@ -23,6 +23,15 @@ pub(crate) struct Commit {
     pub(crate) committed: CommittedOffset,
 }
 
+/// Why a commit for one partition is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommitRefusal {
+    #[error("there is no room for this metadata beside that of other partitions")]
+    MetadataTooLarge,
+    #[error("etcd is nearly full: nothing is stored that needs more room")]
+    NoRoom,
+}
+
 /// What is committed for a group, with the mod revision of each key. Values may be large: whoever
 /// asks for them shares them.
 pub(crate) type SharedOffsets = BTreeMap<OffsetsKey, (i64, Arc<OffsetsValue>)>;
@@ -105,16 +114,21 @@ impl Offsets {
     }
 
     /// Takes a commit up. What was committed for another topic of the same name is forgotten by it.
-    /// Says whether it fits beside what others store with theirs.
-    pub(crate) fn commit(&mut self, commit: Commit) -> bool {
+    /// Refused if it does not fit beside what others store with theirs or, unless it `may_grow`, if
+    /// it needs more room than what it replaces.
+    pub(crate) fn commit(&mut self, commit: Commit, may_grow: bool) -> Result<(), CommitRefusal> {
         let key = key_of(&commit.topic, commit.partition);
         let sum = self.metadata_sum(&key, commit.topic_id);
         let current = self.current(&key).filter(|value| value.topic_id == commit.topic_id);
         let replaced = current.and_then(|value| value.partitions.get(&commit.partition));
-        let others = sum.bytes - replaced.map_or(0, |c| json_bytes(&c.metadata));
-        let bytes = others + json_bytes(&commit.committed.metadata);
-        if !commit.committed.metadata.is_empty() && bytes > OFFSETS_KEY_METADATA_BYTES {
-            return false;
+        let replaced = replaced.map(|c| json_bytes(&c.metadata));
+        let own = json_bytes(&commit.committed.metadata);
+        if !may_grow && replaced.is_none_or(|replaced| own > replaced) {
+            return Err(CommitRefusal::NoRoom);
+        }
+        let bytes = sum.bytes - replaced.unwrap_or(0) + own;
+        if own > 0 && bytes > OFFSETS_KEY_METADATA_BYTES {
+            return Err(CommitRefusal::MetadataTooLarge);
         }
         let value = self.unsaved.get(&key).and_then(Option::as_ref);
         if value.is_none_or(|value| value.topic_id != commit.topic_id) {
@@ -125,7 +139,7 @@ impl Offsets {
             value.partitions.insert(commit.partition, commit.committed);
         }
         self.metadata.insert(key, MetadataSum { bytes, ..sum });
-        true
+        Ok(())
     }
 
     /// Bytes of metadata that are committed for this topic under a key. They are added up once.
@@ -312,6 +326,10 @@ mod tests {
         Commit { topic, topic_id, partition, committed: offset(at, 100) }
     }
 
+    fn take(offsets: &mut Offsets, commit: Commit) -> bool {
+        offsets.commit(commit, true).is_ok()
+    }
+
     /// Stores what is unsaved, as the coordinator does.
     fn save(offsets: &mut Offsets, revision: i64) -> usize {
         let puts = offsets.begin_save(1, 1);
@@ -338,11 +356,11 @@ mod tests {
     #[test]
     fn commits_are_merged_into_what_is_stored() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
-        offsets.commit(of("t", 1, 300, 6));
+        take(&mut offsets, of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 300, 6));
         save(&mut offsets, 1);
-        offsets.commit(of("t", 1, 1, 7));
-        offsets.commit(of("t", 1, 1, 8));
+        take(&mut offsets, of("t", 1, 1, 7));
+        take(&mut offsets, of("t", 1, 1, 8));
         assert_eq!(save(&mut offsets, 2), 1, "the key of partition 300 is left alone");
         let found = [0, 1, 2, 300].map(|partition| at(&offsets, 1, partition));
         assert_eq!(found, [Some(5), Some(8), None, Some(6)]);
@@ -351,9 +369,9 @@ mod tests {
     #[test]
     fn what_comes_while_something_is_written_goes_on_from_that() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 0, 5));
         let puts = offsets.begin_save(1, 1);
-        offsets.commit(of("t", 1, 1, 6));
+        take(&mut offsets, of("t", 1, 1, 6));
         assert_eq!(at(&offsets, 1, 0), None, "what is not stored is not shown");
         offsets.end_save(&[(puts[0].key.clone(), 9)]);
         let puts = offsets.begin_save(1, 2);
@@ -364,11 +382,11 @@ mod tests {
     #[test]
     fn a_topic_of_the_same_name_starts_with_nothing_committed() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
-        offsets.commit(of("t", 1, 1, 5));
+        take(&mut offsets, of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 1, 5));
         save(&mut offsets, 1);
         assert_eq!(at(&offsets, 2, 0), None);
-        offsets.commit(of("t", 2, 1, 9));
+        take(&mut offsets, of("t", 2, 1, 9));
         save(&mut offsets, 2);
         assert_eq!((at(&offsets, 2, 0), at(&offsets, 2, 1), at(&offsets, 1, 1)), (None, Some(9), None));
     }
@@ -382,7 +400,7 @@ mod tests {
         let gone = |expiry: &Expiry<'_>| {
             let mut offsets = Offsets::default();
             for c in [of("read", 1, 0, 5), of("unread", 2, 0, 5), of("gone", 3, 0, 5)] {
-                offsets.commit(c);
+                take(&mut offsets, c);
             }
             save(&mut offsets, 1);
             offsets.expire(&topics, expiry);
@@ -399,15 +417,15 @@ mod tests {
     fn a_commit_that_waits_or_is_being_written_does_not_expire_with_what_it_replaces() {
         let topics = BTreeMap::from([("t".to_owned(), (Uuid::from_u128(1), 3))]);
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
-        offsets.commit(of("t", 1, 1, 5));
+        take(&mut offsets, of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 1, 5));
         save(&mut offsets, 1);
         let fresh = |partition| Commit { committed: offset(6, 5_000), ..of("t", 1, partition, 6) };
         let expiry = Expiry { now_ms: 5_000, retention_ms: 1_000, ..base() };
-        offsets.commit(fresh(0));
+        take(&mut offsets, fresh(0));
         assert_eq!(offsets.expire(&topics, &expiry), 1, "the other partition's offset");
         let puts = offsets.begin_save(1, 2);
-        offsets.commit(fresh(1));
+        take(&mut offsets, fresh(1));
         assert_eq!(offsets.expire(&topics, &expiry), 0);
         offsets.end_save(&[(puts[0].key.clone(), 2)]);
         save(&mut offsets, 3);
@@ -417,7 +435,7 @@ mod tests {
     #[test]
     fn what_is_newer_than_the_known_topics_does_not_expire() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("new", 1, 0, 5));
+        take(&mut offsets, of("new", 1, 0, 5));
         save(&mut offsets, 7);
         let none = BTreeMap::new();
         assert_eq!(offsets.expire(&none, &Expiry { topics_as_of: 6, ..base() }), 0);
@@ -427,15 +445,15 @@ mod tests {
     #[test]
     fn what_waits_does_not_hide_what_somebody_else_has_written_beside_it() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 0, 5));
         save(&mut offsets, 1);
-        offsets.commit(of("t", 1, 1, 6));
+        take(&mut offsets, of("t", 1, 1, 6));
         let same =
             || offsets.stored().iter().map(|(key, (at, value))| (key.clone(), (*at, (**value).clone())));
         let mut theirs = Offsets::new(same().collect());
         let same = same().collect();
         assert!(offsets.replace(same));
-        theirs.commit(of("t", 1, 0, 7));
+        take(&mut theirs, of("t", 1, 0, 7));
         save(&mut theirs, 2);
         assert!(!offsets.replace(theirs.revisions()), "its write would put 5 back for partition 0");
     }
@@ -443,8 +461,8 @@ mod tests {
     #[test]
     fn what_is_committed_is_shared_with_whoever_reads_it_and_with_the_next_read() {
         let mut offsets = Offsets::default();
-        offsets.commit(of("t", 1, 0, 5));
-        offsets.commit(of("t", 1, 300, 6));
+        take(&mut offsets, of("t", 1, 0, 5));
+        take(&mut offsets, of("t", 1, 300, 6));
         save(&mut offsets, 1);
         let before = offsets.stored().clone();
         assert!(offsets.replace(offsets.revisions()), "nothing has changed");
@@ -453,7 +471,7 @@ mod tests {
             pairs.map(|((_, before), (_, now))| Arc::ptr_eq(before, now)).collect::<Vec<_>>()
         };
         assert_eq!(shared(&offsets), [true, true]);
-        offsets.commit(of("t", 1, 300, 7));
+        take(&mut offsets, of("t", 1, 300, 7));
         save(&mut offsets, 2);
         assert_eq!(shared(&offsets), [true, false]);
         assert_eq!((at(&offsets, 1, 0), at(&offsets, 1, 300)), (Some(5), Some(7)));
@@ -469,12 +487,12 @@ mod tests {
             own
         };
         for partition in 0..2 {
-            assert!(offsets.commit(with(partition, "x".repeat(290_000))));
+            assert!(take(&mut offsets, with(partition, "x".repeat(290_000))));
         }
-        assert!(!offsets.commit(with(2, "\n".repeat(4_000))));
-        assert!(offsets.commit(with(2, String::new())));
-        assert!(offsets.commit(with(1, "again".to_owned())));
-        assert!(offsets.commit(with(2, "\n".repeat(4_000))));
+        assert!(!take(&mut offsets, with(2, "\n".repeat(4_000))));
+        assert!(take(&mut offsets, with(2, String::new())));
+        assert!(take(&mut offsets, with(1, "again".to_owned())));
+        assert!(take(&mut offsets, with(2, "\n".repeat(4_000))));
     }
 
     /// Adding up the others' metadata for each commit would take hours here.
@@ -488,15 +506,15 @@ mod tests {
         };
         let large = "x".repeat(OFFSETS_KEY_METADATA_BYTES / 200);
         for partition in 0..200 {
-            assert!(offsets.commit(with(partition, &large)));
+            assert!(take(&mut offsets, with(partition, &large)));
         }
         for _ in 0..10_000 {
-            assert!(!offsets.commit(with(200, "more")));
-            assert!(offsets.commit(with(199, "")));
-            assert!(offsets.commit(with(200, "more")));
-            assert!(!offsets.commit(with(199, &large)));
-            assert!(offsets.commit(with(200, "")));
-            assert!(offsets.commit(with(199, &large)));
+            assert!(!take(&mut offsets, with(200, "more")));
+            assert!(take(&mut offsets, with(199, "")));
+            assert!(take(&mut offsets, with(200, "more")));
+            assert!(!take(&mut offsets, with(199, &large)));
+            assert!(take(&mut offsets, with(200, "")));
+            assert!(take(&mut offsets, with(199, &large)));
         }
     }
 
@@ -509,21 +527,21 @@ mod tests {
         };
         let one_more = || Commit { partition: 1, ..full() };
         let mut offsets = Offsets::default();
-        assert!(offsets.commit(full()) && !offsets.commit(one_more()));
+        assert!(take(&mut offsets, full()) && !take(&mut offsets, one_more()));
         save(&mut offsets, 1);
-        assert!(!offsets.commit(one_more()), "it is full by what is stored");
+        assert!(!take(&mut offsets, one_more()), "it is full by what is stored");
         offsets.delete("t", 0);
-        assert!(offsets.commit(one_more()));
+        assert!(take(&mut offsets, one_more()));
         offsets.forget_unsaved();
-        assert!(!offsets.commit(one_more()), "the deletion is forgotten");
+        assert!(!take(&mut offsets, one_more()), "the deletion is forgotten");
         offsets.replace(StoredOffsets::new());
-        assert!(offsets.commit(one_more()) && !offsets.commit(full()));
+        assert!(take(&mut offsets, one_more()) && !take(&mut offsets, full()));
         offsets.begin_save(1, 2);
         offsets.end_save(&[]);
-        assert!(offsets.commit(full()), "the write stored nothing");
+        assert!(take(&mut offsets, full()), "the write stored nothing");
         offsets.delete_all();
         let other_topic = Commit { topic_id: Uuid::from_u128(2), ..one_more() };
-        assert!(offsets.commit(other_topic) && offsets.commit(full()), "the last topic counts");
+        assert!(take(&mut offsets, other_topic) && take(&mut offsets, full()), "the last topic counts");
     }
 
     #[test]
@@ -532,7 +550,7 @@ mod tests {
         let mut offsets = Offsets::default();
         let mut own = of("t", 1, 0, 5);
         own.committed.expires_ms = Some(150);
-        offsets.commit(own);
+        take(&mut offsets, own);
         save(&mut offsets, 1);
         let at = |now_ms| Expiry { now_ms, ..base() };
         assert_eq!(offsets.expire(&topics, &at(149)), 0);

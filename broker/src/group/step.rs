@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::beginning;
 use super::classic::session::Identity;
-use super::command::{Command, RefusedPartitions};
+use super::command::{Command, RefusedCommits, RefusedPartitions};
 use super::error::{CoordinatorError, DeleteError, DescribeError, GroupError};
 use super::offsets::{Commit, Expiry};
 use super::reply::Response;
@@ -17,6 +17,11 @@ use crate::limits::{MAX_LOGGED_CHARS, UNITS_PER_COMMIT};
 impl GroupTask {
     /// Decides one command. Gives its answer, unless that comes by a ticket or with the next read.
     pub(super) async fn decide(&mut self, command: Command) -> Option<Response> {
+        let founds = matches!(command, Command::Join(..) | Command::ConsumerHeartbeat { .. });
+        if founds && !self.exists() && self.env.space.is_closed() {
+            command.refuse(CoordinatorError::NoRoom);
+            return None;
+        }
         match command {
             Command::Join(join, reply) => {
                 let (instance, reason) = (join.instance_id.as_deref(), join.reason.as_deref());
@@ -85,20 +90,21 @@ impl GroupTask {
         }
     }
 
-    /// Takes commits up, and gives the partitions whose metadata do not fit.
-    async fn commit(&mut self, commits: Vec<Commit>) -> RefusedPartitions {
-        let mut too_large = RefusedPartitions::new();
+    /// Takes commits up, and gives the partitions for which they are not taken.
+    async fn commit(&mut self, commits: Vec<Commit>) -> RefusedCommits {
+        let may_grow = !self.env.space.is_closed();
+        let mut refused = RefusedCommits::new();
         let count = commits.len();
         let mut turns = Turns::default();
         for one in commits {
             turns.spend(UNITS_PER_COMMIT).await;
             let (topic, partition) = (one.topic.clone(), one.partition);
-            if !self.store.offsets.commit(one) {
-                too_large.insert((topic.to_string(), partition));
+            if let Err(why) = self.store.offsets.commit(one, may_grow) {
+                refused.insert((topic.to_string(), partition), why);
             }
         }
-        self.env.metrics.committed(count - too_large.len());
-        too_large
+        self.env.metrics.committed(count - refused.len());
+        refused
     }
 
     /// Refuses to delete what is not there, and anything for as long as it is not known what is

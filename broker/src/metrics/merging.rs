@@ -5,7 +5,7 @@ use strandline_metadata::state::LevelTotals;
 
 use super::registrar::Registrar;
 use crate::Broker;
-use crate::growth::is_slowing;
+use crate::slowdown::is_slowing;
 
 /// Counters and gauges of merging.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -29,10 +28,9 @@ use uuid::Uuid;
 use super::buffer::{FlushReason, Held, Queued};
 use super::{Budget, Entry, EntryResult, ProduceBuffer, ProduceError, Refused};
 use crate::config::ProduceConfig;
-use crate::growth::StateGrowth;
 use crate::limits::UNITS_PER_RANGE;
 use crate::metrics::Metrics;
-use crate::space::SpaceGauge;
+use crate::slowdown::Slowdown;
 use crate::tasks::{TaskKind, TaskSet};
 use crate::unwanted::Unwanted;
 
@@ -59,10 +57,9 @@ pub struct Flusher {
     pub metrics: Metrics,
     /// Runs the PUTs and the acknowledgements.
     pub tasks: TaskSet,
-    /// How full etcd is: near its quota flushes wait, which slows producers.
-    pub space: SpaceGauge,
-    /// How large the state is: near its limit flushes wait too.
-    pub growth: StateGrowth,
+    /// How long a flush waits after the one before, so that what a broker needs to go on is not
+    /// used up.
+    pub slowdown: Slowdown,
     /// Seed of the object keys' random part.
     pub seed: u64,
 }
@@ -143,7 +140,7 @@ impl Flusher {
         loop {
             let now = Instant::now();
             let mut until = None;
-            let slowed_until = last_start.map(|at| at + self.pause()).filter(|until| *until > now);
+            let slowed_until = last_start.map(|at| at + self.slowdown.pause()).filter(|until| *until > now);
             if in_flight.len() >= self.config.puts_in_flight {
                 // The end of one of them comes next.
             } else if slowed_until.is_some() {
@@ -196,12 +193,6 @@ impl Flusher {
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
             }
         }
-    }
-
-    /// How long a flush waits after the one before, so that what a broker needs to go on is not
-    /// used up.
-    fn pause(&self) -> Duration {
-        self.growth.pause().max(self.space.pause())
     }
 
     /// Lays the requests out as an object and starts its PUT. Fails if they do not fit into one,

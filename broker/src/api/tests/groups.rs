@@ -22,12 +22,12 @@ use kafka_protocol::messages::{
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
 };
 use strandline_metadata::backend::faulty::{Fault, FaultyBackend};
-use strandline_metadata::backend::{Backend as _, Op, Txn};
+use strandline_metadata::backend::{Backend as _, Op, Space, Txn};
 use strandline_metadata::keys::Key;
 use tokio::time::{Duration, timeout};
 
 use super::*;
-use crate::limits::DESCRIPTIONS_AT_ONCE;
+use crate::limits::{DESCRIPTIONS_AT_ONCE, SPACE_CLOSED_PERCENT};
 
 fn group(id: &str) -> GroupId {
     GroupId(text(id))
@@ -219,6 +219,37 @@ async fn why_members_join_and_leave_is_logged_and_cannot_forge_a_line() {
     assert!(!joins.contains("END"), "all of it is logged: {joins}");
     let leaves = line("a member leaves and says why");
     assert!(leaves.contains(&member) && leaves.contains(r#"reason="the day is over""#), "{logged}");
+}
+
+#[tokio::test]
+async fn groups_do_not_grow_while_etcd_is_nearly_full() {
+    let (opened, mut client, _) = ready().await;
+    let (id, generation) = member(&mut client, "g").await;
+    assert_eq!(commit(&mut client, &commit_request("g", &id, generation, 1), 9).await, 0);
+    let space = |used_bytes| Space { file_bytes: 100, used_bytes, quota_bytes: Some(100) };
+    opened.broker.space.note(space(SPACE_CLOSED_PERCENT), 0);
+    let later = ResponseError::CoordinatorLoadInProgress.code();
+    // Nothing is founded, by members of either kind or by a commit.
+    assert_eq!(join(&mut client, "new", 9).await.error_code, later);
+    assert_eq!(commit(&mut client, &commit_request("new", "", -1, 1), 9).await, later);
+    let beat = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group("new"))
+        .with_member_id(text("m"))
+        .with_rebalance_timeout_ms(1_000)
+        .with_subscribed_topic_names(Some(vec![name("t")]))
+        .with_topic_partitions(Some(vec![]));
+    assert_eq!(client.call(&beat, 1).await.error_code, later);
+    // What exists goes on: what is committed is replaced by what is no longer.
+    let mut request = commit_request("g", &id, generation, 2);
+    assert_eq!(commit(&mut client, &request, 9).await, 0);
+    request.topics[0].partitions[0].committed_metadata = Some(text("longer"));
+    assert_eq!(commit(&mut client, &request, 9).await, later);
+    request.topics[0].partitions[0].partition_index = 1;
+    assert_eq!(commit(&mut client, &request, 9).await, later, "for one more partition");
+    assert_eq!(committed(&mut client, "g", 9).await, (vec![2, -1], 0));
+    opened.broker.space.note(space(SPACE_CLOSED_PERCENT - 1), 0);
+    assert_eq!(commit(&mut client, &request, 9).await, 0);
+    assert_eq!(join(&mut client, "new", 9).await.error_code, 0);
 }
 
 #[tokio::test]

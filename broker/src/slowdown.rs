@@ -1,7 +1,10 @@
-//! How near the state is to its limit, and what producers notice of it before they are refused.
+//! What producers notice before they are refused: of a state near its limit, and of etcd near its
+//! quota.
 //!
 //! The number of offset ranges falls as they are merged. When merging does not keep up, each flush
-//! waits after the one before: not at all below half of the limit, then longer and longer.
+//! waits after the one before: not at all below half of the limit, then longer and longer. While
+//! etcd is nearly full it waits too ([`SpaceGauge::pause`]). Clients are told the pause as their
+//! throttle time.
 
 use std::time::Duration;
 
@@ -9,28 +12,30 @@ use strandline_metadata::replica::Replica;
 
 use crate::config::Config;
 use crate::limits::GROWTH_LINGERS;
+use crate::space::SpaceGauge;
 
-/// Looks at the state's size. Clones look at the same.
+/// Looks at what producers are slowed for. Clones look at the same.
 #[derive(Clone, Debug)]
-pub struct StateGrowth {
+pub struct Slowdown {
     replica: Replica,
+    space: SpaceGauge,
     /// Ranges at which producers are refused.
     limit: u64,
     /// How long a flush waits just below the limit.
     longest_pause: Duration,
 }
 
-impl StateGrowth {
+impl Slowdown {
     /// Producers are refused at `max_state_ranges`, and a flush waits for some lingers just below.
-    pub fn new(replica: Replica, config: &Config) -> Self {
+    pub fn new(replica: Replica, space: SpaceGauge, config: &Config) -> Self {
         let longest_pause = config.produce.linger * GROWTH_LINGERS;
-        Self { replica, limit: config.max_state_ranges, longest_pause }
+        Self { replica, space, limit: config.max_state_ranges, longest_pause }
     }
 
     /// How long a flush waits after the one before.
     pub(crate) fn pause(&self) -> Duration {
         let ranges = self.replica.read(|view| view.state.range_count());
-        pause(ranges, self.limit, self.longest_pause)
+        pause(ranges, self.limit, self.longest_pause).max(self.space.pause())
     }
 }
 
@@ -77,12 +82,15 @@ mod tests {
         let mut client = TestClient::connect(&opened.broker);
         client.create_topic("t", 1, &[]).await;
         let slowed = || metric::<u32>(&opened, "strandline_state_slowed");
-        let mut took = Vec::new();
+        let (mut took, mut told) = (Vec::new(), Vec::new());
         for _ in 0..9 {
             let began = Instant::now();
-            client.produce("t", [batch(Compression::None, NOW_MS, 1)]).await;
+            told.push(client.produce("t", [batch(Compression::None, NOW_MS, 1)]).await);
             took.push(began.elapsed());
         }
+        assert_eq!(told[..5], [0; 5]);
+        let pause = opened.broker.slowdown.pause();
+        assert!(told[8] > 0 && told[8] == i32::try_from(pause.as_millis()).unwrap(), "{told:?}");
         let longest = opened.broker.config.produce.linger * 10;
         assert!(took.iter().take(5).all(|t| *t < longest / 5), "{took:?}");
         assert!(took.last().unwrap() >= &(longest / 2), "{took:?}");
