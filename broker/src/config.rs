@@ -187,6 +187,12 @@ pub struct Config {
     pub max_partitions: u64,
     /// Idempotent producers that the state may remember before new ones are refused.
     pub max_producers: u64,
+    /// Transactional ids that may have a producer before new ones are refused.
+    pub max_transactional_ids: usize,
+    /// The longest time-out of a transaction that a producer may ask for, in ms.
+    pub transaction_max_timeout_ms: i32,
+    /// Idle time after which a transactional id is forgotten.
+    pub transactional_id_expiration: Duration,
     /// Write a snapshot after this many log records.
     pub snapshot_records: u64,
     /// Write a snapshot after this many bytes of log.
@@ -306,6 +312,9 @@ fn validate(values: &Values, available_bytes: u64) -> Result<Config, ConfigError
         max_state_ranges: values.within("max_state_ranges", 1, u64::MAX)?,
         max_partitions: values.within("max_partitions", 1, 10_000_000)?,
         max_producers: values.within("max_producers", 1, 100_000_000)?,
+        max_transactional_ids: values.within("max_transactional_ids", 1, 10_000_000)?,
+        transaction_max_timeout_ms: values.within("transaction_max_timeout_ms", 1, i32::MAX)?,
+        transactional_id_expiration: values.millis("transactional_id_expiration_ms")?,
         snapshot_records: values.within("snapshot_records", 1, 1_000_000)?,
         snapshot_log_bytes: values.within("snapshot_log_bytes", 1024, 1 << 32)?,
         snapshot_revisions: values.within("snapshot_revisions", 100, i64::MAX)?,

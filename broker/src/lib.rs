@@ -54,6 +54,7 @@ mod telemetry;
 mod testing;
 mod topic_config;
 mod topics;
+mod transactions;
 pub mod unwanted;
 
 use std::collections::BTreeMap;

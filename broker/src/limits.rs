@@ -233,6 +233,13 @@ pub(crate) const TAIL_RANGES: usize = 64;
 pub(crate) const PLANNED_RANGES: usize = 16 * 1024;
 /// Ranges of them that one partition has: more than are read in the time that there is.
 pub(crate) const PLANNED_RANGES_PER_PARTITION: usize = 1024;
+/// Ends of transactions that a fetch returns of a partition beside records.
+pub(crate) const PLANNED_MARKERS: usize = 1_000;
+/// Aborted transactions that a fetch names of a partition: it returns no more than goes with them.
+pub(crate) const ABORTED_PER_PARTITION: usize = 1_000;
+/// Aborted transactions that a fetch names of all partitions, 16 bytes each; the others have their
+/// turn in the next one.
+pub(crate) const ABORTED_PER_FETCH: usize = 20_000;
 /// What a partition of a fetch takes while the fetch waits, in bytes: what is wanted of it, and its
 /// places among those that wait.
 pub(crate) const WAITING_PARTITION_BYTES: usize = 320;
@@ -564,6 +571,25 @@ pub(crate) const KEEP_ALIVES_PER_TTL: u32 = 4;
 pub(crate) const ASIDE_NICENESS: i32 = 10;
 /// Threads beside those of the requests: one for the lease, one for whoever asks for metrics.
 pub(crate) const CONTROL_THREADS: usize = 2;
+/// The longest transactional id, in bytes: it is part of a key, and in every broker's memory.
+pub(crate) const TRANSACTIONAL_ID_BYTES: usize = 1_024;
+/// How often a change of a transactional id is decided anew while others change it, too.
+pub(crate) const TRANSACTION_ATTEMPTS: usize = 16;
+/// Partitions that are added to one transaction before anything is written to them (version 1).
+/// Others are in the state already, as producers of their partitions.
+pub(crate) const TRANSACTION_PARTITIONS: usize = 10_000;
+/// Groups for which one transaction has offsets. Each takes a step of the etcd transaction that
+/// ends it.
+pub(crate) const TRANSACTION_GROUPS: usize = 16;
+/// Bytes of offsets that one transaction has for a group.
+pub(crate) const PENDING_OFFSETS_BYTES: usize = 512 * 1024;
+/// Keys of offsets that one transaction changes for a group. Each takes a compare and a step of the
+/// etcd transaction that ends it.
+pub(crate) const PENDING_OFFSETS_KEYS: usize = 100;
+/// Transactional ids that are forgotten in one pass.
+pub(crate) const EXPIRED_TRANSACTIONAL_IDS_PER_PASS: usize = 100;
+/// Transactions of one group whose pending offsets are looked at for one answer.
+pub(crate) const PENDING_TRANSACTIONS: usize = 1_000;
 
 const _: () = assert!(MERGED_PARTITIONS_PER_OBJECT * 100 < RECORD_BYTES);
 const _: () = assert!(MERGED_OBJECT_BYTES < MAX_MERGED_BYTES);

@@ -10,6 +10,7 @@ mod put_budget;
 mod registrar;
 pub(crate) mod requests;
 mod telemetry;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ use self::put_budget::PutBudgetMetrics;
 use self::registrar::Registrar;
 use self::requests::RequestMetrics;
 use self::telemetry::TelemetryMetrics;
+use self::transactions::TransactionMetrics;
 use crate::Broker;
 use crate::fetch::session::TopicKey;
 use crate::limits::{SOFTWARE_LABELS, TOPIC_LABELS};
@@ -105,6 +107,7 @@ struct Shared {
     connections_refused: IntCounter,
     bounds: BoundMetrics,
     merging: MergeMetrics,
+    transactions: TransactionMetrics,
     compaction: CompactionMetrics,
     put_budget: PutBudgetMetrics,
     read_failures: IntCounter,
@@ -203,6 +206,7 @@ impl Metrics {
             bounds: BoundMetrics::new(&r)?,
             merging: MergeMetrics::new(&r)?,
             compaction: CompactionMetrics::new(&r)?,
+            transactions: TransactionMetrics::new(&r)?,
             put_budget: PutBudgetMetrics::new(&r)?,
             read_failures: r
                 .counter("read_failures_total", "Fetches of a partition that failed because of an object")?,
@@ -334,6 +338,11 @@ impl Metrics {
         &self.shared.merging
     }
 
+    /// What is counted of transactions.
+    pub(crate) fn transactions(&self) -> &TransactionMetrics {
+        &self.shared.transactions
+    }
+
     /// What is counted of what has a bound.
     pub(crate) fn bounds(&self) -> &BoundMetrics {
         &self.shared.bounds
@@ -394,6 +403,7 @@ impl Metrics {
             s.brokers.set(number(view.names.brokers().len()));
         });
         s.below.look(broker);
+        s.transactions.look(broker);
         let ReplicaCounters { records, rebuilds, rewatches, apply_nanos, .. } = broker.replica.counters();
         s.applied_records.inc_by(records.saturating_sub(s.applied_records.get()));
         s.apply_seconds.set(Duration::from_nanos(apply_nanos).as_secs_f64());

@@ -115,7 +115,7 @@ fn obstacle(broker: &Broker, capability: Capability, now_ms: i64) -> Option<Stri
         Capability::Groups => not_committing(broker, now_ms),
         Capability::Writes => not_committing(broker, now_ms).or_else(store_fails).or_else(|| {
             let limit = broker.config.max_state_ranges;
-            let is_full = broker.replica.read(|view| view.state.range_count()) >= limit;
+            let is_full = broker.replica.read(|view| view.state.entry_count()) >= limit;
             is_full.then(|| {
                 format!(
                     "the cluster's state has max_state_ranges ({limit}) offset ranges: producers are refused"
@@ -127,7 +127,7 @@ fn obstacle(broker: &Broker, capability: Capability, now_ms: i64) -> Option<Stri
 
 /// Why producers are slowed, if they are.
 fn slowed(broker: &Broker) -> Option<&'static str> {
-    let ranges = broker.replica.read(|view| view.state.range_count());
+    let ranges = broker.replica.read(|view| view.state.entry_count());
     if slowdown::is_slowing(ranges, broker.config.max_state_ranges) {
         return Some(
             "the state has more than half of max_state_ranges offset ranges: merging does not keep up with producers",

@@ -153,8 +153,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
     let (committer, commit_loop) = commit::committer(replica.clone(), sessions.clone());
     let reader = open_reader(&config, &store, &parts.metrics);
     let buffer = ProduceBuffer::new(&config.produce);
-    let space = SpaceGauge::default();
-    let slowdown = Slowdown::new(replica.clone(), space.clone(), &config);
+    let slowdown = Slowdown::new(replica.clone(), SpaceGauge::default(), &config);
     let tasks = parts.tasks;
     let lease_tasks = parts.leases.runtime.map_or_else(|| tasks.clone(), |runtime| tasks.on(runtime));
     let unwanted = Unwanted::new(store.clone(), reader.clone());
@@ -188,7 +187,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         clock: parts.clock.clone(),
         clock_skew: clock_skew.clone(),
         metrics: parts.metrics.groups().clone(),
-        space: space.clone(),
+        space: slowdown.space().clone(),
         tasks: tasks.clone(),
         ids: ids.clone(),
     });
@@ -221,7 +220,7 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         reads_on: Arc::new(Semaphore::new(FETCHES_READ_ON)),
         clock: parts.clock,
         clock_skew,
-        space,
+        space: slowdown.space().clone(),
         slowdown,
         tasks: tasks.clone(),
         ids,

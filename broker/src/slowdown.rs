@@ -32,9 +32,14 @@ impl Slowdown {
         Self { replica, space, limit: config.max_state_ranges, longest_pause }
     }
 
+    /// How full etcd is.
+    pub(crate) fn space(&self) -> &SpaceGauge {
+        &self.space
+    }
+
     /// How long a flush waits after the one before.
     pub(crate) fn pause(&self) -> Duration {
-        let ranges = self.replica.read(|view| view.state.range_count());
+        let ranges = self.replica.read(|view| view.state.entry_count());
         pause(ranges, self.limit, self.longest_pause).max(self.space.pause())
     }
 }

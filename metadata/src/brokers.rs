@@ -86,23 +86,34 @@ pub async fn ensure_cluster(
 pub fn level_known_to(version: &str) -> u32 {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (0, 4) => FEATURE_LEVEL,
+        (Some(major), Some(minor)) if (major, minor) >= (0, 5) => FEATURE_LEVEL,
+        (Some(0), Some(4)) => 4,
         (Some(0), Some(3)) => 3,
         (Some(0), Some(2)) => 2,
         _ => 1,
     }
 }
 
-/// Raises the feature level of a cluster whose own key is `cluster` since `revision`, for whoever
-/// comes and for the state machine at once. Nobody registers afterwards who does not know the
-/// level; an older broker that registers in the same moment stops when it meets the record.
-pub fn raise_level(keys: &Keyspace, cluster: &ClusterValue, revision: i64, level: u32) -> Change {
+/// Raises the feature level of a cluster, or changes the version of its transactions, whose own key
+/// is `cluster` since `revision`, for whoever comes and for the state machine at once. Nobody
+/// registers afterwards who does not know the level; an older broker that registers in the same
+/// moment stops when it meets the record.
+pub fn raise_level(
+    keys: &Keyspace,
+    cluster: &ClusterValue,
+    revision: i64,
+    level: u32,
+    transaction_version: Option<u32>,
+) -> Change {
     let key = keys.encode(&Key::Cluster);
     let raised = ClusterValue { feature_level: level.max(cluster.feature_level), ..cluster.clone() };
     Change {
         compares: vec![Compare::ModRevision(key.clone(), revision)],
         ops: vec![Op::put(key, raised.encode())],
-        body: Some(Body::FeatureLevel(FeatureLevel { level })),
+        body: Some(Body::FeatureLevel(FeatureLevel {
+            level,
+            transaction_version: transaction_version.map_or(0, |version| version + 1),
+        })),
     }
 }
 

@@ -97,12 +97,15 @@ struct Checker<'a> {
     ranges: u64,
     partitions: u64,
     producers: u64,
+    marks: u64,
+    /// Open transactions, by partition and producer.
+    open: u64,
 }
 
 impl<'a> Checker<'a> {
     fn new(state: &'a State) -> Self {
         let references = HashMap::with_capacity(state.objects().len());
-        Self { state, references, ranges: 0, partitions: 0, producers: 0 }
+        Self { state, references, ranges: 0, partitions: 0, producers: 0, marks: 0, open: 0 }
     }
 
     fn partition(&mut self, topic_id: Uuid, number: usize, partition: &Partition) -> Result<(), Violation> {
@@ -122,7 +125,23 @@ impl<'a> Checker<'a> {
             *references += 1;
             self.ranges += 1;
         }
+        for (&first, producer_id) in partition.open_transactions() {
+            let place = (topic_id, u32::try_from(number).unwrap_or(u32::MAX));
+            let producer = self.state.transactional().get(producer_id);
+            let open = producer.and_then(|producer| producer.open.as_ref());
+            if open.is_none_or(|open| open.partitions.get(&place) != Some(&Some(first))) {
+                let what = "invariant 7: a transaction that is open here is not its producer's";
+                return Err(Violation::Producer {
+                    topic_id,
+                    partition: number,
+                    producer_id: *producer_id,
+                    what,
+                });
+            }
+            self.open += 1;
+        }
         self.partitions += 1;
+        self.marks += partition.mark_count();
         self.producers += partition.producers().len() as u64;
         Ok(())
     }
@@ -132,12 +151,20 @@ impl<'a> Checker<'a> {
             ("ranges", self.state.range_count(), self.ranges),
             ("partitions", self.state.partition_count(), self.partitions),
             ("producers", self.state.producer_count(), self.producers),
+            ("markers and aborted transactions", self.state.entry_count() - self.ranges, self.marks),
+            ("partitions of open transactions", self.written(), self.open),
         ] {
             if counted != actual {
                 return Err(Violation::Count { what, counted, actual });
             }
         }
         Ok(())
+    }
+
+    /// Partitions that open transactions have written to.
+    fn written(&self) -> u64 {
+        let open = self.state.transactional().values().filter_map(|producer| producer.open.as_ref());
+        open.map(|open| open.partitions.values().flatten().count() as u64).sum()
     }
 
     /// Invariant 6, as far as one state can show it, for one live object.
@@ -159,16 +186,19 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Invariant 2, for one partition.
+/// Invariant 2, for one partition: ranges and markers tile its offsets.
 fn offsets_tile(partition: &Partition) -> Result<(), &'static str> {
-    let mut next = None;
+    let (mut next, mut between) = (None, 0);
     let mut bytes = 0;
     for range in partition.ranges().iter() {
         if range.base_offset >= range.end_offset || range.bytes == 0 || range.batches == 0 {
             return Err("a range is empty");
         }
-        if next.is_some_and(|n| n != range.base_offset) {
-            return Err("there is a gap or an overlap between ranges");
+        if let Some(end) = next {
+            if partition.unmarked_from(end) != range.base_offset {
+                return Err("there is a gap or an overlap between ranges");
+            }
+            between += range.base_offset - end;
         }
         next = Some(range.end_offset);
         bytes += range.bytes;
@@ -182,15 +212,21 @@ fn offsets_tile(partition: &Partition) -> Result<(), &'static str> {
     let first = partition.ranges().first();
     match (first, next) {
         (Some(first), Some(last_end)) => {
-            if last_end != partition.end() {
+            between += partition.end() - last_end;
+            let before = (first.base_offset - partition.log_start()).max(0);
+            if partition.unmarked_from(last_end) != partition.end() {
                 Err("the last range does not reach the end")
-            } else if first.base_offset > partition.log_start() || first.end_offset <= partition.log_start() {
-                Err("the log start is not in the first range")
+            } else if first.end_offset <= partition.log_start()
+                || (before > 0 && partition.unmarked_from(partition.log_start()) != first.base_offset)
+            {
+                Err("the log start is not in the first range, nor before it")
+            } else if partition.markers().len() as u64 != (between + before).unsigned_abs() {
+                Err("a marker lies in a range")
             } else {
                 Ok(())
             }
         }
-        _ if partition.log_start() == partition.end() => Ok(()),
+        _ if partition.unmarked_from(partition.log_start()) == partition.end() => Ok(()),
         _ => Err("there are offsets without a range"),
     }
 }

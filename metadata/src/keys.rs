@@ -67,6 +67,17 @@ pub enum Key {
         /// Which run of partitions, from 0.
         part: u32,
     },
+    /// `txns/<transactional id>`: the producer of a transactional id. Such ids are free text,
+    /// escaped as those of groups.
+    Transaction(String),
+    /// `pending/<group>/<transactional id>`: offsets that are committed for a group if a
+    /// transaction is.
+    Pending {
+        /// The group.
+        group: String,
+        /// The transactional id.
+        transactional_id: String,
+    },
     /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
     BrokerConfig(Option<i32>),
     /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in
@@ -119,6 +130,10 @@ impl Keyspace {
             Key::Offsets { group, topic, part } => {
                 self.under(&format!("offsets/{}/{topic}/{part}", escape(group)))
             }
+            Key::Transaction(id) => self.under(&format!("txns/{}", escape(id))),
+            Key::Pending { group, transactional_id } => {
+                self.under(&format!("pending/{}/{}", escape(group), escape(transactional_id)))
+            }
             Key::BrokerConfig(Some(node_id)) => self.under(&format!("configs/brokers/{node_id}")),
             Key::BrokerConfig(None) => self.under("configs/brokers/default"),
             Key::GroupConfig(group) => self.under(&format!("configs/groups/{}", escape(group))),
@@ -161,6 +176,11 @@ impl Keyspace {
                     Some((topic, part)) => (topic, part.parse().ok()?),
                 };
                 Some(Key::Offsets { group: unescape(group)?, topic: topic.to_owned(), part })
+            }
+            Some(("txns", id)) => unescape(id).map(Key::Transaction),
+            Some(("pending", tail)) => {
+                let (group, id) = tail.split_once('/')?;
+                Some(Key::Pending { group: unescape(group)?, transactional_id: unescape(id)? })
             }
             Some(("configs", tail)) => match tail.split_once('/')? {
                 ("brokers", "default") => Some(Key::BrokerConfig(None)),
@@ -208,15 +228,20 @@ impl Keyspace {
         KeyRange::prefix(self.under(&format!("offsets/{}/", escape(group))))
     }
 
+    /// Every offset that a transaction may commit for a group.
+    pub fn pending_of(&self, group: &str) -> KeyRange {
+        KeyRange::prefix(self.under(&format!("pending/{}/", escape(group))))
+    }
+
     /// Brokers, bucket, cluster, commits, configs, groups, heads, leaders: all that lies before the
     /// log.
     pub fn brokers_to_leaders(&self) -> KeyRange {
         KeyRange::Span { start: self.under("brokers/"), end: self.under("log/") }
     }
 
-    /// All that lies behind the log, in the order of keys: offsets and producer ids, snapshots,
-    /// topics, watermarks. Each range begins where the one before it ends, so that nothing lies
-    /// between two.
+    /// All that lies behind the log, in the order of keys: offsets, pending ones and producer ids,
+    /// snapshots, topics and transactions, watermarks. Each range begins where the one before it
+    /// ends, so that nothing lies between two.
     pub fn behind_the_log(&self) -> [KeyRange; 4] {
         let span = |start, end| KeyRange::Span { start: self.under(start), end: self.under(end) };
         [

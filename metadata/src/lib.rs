@@ -54,6 +54,8 @@ pub mod state;
 #[cfg(feature = "log")]
 pub mod topics;
 #[cfg(feature = "log")]
+pub mod transactions;
+#[cfg(feature = "log")]
 pub mod turns;
 #[cfg(feature = "log")]
 pub mod watermarks;

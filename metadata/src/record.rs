@@ -21,7 +21,7 @@ pub struct Record {
     #[prost(sint64, tag = "2")]
     pub time_ms: i64,
     /// What happened.
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25")]
     pub body: Option<Body>,
 }
 
@@ -64,6 +64,19 @@ pub enum Body {
     /// Ranges of many partitions were rewritten, into one object.
     #[prost(message, tag = "21")]
     Merged(Merged),
+    /// A transactional id has this producer id and epoch from here on. What its producers before
+    /// left open is aborted.
+    #[prost(message, tag = "22")]
+    ProducerInitialized(ProducerInitialized),
+    /// A transaction is open from here on, or has more partitions.
+    #[prost(message, tag = "23")]
+    TransactionBegun(TransactionBegun),
+    /// A transaction ends, in all of its partitions at once.
+    #[prost(message, tag = "24")]
+    TransactionEnded(TransactionEnded),
+    /// Transactional ids that nobody uses are forgotten.
+    #[prost(message, tag = "25")]
+    TransactionalIdsExpired(TransactionalIdsExpired),
 }
 
 /// A write object and what lies in it.
@@ -133,6 +146,10 @@ pub struct FlushBatch {
     /// Sequence number of its first record.
     #[prost(uint32, tag = "6")]
     pub base_sequence: u32,
+    /// Of which transaction it is: 0 of none; 1 of the one that its producer's epoch stands for,
+    /// which it adds its partition to (version 2, KIP-890); else the transaction's number + 2.
+    #[prost(uint64, tag = "7")]
+    pub transaction: u64,
 }
 
 /// A topic was created.
@@ -269,6 +286,9 @@ pub struct FeatureLevel {
     /// The new level; never lower than before.
     #[prost(uint32, tag = "1")]
     pub level: u32,
+    /// The version of transactions that clients may take for granted, + 1; 0 for no change.
+    #[prost(uint32, tag = "2")]
+    pub transaction_version: u32,
 }
 
 /// A merged object, and which ranges it stands for. Its incarnation is that of the record.
@@ -338,6 +358,91 @@ pub struct MergedPartition {
     pub compacted: bool,
 }
 
+/// The producer of a transactional id.
+#[derive(Clone, PartialEq, Message)]
+pub struct ProducerInitialized {
+    /// The transactional id.
+    #[prost(string, tag = "1")]
+    pub transactional_id: String,
+    /// Its producer id from here on.
+    #[prost(uint64, tag = "2")]
+    pub producer_id: u64,
+    /// The epoch of that.
+    #[prost(uint32, tag = "3")]
+    pub epoch: u32,
+    /// How long a transaction of it may be open, in ms.
+    #[prost(uint32, tag = "4")]
+    pub timeout_ms: u32,
+    /// The producer id that it had before, + 1; 0 if it had none.
+    #[prost(uint64, tag = "5")]
+    pub replaces: u64,
+}
+
+/// Partitions of a transaction that were named before anything is written to them (version 1), or
+/// none: then it has offsets of a group.
+#[derive(Clone, PartialEq, Message)]
+pub struct TransactionBegun {
+    /// The producer id.
+    #[prost(uint64, tag = "1")]
+    pub producer_id: u64,
+    /// Its epoch.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// The partitions, grouped by topic.
+    #[prost(message, repeated, tag = "3")]
+    pub topics: Vec<TransactionTopic>,
+}
+
+/// Partitions of one topic in a transaction.
+#[derive(Clone, PartialEq, Message)]
+pub struct TransactionTopic {
+    /// The topic id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub topic_id: Vec<u8>,
+    /// Which.
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: Vec<u32>,
+}
+
+/// The end of a transaction. It names no partitions: those that are open are.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct TransactionEnded {
+    /// The producer id.
+    #[prost(uint64, tag = "1")]
+    pub producer_id: u64,
+    /// Its epoch.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// Whether it is committed; else it is aborted.
+    #[prost(bool, tag = "3")]
+    pub committed: bool,
+    /// The producer id of the next transaction: another one once the epochs are used up.
+    #[prost(uint64, tag = "4")]
+    pub next_producer_id: u64,
+    /// The epoch of the next transaction.
+    #[prost(uint32, tag = "5")]
+    pub next_epoch: u32,
+}
+
+/// Transactional ids without a transaction for the expiry time.
+#[derive(Clone, PartialEq, Message)]
+pub struct TransactionalIdsExpired {
+    /// Their producers; each is forgotten only if it is still as described.
+    #[prost(message, repeated, tag = "1")]
+    pub producers: Vec<ExpiredTransactional>,
+}
+
+/// The producer of a transactional id, as the proposer expects to find it.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ExpiredTransactional {
+    /// The producer id.
+    #[prost(uint64, tag = "1")]
+    pub producer_id: u64,
+    /// Its epoch.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+}
+
 /// A record that this build cannot apply. The broker that meets one stops.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -394,6 +499,7 @@ mod tests {
             producer: 7,
             producer_epoch: 1,
             base_sequence: 300,
+            transaction: 0,
         };
         let partition = FlushPartition { partition: 3, position: 4096, batches: vec![batch] };
         Record::new(

@@ -7,6 +7,7 @@
 //! that every broker knows, or in a newer format.
 
 pub mod group;
+pub mod transaction;
 pub mod watermarks;
 
 use std::collections::BTreeMap;

@@ -86,8 +86,14 @@ fn put_group(group: &str, revision: i64, write: u64) -> GroupWrite {
 
 /// A commit of `offset` for partition 0 of `topic`, over what was stored at `revision`.
 fn commit(group: &str, group_revision: i64, topic: &str, revision: i64, offset: i64) -> GroupWrite {
-    let committed =
-        CommittedOffset { offset, leader_epoch: -1, time_ms: 0, metadata: String::new(), expires_ms: None };
+    let committed = CommittedOffset {
+        offset,
+        leader_epoch: -1,
+        time_ms: 0,
+        metadata: String::new(),
+        expires_ms: None,
+        after: 0,
+    };
     let value = OffsetsValue {
         format: VALUE_FORMAT,
         writer: 1,

@@ -15,7 +15,7 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::{Api, Call, PendingReply, Reply, SUPPORTED};
-use crate::features;
+use crate::features::{self, Levels};
 use crate::limits::SOFTWARE_TEXT_BYTES;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=4;
@@ -35,8 +35,8 @@ pub(crate) fn handle(call: &Call, request: &ApiVersionsRequest) -> ApiVersionsRe
 }
 
 fn with_features(call: &Call, response: ApiVersionsResponse) -> ApiVersionsResponse {
-    let level = call.broker.replica.read(|view| features::log_level(&view.state));
-    let known = features::features(level);
+    let levels = call.broker.replica.read(|view| Levels::of(&view.state));
+    let known = features::features(levels);
     let supported = known.iter().filter(|f| call.version >= 4 || f.least > 0).map(|f| {
         SupportedFeatureKey::default()
             .with_name(StrBytes::from_static_str(f.name))
@@ -51,7 +51,7 @@ fn with_features(call: &Call, response: ApiVersionsResponse) -> ApiVersionsRespo
     });
     response
         .with_supported_features(supported.collect())
-        .with_finalized_features_epoch(features::epoch(level))
+        .with_finalized_features_epoch(levels.epoch())
         .with_finalized_features(finalized.collect())
 }
 

@@ -1,11 +1,11 @@
 //! DescribeProducers (key 61), version 0 (KIP-664).
 //!
 //! The idempotent producers that a partition remembers, from the state machine, current on any
-//! broker: the barrier is passed first. When they last wrote is not part of the state: −1. Without
-//! transactions there is no coordinator's epoch and no open transaction: −1 as well. A partition
-//! that is asked for twice is answered once.
+//! broker: the barrier is passed first, with where
+//! their open transaction begins. When they last wrote is not part of the state: −1; there is no
+//! coordinator's epoch: −1 as well. A partition that is asked for twice is answered once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use kafka_protocol::error::ResponseError;
@@ -51,20 +51,22 @@ pub(super) async fn handle(call: &Call, request: DescribeProducersRequest) -> De
 }
 
 async fn producers(call: &Call, partition: &Partition) -> Vec<ProducerState> {
+    let open: BTreeMap<i64, i64> =
+        partition.open_transactions().iter().map(|(first, id)| (*id, *first)).collect();
     let mut described = Vec::with_capacity(partition.producers().len());
     for (id, producer) in partition.producers() {
         call.spend(UNITS_PER_ELEMENT).await;
-        described.push(describe(*id, producer));
+        described.push(describe(*id, producer, open.get(id).copied()));
     }
     described
 }
 
-fn describe(id: i64, producer: &Producer) -> ProducerState {
+fn describe(id: i64, producer: &Producer, open_since: Option<i64>) -> ProducerState {
     ProducerState::default()
         .with_producer_id(ProducerId(id))
         .with_producer_epoch(producer.epoch.into())
         .with_last_sequence(producer.batches.last().map_or(NONE, SeenBatch::last))
         .with_last_timestamp(NONE.into())
         .with_coordinator_epoch(NONE)
-        .with_current_txn_start_offset(NONE.into())
+        .with_current_txn_start_offset(open_since.unwrap_or(NONE.into()))
 }

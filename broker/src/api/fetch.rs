@@ -30,6 +30,9 @@ use crate::fetch::session::{Interest, PartitionKey, SessionFetch, SessionRequest
 use crate::fetch::{Fetched, Limits, fetch};
 use crate::limits::{FETCH_MAX_WAIT, LARGE_ANSWER_ELEMENTS};
 
+/// The isolation level of whoever waits for transactions to end.
+pub(crate) const READ_COMMITTED: i8 = 1;
+
 pub(crate) const VERSIONS: RangeInclusive<i16> = 4..=18;
 
 pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
@@ -38,6 +41,7 @@ pub(super) async fn handle(call: Call, request: FetchRequest) -> Option<Reply> {
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(call.broker.config.fetch_max_bytes),
         max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(FETCH_MAX_WAIT),
+        is_committed: request.isolation_level == READ_COMMITTED,
     };
     let session = begin(&call, request).await;
     // It may wait for a minute; what it is interested in is memory of sessions and of waiting

@@ -3,10 +3,12 @@
 //! The coordinator of a group is the live broker that rendezvous hashing picks, so any broker can
 //! say it without asking. From version 4 on several keys at once (KIP-699), each answered once.
 //!
-//! Differences: transactions and share groups do not exist yet. That is said by codes that no
-//! client tries again after: TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the only one that ends
-//! librdkafka's search as well as Java's, and INVALID_REQUEST, as Kafka answers while share groups
-//! are off.
+//! The same of a transactional id, which only spreads the load: any broker does what its
+//! coordinator does. Below the feature level of transactions it is
+//! TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the only code that ends librdkafka's search as well as
+//! Java's.
+//!
+//! Differences: share groups do not exist: INVALID_REQUEST, as Kafka answers while they are off.
 
 use std::ops::RangeInclusive;
 
@@ -20,6 +22,7 @@ use super::{Call, text};
 use crate::group_config::check_group_id;
 use crate::leaders::Leaders;
 use crate::limits::UNITS_PER_ELEMENT;
+use crate::transactions::check_level;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=6;
 
@@ -31,10 +34,11 @@ const SHARE: i8 = 2;
 pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let keys = if call.version >= 4 { request.coordinator_keys } else { vec![request.key] };
     let leaders = call.broker.replica.read(|view| call.broker.leaders(&view.names, ""));
+    let transactions = check_level(&call.broker);
     let mut coordinators = Vec::new();
     for key in each_once(keys) {
         call.spend(UNITS_PER_ELEMENT).await;
-        coordinators.push(coordinator(&leaders, request.key_type, key));
+        coordinators.push(coordinator(&leaders, transactions, request.key_type, key));
     }
     if call.version >= 4 {
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
@@ -49,9 +53,14 @@ pub(super) async fn handle(call: &Call, request: FindCoordinatorRequest) -> Find
         .with_port(one.port)
 }
 
-fn coordinator(leaders: &Leaders, key_type: i8, key: StrBytes) -> Coordinator {
+fn coordinator(
+    leaders: &Leaders,
+    transactions: Result<(), ResponseError>,
+    key_type: i8,
+    key: StrBytes,
+) -> Coordinator {
     let answer = Coordinator::default().with_node_id(BrokerId(-1)).with_port(-1);
-    match find(leaders, key_type, &key) {
+    match find(leaders, transactions, key_type, &key) {
         Ok((node_id, host, port)) => answer
             .with_key(key)
             .with_node_id(BrokerId(node_id))
@@ -65,14 +74,22 @@ fn coordinator(leaders: &Leaders, key_type: i8, key: StrBytes) -> Coordinator {
 }
 
 /// Node id, host and port; or Kafka's code, and a sentence for people.
-fn find(leaders: &Leaders, key_type: i8, key: &str) -> Result<(i32, String, u16), (ResponseError, String)> {
+fn find(
+    leaders: &Leaders,
+    transactions: Result<(), ResponseError>,
+    key_type: i8,
+    key: &str,
+) -> Result<(i32, String, u16), (ResponseError, String)> {
     match key_type {
         GROUP => {
             check_group_id(key, true).map_err(|why| (ResponseError::InvalidGroupId, why.to_string()))?;
         }
+        TRANSACTION if key.is_empty() => {
+            return Err((ResponseError::InvalidRequest, "a transactional id is not empty".to_owned()));
+        }
         TRANSACTION => {
-            let why = "transactions are not supported: nobody may use a transactional id here";
-            return Err((ResponseError::TransactionalIdAuthorizationFailed, why.to_owned()));
+            let why = "there are transactions from strandline.version 5 on: raise it first";
+            transactions.map_err(|code| (code, why.to_owned()))?;
         }
         SHARE => {
             return Err((ResponseError::InvalidRequest, "share groups are not supported".to_owned()));

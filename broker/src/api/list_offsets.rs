@@ -5,7 +5,8 @@
 //! latest tiered (−5, KIP-1005, from 9: none, as a broker without tiered storage says). The answer
 //! is current on any broker: the barrier is passed first. By timestamp, the range is found in the
 //! state and the record in its batch, which is opened beside the connections' threads; what is not
-//! found within the request's time (version 10, at most 20 s) is answered REQUEST_TIMED_OUT. A
+//! found within the request's time (version 10, at most 20 s) is answered REQUEST_TIMED_OUT. For
+//! `read_committed` the last stable offset is the end. A
 //! partition that is named twice gets INVALID_REQUEST, once.
 
 use std::ops::RangeInclusive;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 
 use super::Call;
 use super::distinct::{distinct, with_repeats};
+use super::fetch::READ_COMMITTED;
 use crate::compute::Kind;
 use crate::fetch::narrow::{self, Narrowed};
 use crate::limits::{LOOKUP_SPAN_BYTES, LOOKUPS_FOR, LOOKUPS_PER_REQUEST, UNITS_PER_ELEMENT};
@@ -53,12 +55,15 @@ struct Question {
     topic: TopicName,
     asked: ListOffsetsPartition,
     is_repeated: bool,
+    /// Whether what lies behind the last stable offset does not count.
+    is_committed: bool,
 }
 
 pub(super) async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffsetsResponse {
     // Without the barrier a broker that lags would tell a consumer to start too early or too late.
     let is_current = call.broker.replica.barrier().await.is_ok();
-    let questions = questions(call, request.topics).await;
+    let is_committed = request.isolation_level == READ_COMMITTED;
+    let questions = questions(call, request.topics, is_committed).await;
     if questions.iter().any(|q| is_by_time(q.asked.timestamp)) {
         call.alone().await;
     }
@@ -91,7 +96,7 @@ pub(super) async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffs
 }
 
 /// Each partition that is asked about, once, by topic.
-async fn questions(call: &Call, topics: Vec<ListOffsetsTopic>) -> Vec<Question> {
+async fn questions(call: &Call, topics: Vec<ListOffsetsTopic>, is_committed: bool) -> Vec<Question> {
     let topics = topics.into_iter().map(|topic| (topic.name, topic.partitions));
     let mut questions = Vec::new();
     for (topic, partitions) in distinct(topics, |known, mut more| known.append(&mut more)) {
@@ -101,6 +106,7 @@ async fn questions(call: &Call, topics: Vec<ListOffsetsTopic>) -> Vec<Question> 
             topic: topic.clone(),
             asked,
             is_repeated,
+            is_committed,
         }));
     }
     questions
@@ -123,7 +129,7 @@ fn partition_response(call: &Call, partition: i32, found: TimestampLookup) -> Li
 }
 
 async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
-    let Question { topic, asked, is_repeated } = question;
+    let Question { topic, asked, is_repeated, is_committed } = question;
     if *is_repeated {
         return Err(ResponseError::InvalidRequest);
     }
@@ -137,12 +143,16 @@ async fn look_up(call: &Call, question: &Question) -> TimestampLookup {
         return Err(ResponseError::UnknownLeaderEpoch);
     }
     match asked.timestamp {
-        LATEST => Ok((partition.last_stable(), -1)),
+        LATEST if *is_committed => Ok((partition.last_stable(), -1)),
+        LATEST => Ok((partition.end(), -1)),
         EARLIEST => Ok((partition.log_start(), -1)),
         EARLIEST_LOCAL if call.version >= 8 => Ok((partition.log_start(), -1)),
         LATEST_TIERED if call.version >= 9 => Ok((-1, -1)),
         timestamp if timestamp >= 0 || timestamp == MAX_TIMESTAMP && call.version >= 7 => {
-            by_time(call, place, &state, timestamp).await
+            let found = by_time(call, place, &state, timestamp).await?;
+            // As in Kafka, the first one is looked for, and is none if it is not stable.
+            let is_hidden = *is_committed && found.0 >= partition.last_stable();
+            Ok(if is_hidden { (-1, -1) } else { found })
         }
         _ => Err(ResponseError::UnsupportedVersion),
     }
@@ -249,7 +259,7 @@ async fn first_in_part(
             broker.reader.evict(range.object);
             StoreError::corrupt(&range.object.key(), format!("the range at {} {what}", range.position))
         })?;
-        if header.max_timestamp >= timestamp {
+        if header.max_timestamp >= timestamp && !header.is_control() {
             let offset = move |time: RecordTime| base_offset + i64::from(time.offset_delta);
             let is_wanted =
                 move |time: RecordTime| time.timestamp_ms >= timestamp && offset(time) >= log_start;

@@ -6,6 +6,8 @@
 //! was written for it, not when it parses.
 
 pub(crate) mod access;
+pub(crate) mod add_offsets_to_txn;
+pub(crate) mod add_partitions_to_txn;
 pub(crate) mod alter_configs;
 pub(crate) mod alter_partition_reassignments;
 pub(crate) mod api_versions;
@@ -22,8 +24,10 @@ pub(crate) mod describe_groups;
 pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod describe_transactions;
 pub(crate) mod distinct;
 pub(crate) mod elect_leaders;
+pub(crate) mod end_txn;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
 pub(crate) mod get_telemetry_subscriptions;
@@ -36,6 +40,7 @@ pub(crate) mod list_config_resources;
 pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
 pub(crate) mod list_partition_reassignments;
+pub(crate) mod list_transactions;
 pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_delete;
@@ -45,7 +50,9 @@ pub(crate) mod produce;
 pub(crate) mod push_telemetry;
 mod shape;
 pub(crate) mod sync_group;
+pub(crate) mod txn_offset_commit;
 pub(crate) mod update_features;
+pub(crate) mod write_txn_markers;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -57,6 +64,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, GroupId, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use strandline_metadata::limits::WORK_PER_TURN;
@@ -279,6 +287,13 @@ apis! {
     ListPartitionReassignments list_partition_reassignments ListPartitionReassignmentsRequest [Describe Cluster],
     UpdateFeatures update_features UpdateFeaturesRequest [Alter Cluster],
     DescribeProducers describe_producers DescribeProducersRequest [Read Topic],
+    AddPartitionsToTxn add_partitions_to_txn AddPartitionsToTxnRequest [Write TransactionalId, Write Topic],
+    AddOffsetsToTxn add_offsets_to_txn AddOffsetsToTxnRequest [Write TransactionalId, Read Group],
+    EndTxn end_txn EndTxnRequest [Write TransactionalId],
+    WriteTxnMarkers write_txn_markers WriteTxnMarkersRequest [Alter Cluster],
+    TxnOffsetCommit txn_offset_commit TxnOffsetCommitRequest [Write TransactionalId, Read Group, Read Topic],
+    DescribeTransactions describe_transactions DescribeTransactionsRequest [Describe TransactionalId, Describe Topic],
+    ListTransactions list_transactions ListTransactionsRequest [Describe TransactionalId],
     GetTelemetrySubscriptions get_telemetry_subscriptions GetTelemetrySubscriptionsRequest [],
     PushTelemetry push_telemetry PushTelemetryRequest [],
     ListConfigResources list_config_resources ListConfigResourcesRequest [DescribeConfigs Cluster],
@@ -589,6 +604,12 @@ impl Call {
     pub(crate) fn sender(&self) -> Sender {
         Sender { client_id: self.client_id.to_string(), host: self.client.host.clone() }
     }
+}
+
+/// What a client of this version hears if its producer is fenced: those before `since` know another
+/// code for it.
+fn fenced(version: i16, since: i16) -> ResponseError {
+    if version < since { ResponseError::InvalidProducerEpoch } else { ResponseError::ProducerFenced }
 }
 
 /// A text for a response.

@@ -17,6 +17,7 @@ use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use strandline_metadata::state::TRANSACTIONS;
 use strandline_metadata::values::group::CommittedOffset;
 use uuid::Uuid;
 
@@ -95,12 +96,18 @@ fn check(
     let (topic_id, partitions) = known.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let index = u32::try_from(asked.partition_index).ok().filter(|index| *index < partitions);
     let index = index.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    // Older brokers know no such field, and there are no transactions then.
+    let after = call
+        .broker
+        .replica
+        .read(|view| if view.state.feature_level() >= TRANSACTIONS { view.revision } else { 0 });
     let committed = CommittedOffset {
         offset: asked.committed_offset,
         leader_epoch: if call.version >= 6 { asked.committed_leader_epoch } else { -1 },
         time_ms: call.broker.clock.now_ms(),
         metadata: metadata.to_owned(),
         expires_ms,
+        after,
     };
     Ok((topic_id, index, committed))
 }

@@ -3,12 +3,15 @@
 //! What a group has committed, read from the metadata store itself: current whoever coordinated the
 //! group before. −1 where nothing is committed, and for a group that does not exist. All topics
 //! when none are named (from version 2), several groups at once from 8 (KIP-709), a member's epoch
-//! is checked from 9 (KIP-848). There are no transactions yet, so every offset is stable. A group,
+//! is checked from 9 (KIP-848). Whoever requires stable
+//! offsets (from 7, KIP-447) gets UNSTABLE_OFFSET_COMMIT for those that an open transaction may
+//! change. A group,
 //! a topic or a partition that is named twice is answered once: what is asked about a group in
 //! several places is taken together, and the first member named is the one that is checked. While
 //! the metadata store does not answer: NOT_COORDINATOR. Groups beyond 8 MiB of offsets in one
 //! response: COORDINATOR_LOAD_IN_PROGRESS, at which clients ask for those again.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -23,6 +26,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use strandline_metadata::names::Names;
 use strandline_metadata::values::group::CommittedOffset;
+use uuid::Uuid;
 
 use super::distinct::{distinct, each_once};
 use super::{Call, text};
@@ -33,6 +37,7 @@ use crate::limits::{
     GROUPS_ANSWER_BYTES, LARGE_ANSWER_ELEMENTS, LARGE_GROUPS_ANSWER_BYTES, OFFSETS_ANSWER_PARTITION_BYTES,
     UNITS_PER_ELEMENT,
 };
+use crate::transactions;
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 1..=9;
 
@@ -40,7 +45,7 @@ pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFe
     if call.version >= 8 {
         let named = request.groups.into_iter().map(|asked| (asked.group_id.clone(), asked));
         let groups = distinct(named, join).into_iter().map(|(_, asked)| asked).collect();
-        let answers = answer_all(call, groups).await;
+        let answers = answer_all(call, groups, request.require_stable).await;
         return OffsetFetchResponse::default().with_groups(answers);
     }
     let topics = request.topics.map(|topics| {
@@ -53,7 +58,7 @@ pub(super) async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFe
         .with_group_id(request.group_id)
         .with_member_epoch(-1)
         .with_topics(topics);
-    let answer = answer_all(call, vec![asked]).await.pop().unwrap_or_default();
+    let answer = answer_all(call, vec![asked], request.require_stable).await.pop().unwrap_or_default();
     let topics = answer.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.into_iter().map(|p| {
             OffsetFetchResponsePartition::default()
@@ -93,20 +98,25 @@ fn distinct_topics(topics: Vec<OffsetFetchRequestTopics>) -> Vec<OffsetFetchRequ
 
 /// Answers for each group. What is committed is read first, and shared; what is built of it at a
 /// time is bounded.
-async fn answer_all(call: &Call, groups: Vec<OffsetFetchRequestGroup>) -> Vec<OffsetFetchResponseGroup> {
-    let read = call.ask_each(groups, |asked| read(call, asked)).await;
+async fn answer_all(
+    call: &Call,
+    groups: Vec<OffsetFetchRequestGroup>,
+    requires_stable: bool,
+) -> Vec<OffsetFetchResponseGroup> {
+    let read = call.ask_each(groups, |asked| read(call, asked, requires_stable)).await;
     let view = call.broker.replica.view();
     let mut answers = Vec::with_capacity(read.len());
     let mut total = AnswerSize::default();
     for (mut asked, committed) in read {
         let committed = match committed {
-            Ok(committed) => committed,
+            Ok(read) => read,
             Err(code) => {
                 answers.push(failed(call, asked, code).await);
                 continue;
             }
         };
-        let group = Committed { stored: &committed, names: &view.names };
+        let (committed, pending) = committed;
+        let group = Committed { stored: &committed, pending, names: &view.names };
         asked.topics = Some(group.topics(call, asked.topics.take()).await);
         let size = group.size(call, &asked).await;
         if total.bytes > 0 && total.bytes + size.bytes > GROUPS_ANSWER_BYTES {
@@ -123,16 +133,26 @@ async fn answer_all(call: &Call, groups: Vec<OffsetFetchRequestGroup>) -> Vec<Of
     answers
 }
 
-type ReadGroup = (OffsetFetchRequestGroup, Result<Arc<SharedOffsets>, ResponseError>);
+/// Partitions that transactions have offsets for.
+type PendingPartitions = BTreeMap<Uuid, Vec<u32>>;
+
+type ReadGroup = (OffsetFetchRequestGroup, Result<(Arc<SharedOffsets>, PendingPartitions), ResponseError>);
 
 /// Reads what a group has committed.
-async fn read(call: &Call, mut asked: OffsetFetchRequestGroup) -> ReadGroup {
+async fn read(call: &Call, mut asked: OffsetFetchRequestGroup, requires_stable: bool) -> ReadGroup {
+    // Before what is committed: a transaction that ends in between has its offsets there then.
+    let pending = if requires_stable {
+        transactions::pending(&call.broker, &asked.group_id).await
+    } else {
+        Ok(PendingPartitions::new())
+    };
+    let Ok(pending) = pending else { return (asked, Err(ResponseError::NotCoordinator)) };
     asked.topics = asked.topics.map(distinct_topics);
     let member = asked.member_id.as_ref().filter(|id| !id.is_empty());
     let member = member.map(|id| (id.to_string(), asked.member_epoch));
     let command = |reply| Command::FetchOffsets(member, reply);
     let committed = call.broker.groups.ask(&asked.group_id, command).await;
-    (asked, committed.map_err(|error| refusal(&error)))
+    (asked, committed.map(|committed| (committed, pending)).map_err(|error| refusal(&error)))
 }
 
 /// How large an answer is.
@@ -145,6 +165,8 @@ struct AnswerSize {
 /// What a group has committed, of the topics that there are.
 struct Committed<'a> {
     stored: &'a SharedOffsets,
+    /// Partitions that transactions have offsets for, if that is of interest.
+    pending: PendingPartitions,
     names: &'a Names,
 }
 
@@ -202,11 +224,17 @@ impl<'a> Committed<'a> {
         let mut topics = Vec::new();
         for topic in asked.topics.into_iter().flatten() {
             let committed = self.of(&topic.name);
+            let id = self.names.topic(&topic.name).map(|known| known.value.topic_id);
+            let pending = id.and_then(|id| self.pending.get(&id)).map_or(&[][..], Vec::as_slice);
             let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
             for index in topic.partition_indexes {
                 call.spend(UNITS_PER_ELEMENT).await;
                 let answer = OffsetFetchResponsePartitions::default().with_partition_index(index);
+                let is_pending = pending.iter().any(|p| i32::try_from(*p) == Ok(index));
                 partitions.push(match get(&committed, index) {
+                    _ if is_pending => {
+                        nothing(index).with_error_code(ResponseError::UnstableOffsetCommit.code())
+                    }
                     None => nothing(index),
                     Some(found) => answer
                         .with_committed_offset(found.offset)

@@ -10,8 +10,16 @@
 //! Versions 0 to 2 are listed by ApiVersions, as by Kafka 4, since librdkafka before 2.8 reads out
 //! of the list which codecs there are. Who sends them is disconnected.
 //!
-//! Differences: transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED until
-//! transactions exist, as by a Kafka that does not let the client use them. At most 1,000 records
+//! A batch of a transaction is stamped with it: from version 12 on with its producer's epoch, and
+//! it adds its partition (KIP-890); before that with the transaction's number, and the partition
+//! has to be in it. Whether that is the one that is open when the batch has its place in the log,
+//! the state machine decides. Below the feature level of transactions they are refused with
+//! TRANSACTIONAL_ID_AUTHORIZATION_FAILED.
+//!
+//! Left over, as in Kafka: a batch of version 11 or older which first reaches a broker after the
+//! next transaction of its producer has begun is taken for one of that.
+//!
+//! Differences: at most 1,000 records
 //! are named in a response. While producers are slowed, the throttle time is the pause between two
 //! flushes. A producer that is new to a partition is refused with POLICY_VIOLATION
 //! while the cluster remembers `max_producers`. A partition that is named twice is
@@ -26,7 +34,8 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName, TransactionalId};
+use strandline_metadata::state::TRANSACTIONS;
 use strandline_storage::limits::COALESCE_BELOW_BYTES;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -40,8 +49,8 @@ use crate::limits::{
     PRODUCE_MAX_WAIT, RECORD_ERRORS_PER_RESPONSE, UNITS_PER_ELEMENT, UNITS_PER_ENTRY,
 };
 use crate::produce::{
-    Accepted, BufferTicket, Entry, EntryResult, Invalid, Outlook, ProduceError, RecordError, TopicRules,
-    invalid, validate,
+    Accepted, BufferTicket, Entry, EntryResult, Invalid, Outlook, ProduceError, RecordError, Refused,
+    TopicRules, invalid, validate,
 };
 use crate::topics;
 
@@ -90,7 +99,7 @@ pub(super) async fn take(call: Call, request: ProduceRequest) -> PendingReply {
     if !entries.is_empty() {
         let broker = &call.broker;
         let failed = match timeout_at(deadline, broker.buffer.reserve(bytes)).await {
-            _ if broker.replica.read(|view| view.state.range_count()) >= broker.config.max_state_ranges => {
+            _ if broker.replica.read(|view| view.state.entry_count()) >= broker.config.max_state_ranges => {
                 Some(ProduceError::StateFull)
             }
             _ if broker.is_turning_away() => Some(ProduceError::Draining),
@@ -193,6 +202,8 @@ async fn lay_out(
     let acks_are_valid = matches!(request.acks, -1..=1);
     let mut seen = BTreeSet::new();
     let producers = ProducerCheck::new(call);
+    let transactional_id = request.transactional_id.clone().filter(|id| !id.is_empty());
+    let mut transactions = TransactionCheck::new(call, transactional_id);
     let mut answer = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let known = rules(call, &topic.name, topic.topic_id);
@@ -220,6 +231,12 @@ async fn lay_out(
             let valid = match valid {
                 Ok(accepted) => producers.check(&accepted.entry).map(|()| accepted),
                 refused => refused,
+            };
+            let valid = match valid {
+                Ok(mut accepted) if accepted.entry.transaction > 0 => {
+                    transactions.stamp(&mut accepted.entry).await.map(|()| accepted)
+                }
+                other => other,
             };
             let outcome = match valid {
                 Err(invalid) => Outcome::Refused(invalid),
@@ -342,6 +359,63 @@ impl<'a> ProducerCheck<'a> {
     }
 }
 
+/// Of which transaction the batches of a request are.
+struct TransactionCheck<'a> {
+    call: &'a Call,
+    transactional_id: Option<TransactionalId>,
+    is_current: bool,
+}
+
+impl<'a> TransactionCheck<'a> {
+    /// From this version of Produce on, the epoch stands for the transaction.
+    const OF_EPOCH: i16 = 12;
+
+    fn new(call: &'a Call, transactional_id: Option<TransactionalId>) -> Self {
+        Self { call, transactional_id, is_current: false }
+    }
+
+    /// Stamps a batch with its transaction, as far as this broker knows it. One that it does not
+    /// know may have begun on another one.
+    async fn stamp(&mut self, entry: &mut Entry) -> Result<(), Invalid> {
+        let broker = &self.call.broker;
+        let level = broker.replica.read(|view| view.state.feature_level());
+        let id = self.transactional_id.as_ref().filter(|_| level >= TRANSACTIONS);
+        let Some(id) = id else {
+            let message = "nobody may write into a transaction without a transactional id, nor below strandline.version 5";
+            return Err(invalid(ResponseError::TransactionalIdAuthorizationFailed, message));
+        };
+        let is_numbered = self.call.version < Self::OF_EPOCH;
+        if is_numbered && !self.is_current {
+            // Which one is open now is known for sure only behind the barrier.
+            let reached = broker.replica.barrier().await;
+            self.is_current = reached.is_ok();
+            if !self.is_current {
+                return Err(refused(&ProduceError::NotRegistered));
+            }
+        }
+        let (producer_id, epoch, _) = entry.producer.unwrap_or((-1, -1, -1));
+        let place = (entry.topic_id, entry.partition);
+        entry.transaction = broker.replica.read(|view| {
+            let refused = |refused| Err(self::refused(&ProduceError::Refused(refused)));
+            match view.state.transactional().get(&producer_id) {
+                Some(known) if *known.transactional_id != ***id => refused(Refused::InvalidProducerIdMapping),
+                None if is_numbered => refused(Refused::InvalidProducerIdMapping),
+                Some(known) if is_numbered => {
+                    let has = known.open.as_ref().is_some_and(|open| open.partitions.contains_key(&place));
+                    match () {
+                        () if known.epoch != epoch => refused(Refused::InvalidProducerEpoch),
+                        () if !has => refused(Refused::InvalidTransactionState),
+                        () => Ok(known.number + 2),
+                    }
+                }
+                // The state machine decides, which then knows all that came before.
+                _ => Ok(1),
+            }
+        })?;
+        Ok(())
+    }
+}
+
 fn refused(error: &ProduceError) -> Invalid {
     invalid(error.code(), error.to_string())
 }
@@ -398,6 +472,11 @@ fn topic_response(
     let partitions = topic.partitions.into_iter().map(|partition| {
         let response = PartitionProduceResponse::default().with_index(partition.index);
         let mut failed = |code: ResponseError, message: String, blamed: Vec<RecordError>| {
+            // Clients that know it abort and go on (KIP-890).
+            let code = match code {
+                ResponseError::InvalidTxnState if call.version >= 11 => ResponseError::TransactionAbortable,
+                code => code,
+            };
             let response = response.clone().with_error_code(code.code()).with_base_offset(-1);
             if call.version < 8 {
                 return response;
@@ -491,6 +570,7 @@ mod tests {
                     offsets: 1,
                     max_timestamp_ms: 0,
                     producer: None,
+                    transaction: 0,
                 });
             }
             detach(&mut entries, frame.len());

@@ -3,8 +3,8 @@
 //! What clients may take for granted is in force and stays so: the level that such a feature has
 //! can be asked for, and every other one is refused with INVALID_UPDATE_VERSION and a sentence. The
 //! level of the log can be raised, once every registered broker is of a build that knows it, and
-//! never lowered. As in Kafka, one refusal refuses the whole request, and from version 2 on the
-//! answer names no single features (KIP-1022).
+//! never lowered; `transaction.version` can be both. As in Kafka, one refusal refuses the whole
+//! request, and from version 2 on the answer names no single features (KIP-1022).
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::{Call, text};
 use crate::Broker;
-use crate::features::{self, Direction, Update};
+use crate::features::{self, Changes, Direction, Levels, Update};
 use crate::topics::{TopicError, commit, commit_error};
 
 pub(crate) const VERSIONS: RangeInclusive<i16> = 0..=2;
@@ -43,7 +43,7 @@ pub(super) async fn handle(call: &Call, request: UpdateFeaturesRequest) -> Updat
     UpdateFeaturesResponse::default().with_error_message(None).with_results(results)
 }
 
-/// Raises the level of the log, if that is asked for.
+/// Raises the level of the log, or changes the version of transactions, if that is asked for.
 async fn apply(
     broker: &Broker,
     updates: &[Update],
@@ -54,12 +54,16 @@ async fn apply(
         let why = "the metadata store does not answer; try again".to_owned();
         return Err((ResponseError::RequestTimedOut, why));
     }
-    let (level, too_old) = broker.replica.read(|view| {
-        let level = features::log_level(&view.state);
+    let (levels, too_old) = broker.replica.read(|view| {
+        let levels = Levels::of(&view.state);
         let brokers: Vec<_> = view.names.brokers().values().cloned().collect();
-        (level, move |wanted| features::too_old(wanted, brokers.iter().map(|broker| &broker.value)))
+        (levels, move |wanted| features::too_old(wanted, brokers.iter().map(|broker| &broker.value)))
     });
-    let Some(wanted) = features::update(level, updates)? else { return Ok(()) };
+    let changes = features::update(levels, updates)?;
+    if changes == Changes::default() {
+        return Ok(());
+    }
+    let wanted = changes.log.unwrap_or(levels.log);
     if let Some(why) = too_old(wanted) {
         return Err((ResponseError::InvalidUpdateVersion, why));
     }
@@ -76,11 +80,11 @@ async fn apply(
     };
     let conflict =
         TopicError::new(ResponseError::RequestTimedOut, "somebody else changes it just now; try again");
-    commit(broker, brokers::raise_level(keys, &cluster, revision, wanted))
+    commit(broker, brokers::raise_level(keys, &cluster, revision, wanted, changes.transactions))
         .await
         .map_err(|error| commit_error(&error, conflict))
         .map_err(|error| (error.code, error.message))?;
-    info!(level = wanted, "the feature level of the log is raised");
+    info!(level = wanted, transactions = ?changes.transactions, "feature levels are changed");
     Ok(())
 }
 

@@ -292,6 +292,24 @@ pub const SETTINGS: &[Setting] = &[
         "number",
         "Most idempotent producers that the state remembers, one for each partition that a producer writes to, about 450 bytes each; then new ones are refused until others expire, which is after 15 minutes of silence while there are nearly so many",
     ),
+    setting(
+        "max_transactional_ids",
+        "100000",
+        "number",
+        "Most transactional ids that have a producer, about 250 bytes each; then new ones are refused until others expire",
+    ),
+    setting(
+        "transaction_max_timeout_ms",
+        "900000",
+        "ms",
+        "The longest time that a producer may ask for until its open transaction is aborted",
+    ),
+    setting(
+        "transactional_id_expiration_ms",
+        "604800000",
+        "ms",
+        "Idle time after which a transactional id is forgotten",
+    ),
     setting("snapshot_records", "5000", "records", "Write a snapshot after this many log records"),
     setting("snapshot_log_bytes", "30000000", "bytes", "Write a snapshot after this many bytes of log"),
     setting(

@@ -34,6 +34,8 @@ const SAME: &[(&str, ConfigType, &str)] = &[
     ("offsets.retention.check.interval.ms", Long, "offsets_retention_check_interval_ms"),
     ("offsets.retention.minutes", Int, "offsets_retention_minutes"),
     ("producer.id.expiration.ms", Int, "producer_id_expiration_ms"),
+    ("transaction.max.timeout.ms", Int, "transaction_max_timeout_ms"),
+    ("transactional.id.expiration.ms", Int, "transactional_id_expiration_ms"),
     ("socket.request.max.bytes", Int, "max_request_bytes"),
 ];
 

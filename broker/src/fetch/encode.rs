@@ -45,6 +45,11 @@ impl Pieces {
         }
     }
 
+    /// A list that is not there.
+    fn none(&mut self) {
+        if self.flexible { self.varint(0) } else { self.scratch.put_i32(-1) }
+    }
+
     fn varint(&mut self, mut value: usize) {
         while value >= 0x80 {
             self.scratch.put_u8(u8::try_from(value & 0x7f).unwrap_or_default() | 0x80);
@@ -113,8 +118,17 @@ fn partition(out: &mut Pieces, index: i32, fetched: &Fetched, version: i16) {
     if version >= 5 {
         out.scratch.put_i64(fetched.log_start);
     }
-    // No transaction was ever aborted here.
-    out.count(0);
+    match &fetched.aborted {
+        None => out.none(),
+        Some(aborted) => {
+            out.count(aborted.len());
+            for (producer_id, first_offset) in aborted {
+                out.scratch.put_i64(*producer_id);
+                out.scratch.put_i64(*first_offset);
+                out.no_tags();
+            }
+        }
+    }
     if version >= 11 {
         out.scratch.put_i32(-1);
     }
@@ -128,8 +142,10 @@ fn partition(out: &mut Pieces, index: i32, fetched: &Fetched, version: i16) {
 #[cfg(test)]
 mod tests {
     use kafka_protocol::error::ResponseError;
-    use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-    use kafka_protocol::messages::{BrokerId, FetchResponse, TopicName};
+    use kafka_protocol::messages::fetch_response::{
+        AbortedTransaction, FetchableTopicResponse, PartitionData,
+    };
+    use kafka_protocol::messages::{BrokerId, FetchResponse, ProducerId, TopicName};
     use kafka_protocol::protocol::{Encodable, StrBytes};
 
     use super::*;
@@ -141,9 +157,11 @@ mod tests {
             pieces: vec![Bytes::from(vec![1; 200]), Bytes::from(vec![2; 100])],
             bytes: 300,
             count: 1,
+            end_offset: 9,
             kept_alive: 300,
         };
-        let full = Fetched { error: None, high_watermark: 9, last_stable: 8, log_start: 1, records };
+        let aborted = Some(vec![(4, 5), (6, 7)]);
+        let full = Fetched { error: None, high_watermark: 9, last_stable: 8, log_start: 1, aborted, records };
         let failed = Fetched::failed(ResponseError::OffsetOutOfRange);
         let id = Uuid::from_u128(77);
         let answer = Answer {
@@ -156,6 +174,9 @@ mod tests {
                 partitions: vec![(0, full.clone()), (5, failed.clone())],
             }],
         };
+        let aborted = |(producer, first): &(i64, i64)| {
+            AbortedTransaction::default().with_producer_id(ProducerId(*producer)).with_first_offset(*first)
+        };
         for version in crate::api::fetch::VERSIONS {
             let part = |index: i32, f: &Fetched| {
                 let mut part = PartitionData::default()
@@ -163,7 +184,9 @@ mod tests {
                     .with_error_code(f.error.map_or(0, |e| e.code()))
                     .with_high_watermark(f.high_watermark)
                     .with_last_stable_offset(f.last_stable)
-                    .with_aborted_transactions(Some(Vec::new()))
+                    .with_aborted_transactions(
+                        f.aborted.as_ref().map(|all| all.iter().map(aborted).collect()),
+                    )
                     .with_records(Some(f.records.pieces.concat().into()));
                 if version >= 5 {
                     part = part.with_log_start_offset(f.log_start);

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::replica::{Subscription, View};
+use strandline_metadata::state::AbortedTransaction;
 use strandline_metadata::turns::Turns;
+use strandline_storage::format::batch::CONTROL_BATCH_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
@@ -45,6 +47,9 @@ pub(crate) struct PartitionRead {
     pub(crate) max_bytes: usize,
     /// The leader epoch that the client knows; −1 for none.
     pub(crate) leader_epoch: i32,
+    /// Whether only what lies below the last stable offset is wanted, and which transactions in
+    /// there were aborted (`read_committed`).
+    pub(crate) is_committed: bool,
 }
 
 /// What is wanted altogether.
@@ -53,6 +58,8 @@ pub(crate) struct Limits {
     pub(crate) min_bytes: usize,
     pub(crate) max_bytes: usize,
     pub(crate) max_wait: Duration,
+    /// Whether transactions that have not ended are waited for (`read_committed`).
+    pub(crate) is_committed: bool,
 }
 
 /// What one partition gives.
@@ -62,6 +69,9 @@ pub(crate) struct Fetched {
     pub(crate) high_watermark: i64,
     pub(crate) last_stable: i64,
     pub(crate) log_start: i64,
+    /// Aborted transactions in the records: producer and first offset. `None` for whoever reads
+    /// them all the same.
+    pub(crate) aborted: Option<Vec<(i64, i64)>>,
     pub(crate) records: Records,
 }
 
@@ -72,8 +82,18 @@ impl Fetched {
             high_watermark: assessment.high_watermark,
             last_stable: assessment.last_stable,
             log_start: assessment.log_start,
+            aborted: assessment.aborted.is_some().then(Vec::new),
             records: Records::default(),
         }
+    }
+
+    /// What was read of what was planned.
+    fn with_records(assessment: &Assessment, records: Records) -> Self {
+        let read = |aborted: &AbortedTransaction| {
+            (aborted.first_offset < records.end_offset).then_some((aborted.producer_id, aborted.first_offset))
+        };
+        let aborted = assessment.aborted.as_ref().map(|all| all.iter().filter_map(read).collect());
+        Self { aborted, records, ..Self::without_records(assessment) }
     }
 
     fn failed(error: ResponseError) -> Self {
@@ -117,7 +137,7 @@ pub(crate) async fn fetch(
     let replies = &client.replies;
     let mut deadline = Instant::now() + limits.max_wait;
     let mut gate = large_gate(broker, interests.len(), deadline).await?;
-    let mut wanted = resolve(&broker.replica.view(), interests).await;
+    let mut wanted = resolve(&broker.replica.view(), interests, limits.is_committed).await;
     if broker.is_turning_away() {
         let failed = wanted.iter().map(|_| Fetched::failed(ResponseError::NotLeaderOrFollower));
         return Ok((failed.collect(), None));
@@ -131,7 +151,7 @@ pub(crate) async fn fetch(
             is_current = true;
             let barrier = timeout_at(deadline + FETCH_READS_FOR / 2, broker.replica.barrier()).await;
             if barrier.is_ok_and(|reached| reached.is_ok()) {
-                wanted = resolve(&broker.replica.view(), interests).await;
+                wanted = resolve(&broker.replica.view(), interests, limits.is_committed).await;
                 subscription = None;
                 continue;
             }
@@ -202,7 +222,11 @@ async fn large_gate(
 }
 
 /// What is wanted, with topics looked up as they are now.
-async fn resolve(view: &View, interests: &[(PartitionKey, Interest)]) -> Vec<PartitionRead> {
+async fn resolve(
+    view: &View,
+    interests: &[(PartitionKey, Interest)],
+    is_committed: bool,
+) -> Vec<PartitionRead> {
     let mut turns = Turns::default();
     let mut wanted = Vec::with_capacity(interests.len());
     for ((key, partition), interest) in interests {
@@ -213,6 +237,7 @@ async fn resolve(view: &View, interests: &[(PartitionKey, Interest)]) -> Vec<Par
             offset: interest.offset,
             max_bytes: usize::try_from(interest.max_bytes).unwrap_or(0),
             leader_epoch: interest.leader_epoch,
+            is_committed,
         });
     }
     wanted
@@ -248,12 +273,12 @@ async fn read_all(
     deadline: Instant,
 ) -> (Vec<Fetched>, Option<MemoryPermit>) {
     let available: usize = assessed.iter().map(Assessment::available).sum();
-    let first = assessed.iter().find(|a| a.available() > 0).and_then(|a| a.planned.first());
-    let Some(first) = first else {
+    let Some(first) = assessed.iter().find(|a| a.available() > 0) else {
         return (assessed.iter().map(Fetched::without_records).collect(), None);
     };
     // The first batch comes whole, and it may be all of its range.
-    let first = usize::try_from(first.range.bytes).unwrap_or(usize::MAX).min(FIRST_BATCH_BYTES);
+    let first = first.planned.first().map_or(CONTROL_BATCH_BYTES as u64, |planned| planned.range.bytes);
+    let first = usize::try_from(first).unwrap_or(usize::MAX).min(FIRST_BATCH_BYTES);
     let least = max_bytes.min(available).clamp(1, LEAST_FETCH_BYTES).max(first);
     let reserved = replies.reserve(least, max_bytes.min(available));
     let Ok(mut memory) = timeout_at(deadline + FETCH_READS_FOR / 2, reserved).await else {

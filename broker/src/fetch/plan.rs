@@ -1,13 +1,17 @@
 //! What a partition has for a fetch: pure, from the state alone.
 
 use kafka_protocol::error::ResponseError;
-use strandline_metadata::state::{Range, State};
+use strandline_metadata::state::{AbortedTransaction, Marker, Partition, Range, State};
+use strandline_storage::format::batch::CONTROL_BATCH_BYTES;
 use strandline_storage::path::ObjectKind;
 use strandline_storage::reader::{BlockKey, ReadPart, Stretch, block_at};
 use uuid::Uuid;
 
 use super::PartitionRead;
-use crate::limits::{NARROWED_RANGE_BYTES, PLANNED_RANGES, PLANNED_RANGES_PER_PARTITION, TAIL_RANGES};
+use crate::limits::{
+    ABORTED_PER_FETCH, ABORTED_PER_PARTITION, NARROWED_RANGE_BYTES, PLANNED_MARKERS, PLANNED_RANGES,
+    PLANNED_RANGES_PER_PARTITION, TAIL_RANGES,
+};
 
 /// A range to read, and the length of the object that it lies in.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +61,12 @@ pub(super) struct Assessment {
     pub(super) last_stable: i64,
     pub(super) log_start: i64,
     pub(super) planned: Vec<PlannedRange>,
+    /// The ends of transactions before, between and behind what is planned, by offset.
+    pub(super) markers: Vec<(i64, Marker)>,
+    /// Nothing from here on is returned.
+    pub(super) below: i64,
+    /// The aborted transactions in there; `None` if they are not wanted.
+    pub(super) aborted: Option<Vec<AbortedTransaction>>,
     /// What a consumer that goes on will want next, if that lies in another object.
     pub(super) next: Option<PlannedRange>,
     available: usize,
@@ -73,10 +83,20 @@ impl Assessment {
             last_stable: -1,
             log_start: -1,
             planned: Vec::new(),
+            markers: Vec::new(),
+            below: -1,
+            aborted: None,
             next: None,
             available: 0,
             lag_may_explain,
         }
+    }
+
+    /// What is planned of a partition, as if that were all that it has.
+    #[cfg(test)]
+    pub(super) fn planned(planned: Vec<PlannedRange>) -> Self {
+        let failed = Self::failed(Uuid::nil(), ResponseError::UnknownServerError, false);
+        Self { error: None, below: i64::MAX, planned, ..failed }
     }
 
     /// About how many bytes could be returned, at most what was asked for.
@@ -88,6 +108,26 @@ impl Assessment {
     /// read.
     pub(super) fn has_merged(&self) -> bool {
         self.planned.iter().any(|planned| planned.range.object.kind == ObjectKind::Merge)
+    }
+
+    /// Finds the ends of transactions and the aborted ones in what is planned from `offset` on, and
+    /// plans no more than goes with so many of them as may be named.
+    fn cut(&mut self, partition: &Partition, offset: i64, budget: &mut PlanBudget) {
+        let end = self.planned.last().map_or(offset, |last| last.range.end_offset);
+        self.below = self.below.min(partition.unmarked_from(end));
+        let mut markers = partition.markers().range(offset..self.below).map(|(at, marker)| (*at, *marker));
+        self.markers = markers.by_ref().take(PLANNED_MARKERS).collect();
+        if let Some((beyond, _)) = markers.next() {
+            self.below = beyond;
+        }
+        if let Some(aborted) = &mut self.aborted {
+            let most = budget.aborted.min(ABORTED_PER_PARTITION);
+            (*aborted, self.below) = partition.aborted_between(offset, self.below, most);
+            budget.aborted -= aborted.len().min(budget.aborted);
+        }
+        let below = self.below;
+        self.markers.retain(|(at, _)| *at < below);
+        self.planned.retain(|planned| planned.range.base_offset < below);
     }
 
     pub(super) fn is_error(&self) -> bool {
@@ -114,18 +154,20 @@ impl Assessment {
 pub(super) struct PlanBudget {
     bytes: usize,
     ranges: usize,
+    /// Aborted transactions that may be named.
+    aborted: usize,
 }
 
 impl PlanBudget {
     /// For an answer of up to `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         // The first batch comes whatever was asked for.
-        Self { bytes: bytes.max(1), ranges: PLANNED_RANGES }
+        Self { bytes: bytes.max(1), ranges: PLANNED_RANGES, aborted: ABORTED_PER_FETCH }
     }
 
     /// Whether nothing more fits.
     pub(super) fn is_spent(&self) -> bool {
-        self.bytes == 0 || self.ranges == 0
+        self.bytes == 0 || self.ranges == 0 || self.aborted == 0
     }
 }
 
@@ -153,6 +195,9 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
         last_stable: partition.last_stable(),
         log_start,
         planned: Vec::new(),
+        markers: Vec::new(),
+        below: if wanted.is_committed { partition.last_stable() } else { end },
+        aborted: wanted.is_committed.then(Vec::new),
         next: None,
         available: 0,
         lag_may_explain: false,
@@ -162,7 +207,7 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
         assessment.lag_may_explain = wanted.offset > end;
         return assessment;
     }
-    if budget.is_spent() {
+    if budget.is_spent() || wanted.offset >= assessment.below {
         return assessment;
     }
     let ranges = partition.ranges();
@@ -179,13 +224,16 @@ pub(super) fn assess(state: &State, wanted: &PartitionRead, budget: &mut PlanBud
         (wanted.max_bytes.min(budget.bytes), budget.ranges.min(PLANNED_RANGES_PER_PARTITION));
     let planned = partition.plan(wanted.offset, max_bytes as u64, max_ranges);
     assessment.planned = planned.iter().map(plan).collect();
+    assessment.cut(partition, wanted.offset, budget);
     if let Some(last) = assessment.planned.last().map(|p| p.range) {
         let after = partition.plan(last.end_offset, 1, 1).first().map(plan);
         assessment.next = after.filter(|p| p.range.object != last.object).map(PlannedRange::beginning);
     }
     let planned_bytes: u64 = assessment.planned.iter().map(|p| p.range.bytes).sum();
-    assessment.available = usize::try_from(planned_bytes).unwrap_or(usize::MAX).min(wanted.max_bytes.max(1));
-    if assessment.planned.is_empty() {
+    let bytes = usize::try_from(planned_bytes).unwrap_or(usize::MAX);
+    let bytes = bytes.saturating_add(assessment.markers.len() * CONTROL_BATCH_BYTES);
+    assessment.available = bytes.min(wanted.max_bytes.max(1));
+    if assessment.planned.is_empty() && assessment.markers.is_empty() {
         assessment.available = 0;
     }
     budget.bytes = budget.bytes.saturating_sub(assessment.available);
@@ -217,6 +265,7 @@ mod tests {
             offset: 0,
             max_bytes: usize::MAX >> 1,
             leader_epoch: -1,
+            is_committed: false,
         };
         for (bytes, ranges, planned) in [
             (usize::MAX >> 1, usize::MAX, [5, 5]),

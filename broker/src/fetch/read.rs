@@ -52,9 +52,9 @@ pub(super) async fn read(
     let assessed = narrow(broker, &offsets, assessed, &budgets, until).await;
     let plans = wanted.iter().zip(&assessed).zip(&budgets);
     let mut partitions: Vec<PartitionRecords> = plans
-        .map(|((wanted, assessment), budget)| {
-            let planned = budget.map_or(&[][..], |_| &assessment.planned);
-            PartitionRecords::new(wanted.offset, budget.unwrap_or(0), planned)
+        .map(|((wanted, assessment), budget)| match budget {
+            Some(budget) => PartitionRecords::new(wanted.offset, *budget, assessment),
+            None => PartitionRecords::none(),
         })
         .collect();
     let is_done = read_ranges(broker, &mut partitions, until).await;
@@ -66,7 +66,7 @@ pub(super) async fn read(
     for (((wanted, assessment), budget), records) in wanted.iter().zip(assessed).zip(budgets).zip(partitions)
     {
         fetched.push(match records.finish() {
-            Ok(records) => Fetched { records, ..Fetched::without_records(&assessment) },
+            Ok(records) => Fetched::with_records(&assessment, records),
             Err(StoreError::NotFound { key }) => {
                 read_again(broker, wanted, &key, budget.unwrap_or(0), until).await
             }
@@ -185,12 +185,12 @@ async fn read_again(
         return without;
     }
     let narrowed = narrow(broker, &[wanted.offset], vec![assessment], &[Some(budget)], until).await.pop();
-    let planned = narrowed.map_or_else(Vec::new, |assessment| assessment.planned);
-    let mut records = [PartitionRecords::new(wanted.offset, budget, &planned)];
+    let Some(assessment) = narrowed else { return without };
+    let mut records = [PartitionRecords::new(wanted.offset, budget, &assessment)];
     read_ranges(broker, &mut records, until).await;
     let [records] = records;
     match records.finish() {
-        Ok(records) => Fetched { records, ..without },
+        Ok(records) => Fetched::with_records(&assessment, records),
         Err(failed) => refuse(broker, wanted, topic_id, &failed),
     }
 }

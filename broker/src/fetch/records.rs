@@ -1,15 +1,15 @@
 //! The records of one partition, as the ranges that they lie in are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use strandline_metadata::state::Range;
+use strandline_metadata::state::{Marker, Range};
 use strandline_storage::error::StoreError;
-use strandline_storage::format::batch::patched_prefix;
+use strandline_storage::format::batch::{CONTROL_BATCH_BYTES, control_batch, patched_prefix};
 use strandline_storage::reader::{ReadBatch, ReadRange};
 use tracing::debug;
 
-use super::plan::PlannedRange;
+use super::plan::{Assessment, PlannedRange};
 use crate::limits::COPIED_BATCH_BYTES;
 use crate::placement::offsets_of;
 
@@ -20,6 +20,8 @@ pub(crate) struct Records {
     pub(crate) bytes: usize,
     /// Records in them.
     pub(crate) count: u64,
+    /// The offset behind the last of them; 0 if there are none.
+    pub(crate) end_offset: i64,
     /// Bytes that the pieces keep in memory: those of the buffers that they are slices of.
     pub(crate) kept_alive: usize,
 }
@@ -36,6 +38,7 @@ impl Collector {
     fn push(&mut self, batch: &ReadBatch, base_offset: i64, copied: usize) {
         self.records.bytes += batch.len();
         self.records.count += u64::try_from(batch.header.record_count).unwrap_or(0);
+        self.records.end_offset = base_offset + i64::from(batch.header.last_offset_delta) + 1;
         let prefix = patched_prefix(&batch.header, base_offset, 0);
         self.scratch.put_slice(&prefix);
         let mut replaced = prefix.len();
@@ -54,6 +57,15 @@ impl Collector {
         }
     }
 
+    /// Adds the end of a transaction.
+    fn push_end(&mut self, offset: i64, marker: &Marker) {
+        let Marker { producer_id, epoch, committed, time_ms } = *marker;
+        self.scratch.put_slice(&control_batch(offset, (producer_id, epoch), committed, time_ms));
+        self.records.bytes += CONTROL_BATCH_BYTES;
+        self.records.kept_alive += CONTROL_BATCH_BYTES;
+        self.records.end_offset = offset + 1;
+    }
+
     fn finish(mut self) -> Records {
         if !self.scratch.is_empty() {
             self.records.pieces.push(self.scratch.freeze());
@@ -70,6 +82,12 @@ pub(super) struct PartitionRecords {
     /// Most bytes, but for the first batch.
     budget: usize,
     ranges: Vec<PlannedRange>,
+    /// The ends of transactions that are to be added, the next one first.
+    markers: VecDeque<(i64, Marker)>,
+    /// Nothing from here on is wanted.
+    below: i64,
+    /// Whether all that was planned is among the ranges.
+    is_all: bool,
     /// The range that is to be added next.
     next: usize,
     /// Ranges that arrived before those in front of them.
@@ -80,11 +98,32 @@ pub(super) struct PartitionRecords {
 }
 
 impl PartitionRecords {
-    pub(super) fn new(offset: i64, budget: usize, planned: &[PlannedRange]) -> Self {
+    /// What was planned from `offset` on, as far as it fits into `budget` bytes.
+    pub(super) fn new(offset: i64, budget: usize, plan: &Assessment) -> Self {
+        let ranges = within(&plan.planned, budget);
         Self {
             offset,
             budget,
-            ranges: within(planned, budget),
+            is_all: ranges.len() == plan.planned.len(),
+            ranges,
+            markers: plan.markers.iter().copied().collect(),
+            below: plan.below,
+            next: 0,
+            early: BTreeMap::new(),
+            collector: Collector::default(),
+            failed: None,
+        }
+    }
+
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            offset: 0,
+            budget: 0,
+            ranges: Vec::new(),
+            markers: VecDeque::new(),
+            below: 0,
+            is_all: true,
             next: 0,
             early: BTreeMap::new(),
             collector: Collector::default(),
@@ -111,11 +150,25 @@ impl PartitionRecords {
         while let Some(read) = self.early.remove(&self.next) {
             let Some(planned) = self.ranges.get(self.next).copied() else { return };
             self.next += 1;
-            if !self.add_next(&planned, read) {
+            if !self.add_ends(planned.range.base_offset) || !self.add_next(&planned, read) {
+                self.is_all = false;
                 self.ranges.truncate(self.next);
                 self.early.clear();
             }
         }
+    }
+
+    /// Adds the ends of transactions that lie below an offset. Whether all of them have fitted.
+    fn add_ends(&mut self, below: i64) -> bool {
+        while let Some((offset, marker)) = self.markers.front().copied().filter(|(at, _)| *at < below) {
+            let bytes = self.collector.records.bytes;
+            if bytes > 0 && bytes + CONTROL_BATCH_BYTES > self.budget {
+                return false;
+            }
+            self.markers.pop_front();
+            self.collector.push_end(offset, &marker);
+        }
+        true
     }
 
     /// Whether there may be more.
@@ -166,7 +219,7 @@ impl PartitionRecords {
             self.failed = Some(StoreError::corrupt(&range.object.key(), what));
             return false;
         }
-        wanted.end_offset.is_some()
+        wanted.end_offset.is_some() && !planned.is_part
     }
 
     /// Which batches of a range belong into the response; what is wrong if they cannot be those of
@@ -178,6 +231,9 @@ impl PartitionRecords {
         for batch in batches {
             let (base_offset, end_offset) = offsets_of(range, next, &batch.header)
                 .map_err(|what| format!("the range at {} {what}", range.position))?;
+            if base_offset >= self.below {
+                return Ok(wanted);
+            }
             // A fetch starts at the batch that contains the offset.
             if end_offset > self.offset {
                 if bytes > 0 && bytes + batch.len() > self.budget {
@@ -194,7 +250,10 @@ impl PartitionRecords {
 
     /// What was read so far. A partition whose ranges lie in objects that cannot be read has failed
     /// unless there are records before those.
-    pub(super) fn finish(self) -> Result<Records, StoreError> {
+    pub(super) fn finish(mut self) -> Result<Records, StoreError> {
+        if self.is_all && self.next == self.ranges.len() && self.failed.is_none() {
+            self.add_ends(self.below);
+        }
         match self.failed {
             Some(error) => Err(error),
             None => Ok(self.collector.finish()),

@@ -174,8 +174,11 @@ fn batches(expected: &Expected, own: Bytes) -> Result<Vec<PlacedBatch>, String> 
         placed.push(PlacedBatch { position, base_offset, end_offset });
         next = end_offset;
         position += whole.len() as u64;
-        newest_ms = newest_ms.max(header.max_timestamp);
-        is_timed &= header.max_timestamp >= 0;
+        // The end of a transaction is no record.
+        if !header.is_control() {
+            newest_ms = newest_ms.max(header.max_timestamp);
+            is_timed &= header.max_timestamp >= 0;
+        }
         all.push((header, whole));
     }
     let ends_early = next < range.end_offset && !range.compacted;
@@ -189,7 +192,7 @@ fn batches(expected: &Expected, own: Bytes) -> Result<Vec<PlacedBatch>, String> 
         ));
     }
     // Records without timestamps count as written when they came.
-    if !is_timed && newest_ms <= range.max_timestamp_ms {
+    if (!is_timed || newest_ms == i64::MIN) && newest_ms <= range.max_timestamp_ms {
         return Ok(placed);
     }
     // A header may lie about the largest timestamp; the records themselves do not.
@@ -206,7 +209,7 @@ fn batches(expected: &Expected, own: Bytes) -> Result<Vec<PlacedBatch>, String> 
 /// The largest timestamp of the records in these batches, if all of them can be opened.
 fn newest_of(batches: &[(BatchHeader, Bytes)]) -> Option<i64> {
     let mut newest_ms = None;
-    for (header, whole) in batches {
+    for (header, whole) in batches.iter().filter(|(header, _)| !header.is_control()) {
         let mut note = |time: RecordTime| {
             newest_ms = newest_ms.max(Some(time.timestamp_ms));
             false

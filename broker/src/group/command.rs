@@ -51,6 +51,13 @@ pub(crate) enum Command {
         commits: Vec<Commit>,
         reply: Reply<RefusedCommits>,
     },
+    /// Whether somebody may commit in a transaction. Answers with the mod revision of the group's
+    /// key, 0 if it has none: whoever notes the offsets compares it.
+    CheckCommit {
+        identity: Identity,
+        generation: i32,
+        reply: Reply<i64>,
+    },
     /// A question for what is committed. A member of a group of the new protocol names itself and
     /// its epoch.
     FetchOffsets(Option<(String, i32)>, Reply<Arc<SharedOffsets>>),
@@ -87,6 +94,7 @@ impl Command {
             Self::Leave(_, reply) => reply.refuse(error),
             Self::ConsumerHeartbeat { reply, .. } => reply.refuse(error),
             Self::Commit { reply, .. } => reply.refuse(error),
+            Self::CheckCommit { reply, .. } => reply.refuse(error),
             Self::DeleteOffsets(_, reply) => reply.refuse(error),
             Self::FetchOffsets(_, reply) => reply.refuse(error),
             Self::Describe(reply) => reply.refuse(error),

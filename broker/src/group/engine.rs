@@ -318,6 +318,34 @@ impl Engine {
         }
     }
 
+    /// Whether offsets may be committed in a transaction (KIP-447). Whoever names no member need
+    /// not be one, as in old versions of the protocol. If one does, it is a sign of life.
+    pub(super) fn check_transaction(
+        &mut self,
+        identity: &Identity,
+        generation: i32,
+        now: Instant,
+    ) -> Result<(), CommitError> {
+        if generation < 0 && *identity == Identity::default() {
+            return Ok(());
+        }
+        match &mut self.protocol {
+            Protocol::Classic(group) if generation >= 0 && group.is_unborn() => {
+                Err(CommitError::NoGeneration)
+            }
+            Protocol::Classic(group) => {
+                match group.check_commit(identity, generation) {
+                    // What a member has read before the rebalance it may still commit.
+                    Ok(()) | Err(CommitError::NotAssigned) => {}
+                    Err(error) => return Err(error),
+                }
+                group.committed(&identity.member_id, now);
+                Ok(())
+            }
+            Protocol::Consumer(group) => group.validate_offset_commit(&identity.member_id, generation, None),
+        }
+    }
+
     /// Whether offsets may be committed in this member's name. If so, it is a sign of life.
     pub(super) fn commit(
         &mut self,

@@ -318,7 +318,14 @@ mod tests {
     use super::*;
 
     fn offset(offset: i64, time_ms: i64) -> CommittedOffset {
-        CommittedOffset { offset, leader_epoch: -1, time_ms, metadata: String::new(), expires_ms: None }
+        CommittedOffset {
+            offset,
+            leader_epoch: -1,
+            time_ms,
+            metadata: String::new(),
+            expires_ms: None,
+            after: 0,
+        }
     }
 
     fn of(topic: &str, id: u128, partition: u32, at: i64) -> Commit {

@@ -62,6 +62,11 @@ impl GroupTask {
                     Err(error) => reply.with(Err(error)),
                 })
             }
+            Command::CheckCommit { identity, generation, reply } => {
+                let checked = self.engine.check_transaction(&identity, generation, Instant::now());
+                let revision = self.store.revision();
+                Some(reply.with(checked.map(|()| revision)))
+            }
             Command::FetchOffsets(member, reply) => match self.engine.check_fetch(member.as_ref()) {
                 Ok(()) => {
                     self.store.fetch(reply);

@@ -136,6 +136,11 @@ impl GroupStore {
         Ok((store, stored.value))
     }
 
+    /// Mod revision of the group's key; 0 if there is none.
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// Whether the group has a key of its own.
     pub(super) fn has_group(&self) -> bool {
         self.revision > 0

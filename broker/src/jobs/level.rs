@@ -16,6 +16,6 @@ pub(super) async fn run_once(broker: &Broker) -> Result<(), CommitError> {
     if broker.replica.read(|view| log_level(&view.state)) >= level {
         return Ok(());
     }
-    let body = Some(Body::FeatureLevel(FeatureLevel { level }));
+    let body = Some(Body::FeatureLevel(FeatureLevel { level, transaction_version: 0 }));
     commit(broker, Change { body, ..Change::default() }).await.map(|_| ())
 }

@@ -25,6 +25,7 @@ use self::retention::Retention;
 pub(crate) use self::retention::clock_trust;
 use crate::Broker;
 use crate::tasks::TaskKind;
+use crate::transactions::expiry::TransactionExpiry;
 
 /// The key under which the jobs' broker is chosen.
 const LEADER: &str = "jobs";
@@ -68,7 +69,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             }
         }
         let (ranges, limit) =
-            (broker.replica.read(|view| view.state.range_count()), broker.config.max_state_ranges);
+            (broker.replica.read(|view| view.state.entry_count()), broker.config.max_state_ranges);
         if ranges >= limit / 10 * 8 {
             warn!(ranges, limit, "the state is near its limit; at the limit producers are refused");
         }
@@ -78,6 +79,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         }
         report(&broker, "level", level::run_once(&broker).await);
         report(&broker, "compaction", term.compact(&broker).await);
+        report(&broker, "transactions", term.transactions.run_once(&broker).await);
         report(&broker, "retention", term.retention.run_once(&broker).await);
         report(&broker, "gc", term.collector.run_once(&broker, &mut maintainer).await);
         report(&broker, "expiry", term.expiry.run_once(&broker).await);
@@ -89,6 +91,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
 struct Term {
     collector: Collector,
     expiry: ProducerExpiry,
+    transactions: TransactionExpiry,
     retention: Retention,
     compactor: Compactor,
     /// The newest snapshot that was seen, and when it was.

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use strandline_metadata::record::MergedPartition;
-use strandline_metadata::state::{InputsHash, Partition, Range, State};
+use strandline_metadata::state::{InputsHash, Marker, Partition, Range, State};
 use strandline_storage::format::merged::MergedRange;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -95,8 +95,10 @@ pub struct Piece {
     pub topic_id: Uuid,
     /// The partition's number.
     pub partition: u32,
-    /// In offset order, each beginning where the one before ends.
+    /// In offset order, each beginning where the one before ends, or behind markers.
     pub inputs: Vec<Range>,
+    /// The ends of transactions between them, by offset.
+    pub markers: Vec<(i64, Marker)>,
     /// The level of what becomes of them.
     pub level: u8,
     /// Whether some of their records that are kept have no timestamp.
@@ -204,12 +206,20 @@ pub fn pieces(
             if is_worth_it && (is_full || is_old || is_many) {
                 let is_large = bytes >= rules.object_bytes / 2;
                 let level = if level > 0 || is_large { 2 } else { 1 };
+                let markers = markers_between(partition, inputs);
                 let (partition, inputs) = (number, inputs.to_vec());
-                pieces.push(Piece { topic_id, partition, inputs, level, is_untimed: false });
+                pieces.push(Piece { topic_id, partition, inputs, markers, level, is_untimed: false });
             }
         }
     }
     pieces
+}
+
+/// The ends of transactions between neighbouring ranges of a partition.
+pub(super) fn markers_between(partition: &Partition, ranges: &[Range]) -> Vec<(i64, Marker)> {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Vec::new() };
+    let between = partition.markers().range(first.base_offset..last.end_offset);
+    between.map(|(offset, marker)| (*offset, *marker)).collect()
 }
 
 /// Whether an object has at least as many other bytes as a range in it, which would go with it.
@@ -217,11 +227,12 @@ fn keeps_much_alive(state: &State, range: &Range) -> bool {
     state.objects().get(&range.object).is_some_and(|object| object.bytes / 2 >= range.bytes)
 }
 
-/// The ranges of levels 0 and 1 that are not to be left alone and were never compacted, in runs of
-/// neighbours of the same level, the oldest first.
+/// The ranges of levels 0 and 1 that are not to be left alone, were never compacted and lie below
+/// the last stable offset, in runs of neighbours of the same level, the oldest first.
 fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Vec<Range>> {
     let [flushed, merged, _] = partition.ranges().levels();
     let mut left = flushed.ranges + merged.ranges;
+    let last_stable = partition.last_stable();
     let mut runs: Vec<Vec<Range>> = Vec::new();
     let mut last = None;
     for range in partition.ranges().newest_first() {
@@ -233,7 +244,7 @@ fn runs(partition: &Partition, is_left_alone: impl Fn(&Range) -> bool) -> Vec<Ve
             continue;
         }
         left -= 1;
-        if range.compacted || is_left_alone(range) {
+        if range.compacted || range.end_offset > last_stable || is_left_alone(range) {
             last = None;
             continue;
         }

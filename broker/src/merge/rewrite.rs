@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strandline_metadata::commit::CommitError;
 use strandline_metadata::record::{Merged, MergedTopic};
-use strandline_metadata::state::{MergeOutcome, Range, State};
+use strandline_metadata::state::{Marker, MergeOutcome, Range, State};
 use strandline_storage::error::StoreError;
+use strandline_storage::format::batch::control_batch;
 use strandline_storage::format::merged::{MergeBuilder, MergeError, MergeFlags, MergedRange};
 use strandline_storage::path::ObjectId;
 use strandline_storage::reader::{RawRange, ReadBatch, ReadKind};
@@ -97,7 +98,9 @@ pub(super) async fn rewrite(
     let mut readable = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match read.take(broker, &piece.inputs).await {
-            Ok(batches) => {
+            Ok(mut batches) => {
+                batches.extend(piece.markers.iter().filter_map(end_of_transaction));
+                batches.sort_by_key(|(base_offset, _)| *base_offset);
                 let partition = i32::try_from(piece.partition).unwrap_or(i32::MAX);
                 builder.begin(*piece.topic_id.as_bytes(), partition, MergeFlags::default())?;
                 for (base_offset, batch) in &batches {
@@ -123,6 +126,13 @@ pub(super) async fn rewrite(
     }
     let published = publish(broker, builder, &readable).await?;
     Ok(Rewritten { unreadable, unanswered, ..published })
+}
+
+/// The control batch of a marker, and its offset.
+pub(super) fn end_of_transaction((offset, marker): &(i64, Marker)) -> Option<PlacedBatch> {
+    let Marker { producer_id, epoch, committed, time_ms } = *marker;
+    let batch = control_batch(*offset, (producer_id, epoch), committed, time_ms);
+    ReadBatch::made(batch).ok().map(|batch| (*offset, batch))
 }
 
 /// Writes an object, and has it committed that its ranges take the place of these pieces.

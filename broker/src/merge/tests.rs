@@ -5,9 +5,15 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{FetchRequest, ListOffsetsRequest, TopicName};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    EndTxnRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, ProduceRequest, TopicName,
+    TransactionalId,
+};
 use kafka_protocol::records::Compression;
+use strandline_metadata::backend::Backend;
 use strandline_metadata::state::{Partition, Range};
+use strandline_storage::format::batch::crc32c;
 use strandline_storage::path::{ObjectId, ObjectKind};
 use strandline_storage::store::{FaultHandle, FaultPlan};
 use tokio::time::sleep;
@@ -403,7 +409,14 @@ fn piece(partition: u32, level: u8, base_offset: i64) -> Piece {
         level: level - 1,
         compacted: false,
     };
-    Piece { topic_id: Uuid::nil(), partition, inputs: vec![range], level, is_untimed: false }
+    Piece {
+        topic_id: Uuid::nil(),
+        partition,
+        inputs: vec![range],
+        markers: Vec::new(),
+        level,
+        is_untimed: false,
+    }
 }
 
 #[test]
@@ -419,4 +432,88 @@ fn what_was_written_at_the_same_time_is_read_together() {
         loads.iter().map(|load| load.objects.iter().flatten().map(place).collect()).collect();
     let all = |offset| (0..4).map(|partition| (2, partition, offset)).collect::<Vec<_>>();
     assert_eq!(places, [vec![(1, 9, 7)], all(0), all(1), all(2)]);
+}
+
+/// A batch of three records of the producer with this id, in an epoch of its.
+fn transactional((producer_id, epoch): (i64, i16)) -> Bytes {
+    let mut bytes = batch(Compression::None, NOW_MS, 3).to_vec();
+    bytes[22] |= 0x10;
+    bytes[43..51].copy_from_slice(&producer_id.to_be_bytes());
+    bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
+    bytes[53..57].copy_from_slice(&0_i32.to_be_bytes());
+    let crc = crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+/// What `read_committed` is answered from an offset on: records, aborted transactions, and the last
+/// stable offset.
+async fn fetch_committed(client: &mut TestClient, offset: i64) -> (Bytes, Vec<(i64, i64)>, i64) {
+    let partition = FetchPartition::default().with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic(TopicName(text("t"))).with_partitions(vec![partition]);
+    let request = FetchRequest::default().with_max_bytes(1 << 20).with_isolation_level(1);
+    let mut answer = client.call(&request.with_topics(vec![topic]), 12).await;
+    let fetched = answer.responses.remove(0).partitions.remove(0);
+    assert_eq!(fetched.error_code, 0);
+    let aborted = fetched.aborted_transactions.unwrap_or_default();
+    let aborted = aborted.iter().map(|a| (*a.producer_id, a.first_offset)).collect();
+    (fetched.records.unwrap_or_default(), aborted, fetched.last_stable_offset)
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_read_the_same_when_they_are_merged() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &[]).await;
+    let id = || TransactionalId(text("x"));
+    let request = InitProducerIdRequest::default().with_transactional_id(Some(id()));
+    let producer = client.call(&request.with_transaction_timeout_ms(60_000), 5).await;
+    let producer_id = producer.producer_id;
+    let mut write = async |epoch| {
+        let data = PartitionProduceData::default().with_records(Some(transactional((*producer_id, epoch))));
+        let data =
+            TopicProduceData::default().with_name(TopicName(text("t"))).with_partition_data(vec![data]);
+        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
+        let request = request.with_transactional_id(Some(id())).with_topic_data(vec![data]);
+        let answer = client.call(&request, 12).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    };
+    let ends = [true, false, true, true, false];
+    let mut other = TestClient::connect(&opened.broker);
+    for (epoch, committed) in (0..).zip(ends) {
+        write(epoch).await;
+        other.produce("t", [record(i32::from(epoch))]).await;
+        let request = EndTxnRequest::default().with_transactional_id(id()).with_producer_id(producer_id);
+        let ended = other.call(&request.with_producer_epoch(epoch).with_committed(committed), 5).await;
+        assert_eq!((ended.error_code, ended.producer_epoch), (0, epoch + 1));
+    }
+    write(5).await;
+    other.produce("t", [record(0)]).await;
+    let before = partition(&opened, topic, 0).await;
+    let open_since = before.last_stable();
+    assert_eq!((before.markers().len(), before.aborted().len()), (5, 2));
+    let mut expected = Vec::new();
+    for offset in 0..open_since {
+        expected.push(fetch_committed(&mut other, offset).await);
+    }
+    sleep(Duration::from_secs(3)).await;
+    let after = partition(&opened, topic, 0).await;
+    assert!(after.ranges().len() < before.ranges().len());
+    assert_eq!(after.last_stable(), open_since);
+    let first = *after.ranges().first().unwrap();
+    assert!(first.level == 1 && first.end_offset <= open_since, "nothing is merged across it: {first:?}");
+    assert_eq!((after.markers().len(), after.aborted().len()), (1, 2), "the last one lies behind it");
+    for (offset, expected) in (0..).zip(&expected) {
+        opened.broker.reader.evict(first.object);
+        let mut found = fetch_committed(&mut other, offset).await;
+        // Where a fetch ends may differ, not what it says.
+        let common = expected.0.len().min(found.0.len());
+        found.0.truncate(common);
+        assert_eq!((&found.0[..], found.2), (&expected.0[..common], expected.2), "from {offset} on");
+        assert!(common > 0 && expected.1.starts_with(&found.1), "from {offset} on");
+    }
+    let backend: Arc<dyn Backend> = Arc::new(world.backend.clone());
+    let report = crate::fsck::run(&backend, &world.store, opened.broker.replica.keys(), true).await.unwrap();
+    assert!(report.is_clean(), "{report}");
 }

@@ -469,7 +469,15 @@ mod tests {
         batch.put_u32(crc32c(&covered));
         batch.put_slice(&covered);
         let batch = VerifiedBatch::new(batch.freeze()).unwrap();
-        Entry { topic_id: Uuid::nil(), partition: 0, batch, offsets: 1, max_timestamp_ms: 0, producer: None }
+        Entry {
+            topic_id: Uuid::nil(),
+            partition: 0,
+            batch,
+            offsets: 1,
+            max_timestamp_ms: 0,
+            producer: None,
+            transaction: 0,
+        }
     }
 
     async fn append(buffer: &ProduceBuffer, bytes: usize) -> BufferTicket {

@@ -344,6 +344,7 @@ fn describe(entry: &Entry, time_ms: i64) -> FlushBatch {
         producer,
         producer_epoch,
         base_sequence,
+        transaction: entry.transaction,
     }
 }
 
@@ -355,6 +356,8 @@ fn entry_result(outcome: BatchOutcome) -> EntryResult {
             Refusal::OutOfOrderSequence => Refused::OutOfOrderSequence,
             Refusal::InvalidProducerEpoch => Refused::InvalidProducerEpoch,
             Refusal::UnknownProducerId => Refused::UnknownProducerId,
+            Refusal::InvalidProducerIdMapping => Refused::InvalidProducerIdMapping,
+            Refusal::InvalidTransactionState => Refused::InvalidTransactionState,
         })),
     }
 }

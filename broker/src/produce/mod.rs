@@ -36,6 +36,8 @@ pub struct Entry {
     pub max_timestamp_ms: i64,
     /// Producer id, epoch and first sequence number of an idempotent producer.
     pub producer: Option<(i64, i16, i32)>,
+    /// Of which transaction it is, as a record of the log says it; 0 of none.
+    pub transaction: u64,
 }
 
 /// What became of an entry.
@@ -87,6 +89,12 @@ pub enum Refused {
     /// The producer may have been forgotten.
     #[error("the producer id is not known in this partition, and old enough to have expired")]
     UnknownProducerId,
+    /// No transactional id has this producer id.
+    #[error("no transactional id has this producer id")]
+    InvalidProducerIdMapping,
+    /// It is not of the open transaction.
+    #[error("the batch does not belong to the transaction that is open, or has no place in it")]
+    InvalidTransactionState,
 }
 
 impl ProduceError {
@@ -100,6 +108,8 @@ impl ProduceError {
             Self::Refused(Refused::OutOfOrderSequence) => ResponseError::OutOfOrderSequenceNumber,
             Self::Refused(Refused::InvalidProducerEpoch) => ResponseError::InvalidProducerEpoch,
             Self::Refused(Refused::UnknownProducerId) => ResponseError::UnknownProducerId,
+            Self::Refused(Refused::InvalidProducerIdMapping) => ResponseError::InvalidProducerIdMapping,
+            Self::Refused(Refused::InvalidTransactionState) => ResponseError::InvalidTxnState,
         }
     }
 }

@@ -125,7 +125,9 @@ pub(crate) fn validate(
         header.producer_epoch,
         header.base_sequence,
     ));
-    let entry = Entry { topic_id, partition, batch, offsets, max_timestamp_ms, producer };
+    // Which transaction it is, is found out by who knows the state.
+    let transaction = u64::from(header.is_transactional());
+    let entry = Entry { topic_id, partition, batch, offsets, max_timestamp_ms, producer, transaction };
     Ok(Accepted { entry, log_append_time_ms: if stamps { now_ms } else { -1 } })
 }
 
@@ -159,10 +161,6 @@ fn check_header(header: &BatchHeader, rules: &TopicRules) -> Result<(), Invalid>
     if header.is_control() {
         return Err(invalid(ResponseError::InvalidRecord, "producers do not write control batches"));
     }
-    if header.is_transactional() {
-        let message = "transactions are not supported by this broker";
-        return Err(invalid(ResponseError::TransactionalIdAuthorizationFailed, message));
-    }
     if header.has_log_append_time() && rules.timestamp_type == TimestampType::LogAppendTime {
         let message = "Producer should not set timestamp type to LogAppendTime.";
         let all = (0..header.record_count).take(RECORD_ERRORS_PER_PARTITION);
@@ -173,6 +171,10 @@ fn check_header(header: &BatchHeader, rules: &TopicRules) -> Result<(), Invalid>
     let absent = header.producer_id == -1;
     if !complete && !absent {
         let message = "a producer id goes with an epoch and a sequence number";
+        return Err(invalid(ResponseError::InvalidRecord, message));
+    }
+    if header.is_transactional() && absent {
+        let message = "a batch of a transaction has a producer id";
         return Err(invalid(ResponseError::InvalidRecord, message));
     }
     Ok(())

@@ -191,7 +191,9 @@ impl View {
             | Key::Commits
             | Key::Head(_)
             | Key::Log { .. }
-            | Key::ProducerIds => {}
+            | Key::ProducerIds
+            | Key::Transaction(_)
+            | Key::Pending { .. } => {}
         }
     }
 
@@ -282,6 +284,12 @@ pub(super) fn decode(key: &Key, kv: &KeyValue) -> Decoded {
         Key::Watermarks { .. } => stored(kv, Decoded::Watermarks),
         Key::Leader(_) => stored(kv, Decoded::Leader),
         Key::Snapshot => stored(kv, Decoded::Snapshot),
-        Key::Bucket | Key::Commits | Key::Head(_) | Key::Log { .. } | Key::ProducerIds => Decoded::Other,
+        Key::Bucket
+        | Key::Commits
+        | Key::Head(_)
+        | Key::Log { .. }
+        | Key::ProducerIds
+        | Key::Transaction(_)
+        | Key::Pending { .. } => Decoded::Other,
     }
 }

@@ -142,6 +142,7 @@ impl Store {
 
     pub fn commit(&self, group: &str, topic: &str, topic_id: Uuid, offsets: &[(u32, i64)], time_ms: i64) {
         let commit = |offset: i64| CommittedOffset {
+            after: 0,
             offset,
             leader_epoch: -1,
             time_ms,

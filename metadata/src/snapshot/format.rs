@@ -17,8 +17,9 @@ use uuid::Uuid;
 use crate::limits::{LEVELS, SNAPSHOT_CHUNK_RANGES, SNAPSHOT_CHUNKS, SNAPSHOT_OBJECTS_PER_SLICE};
 use crate::record::{ObjectRef, topic_id};
 use crate::state::{
-    CheckpointDigest, FEATURE_LEVEL, ForgottenProducer, ForgottenProducers, Incarnation, Object, Partition,
-    PartitionParts, Producer, Range, SeenBatch, State, StateParts, Topic, object_id, object_ref,
+    AbortedTransaction, CheckpointDigest, FEATURE_LEVEL, ForgottenProducer, ForgottenProducers, Incarnation,
+    Marker, Object, OpenTransaction, Partition, PartitionParts, Producer, Range, SeenBatch, State,
+    StateParts, Topic, TransactionVersion, TransactionalProducer, object_id, object_ref,
 };
 use crate::turns::Turns;
 
@@ -87,6 +88,13 @@ pub(super) struct Manifest {
     /// other checksum of it. 0 in manifests of builds that did not know these.
     #[prost(fixed64, tag = "14")]
     pub(super) stamp_sum: u64,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) transactional: Vec<TransactionalEntry>,
+    /// `transaction.version`; absent while it was never changed.
+    #[prost(uint32, optional, tag = "16")]
+    pub(super) transaction_version: Option<u32>,
+    #[prost(uint32, tag = "17")]
+    pub(super) transaction_version_changes: u32,
 }
 
 /// What a snapshot says beside the state.
@@ -221,6 +229,86 @@ struct PartitionEntry {
     /// A range's level, and 4 more if it is compacted. Left out if all are 0.
     #[prost(uint32, repeated, tag = "13")]
     marks: Vec<u32>,
+    #[prost(message, repeated, tag = "14")]
+    open: Vec<OpenEntry>,
+    #[prost(message, repeated, tag = "15")]
+    markers: Vec<MarkerEntry>,
+    #[prost(message, repeated, tag = "16")]
+    aborted: Vec<AbortedEntry>,
+}
+
+/// An open transaction in a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct OpenEntry {
+    #[prost(int64, tag = "1")]
+    first_offset: i64,
+    #[prost(int64, tag = "2")]
+    producer_id: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct MarkerEntry {
+    #[prost(int64, tag = "1")]
+    offset: i64,
+    #[prost(int64, tag = "2")]
+    producer_id: i64,
+    #[prost(int32, tag = "3")]
+    epoch: i32,
+    #[prost(bool, tag = "4")]
+    committed: bool,
+    #[prost(int64, tag = "5")]
+    time_ms: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct AbortedEntry {
+    #[prost(int64, tag = "1")]
+    marker: i64,
+    #[prost(int64, tag = "2")]
+    producer_id: i64,
+    #[prost(int64, tag = "3")]
+    first_offset: i64,
+    #[prost(int64, tag = "4")]
+    last_stable: i64,
+}
+
+/// The producer of a transactional id.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TransactionalEntry {
+    #[prost(string, tag = "1")]
+    transactional_id: String,
+    #[prost(int64, tag = "2")]
+    producer_id: i64,
+    #[prost(int32, tag = "3")]
+    epoch: i32,
+    #[prost(uint32, tag = "4")]
+    timeout_ms: u32,
+    #[prost(uint64, tag = "5")]
+    number: u64,
+    #[prost(message, optional, tag = "6")]
+    open: Option<TransactionEntry>,
+    #[prost(bool, optional, tag = "7")]
+    outcome: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TransactionEntry {
+    #[prost(int64, tag = "1")]
+    since_ms: i64,
+    #[prost(message, repeated, tag = "2")]
+    topics: Vec<TransactionTopicEntry>,
+}
+
+/// Partitions of a transaction, as columns.
+#[derive(Clone, PartialEq, Message)]
+struct TransactionTopicEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    topic_id: Vec<u8>,
+    #[prost(uint32, repeated, tag = "2")]
+    partition: Vec<u32>,
+    /// First offset of the transaction there, + 1; 0 while nothing is written.
+    #[prost(int64, repeated, tag = "3")]
+    first: Vec<i64>,
 }
 
 /// What [`PartitionEntry::marks`] has in addition to the level of a range that is compacted.
@@ -270,6 +358,7 @@ pub(super) async fn encode_manifest(
         open_object: i.open_object.as_ref().map(object_ref),
     });
     let mut bytes = Vec::new();
+    let transaction_version = state.transaction_version();
     append(
         &mut bytes,
         &Manifest {
@@ -283,6 +372,10 @@ pub(super) async fn encode_manifest(
             commits: stamp.commits,
             written_at_ms: stamp.written_at_ms,
             stamp_sum: stamp.sum(state.revision(), state.digest()),
+            transaction_version: Some(transaction_version)
+                .filter(|version| version.changes > 0)
+                .map(|version| version.version),
+            transaction_version_changes: transaction_version.changes,
             ..Manifest::default()
         },
     )?;
@@ -306,11 +399,73 @@ pub(super) async fn encode_manifest(
         append(&mut bytes, &Manifest { dead, ..Manifest::default() })?;
         turns.spend(SNAPSHOT_OBJECTS_PER_SLICE).await;
     }
+    let mut transactional = state.transactional().iter();
+    loop {
+        let producers: Vec<_> =
+            transactional.by_ref().take(SNAPSHOT_OBJECTS_PER_SLICE).map(transactional_entry).collect();
+        if producers.is_empty() {
+            break;
+        }
+        append(&mut bytes, &Manifest { transactional: producers, ..Manifest::default() })?;
+        turns.spend(SNAPSHOT_OBJECTS_PER_SLICE).await;
+    }
     let checkpoints = state.checkpoints().iter();
     let checkpoints =
         checkpoints.map(|c| CheckpointEntry { revision: c.revision, digest: c.digest }).collect();
     append(&mut bytes, &Manifest { checkpoints, chunks: chunks.cloned().collect(), ..Manifest::default() })?;
     Ok(bytes)
+}
+
+fn transactional_entry((&producer_id, producer): (&i64, &TransactionalProducer)) -> TransactionalEntry {
+    TransactionalEntry {
+        transactional_id: producer.transactional_id.to_string(),
+        producer_id,
+        epoch: i32::from(producer.epoch),
+        timeout_ms: producer.timeout_ms,
+        number: producer.number,
+        outcome: producer.outcome,
+        open: producer.open.as_ref().map(|open| {
+            let mut topics: Vec<TransactionTopicEntry> = Vec::new();
+            for (&(topic_id, partition), first) in &open.partitions {
+                if topics.last().is_none_or(|topic| topic.topic_id != topic_id.as_bytes()) {
+                    let topic_id = topic_id.as_bytes().to_vec();
+                    topics.push(TransactionTopicEntry { topic_id, ..Default::default() });
+                }
+                if let Some(topic) = topics.last_mut() {
+                    topic.partition.push(partition);
+                    topic.first.push(first.map_or(0, |first| first + 1));
+                }
+            }
+            TransactionEntry { since_ms: open.since_ms, topics }
+        }),
+    }
+}
+
+fn transactional(entry: &TransactionalEntry) -> Option<TransactionalProducer> {
+    let open = match &entry.open {
+        None => None,
+        Some(open) => {
+            let mut partitions = OrdMap::new();
+            for topic in &open.topics {
+                let id = topic_id(&topic.topic_id).ok()?;
+                if topic.partition.len() != topic.first.len() {
+                    return None;
+                }
+                for (partition, first) in topic.partition.iter().zip(&topic.first) {
+                    partitions.insert((id, *partition), first.checked_sub(1).filter(|first| *first >= 0));
+                }
+            }
+            Some(OpenTransaction { partitions, since_ms: open.since_ms })
+        }
+    };
+    Some(TransactionalProducer {
+        transactional_id: entry.transactional_id.as_str().into(),
+        epoch: i16::try_from(entry.epoch).ok()?,
+        timeout_ms: entry.timeout_ms,
+        number: entry.number,
+        outcome: entry.outcome,
+        open,
+    })
 }
 
 /// Encodes a piece of the manifest, and makes sure that it can be read.
@@ -354,6 +509,7 @@ pub(super) async fn encode_chunk(
         for partition in topic.partitions() {
             entry.partitions.push(columns(partition, &mut chunk.objects, &mut indices));
             turns.spend(1 + partition.ranges().len() + partition.producers().len()).await;
+            turns.spend(partition.markers().len() + partition.aborted().len()).await;
         }
         chunk.topics.push(entry);
     }
@@ -414,6 +570,19 @@ fn columns(
         .iter()
         .map(|(&producer_id, p)| ForgottenEntry { producer_id, epoch: i32::from(p.epoch), last: p.last })
         .collect();
+    let open = partition.open_transactions().iter();
+    columns.open =
+        open.map(|(&first_offset, &producer_id)| OpenEntry { first_offset, producer_id }).collect();
+    let marker = |(&offset, marker): (&i64, &Marker)| {
+        let Marker { producer_id, epoch, committed, time_ms } = *marker;
+        MarkerEntry { offset, producer_id, epoch: i32::from(epoch), committed, time_ms }
+    };
+    columns.markers = partition.markers().iter().map(marker).collect();
+    let aborted = |(&marker, aborted): (&i64, &AbortedTransaction)| {
+        let AbortedTransaction { producer_id, first_offset, last_stable } = *aborted;
+        AbortedEntry { marker, producer_id, first_offset, last_stable }
+    };
+    columns.aborted = partition.aborted().iter().map(aborted).collect();
     columns
 }
 
@@ -483,6 +652,11 @@ pub(super) fn assemble(
         let open_object = entry.open_object.as_ref().map(|open| named(object, Some(open))).transpose()?;
         incarnations.insert(entry.incarnation, Incarnation { head: entry.head, open_object });
     }
+    let mut producers = OrdMap::new();
+    for entry in &manifest.transactional {
+        let producer = transactional(entry).ok_or_else(|| wrong("a transactional id does not add up"))?;
+        producers.insert(entry.producer_id, producer);
+    }
     let checkpoints: VecDeque<CheckpointDigest> = manifest
         .checkpoints
         .iter()
@@ -505,6 +679,11 @@ pub(super) fn assemble(
         producer_ids_end: manifest.producer_ids_end,
         producer_ids_forgotten_below: manifest.producer_ids_forgotten_below,
         checkpoints,
+        transactional: producers,
+        transaction_version: manifest.transaction_version.map_or_else(
+            TransactionVersion::default,
+            |version| TransactionVersion { version, changes: manifest.transaction_version_changes },
+        ),
     })
     .map_err(|what| wrong(&what))
 }
@@ -565,12 +744,25 @@ fn partition(columns: &PartitionEntry, ids: &[ObjectId]) -> Option<Partition> {
         let epoch = i16::try_from(entry.epoch).ok()?;
         noted.insert(entry.producer_id, ForgottenProducer { epoch, last: entry.last });
     }
+    let mut markers = OrdMap::new();
+    for entry in &columns.markers {
+        let MarkerEntry { offset, producer_id, epoch, committed, time_ms } = *entry;
+        let epoch = i16::try_from(epoch).ok()?;
+        markers.insert(offset, Marker { producer_id, epoch, committed, time_ms });
+    }
+    let aborted = columns.aborted.iter().map(|entry| {
+        let AbortedEntry { marker, producer_id, first_offset, last_stable } = *entry;
+        (marker, AbortedTransaction { producer_id, first_offset, last_stable })
+    });
     Some(Partition::from_parts(PartitionParts {
         log_start: columns.log_start,
         end: columns.end,
         ranges: ranges.into_iter().collect(),
         producers,
         forgotten: ForgottenProducers { noted, below: columns.forgotten_below },
+        open: columns.open.iter().map(|open| (open.first_offset, open.producer_id)).collect(),
+        markers,
+        aborted: aborted.collect(),
     }))
 }
 

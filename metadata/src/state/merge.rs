@@ -98,6 +98,13 @@ impl Partition {
             && merged.end_offset <= self.last_stable();
         is_named.then(|| {
             self.ranges.replace(merged);
+            // The markers in between are in the merged object.
+            for offset in self.markers_between(merged.base_offset, merged.end_offset) {
+                self.markers.remove(&offset);
+            }
+            if merged.compacted {
+                self.forget_aborted(merged.base_offset, merged.end_offset);
+            }
             inputs
         })
     }
@@ -126,7 +133,10 @@ impl State {
                     .and_then(|t| t.partitions.get_mut(entry.partition as usize))
                     .filter(|_| may_merge);
                 let inputs = partition.and_then(|partition| {
-                    let inputs = Arc::make_mut(partition).merge(entry, range)?;
+                    let partition = Arc::make_mut(partition);
+                    let marks = partition.mark_count();
+                    let inputs = partition.merge(entry, range)?;
+                    self.mark_count -= marks - partition.mark_count();
                     self.digest = partition_digest(self.digest, partition);
                     Some(inputs)
                 });
@@ -176,7 +186,7 @@ mod tests {
     impl Log {
         fn new(level: u32) -> Self {
             let mut log = Self { state: State::default(), sequence: 0 };
-            log.apply(&Body::FeatureLevel(FeatureLevel { level }));
+            log.apply(&Body::FeatureLevel(FeatureLevel { level, transaction_version: 0 }));
             log.apply(&Body::TopicCreated(TopicCreated {
                 topic_id: TOPIC.as_bytes().to_vec(),
                 partitions: 2,

@@ -13,6 +13,7 @@ mod merge;
 mod partition;
 mod producers;
 mod ranges;
+mod transactions;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,14 +28,19 @@ pub use self::partition::{Batch, BatchOutcome, Partition, Range, Refusal};
 use self::producers::ProducerIds;
 pub use self::producers::{ForgottenProducer, ForgottenProducers, Producer, SeenBatch, Sequence};
 pub use self::ranges::{LevelTotals, Ranges};
+pub use self::transactions::{
+    AbortedTransaction, Marker, OpenTransaction, TRANSACTIONS, TransactionOfBatch, TransactionVersion,
+    TransactionalProducer, TransactionalProducers,
+};
 use crate::invariants;
 use crate::limits::CHECKPOINTS;
 use crate::record::{
-    self, Body, Flush, FlushBatch, ObjectRef, ObjectsDeleted, ProducersExpired, Record, RecordError, Trim,
+    self, Body, FeatureLevel, Flush, FlushBatch, ObjectRef, ObjectsDeleted, ProducersExpired, Record,
+    RecordError, Trim,
 };
 
 /// The highest feature level that this build knows.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 /// From this feature level on, write objects say which object they are (version 2 of their format).
 pub const OBJECT_IDENTITY: u32 = 2;
 /// From this feature level on, partitions note which producers they have forgotten, and those go on
@@ -98,7 +104,10 @@ pub struct State {
     pub(crate) producer_ids_end: i64,
     pub(crate) producer_ids_forgotten_below: i64,
     pub(crate) checkpoints: VecDeque<CheckpointDigest>,
+    pub(crate) transactional: TransactionalProducers,
+    pub(crate) transaction_version: TransactionVersion,
     pub(crate) range_count: u64,
+    pub(crate) mark_count: u64,
     pub(crate) partition_count: u64,
     pub(crate) producer_count: u64,
 }
@@ -116,6 +125,8 @@ pub(crate) struct StateParts {
     pub(crate) producer_ids_end: i64,
     pub(crate) producer_ids_forgotten_below: i64,
     pub(crate) checkpoints: VecDeque<CheckpointDigest>,
+    pub(crate) transactional: TransactionalProducers,
+    pub(crate) transaction_version: TransactionVersion,
 }
 
 /// Where a record stands in the log.
@@ -240,9 +251,15 @@ impl State {
         &self.checkpoints
     }
 
-    /// How many ranges all partitions have together: what the state's memory grows with.
+    /// How many ranges all partitions have together.
     pub fn range_count(&self) -> u64 {
         self.range_count
+    }
+
+    /// How many ranges, markers and aborted transactions all partitions have together: what the
+    /// state's memory grows with.
+    pub fn entry_count(&self) -> u64 {
+        self.range_count + self.mark_count
     }
 
     /// How many partitions all topics have together.
@@ -269,13 +286,17 @@ impl State {
             producer_ids_end: parts.producer_ids_end,
             producer_ids_forgotten_below: parts.producer_ids_forgotten_below,
             checkpoints: parts.checkpoints,
+            transactional: parts.transactional,
+            transaction_version: parts.transaction_version,
             range_count: 0,
+            mark_count: 0,
             partition_count: 0,
             producer_count: 0,
         };
         for topic in state.topics.values() {
             state.partition_count += topic.partitions.len() as u64;
             state.producer_count += topic.partitions.iter().map(|p| p.producers.len() as u64).sum::<u64>();
+            state.mark_count += topic.partitions.iter().map(|p| p.mark_count()).sum::<u64>();
         }
         for range in state.topics.values().flat_map(|t| &t.partitions).flat_map(|p| p.ranges.iter()) {
             let object = state.objects.get_mut(&range.object).ok_or("a range lies in an unknown object")?;
@@ -348,8 +369,22 @@ impl State {
                 }
             }
             Body::ProducersExpired(expired) => self.apply_producers_expired(expired)?,
-            Body::FeatureLevel(level) => self.apply_feature_level(level.level),
+            Body::FeatureLevel(level) => self.apply_feature_level(*level),
             Body::Merged(merged) => self.apply_merged(at, record.time_ms, merged, &mut effects)?,
+            // Nobody writes these below that level.
+            Body::ProducerInitialized(_)
+            | Body::TransactionBegun(_)
+            | Body::TransactionEnded(_)
+            | Body::TransactionalIdsExpired(_)
+                if self.feature_level < TRANSACTIONS => {}
+            Body::ProducerInitialized(producer) => {
+                self.apply_producer_initialized(record.time_ms, producer, &mut effects)?;
+            }
+            Body::TransactionBegun(begun) => self.apply_transaction_begun(record.time_ms, begun)?,
+            Body::TransactionEnded(ended) => {
+                self.apply_transaction_ended(record.time_ms, ended, &mut effects)?;
+            }
+            Body::TransactionalIdsExpired(expired) => self.apply_transactional_ids_expired(expired)?,
         }
         Ok(effects)
     }
@@ -376,10 +411,34 @@ impl State {
                 let producers_before = partition.as_ref().map_or(0, |p| p.producers.len());
                 for batch in &entry.batches {
                     let described = describe(batch, time_ms)?;
+                    let Batch { sequence, transaction, .. } = described;
+                    let place = (topic_id, entry.partition);
                     let (outcome, new_range) = match &mut partition {
                         None => (BatchOutcome::Refused(Refusal::UnknownTopicOrPartition), false),
-                        Some(p) => Arc::make_mut(p).append(&described, object, position, &ids),
+                        Some(p) => {
+                            match transactions::check(
+                                &self.transactional,
+                                sequence.as_ref(),
+                                transaction,
+                                place,
+                            ) {
+                                Err(refusal) => (BatchOutcome::Refused(refusal), false),
+                                Ok(()) => Arc::make_mut(p).append(&described, object, position, &ids),
+                            }
+                        }
                     };
+                    if let (
+                        BatchOutcome::Appended { base_offset },
+                        Some(sequence),
+                        Some(_),
+                        Some(partition),
+                    ) = (outcome, sequence, transaction, &mut partition)
+                    {
+                        let id = sequence.producer_id;
+                        if transactions::note(&mut self.transactional, id, place, base_offset, time_ms) {
+                            Arc::make_mut(partition).open.insert(base_offset, id);
+                        }
+                    }
                     moved |= matches!(outcome, BatchOutcome::Appended { .. });
                     new_ranges += u32::from(new_range);
                     position += u64::from(batch.bytes);
@@ -435,12 +494,14 @@ impl State {
         let Some(topic) = self.topics.remove(&topic_id) else { return };
         self.mix_topic(topic_id);
         self.partition_count -= topic.partitions.len() as u64;
-        for (number, partition) in topic.partitions.iter().enumerate() {
+        for (number, partition) in (0..).zip(&topic.partitions) {
             self.producer_count -= partition.producers.len() as u64;
+            self.mark_count -= partition.mark_count();
+            self.leave_transactions((topic_id, number), partition);
             for range in partition.ranges.iter() {
                 self.dereference(range, revision, effects);
             }
-            effects.moved.push((topic_id, u32::try_from(number).unwrap_or(u32::MAX)));
+            effects.moved.push((topic_id, number));
         }
         effects.deleted_topics.push(topic_id);
     }
@@ -456,7 +517,9 @@ impl State {
                 continue;
             }
             let partition = Arc::make_mut(partition);
+            let marks = partition.mark_count();
             let gone = partition.trim(log_start);
+            self.mark_count -= marks - partition.mark_count();
             self.digest = partition_digest(self.digest, partition);
             for range in &gone {
                 self.dereference(range, at.revision, effects);
@@ -488,7 +551,8 @@ impl State {
                 .get(&producer_id)
                 .and_then(|p| p.batches.last())
                 .is_some_and(|b| b.base_offset == last);
-            if unchanged {
+            let is_writing = partition.open.values().any(|open| *open == producer_id);
+            if unchanged && !is_writing {
                 // Whoever has an id that was never handed out may start anywhere as it is.
                 let is_noted = ids.are_noted && producer_id < ids.end;
                 Arc::make_mut(partition).forget(producer_id, is_noted);
@@ -504,7 +568,8 @@ impl State {
         Ok(())
     }
 
-    fn apply_feature_level(&mut self, level: u32) {
+    fn apply_feature_level(&mut self, record: FeatureLevel) {
+        let level = record.level;
         let begins_to_note = self.feature_level < FORGOTTEN_PRODUCERS && level >= FORGOTTEN_PRODUCERS;
         if begins_to_note && self.producer_ids_forgotten_below > 0 {
             // Whom partitions have forgotten until now is not known.
@@ -512,6 +577,11 @@ impl State {
         }
         self.feature_level = self.feature_level.max(level);
         self.mix(self.feature_level.into());
+        if let Some(version) = record.transaction_version.checked_sub(1) {
+            let changes = self.transaction_version.changes + 1;
+            self.transaction_version = TransactionVersion { version, changes };
+            self.mix(version.into());
+        }
     }
 
     fn producer_ids(&self) -> ProducerIds {
@@ -589,6 +659,8 @@ fn outcome_digest(outcome: &BatchOutcome) -> u64 {
                 Refusal::OutOfOrderSequence => 1,
                 Refusal::InvalidProducerEpoch => 2,
                 Refusal::UnknownProducerId => 3,
+                Refusal::InvalidProducerIdMapping => 4,
+                Refusal::InvalidTransactionState => 5,
             };
             (reason << 2) | 2
         }
@@ -642,6 +714,24 @@ fn check(body: &Body) -> Result<(), ApplyError> {
             }
         }
         Body::Merged(merged) => merge::check(merged)?,
+        Body::ProducerInitialized(producer) => {
+            offset(producer.producer_id)?;
+            epoch(producer.epoch)?;
+            producer.replaces.checked_sub(1).map(offset).transpose()?;
+        }
+        Body::TransactionBegun(begun) => transactions::check_begun(begun)?,
+        Body::TransactionEnded(ended) => {
+            offset(ended.producer_id)?;
+            offset(ended.next_producer_id)?;
+            epoch(ended.epoch)?;
+            epoch(ended.next_epoch)?;
+        }
+        Body::TransactionalIdsExpired(expired) => {
+            for entry in &expired.producers {
+                offset(entry.producer_id)?;
+                epoch(entry.epoch)?;
+            }
+        }
         Body::Checkpoint(_) | Body::IncarnationRetired(_) | Body::FeatureLevel(_) => {}
     }
     Ok(())
@@ -649,6 +739,10 @@ fn check(body: &Body) -> Result<(), ApplyError> {
 
 fn offset(value: u64) -> Result<i64, RecordError> {
     i64::try_from(value).map_err(|_| RecordError::Impossible("an offset or id is below 2^63"))
+}
+
+fn epoch(value: u32) -> Result<i16, RecordError> {
+    i16::try_from(value).map_err(|_| RecordError::Impossible("a producer epoch is below 2^15"))
 }
 
 fn describe(batch: &FlushBatch, time_ms: i64) -> Result<Batch, RecordError> {
@@ -659,17 +753,25 @@ fn describe(batch: &FlushBatch, time_ms: i64) -> Result<Batch, RecordError> {
         None => None,
         Some(producer_id) => Some(Sequence {
             producer_id: offset(producer_id)?,
-            epoch: i16::try_from(batch.producer_epoch)
-                .map_err(|_| RecordError::Impossible("a producer epoch is below 2^15"))?,
+            epoch: epoch(batch.producer_epoch)?,
             first: i32::try_from(batch.base_sequence)
                 .map_err(|_| RecordError::Impossible("a sequence number is below 2^31"))?,
         }),
     };
+    let transaction = match batch.transaction {
+        0 => None,
+        1 => Some(TransactionOfBatch::OfEpoch),
+        number => Some(TransactionOfBatch::Numbered(number - 2)),
+    };
+    if transaction.is_some() && sequence.is_none() {
+        return Err(RecordError::Impossible("a batch of a transaction has a producer"));
+    }
     Ok(Batch {
         offsets: batch.offsets,
         bytes: batch.bytes,
         max_timestamp_ms: time_ms.wrapping_add(batch.max_timestamp_delta_ms),
         sequence,
+        transaction,
     })
 }
 

@@ -8,6 +8,7 @@ use strandline_storage::reader::Stretch;
 
 use super::producers::{ForgottenProducers, Producer, ProducerIds, Sequence, SequenceError};
 use super::ranges::Ranges;
+use super::transactions::{AbortedTransaction, Marker, TransactionOfBatch};
 
 /// A run of offsets that lies in one piece of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Batch {
     pub max_timestamp_ms: i64,
     /// Who wrote it, if the producer is idempotent.
     pub sequence: Option<Sequence>,
+    /// To which transaction it belongs; only with a sequence.
+    pub transaction: Option<TransactionOfBatch>,
 }
 
 /// What became of a batch.
@@ -89,6 +92,10 @@ pub enum Refusal {
     InvalidProducerEpoch,
     /// The producer is not known here, and its id is so old that it may have been forgotten.
     UnknownProducerId,
+    /// It belongs to a transaction, and no transactional id has this producer id.
+    InvalidProducerIdMapping,
+    /// It does not belong to the transaction that is open, or stands in the middle of one.
+    InvalidTransactionState,
 }
 
 impl From<SequenceError> for Refusal {
@@ -101,6 +108,15 @@ impl From<SequenceError> for Refusal {
     }
 }
 
+/// Removes the entries of offsets below `offset`.
+fn remove_below<T: Clone>(entries: &mut OrdMap<i64, T>, offset: i64) {
+    while let Some(&(first, _)) = entries.get_min()
+        && first < offset
+    {
+        entries.remove(&first);
+    }
+}
+
 /// The state of one partition. A clone shares nearly everything with the original.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partition {
@@ -109,6 +125,9 @@ pub struct Partition {
     pub(super) ranges: Ranges,
     pub(super) producers: OrdMap<i64, Arc<Producer>>,
     pub(super) forgotten: ForgottenProducers,
+    pub(super) open: OrdMap<i64, i64>,
+    pub(super) markers: OrdMap<i64, Marker>,
+    pub(super) aborted: OrdMap<i64, AbortedTransaction>,
 }
 
 /// What a snapshot stores of a partition; the rest is derived.
@@ -119,13 +138,16 @@ pub(crate) struct PartitionParts {
     pub(crate) ranges: Ranges,
     pub(crate) producers: OrdMap<i64, Arc<Producer>>,
     pub(crate) forgotten: ForgottenProducers,
+    pub(crate) open: OrdMap<i64, i64>,
+    pub(crate) markers: OrdMap<i64, Marker>,
+    pub(crate) aborted: OrdMap<i64, AbortedTransaction>,
 }
 
 impl Partition {
     /// A partition from what a snapshot stores.
     pub(crate) fn from_parts(parts: PartitionParts) -> Self {
-        let PartitionParts { log_start, end, ranges, producers, forgotten } = parts;
-        Self { log_start, end, ranges, producers, forgotten }
+        let PartitionParts { log_start, end, ranges, producers, forgotten, open, markers, aborted } = parts;
+        Self { log_start, end, ranges, producers, forgotten, open, markers, aborted }
     }
 
     /// First offset that can be read.
@@ -141,7 +163,7 @@ impl Partition {
 
     /// First offset that may belong to an open transaction; the end while there is none.
     pub fn last_stable(&self) -> i64 {
-        self.end
+        self.open.get_min().map_or(self.end, |(first, _)| *first)
     }
 
     /// Bytes of the ranges that are still referenced.
@@ -170,8 +192,8 @@ impl Partition {
     }
 
     /// The ranges from the one that contains `offset` on, up to and including the one with which at
-    /// least `max_bytes` are covered, and at most `max_ranges`. Pure; nothing if `offset` is at or
-    /// past the end or before the first range.
+    /// least `max_bytes` are covered, and at most `max_ranges`; from the next one on if a marker
+    /// has the offset. Pure; nothing if `offset` is at or past the end or before the first range.
     pub fn plan(&self, offset: i64, max_bytes: u64, max_ranges: usize) -> Vec<Range> {
         let mut planned = Vec::new();
         let mut bytes = 0;
@@ -179,13 +201,20 @@ impl Partition {
             if bytes >= max_bytes && !planned.is_empty() {
                 break;
             }
-            if planned.is_empty() && range.base_offset > offset {
+            if planned.is_empty() && self.unmarked_from(offset) < range.base_offset {
                 break;
             }
             bytes += range.bytes;
             planned.push(*range);
         }
         planned
+    }
+
+    /// The first offset from `offset` on that no marker has.
+    pub fn unmarked_from(&self, offset: i64) -> i64 {
+        let run = (offset..).zip(self.markers.range(offset..));
+        let marked = run.take_while(|(expected, (at, _))| expected == *at);
+        marked.last().map_or(offset, |(last, _)| last + 1)
     }
 
     /// Decides about a batch and, if it is new, appends it. Says whether that began a range of its
@@ -250,6 +279,8 @@ impl Partition {
             }
             gone.extend(self.ranges.pop_first());
         }
+        remove_below(&mut self.markers, self.log_start);
+        remove_below(&mut self.aborted, self.log_start);
         gone
     }
 }

@@ -11,8 +11,10 @@ use strandline_storage::store::ObjectStoreBackend;
 use super::*;
 use crate::invariants;
 use crate::record::{
-    Checkpoint, ExpiredProducer, FlushPartition, FlushTopic, IncarnationRetired, Merged, MergedPartition,
-    MergedTopic, PartitionsAdded, ProducerIdBlock, TopicCreated, TopicDeleted, TrimPartition,
+    Checkpoint, ExpiredProducer, ExpiredTransactional, FlushPartition, FlushTopic, IncarnationRetired,
+    Merged, MergedPartition, MergedTopic, PartitionsAdded, ProducerIdBlock, ProducerInitialized,
+    TopicCreated, TopicDeleted, TransactionBegun, TransactionEnded, TransactionTopic,
+    TransactionalIdsExpired, TrimPartition,
 };
 use crate::snapshot;
 
@@ -26,7 +28,7 @@ struct Writers {
     topics: Vec<Uuid>,
     /// An incarnation that is in the middle of a split flush, with its object.
     continuing: BTreeMap<i64, (u64, u32)>,
-    sequences: BTreeMap<(Uuid, u32, i64), i32>,
+    sequences: BTreeMap<(Uuid, u32, i64, i16), i32>,
     /// Merged objects so far.
     merges: u64,
 }
@@ -57,7 +59,7 @@ impl Writers {
         let at = Position { revision: self.revision, sequence: *head, incarnation };
         let time_ms = 1_000_000 + self.revision;
         let body = match self.rng.random_range(0..20) {
-            _ if self.continuing.contains_key(&incarnation) => self.flush(incarnation),
+            _ if self.continuing.contains_key(&incarnation) => self.flush(state, incarnation),
             0 => {
                 let topic_id = Uuid::from_u128(self.rng.random());
                 self.topics.push(topic_id);
@@ -80,15 +82,19 @@ impl Writers {
             6 => Body::Checkpoint(Checkpoint {}),
             7 => Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: self.rng.random_range(0..100) }),
             8 => self.expire(state),
-            9 => Body::FeatureLevel(record::FeatureLevel { level: self.rng.random_range(1..=FEATURE_LEVEL) }),
+            9 => Body::FeatureLevel(record::FeatureLevel {
+                level: self.rng.random_range(1..=FEATURE_LEVEL),
+                transaction_version: 0,
+            }),
             11 | 12 => self.merge(state),
+            13 | 14 => self.transaction(state),
             10 if self.heads.len() > 3 => Body::IncarnationRetired(IncarnationRetired { incarnation: 77 }),
-            _ => self.flush(incarnation),
+            _ => self.flush(state, incarnation),
         };
         (at, Record::new(time_ms, body))
     }
 
-    fn flush(&mut self, incarnation: i64) -> Body {
+    fn flush(&mut self, state: &State, incarnation: i64) -> Body {
         let (object_number, object_salt) = self.continuing.remove(&incarnation).unwrap_or_else(|| {
             let number = self.objects.entry(incarnation).or_default();
             *number += 1;
@@ -104,7 +110,7 @@ impl Writers {
             let topic_id = self.topic();
             let partition = self.rng.random_range(0..5);
             let batches: Vec<FlushBatch> =
-                (0..self.rng.random_range(1..4)).map(|_| self.batch(topic_id, partition)).collect();
+                (0..self.rng.random_range(1..4)).map(|_| self.batch(state, topic_id, partition)).collect();
             let bytes: u64 = batches.iter().map(|b| u64::from(b.bytes)).sum();
             let partitions = vec![FlushPartition { partition, position, batches }];
             topics.push(FlushTopic { topic_id: topic_id.as_bytes().to_vec(), partitions });
@@ -113,14 +119,24 @@ impl Writers {
         Body::Flush(Flush { object_number, object_salt, object_bytes: 1 << 20, topics, continues })
     }
 
-    fn batch(&mut self, topic_id: Uuid, partition: u32) -> FlushBatch {
+    fn batch(&mut self, state: &State, topic_id: Uuid, partition: u32) -> FlushBatch {
         let offsets = self.rng.random_range(1..10);
         let mut batch =
             FlushBatch { offsets, bytes: self.rng.random_range(70..500), ..FlushBatch::default() };
         if self.rng.random_bool(0.7) {
-            let producer_id = self.rng.random_range(0..4);
-            let next = self.sequences.entry((topic_id, partition, producer_id)).or_default();
+            let producer_id: i64 = self.rng.random_range(0..8);
             batch.producer = producer_id.cast_unsigned() + 1;
+            let transactional = state.transactional().get(&producer_id);
+            let epoch = transactional.map_or(0, |known| known.epoch);
+            let epoch = if self.rng.random_bool(0.1) { epoch + 1 } else { epoch };
+            batch.producer_epoch = u32::from(epoch.cast_unsigned());
+            if self.rng.random_bool(if producer_id < 4 { 0.05 } else { 0.9 }) {
+                // Of this epoch, or of a transaction before, now or later.
+                let number = transactional.map_or(0, |known| known.number);
+                batch.transaction =
+                    if self.rng.random_bool(0.7) { 1 } else { number + self.rng.random_range(1..4) };
+            }
+            let next = self.sequences.entry((topic_id, partition, producer_id, epoch)).or_default();
             // Mostly the next one, at times a repeat or a gap.
             batch.base_sequence = match self.rng.random_range(0..10) {
                 0 => (*next - 3).max(0).cast_unsigned(),
@@ -133,6 +149,40 @@ impl Writers {
             };
         }
         batch
+    }
+
+    /// What becomes of a transactional id, at times of one that is as nobody thinks.
+    fn transaction(&mut self, state: &State) -> Body {
+        let producer_id: i64 = self.rng.random_range(4..8);
+        let known = state.transactional().get(&producer_id);
+        let epoch = known.map_or(0, |known| u32::from(known.epoch.cast_unsigned()));
+        let epoch = epoch + u32::from(self.rng.random_bool(0.1));
+        let id = producer_id.cast_unsigned();
+        match self.rng.random_range(0..8) {
+            0 => Body::ProducerInitialized(ProducerInitialized {
+                transactional_id: format!("t{producer_id}"),
+                producer_id: id,
+                epoch: epoch + 1,
+                timeout_ms: 1_000,
+                replaces: known.map_or(0, |_| id + 1),
+            }),
+            1 | 2 => {
+                let topic_id = self.topic().as_bytes().to_vec();
+                let topic = TransactionTopic { topic_id, partitions: vec![0, 1, 7] };
+                Body::TransactionBegun(TransactionBegun { producer_id: id, epoch, topics: vec![topic] })
+            }
+            3 if self.rng.random_bool(0.3) => {
+                let producers = vec![ExpiredTransactional { producer_id: id, epoch }];
+                Body::TransactionalIdsExpired(TransactionalIdsExpired { producers })
+            }
+            _ => Body::TransactionEnded(TransactionEnded {
+                producer_id: id,
+                epoch,
+                committed: self.rng.random(),
+                next_producer_id: id,
+                next_epoch: epoch + u32::from(self.rng.random::<bool>()),
+            }),
+        }
     }
 
     fn trim(&mut self, state: &State) -> Body {
@@ -209,10 +259,14 @@ fn history(seed: u64, length: usize) -> (Vec<(Position, Record)>, State) {
 
 #[test]
 fn invariants_hold_after_every_record() {
+    let (mut open, mut marks) = (0, 0);
     for seed in 0..60 {
         let (_, state) = history(seed, 400);
         assert!(!state.topics.is_empty(), "the history of seed {seed} did nothing");
+        open += state.transactional().values().filter(|producer| producer.open.is_some()).count();
+        marks += state.entry_count() - state.range_count();
     }
+    assert!(open > 10 && marks > 100, "{open} transactions are open, and {marks} have left something");
 }
 
 #[test]
@@ -302,7 +356,7 @@ fn impossible_and_newer_records_stop_before_anything_changes() {
         Body::TopicCreated(TopicCreated { topic_id: vec![1; 16], partitions: u32::MAX }),
         Body::Flush(Flush { topics: vec![topic], ..Flush::default() }),
         Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: u64::MAX }),
-        Body::FeatureLevel(record::FeatureLevel { level: FEATURE_LEVEL + 1 }),
+        Body::FeatureLevel(record::FeatureLevel { level: FEATURE_LEVEL + 1, transaction_version: 0 }),
     ];
     for body in bodies {
         let record = Record::new(0, body.clone());
@@ -356,7 +410,7 @@ impl OneProducer {
     fn at_level(level: u32) -> Self {
         let topic_id = Uuid::from_u128(1);
         let mut log = Self { state: with_topic(topic_id), topic_id, sequence: 0 };
-        log.record(Body::FeatureLevel(record::FeatureLevel { level }));
+        log.record(Body::FeatureLevel(record::FeatureLevel { level, transaction_version: 0 }));
         log.record(Body::ProducerIdBlock(ProducerIdBlock { first: 0, end: 1000 }));
         assert_eq!(log.write(0, 0), BatchOutcome::Appended { base_offset: 0 });
         log
@@ -420,7 +474,10 @@ fn who_was_forgotten_before_that_was_noted_goes_on_anywhere() {
     log.expire(0, 1);
     let refused = BatchOutcome::Refused(Refusal::OutOfOrderSequence);
     assert_eq!(log.write(0, 3), refused, "the rule before the level was raised");
-    log.record(Body::FeatureLevel(record::FeatureLevel { level: FORGOTTEN_PRODUCERS }));
+    log.record(Body::FeatureLevel(record::FeatureLevel {
+        level: FORGOTTEN_PRODUCERS,
+        transaction_version: 0,
+    }));
     assert_eq!(log.write(0, 3), BatchOutcome::Appended { base_offset: 3 });
     log.record(Body::ProducerIdBlock(ProducerIdBlock { first: 1000, end: 2000 }));
     log.record(Body::ProducersExpired(ProducersExpired { producers: Vec::new(), ids_below: 2000 }));

@@ -284,6 +284,15 @@ pub struct CommittedOffset {
     /// of OffsetCommit).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<i64>,
+    /// A revision before the one that wrote it, from feature level 5 on: what a transaction commits
+    /// takes the place of older commits only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub after: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 fn no_epoch() -> i32 {
@@ -360,6 +369,7 @@ mod tests {
     #[test]
     fn offsets_read_as_golden_json_and_leave_out_what_is_not_there() {
         let plain = CommittedOffset {
+            after: 0,
             offset: 5,
             leader_epoch: -1,
             time_ms: 9,

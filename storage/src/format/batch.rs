@@ -355,6 +355,41 @@ fn overwrite(batch: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
+/// Bytes of a control batch.
+pub const CONTROL_BATCH_BYTES: usize = BATCH_HEADER_BYTES + 17;
+
+/// The batch that tells consumers how a transaction ended (KIP-98): one control record, whose key
+/// is its version and 1 for a commit or 0 for an abort, and whose value has a coordinator epoch,
+/// which is always 0 here.
+pub fn control_batch(
+    base_offset: i64,
+    (producer_id, epoch): (i64, i16),
+    is_commit: bool,
+    time_ms: i64,
+) -> Bytes {
+    let mut batch = BytesMut::with_capacity(CONTROL_BATCH_BYTES);
+    batch.put_i64(base_offset);
+    let length = CONTROL_BATCH_BYTES - BATCH_LENGTH_OVERHEAD_BYTES;
+    batch.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+    batch.put_i32(0);
+    batch.put_i8(BATCH_MAGIC);
+    batch.put_u32(0);
+    batch.put_i16(TRANSACTIONAL | CONTROL);
+    batch.put_i32(0);
+    batch.put_i64(time_ms);
+    batch.put_i64(time_ms);
+    batch.put_i64(producer_id);
+    batch.put_i16(epoch);
+    batch.put_i32(-1);
+    batch.put_i32(1);
+    // Length, attributes, timestamp and offset deltas; a key of 4 bytes, a value of 6; no headers.
+    // Varints are zigzag.
+    batch.put_slice(&[32, 0, 0, 0, 8, 0, 0, 0, u8::from(is_commit), 12, 0, 0, 0, 0, 0, 0, 0]);
+    let crc = crc32c(batch.get(CRC_COVERS_FROM..).unwrap_or_default());
+    overwrite(&mut batch, CRC_AT, &crc.to_be_bytes());
+    batch.freeze()
+}
+
 /// The CRC of record batches (Castagnoli).
 pub fn crc32c(bytes: &[u8]) -> u32 {
     Crc32c::of(bytes).value()
@@ -573,5 +608,40 @@ pub(crate) mod tests {
             let items = split_batches(Bytes::from(bytes)).count();
             assert!(items <= 4, "seed {seed}: a walk over garbage must end");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_has_golden_bytes() {
+        let hex = |bytes: &[u8]| {
+            use std::fmt::Write as _;
+            bytes.iter().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
+        };
+        let commit = control_batch(0x0102, (0x0304, 5), true, 0x0607);
+        let golden = "0000000000000102\
+             00000042\
+             00000000\
+             02\
+             CRC-----\
+             0030\
+             00000000\
+             0000000000000607\
+             0000000000000607\
+             0000000000000304\
+             0005\
+             ffffffff\
+             00000001\
+             20000000080000000\
+             10c00000000000000";
+        let golden = golden.replace("CRC-----", &hex(&crc32c(&commit[CRC_COVERS_FROM..]).to_be_bytes()));
+        assert_eq!(hex(&commit), golden);
+        assert_eq!(commit.len(), CONTROL_BATCH_BYTES);
+        let header = verify(&commit).unwrap();
+        assert!(header.is_control() && header.is_transactional());
+        let abort = control_batch(0x0102, (0x0304, 5), false, 0x0607);
+        let differs = commit.iter().zip(&abort).skip(CRC_COVERS_FROM).filter(|(a, b)| a != b).count();
+        assert_eq!(differs, 1);
     }
 }

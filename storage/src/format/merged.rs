@@ -109,7 +109,8 @@ pub struct MergedRange {
     pub first_offset: i64,
     /// Offset behind the last record of the last batch.
     pub end_offset: i64,
-    /// The largest timestamp of all batches, in milliseconds.
+    /// The largest timestamp of all batches but ends of transactions, in milliseconds; −1 if there
+    /// is none.
     pub max_timestamp: i64,
     /// Number of batches. Never 0.
     pub batches: u32,
@@ -307,6 +308,8 @@ impl MergeBuilder {
             .and_then(|last| last.checked_add(1))
             .filter(|end| base_offset >= 0 && *end > base_offset)
             .ok_or(MergeError::OffsetRange { base_offset, last_offset_delta })?;
+        // The end of a transaction is no record.
+        let newest = if header.is_control() { -1 } else { header.max_timestamp };
         let position = self.data_bytes();
         if position + actual as u64 > MAX_MERGED_BYTES {
             return Err(MergeError::TooManyBytes);
@@ -329,7 +332,7 @@ impl MergeBuilder {
                 length: 0,
                 first_offset: base_offset,
                 end_offset: base_offset,
-                max_timestamp: header.max_timestamp,
+                max_timestamp: newest,
                 batches: 0,
                 flags,
                 sparse: (u32::try_from(self.sparse.len()).unwrap_or(u32::MAX), 0),
@@ -338,7 +341,7 @@ impl MergeBuilder {
         let Some(range) = self.ranges.last_mut() else { return Err(MergeError::NoPartition) };
         range.length += actual as u64;
         range.end_offset = end_offset;
-        range.max_timestamp = range.max_timestamp.max(header.max_timestamp);
+        range.max_timestamp = range.max_timestamp.max(newest);
         range.batches += 1;
         let max_timestamp = range.max_timestamp;
         match self.sparse.last_mut() {

@@ -5,7 +5,7 @@ use std::iter;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, CRC_COVERS_FROM};
+use crate::format::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, CRC_COVERS_FROM, verify};
 
 /// A record batch, in the pieces in which it came from the store.
 #[derive(Clone, Debug)]
@@ -18,6 +18,12 @@ pub struct ReadBatch {
 }
 
 impl ReadBatch {
+    /// A batch that was not read, but made.
+    pub fn made(bytes: Bytes) -> Result<Self, BatchError> {
+        let header = verify(&bytes)?;
+        Ok(Self { header, first: bytes, more: Vec::new() })
+    }
+
     /// Its pieces, in order. None is empty.
     pub fn pieces(&self) -> impl Iterator<Item = &Bytes> + Clone {
         iter::once(&self.first).chain(&self.more)

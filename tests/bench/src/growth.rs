@@ -97,7 +97,7 @@ impl Week {
             retention_s,
             records_since: 0,
         };
-        week.apply(0, &Body::FeatureLevel(FeatureLevel { level: FEATURE_LEVEL }));
+        week.apply(0, &Body::FeatureLevel(FeatureLevel { level: FEATURE_LEVEL, transaction_version: 0 }));
         let topic_id = week.topic.as_bytes().to_vec();
         week.apply(0, &Body::TopicCreated(TopicCreated { topic_id, partitions: PARTITIONS }));
         week

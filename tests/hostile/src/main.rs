@@ -32,23 +32,9 @@ const LARGE_MEGABYTES: usize = 240;
 /// All kinds at once go on so many times longer than each alone.
 const TOGETHER: u32 = 3;
 
-/// How much less of the processors the attackers' threads get, as `nice` counts: what they compute
-/// to attack is nobody's fault who is attacked. Elsewhere they would have machines of their own.
-const NICENESS: i32 = 15;
-
 fn main() -> ExitCode {
-    let attackers = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        // On Linux it is the thread's own.
-        .on_thread_start(|| {
-            let _ = rustix::process::nice(NICENESS);
-        })
-        .build();
-    match attackers {
-        // Processes, and the neighbour's thread, are started by this thread, which is as nice as
-        // any other.
-        Ok(attackers) => attackers.block_on(begin()),
+    match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime.block_on(begin()),
         Err(error) => {
             eprintln!("no threads: {error}");
             ExitCode::FAILURE

@@ -9,6 +9,9 @@
 use std::mem::size_of;
 
 use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::add_partitions_to_txn_request::{
+    AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
+};
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
@@ -43,7 +46,11 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     alter_configs_request as alter, consumer_group_heartbeat_request, describe_producers_request,
     elect_leaders_request, incremental_alter_configs_request as incremental,
@@ -131,6 +138,13 @@ pub(super) fn shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::ListPartitionReassignments => Some(LIST_PARTITION_REASSIGNMENTS),
         ApiKey::UpdateFeatures => Some(UPDATE_FEATURES),
         ApiKey::DescribeProducers => Some(DESCRIBE_PRODUCERS),
+        ApiKey::AddPartitionsToTxn => Some(ADD_PARTITIONS_TO_TXN),
+        ApiKey::AddOffsetsToTxn => Some(ADD_OFFSETS_TO_TXN),
+        ApiKey::EndTxn => Some(END_TXN),
+        ApiKey::WriteTxnMarkers => Some(WRITE_TXN_MARKERS),
+        ApiKey::TxnOffsetCommit => Some(TXN_OFFSET_COMMIT),
+        ApiKey::DescribeTransactions => Some(DESCRIBE_TRANSACTIONS),
+        ApiKey::ListTransactions => Some(LIST_TRANSACTIONS),
         ApiKey::GetTelemetrySubscriptions => Some(GET_TELEMETRY_SUBSCRIPTIONS),
         ApiKey::PushTelemetry => Some(PUSH_TELEMETRY),
         ApiKey::ListConfigResources => Some(LIST_CONFIG_RESOURCES),
@@ -362,6 +376,77 @@ const INIT_PRODUCER_ID: &[Field] = &[
     int32("transaction_timeout_ms"),
     int64("producer_id").since(3),
     int16("producer_epoch").since(3),
+];
+
+const TRANSACTION_TOPICS: &[Field] = &[string("name"), int32s("partitions")];
+
+const ADD_PARTITIONS_TO_TXN: &[Field] = &[
+    structs::<AddPartitionsToTxnTransaction>(
+        "transactions",
+        &[
+            string("transactional_id"),
+            int64("producer_id"),
+            int16("producer_epoch"),
+            boolean("verify_only"),
+            structs::<AddPartitionsToTxnTopic>("topics", TRANSACTION_TOPICS),
+        ],
+    )
+    .since(4),
+    string("v3_and_below_transactional_id").until(3),
+    int64("v3_and_below_producer_id").until(3),
+    int16("v3_and_below_producer_epoch").until(3),
+    structs::<AddPartitionsToTxnTopic>("v3_and_below_topics", TRANSACTION_TOPICS).until(3),
+];
+
+const ADD_OFFSETS_TO_TXN: &[Field] =
+    &[string("transactional_id"), int64("producer_id"), int16("producer_epoch"), string("group_id")];
+
+const END_TXN: &[Field] =
+    &[string("transactional_id"), int64("producer_id"), int16("producer_epoch"), boolean("committed")];
+
+const WRITE_TXN_MARKERS: &[Field] = &[structs::<WritableTxnMarker>(
+    "markers",
+    &[
+        int64("producer_id"),
+        int16("producer_epoch"),
+        boolean("transaction_result"),
+        structs::<WritableTxnMarkerTopic>("topics", &[string("name"), int32s("partition_indexes")]),
+        int32("coordinator_epoch"),
+    ],
+)];
+
+const TXN_OFFSET_COMMIT: &[Field] = &[
+    string("transactional_id"),
+    string("group_id"),
+    int64("producer_id"),
+    int16("producer_epoch"),
+    int32("generation_id").since(3),
+    string("member_id").since(3),
+    string("group_instance_id").nullable().since(3),
+    structs::<TxnOffsetCommitRequestTopic>(
+        "topics",
+        &[
+            string("name"),
+            structs::<TxnOffsetCommitRequestPartition>(
+                "partitions",
+                &[
+                    int32("partition_index"),
+                    int64("committed_offset"),
+                    int32("committed_leader_epoch").since(2),
+                    string("committed_metadata").nullable(),
+                ],
+            ),
+        ],
+    ),
+];
+
+const DESCRIBE_TRANSACTIONS: &[Field] = &[strings("transactional_ids")];
+
+const LIST_TRANSACTIONS: &[Field] = &[
+    strings("state_filters"),
+    int64("producer_id_filters").array_of(size_of::<i64>()),
+    int64("duration_filter").since(1),
+    string("transactional_id_pattern").nullable().since(2),
 ];
 
 const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[

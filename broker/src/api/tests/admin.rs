@@ -189,14 +189,21 @@ async fn features_are_named_and_stay_in_every_version() {
         let response = client.call(&request, version).await;
         let supported: Vec<_> =
             response.supported_features.iter().map(|f| (&*f.name, f.min_version, f.max_version)).collect();
-        let later = [("metadata.version", 30, 30), ("strandline.version", 1, 4)];
-        let off = [("group.version", 0, 1)];
-        let expected: Vec<_> = off.into_iter().filter(|_| version >= 4).chain(later).collect();
+        let all = [
+            ("group.version", 0, 1),
+            ("metadata.version", 30, 30),
+            ("strandline.version", 1, 5),
+            ("transaction.version", 0, 2),
+        ];
+        // What may be off is not named to clients that would take it for a range from 0.
+        let expected: Vec<_> = all.into_iter().filter(|(_, least, _)| version >= 4 || *least > 0).collect();
         assert_eq!(supported, expected);
         let finalized = &response.finalized_features[0];
         assert_eq!((&*finalized.name, finalized.max_version_level), ("group.version", 1));
         assert_eq!(&*response.finalized_features[1].name, "metadata.version");
         assert_eq!(&*response.finalized_features[2].name, "strandline.version");
+        let transactions = &response.finalized_features[3];
+        assert_eq!((&*transactions.name, transactions.max_version_level), ("transaction.version", 2));
         assert!(response.finalized_features_epoch >= 0);
     }
     for version in update_features::VERSIONS {
@@ -206,7 +213,7 @@ async fn features_are_named_and_stay_in_every_version() {
         };
         let response = client.call(&update("group.version", 1), version).await;
         assert_eq!((response.error_code, response.results.len()), (0, usize::from(version <= 1)));
-        for request in [update("group.version", 0), update("transaction.version", 2)] {
+        for request in [update("group.version", 0), update("transaction.version", 3)] {
             let response = client.call(&request, version).await;
             assert_eq!(response.error_code, ResponseError::InvalidUpdateVersion.code());
             assert!(response.error_message.unwrap().contains(&*request.feature_updates[0].feature));

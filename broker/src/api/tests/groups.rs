@@ -359,7 +359,6 @@ async fn every_broker_names_the_same_coordinator_and_only_that_one_answers() {
     assert!(seen.len() > 1, "groups are spread: {seen:?}");
     for (kind, error) in [
         // Nothing that a client would try again after.
-        (1, ResponseError::TransactionalIdAuthorizationFailed),
         (2, ResponseError::InvalidRequest),
         (9, ResponseError::InvalidRequest),
     ] {

@@ -39,6 +39,7 @@ impl Reading {
                 offset: 0,
                 max_bytes: 1 << 20,
                 leader_epoch: -1,
+                is_committed: false,
             })
             .collect();
         Self { _writer: writer, reader, faults, client, wanted }
@@ -154,9 +155,9 @@ fn planned(object: ObjectId, position: u64, bytes: u64) -> PlannedRange {
 fn blocks_with_first_ranges_come_first_and_the_fullest_of_them() {
     let range = |number, bytes| planned(ObjectId::write(1, number, 0), 0, bytes);
     let partitions = [
-        PartitionRecords::new(0, 10_000, &[range(1, 100), range(3, 900)]),
-        PartitionRecords::new(0, 10_000, &[range(2, 60)]),
-        PartitionRecords::new(0, 10_000, &[range(2, 60), range(1, 100)]),
+        PartitionRecords::new(0, 10_000, &Assessment::planned(vec![range(1, 100), range(3, 900)])),
+        PartitionRecords::new(0, 10_000, &Assessment::planned(vec![range(2, 60)])),
+        PartitionRecords::new(0, 10_000, &Assessment::planned(vec![range(2, 60), range(1, 100)])),
     ];
     let order: Vec<Vec<(usize, usize)>> =
         blocks(&partitions).iter().map(|b| b.iter().map(|r| (r.partition, r.index)).collect()).collect();

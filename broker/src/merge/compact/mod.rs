@@ -22,6 +22,7 @@ mod marks;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,11 +43,12 @@ pub use self::batch::rewritten;
 use self::keys::{Class, Key, KeyHasher, KeyMap};
 use self::marks::Marks;
 use self::plan::{Region, bytes_of, is_clean};
+use self::transactions::Transactions;
 use super::Shared;
 use super::answers::Answers;
 use super::pace::Paced;
 use super::plan::{Ends, Piece, cut};
-use super::rewrite::{PlacedBatch, Read, RewriteError, Unreadable, is_current, publish};
+use super::rewrite::{PlacedBatch, Read, RewriteError, Unreadable, end_of_transaction, is_current, publish};
 use crate::Broker;
 use crate::compute::Kind;
 use crate::jobs::clock_trust;
@@ -110,6 +112,8 @@ pub(crate) struct Tally {
     pub(crate) superseded: u64,
     /// Tombstones whose time was over.
     pub(crate) tombstones: u64,
+    /// Records of aborted transactions, and ends of transactions.
+    pub(crate) aborted: u64,
     /// Records without a key, which were written before the topic was compacted.
     pub(crate) keyless: u64,
     /// Batches whose records cannot be opened; they stay.
@@ -258,6 +262,7 @@ struct Work<'a> {
     candidate: Candidate,
     /// What the candidate's region is of.
     state: State,
+    transactions: Arc<Transactions>,
     hasher: KeyHasher,
     /// When tombstones may go that are kept for the first time, ms since 1970.
     horizon_ms: i64,
@@ -275,9 +280,11 @@ impl<'a> Work<'a> {
         now_ms: i64,
         answers: &'a mut Answers<Unanswered>,
     ) -> Self {
+        let partition = state.partition(candidate.topic_id, candidate.number);
         Self {
             broker,
             shared,
+            transactions: Arc::new(partition.map_or_else(Transactions::default, |p| Transactions::of(p))),
             state,
             hasher: KeyHasher::new(shared.secrets()),
             horizon_ms: now_ms.saturating_add(candidate.rules.delete_retention_ms),
@@ -314,9 +321,14 @@ impl<'a> Work<'a> {
         let mut map = KeyMap::new(class, self.broker.config.merge.key_bytes(), offsets);
         let mut others = Vec::new();
         let hasher = self.hasher;
+        let transactions = self.transactions.clone();
         for load in loads(&dirty) {
+            let transactions = transactions.clone();
             (map, others) = self
                 .walk(load, (map, others), move |(map, others), base_offset, batch| {
+                    if transactions.is_hidden(base_offset, &batch.0) {
+                        return;
+                    }
                     each_key(batch, hasher, |key, offset_delta| {
                         let offset = base_offset + i64::from(offset_delta);
                         if let Some(key) = key {
@@ -398,6 +410,8 @@ impl<'a> Work<'a> {
             topic_id: self.candidate.topic_id,
             partition: self.candidate.number,
             inputs: inputs.to_vec(),
+            // Of the ends of transactions only those stay that consumers still have to see.
+            markers: Vec::new(),
             level: self.candidate.region.level(),
             is_untimed: false,
         };
@@ -409,12 +423,22 @@ impl<'a> Work<'a> {
         begun.map_err(RewriteError::from)?;
         let mut has_changed = false;
         let mut next = piece.offsets().0;
+        let markers = self.transactions.markers_between(piece.offsets());
         for load in loads(inputs) {
             let batches = self.read(load).await?;
             self.tally.bytes_read += bytes_of(load);
             // Either all ranges of a load are clean or none, see `loads`.
             let is_clean = load.first().is_some_and(is_clean);
-            for ((base_offset, batch), rewritten) in self.filter(batches, is_clean, superseded).await {
+            let mut filtered = self.filter(batches, (is_clean, piece.offsets()), superseded).await;
+            // What lies between ranges has no marks.
+            let (from, below) = (next, load.last().map_or(next, |last| last.end_offset));
+            let ends = markers.iter().filter(|(offset, _)| (from..below).contains(offset));
+            let ends = ends.filter_map(end_of_transaction);
+            let kept =
+                ends.filter(|(at, batch)| self.transactions.keeps(*at, &batch.header, piece.offsets()));
+            filtered.extend(kept.map(|placed| (placed, Rewritten::Same)));
+            filtered.sort_by_key(|((base_offset, _), _)| *base_offset);
+            for ((base_offset, batch), rewritten) in filtered {
                 // One without records, as ranges may end with, is put in its place again below.
                 has_changed |= rewritten != Rewritten::Same && batch.header.record_count > 0;
                 let pushed = match rewritten {
@@ -448,7 +472,7 @@ impl<'a> Work<'a> {
     async fn filter(
         &mut self,
         batches: Vec<PlacedBatch>,
-        is_clean: bool,
+        (is_clean, written): (bool, (i64, i64)),
         superseded: &mut Superseded,
     ) -> Vec<(PlacedBatch, Rewritten)> {
         let mut filter = Filter {
@@ -458,6 +482,8 @@ impl<'a> Work<'a> {
             new_horizon_ms: self.candidate.region.is_whole.then_some(self.horizon_ms),
             horizons_before_ms: self.candidate.region.is_whole.then_some(self.now_ms),
             superseded: std::mem::replace(superseded, Superseded::Marked(Marks::default(), 0)),
+            transactions: self.transactions.clone(),
+            written,
             tally: self.tally,
         };
         let work = move || {
@@ -493,7 +519,7 @@ impl<'a> Work<'a> {
         &mut self,
         load: &[Range],
         mut sum: T,
-        see: impl Fn(&mut T, i64, &OpenedBatch) + Send + Copy + 'static,
+        see: impl Fn(&mut T, i64, &OpenedBatch) + Send + 'static,
     ) -> Result<T, CompactError> {
         if self.broker.is_draining() || self.broker.sessions.current().is_none() {
             return Err(CompactError::NoSession);
@@ -530,11 +556,30 @@ struct Filter {
     /// supersede.
     horizons_before_ms: Option<i64>,
     superseded: Superseded,
+    transactions: Arc<Transactions>,
+    /// The offsets from and below which ranges are rewritten together.
+    written: (i64, i64),
     tally: Tally,
 }
 
 impl Filter {
+    /// The records of a batch have no marks that would be of use, but their places.
+    fn pass_over(&mut self, header: &BatchHeader) {
+        if let Superseded::Marked(_, next) = &mut self.superseded {
+            *next += u64::try_from(header.record_count).unwrap_or_default();
+        }
+    }
+
     fn run(&mut self, base_offset: i64, batch: &ReadBatch) -> Rewritten {
+        if !self.transactions.keeps(base_offset, &batch.header, self.written) {
+            self.tally.aborted += u64::try_from(batch.header.record_count).unwrap_or_default();
+            self.pass_over(&batch.header);
+            return Rewritten::Gone;
+        }
+        if batch.header.is_control() {
+            self.pass_over(&batch.header);
+            return Rewritten::Same;
+        }
         let Self { hasher, superseded, tally, .. } = self;
         let header = &batch.header;
         let before = *tally;

@@ -183,6 +183,7 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
         }
         Key::Offsets { .. } => {
             let commit = CommittedOffset {
+                after: 0,
                 offset: number,
                 leader_epoch: -1,
                 time_ms: number,

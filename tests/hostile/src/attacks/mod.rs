@@ -158,6 +158,10 @@ async fn create(client: &mut Client, name: &str, partitions: i32) -> Result<(), 
     client.call(&request, 7).await.map(drop)
 }
 
+/// How much less of the processors the attackers' thread gets, as `nice` counts: what they compute
+/// to attack is nobody's fault who is attacked. Elsewhere they would have machines of their own.
+const NICENESS: i32 = 15;
+
 /// Attacks that are under way, on a thread of their own.
 #[derive(Debug)]
 pub struct Press {
@@ -171,6 +175,8 @@ impl Press {
         let (stop, stopped) = oneshot::channel::<()>();
         let (target, attacks) = (target.clone(), attacks.to_vec());
         let thread = std::thread::spawn(move || {
+            // On Linux it is the thread's own.
+            let _ = rustix::process::nice(NICENESS);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let clients = LocalSet::new();
             for attack in attacks {
