@@ -9,7 +9,8 @@ So the scenarios are written once, in scenarios.py, and every client is held to 
     hello                                  -> {"lacks": [...]}: what this client has no API for, see LACKS
     send topic codec records               -> {"sent": [[partition, offset] or "why not", ...]}
     open topic group reset                    becomes a member of the group; reset is earliest, latest or none;
-                                           -> {"pid": ...}, if it is another process that becomes the member
+                                           -> {"pid": ...}, if it is another process that becomes the member;
+                                              with isolation too, if it is not to be the client's default
     poll ms                                -> {"records": [...], "events": [...], "errors": [...]}
     commit offsets                            {partition: next offset} of the open topic, for the group
     committed partitions                   -> {"offsets": {partition: offset or -1}}, as the client's own API sees it
@@ -18,6 +19,15 @@ So the scenarios are written once, in scenarios.py, and every client is held to 
     close                                     leaves the group; what was read meanwhile is in "records"
     create topic partitions configs, partitions topic -> {"count": n or null}, grow topic count, delete topic
     alter topic configs, config topic name -> {"value": ...}
+
+and for transactions.py, of the clients that run.sh names for it:
+
+    init_transactions id timeout_ms           from now on it sends in transactions
+    begin_transaction
+    add_offsets offsets                       {partition: next offset} of the open topic, for the group
+    end_transaction commit                    commit is true or false
+    describe_transactions id topic         -> {"state": ..., "listed": state, "timeout_ms": ..., "partitions": [...],
+                                              "producers": {partition: [where a producer's transaction began or -1, ...]}}
 
 A record is {"p": partition or null, "o": offset, "t": timestamp, "k": key, "v": value, "h": [[name, value], ...]}, with
 key and values in base64 or null. An event is ["assigned", partitions] or ["revoked", partitions]: what was given and
@@ -51,6 +61,7 @@ LACKS = {
     "leave": "leaving a group without losing the record that it has in hand",
     "commit": "committing by hand",
     "agent": "doing this from a command line that reads a group",
+    "describe-transactions": "describing transactions",
     "patience": "the patience to stay in a group whose coordinator is away for some seconds",
 }
 COMMIT_PATIENCE_SECONDS = 3

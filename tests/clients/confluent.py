@@ -116,17 +116,18 @@ class Agent:
     def __init__(self, bootstrap, client_id):
         self.common = {"bootstrap.servers": bootstrap, "client.id": client_id}
         self.producers, self.consumer, self.topic, self.events = {}, None, None, []
+        self.transactional = None
         self.admin = AdminClient(self.common)
 
     def hello(self):
         return {"lacks": []}
 
     def send(self, topic, codec, records):
-        if codec not in self.producers:
+        if not self.transactional and codec not in self.producers:
             # The broker is to refuse what is too large, not the client.
             settings = {"compression.type": codec, "enable.idempotence": True, "message.max.bytes": 5_000_000}
             self.producers[codec] = Producer({**self.common, **settings})
-        sent, producer = [None] * len(records), self.producers[codec]
+        sent, producer = [None] * len(records), self.transactional or self.producers[codec]
         for number, r in enumerate(records):
 
             def delivered(error, message, number=number):
@@ -140,8 +141,10 @@ class Agent:
         producer.flush(60)
         return {"sent": sent}
 
-    def open(self, topic, group, reset):
+    def open(self, topic, group, reset, isolation=None):
         settings = {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": RESETS[reset]}
+        if isolation:
+            settings["isolation.level"] = isolation
         if NEXT_PROTOCOL:
             settings |= {"group.protocol": "consumer"}
         else:
@@ -196,6 +199,27 @@ class Agent:
     def close(self):
         self.consumer.close()
         self.consumer = None
+
+    def init_transactions(self, id, timeout_ms):
+        settings = {"transactional.id": id, "transaction.timeout.ms": timeout_ms}
+        self.transactional = Producer({**self.common, **settings})
+        self.transactional.init_transactions(30)
+
+    def begin_transaction(self):
+        self.transactional.begin_transaction()
+
+    def add_offsets(self, offsets):
+        wanted = [TopicPartition(self.topic, int(p), offset) for p, offset in offsets.items()]
+        self.transactional.send_offsets_to_transaction(wanted, self.consumer.consumer_group_metadata(), 30)
+
+    def end_transaction(self, commit):
+        if commit:
+            self.transactional.commit_transaction(30)
+        else:
+            self.transactional.abort_transaction(30)
+
+    def describe_transactions(self, id, topic):
+        raise agent.Lacks("describe-transactions")
 
     def create(self, topic, partitions, configs):
         self.admin.create_topics([NewTopic(topic, num_partitions=partitions, config=configs)])[topic].result(30)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What Apache Kafka builds on its clients: the tools, Streams, a Connect worker, MirrorMaker 2.
 
-    platform_java.py tools|streams|connect BOOTSTRAP FOLDER      FOLDER has jars and classes
+    platform_java.py THING BOOTSTRAP FOLDER      one of THINGS, see below; FOLDER has jars and classes
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import urllib.request
 from collections import Counter
 
 import common
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from observer import Flow, Observer, eventually
 from scenarios import equal
 
@@ -143,19 +143,17 @@ def programs():
 
 
 def records(topic, partitions):
-    """Every record of a topic whose last one is never removed: its key and value."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    ends = OBSERVER.ends(topic, partitions)
-    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "nobody", "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
-    found, until = [], time.monotonic() + 30
-    places = dict.fromkeys(range(partitions), 0)
-    while any(places[p] < ends[p] for p in ends) and time.monotonic() < until:
+    """Every record of a topic that is committed, if it is of a transaction: its key and value."""
+    settings = {"isolation.level": "read_committed", "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "nobody", **settings})
+    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(partitions)])
+    found, at_end, until = [], set(), time.monotonic() + 30
+    while len(at_end) < partitions and time.monotonic() < until:
         message = consumer.poll(0.5)
         if message and not message.error():
             found.append((message.key(), message.value()))
-            places[message.partition()] = message.offset() + 1
+        elif message and message.error().code() == KafkaError._PARTITION_EOF:
+            at_end.add(message.partition())
     consumer.close()
     return found
 
@@ -250,25 +248,52 @@ def table_from_a_compacted_changelog():
         equal("words that were never sent", set(words.counts()) - set(words.sent), set())
 
 
+def word_count_exactly_once():
+    """The same with transactions, killed twice in the middle of the work: each word is counted exactly once, and no
+    count is seen twice."""
+    words = Words("exactly")
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        arguments = lambda n: [BOOTSTRAP, f"{folder}/{n}", "exactly", "exactly_once_v2"]  # noqa: E731
+        running.append(Program("WordCount", *arguments(1)))
+        words.produce(200)
+        words.counted("one worker counts")
+        running.append(Program("WordCount", *arguments(2)))
+        eventually("two members", lambda: OBSERVER.group("exactly-word-count")[2] >= 2, 40)
+        for n in (3, 4):
+            # For a second or so, since a transaction is committed every half.
+            for _ in range(20):
+                words.produce(20)
+            running.pop(0).end(signal.SIGKILL)
+            running.append(Program("WordCount", *arguments(n)))
+            words.produce(200)
+        words.counted("two are killed")
+    equal("words that were never sent", set(words.counts()) - set(words.sent), set())
+    before = {}
+    for key, value in records("exactly-counts", 3):
+        if value <= before.get(key, b""):
+            raise AssertionError(f"{key} is counted as {value.hex()} after {before[key].hex()}")
+        before[key] = value
+
+
 # ---- Connect
 
 
 class Worker(Program):
-    def __init__(self, folder, name):
+    def __init__(self, folder, name, cluster="connect", **more):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         settings = {
             "bootstrap.servers": BOOTSTRAP,
-            "group.id": "connect-workers",
+            "group.id": f"{cluster}-workers",
             "key.converter": "org.apache.kafka.connect.storage.StringConverter",
             "value.converter": "org.apache.kafka.connect.storage.StringConverter",
-            "offset.storage.topic": "connect-offsets",
+            "offset.storage.topic": f"{cluster}-offsets",
             "offset.storage.replication.factor": -1,
             "offset.storage.partitions": 3,
-            "config.storage.topic": "connect-configs",
+            "config.storage.topic": f"{cluster}-configs",
             "config.storage.replication.factor": -1,
-            "status.storage.topic": "connect-status",
+            "status.storage.topic": f"{cluster}-status",
             "status.storage.replication.factor": -1,
             "status.storage.partitions": 2,
             "offset.flush.interval.ms": 1000,
@@ -276,6 +301,7 @@ class Worker(Program):
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1000,
             "scheduled.rebalance.max.delay.ms": 1000,
+            **more,
         }
         path = f"{folder}/{name}.properties"
         with open(path, "w") as out:
@@ -350,6 +376,43 @@ def file_connectors():
         equal("lines that came twice though they were committed", twice, [])
 
 
+def source_exactly_once():
+    """A file goes into a topic in transactions, which the offsets are part of; its worker is killed in the middle, twice:
+    each line comes exactly once."""
+    topic, lines = "connect-exactly", []
+    connector = {"connector.class": "FileStreamSource", "topic": topic, "tasks.max": "1"}
+    connector |= {"exactly.once.support": "required", "transaction.boundary": "poll"}
+    with programs() as running, tempfile.TemporaryDirectory() as folder:
+        source = f"{folder}/in.txt"
+
+        def write():
+            with open(source, "a") as out:
+                for _ in range(50):
+                    lines.append(f"line {len(lines)}")
+                    out.write(lines[-1] + "\n")
+
+        def come():
+            return [value.decode() for _, value in records(topic, 3)]
+
+        OBSERVER.create(topic, 3)
+        for n in range(3):
+            worker = Worker(folder, f"exactly-{n}", "exactly", **{"exactly.once.source.support": "enabled"})
+            running.append(worker)
+            eventually("the worker answers", lambda: worker.tries("GET", "/connectors") is not None, 90)  # noqa: B023
+            if n == 0:
+                put = lambda: worker.tries("PUT", "/connectors/exactly/config", {**connector, "file": source})  # noqa: B023, E731
+                eventually("the connector is made", put, 40)
+            write()
+            eventually(lambda: f"{lines[-1]} comes", lambda: lines[-1] in come(), 90)
+            for _ in range(20):
+                time.sleep(0.05)
+                write()
+            if n < 2:
+                worker.end(signal.SIGKILL)
+        eventually(lambda: f"{len(set(lines) - set(come()))} lines are missing", lambda: not set(lines) - set(come()), 90)
+        equal("lines that came, sorted", sorted(come()), sorted(lines))
+
+
 def mirror_maker():
     """MirrorMaker 2 copies a topic, with the configs that it has and the timestamps of its records."""
     topic, mirrored = "mirror-source", "there.mirror-source"
@@ -413,6 +476,8 @@ THINGS = {
         "a Streams word count": word_count,
         "a Streams table from a compacted changelog": table_from_a_compacted_changelog,
     },
+    "streams-exactly-once": {"a word count, killed twice": word_count_exactly_once},
+    "connect-exactly-once": {"a source connector, killed twice": source_exactly_once},
     "connect": {"Connect's file connectors": file_connectors, "MirrorMaker 2": mirror_maker},
 }
 

@@ -11,8 +11,11 @@
 # 3. The tools of Apache Kafka, a Streams word count, a Connect worker.
 # 4. The clients produce without a pause while every broker is asked to leave and started again, one after the other:
 #    no request may fail. Then brokers are killed with -9 under the idempotent ones. Everything is read back.
+# 5. Transactions (transactions.py), with confluent, java, franz-go, sarama and rdkafka: commit, abort, fencing, time-outs, and
+#    copying exactly once while copiers or brokers are killed. Streams and Connect, exactly once, killed as well.
 #
-# PARTS=2 runs only the second part, PARTS="1 3" two of them. SCENARIOS="group resume" runs only these of the second.
+# PARTS=2 runs only the second part, PARTS="1 3" two of them. SCENARIOS="group fencing" runs only these of the second
+# and the fifth, and then neither Streams nor Connect in the fifth.
 # STRANDLINE_TEST_CLUSTER=reference/cluster.py runs it all against a real Apache Kafka: what passes there is what must
 # pass here, and a scenario that fails there is a wrong scenario. Only the fourth part asks for more than Kafka gives, and
 # is left out then: there a restart is noticed by producers without idempotence, and the answer to a batch that came
@@ -26,8 +29,8 @@ cd "$(dirname "$0")" || exit
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/strandline-clients
 TARGET=${CARGO_TARGET_DIR:-$(cd ../.. && pwd)/target}
 BIN=$TARGET/${STRANDLINE_PROFILE:-debug}
-[ -n "${STRANDLINE_TEST_CLUSTER:-}" ] && PARTS=${PARTS:-1 2 3}
-PARTS=${PARTS:-1 2 3 4}
+[ -n "${STRANDLINE_TEST_CLUSTER:-}" ] && PARTS=${PARTS:-1 2 3 5}
+PARTS=${PARTS:-1 2 3 4 5}
 WORK=$(mktemp -d)
 RESULTS=$WORK/results
 : >"$RESULTS"
@@ -122,6 +125,10 @@ for name in driver "${CLIENTS[@]}"; do
 		result "SKIP $name: IT CANNOT BE HAD HERE, SO IT IS NOT TRIED"
 	fi
 done
+known=$(for file in scenarios.py transactions.py; do "$CACHE/driver/bin/python" $file --list; done)
+for scenario in ${SCENARIOS:-}; do
+	grep -qx "$scenario" <<<"$known" || result "FAIL there is no scenario $scenario"
+done
 is_ready() { printf '%s\n' "${ready[@]}" | grep -qx "$1"; }
 
 # ---- 1. every client writes, every client reads
@@ -159,31 +166,35 @@ fi
 
 # ---- 2. the scenarios
 
-scenarios() { # scenarios NAME SCENARIO…: a client goes through them; what it printed is in a file
-	local name=$1 out=$WORK/scenarios-$1 COMMAND
-	shift
+scenarios() { # scenarios FILE NAME SCENARIO…: a client goes through them; what it printed is in a file
+	local file=$1 name=$2 out=$WORK/$1-$2 COMMAND
+	shift 2
 	command_of "$name"
-	"$CACHE/driver/bin/python" scenarios.py "$name" "$ALL" "$@" -- "${COMMAND[@]}" >"$out" 2>&1
-	counted "$name scenarios" "$out" $?
+	"$CACHE/driver/bin/python" "$file" "$name" "$ALL" "$@" -- "${COMMAND[@]}" >"$out" 2>&1
+	counted "$name ${file%.py}" "$out" $?
 }
-if part 2; then
-	quiet=() killing=()
-	for scenario in ${SCENARIOS:-$("$CACHE/driver/bin/python" scenarios.py --list)}; do
+going() { jobs -rp | grep -vxE "$HOLDER|$CLUSTER_PID"; }
+all_scenarios() { # all_scenarios FILE CLIENT…: every client goes through those that are asked for
+	local file=$1 name scenario
+	local -a quiet=() killing=()
+	for scenario in $("$CACHE/driver/bin/python" "$file" --list); do
+		[[ " ${SCENARIOS:-$scenario} " == *" $scenario "* ]] || continue
 		case $scenario in *-killed | *-restarted) killing+=("$scenario") ;; *) quiet+=("$scenario") ;; esac
 	done
+	shift
 	# Three clients at a time, since they mostly wait; those that kill brokers need them for themselves.
-	going() { jobs -rp | grep -vxE "$HOLDER|$CLUSTER_PID"; }
 	if [ ${#quiet[@]} -gt 0 ]; then
-		for name in "${of_scenarios[@]}"; do
+		for name in "$@"; do
 			while [ "$(going | wc -l)" -ge 3 ]; do sleep 0.2; done
-			scenarios "$name" "${quiet[@]}" &
+			scenarios "$file" "$name" "${quiet[@]}" &
 		done
 		while [ -n "$(going)" ]; do sleep 0.2; done
 	fi
 	if [ ${#killing[@]} -gt 0 ]; then
-		for name in "${of_scenarios[@]}"; do scenarios "$name" "${killing[@]}"; done
+		for name in "$@"; do scenarios "$file" "$name" "${killing[@]}"; done
 	fi
-fi
+}
+if part 2; then all_scenarios scenarios.py "${of_scenarios[@]}"; fi
 
 # ---- 3. what is built on the clients
 
@@ -200,6 +211,11 @@ console() { # console: the console producer and consumer
 	done
 	diff <(sort "$in") <(sort "$out") >>"$WORK/console.log"
 }
+platform() { # platform NAME THING: what platform_java.py does with it, if it can be had
+	is_ready "$1" || return
+	"$CACHE/driver/bin/python" platform_java.py "$2" "$ALL" "$CACHE/java" >"$WORK/$2.out" 2>&1
+	counted "$2" "$WORK/$2.out" $?
+}
 if part 3; then
 	if is_ready tools; then
 		if console; then result "PASS the Java console producer and consumer"; else
@@ -207,12 +223,7 @@ if part 3; then
 			result "FAIL the Java console producer and consumer"
 		fi
 	fi
-	for name in tools streams connect; do
-		if is_ready "$name"; then
-			"$CACHE/driver/bin/python" platform_java.py "$name" "$ALL" "$CACHE/java" >"$WORK/$name.out" 2>&1
-			counted "$name" "$WORK/$name.out" $?
-		fi
-	done
+	for name in tools streams connect; do platform "$name" "$name"; done
 fi
 
 # ---- 4. under load
@@ -264,6 +275,26 @@ if part 4 && [ ${#idempotent[@]} -gt 0 ]; then
 	done
 	unload
 	readers "$WORK/killed"
+fi
+
+# ---- 5. transactions
+
+if part 5; then
+	transactional=() groups_848=()
+	for name in "${of_scenarios[@]}"; do
+		case $name in
+		confluent | java | franz-go | sarama | rdkafka) transactional+=("$name") ;;
+		confluent-848 | java-848 | franz-go-848 | rdkafka-848) groups_848+=("$name") ;;
+		esac
+	done
+	all_scenarios transactions.py "${transactional[@]}"
+	# The other protocol of groups makes a difference only where there is a group.
+	if [[ " ${SCENARIOS:-exactly-once} " == *" exactly-once "* ]]; then
+		SCENARIOS=exactly-once all_scenarios transactions.py "${groups_848[@]}"
+	fi
+	if [ -z "${SCENARIOS:-}" ]; then
+		for name in streams connect; do platform "$name" "$name-exactly-once"; done
+	fi
 fi
 
 # Otherwise everything after that failed for a reason that is none.

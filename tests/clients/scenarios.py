@@ -504,18 +504,18 @@ SCENARIOS = {
 }
 
 
-def main():
+def main(scenarios):
     words, command = sys.argv[1:], []
     if words == ["--list"]:
-        print("\n".join(SCENARIOS))
+        print("\n".join(scenarios))
         return
     if "--" in words:
         words, command = words[: words.index("--")], words[words.index("--") + 1 :]
     client, bootstrap, *names = words
     cluster, observer = Cluster(bootstrap), Observer(bootstrap)
-    for name in names or SCENARIOS:
+    for name in names or scenarios:
         run = Run(client, command, cluster, observer, name)
-        attempt(f"{client} {name}", run, SCENARIOS[name])
+        attempt(f"{client} {name}", run, scenarios[name])
 
 
 def attempt(what, run, scenario):
@@ -539,4 +539,4 @@ def attempt(what, run, scenario):
 
 
 if __name__ == "__main__":
-    main()
+    main(SCENARIOS)

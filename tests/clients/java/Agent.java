@@ -25,6 +25,8 @@ import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.TransactionDescription;
+import org.apache.kafka.clients.admin.TransactionListing;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -50,6 +52,7 @@ final class Agent implements ConsumerRebalanceListener {
     private final Properties common = new Properties();
     private final Admin admin;
     private final Map<String, KafkaProducer<byte[], byte[]>> producers = new HashMap<>();
+    private KafkaProducer<byte[], byte[]> transactional;
     private KafkaConsumer<byte[], byte[]> consumer;
     private String topic;
     private ArrayNode events = JSON.createArrayNode();
@@ -71,7 +74,7 @@ final class Agent implements ConsumerRebalanceListener {
             } catch (ExecutionException failed) {
                 answer.put("error", String.valueOf(failed.getCause()));
             } catch (Exception failed) {
-                answer.put("error", failed.toString());
+                answer.put("error", failed + (failed.getCause() == null ? "" : ", caused by " + failed.getCause()));
             }
             out.println(JSON.writeValueAsString(answer));
             out.flush();
@@ -84,7 +87,7 @@ final class Agent implements ConsumerRebalanceListener {
         switch (request.get("do").asText()) {
             case "hello" -> answer.putArray("lacks");
             case "send" -> send(named, request.get("codec").asText(), request.get("records"), answer.putArray("sent"));
-            case "open" -> open(named, request.get("group").asText(), request.get("reset").asText());
+            case "open" -> open(named, request);
             case "poll" -> poll(request.get("ms").asInt(), answer);
             case "commit" -> commit(request.get("offsets"));
             case "committed" -> committed(request.get("partitions"), answer.putObject("offsets"));
@@ -100,6 +103,18 @@ final class Agent implements ConsumerRebalanceListener {
             case "delete" -> wait(admin.deleteTopics(List.of(named)).all());
             case "alter" -> alter(named, request.get("configs"));
             case "config" -> answer.put("value", config(named, request.get("name").asText()));
+            case "init_transactions" -> initTransactions(request.get("id").asText(), request.get("timeout_ms").asInt());
+            case "begin_transaction" -> transactional.beginTransaction();
+            case "add_offsets" ->
+                transactional.sendOffsetsToTransaction(positions(request.get("offsets")), consumer.groupMetadata());
+            case "end_transaction" -> {
+                if (request.get("commit").asBoolean()) {
+                    transactional.commitTransaction();
+                } else {
+                    transactional.abortTransaction();
+                }
+            }
+            case "describe_transactions" -> describeTransactions(request.get("id").asText(), named, answer);
             default -> answer.put("error", request + " is no request");
         }
     }
@@ -111,7 +126,8 @@ final class Agent implements ConsumerRebalanceListener {
     // ---- producing
 
     private void send(String topic, String codec, JsonNode records, ArrayNode sent) throws Exception {
-        KafkaProducer<byte[], byte[]> producer = producers.computeIfAbsent(codec, this::producer);
+        KafkaProducer<byte[], byte[]> producer =
+                transactional != null ? transactional : producers.computeIfAbsent(codec, this::producer);
         List<Future<RecordMetadata>> futures = new ArrayList<>();
         for (JsonNode r : records) {
             Integer partition = r.get("p").isNull() ? null : r.get("p").asInt();
@@ -154,10 +170,13 @@ final class Agent implements ConsumerRebalanceListener {
 
     // ---- consuming
 
-    private void open(String topic, String group, String reset) {
-        Properties settings = with("group.id", group);
+    private void open(String topic, JsonNode request) {
+        Properties settings = with("group.id", request.get("group").asText());
         settings.put("enable.auto.commit", false);
-        settings.put("auto.offset.reset", reset);
+        settings.put("auto.offset.reset", request.get("reset").asText());
+        if (request.has("isolation")) {
+            settings.put("isolation.level", request.get("isolation").asText());
+        }
         settings.put("fetch.max.wait.ms", 100);
         if (NEXT_PROTOCOL) {
             settings.put("group.protocol", "consumer");
@@ -207,12 +226,16 @@ final class Agent implements ConsumerRebalanceListener {
     }
 
     private void commit(JsonNode offsets) {
+        consumer.commitSync(positions(offsets));
+    }
+
+    private Map<TopicPartition, OffsetAndMetadata> positions(JsonNode offsets) {
         Map<TopicPartition, OffsetAndMetadata> wanted = new HashMap<>();
         offsets.fields().forEachRemaining(at -> {
             TopicPartition partition = new TopicPartition(topic, Integer.parseInt(at.getKey()));
             wanted.put(partition, new OffsetAndMetadata(at.getValue().asLong(), Optional.empty(), ""));
         });
-        consumer.commitSync(wanted);
+        return wanted;
     }
 
     private void committed(JsonNode partitions, ObjectNode offsets) {
@@ -226,6 +249,35 @@ final class Agent implements ConsumerRebalanceListener {
         consumer.assignment().forEach(p -> asked.put(p, timestamp));
         for (Map.Entry<TopicPartition, OffsetAndTimestamp> at : consumer.offsetsForTimes(asked).entrySet()) {
             offsets.put("" + at.getKey().partition(), at.getValue() == null ? null : at.getValue().offset());
+        }
+    }
+
+    // ---- transactions
+
+    private void initTransactions(String id, int timeoutMs) {
+        Properties settings = with("transactional.id", id);
+        settings.put("transaction.timeout.ms", timeoutMs);
+        transactional = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer());
+        transactional.initTransactions();
+    }
+
+    private void describeTransactions(String id, String topic, ObjectNode answer) throws Exception {
+        for (TransactionListing listed : wait(admin.listTransactions().all())) {
+            if (listed.transactionalId().equals(id)) {
+                answer.put("listed", listed.state().toString());
+            }
+        }
+        TransactionDescription described = wait(admin.describeTransactions(List.of(id)).description(id));
+        answer.put("state", described.state().toString()).put("timeout_ms", described.transactionTimeoutMs());
+        ArrayNode partitions = answer.putArray("partitions");
+        described.topicPartitions().stream().map(TopicPartition::partition).sorted().forEach(partitions::add);
+        ObjectNode producers = answer.putObject("producers");
+        int count = wait(admin.describeTopics(List.of(topic)).allTopicNames()).get(topic).partitions().size();
+        for (int p = 0; p < count; p++) {
+            TopicPartition partition = new TopicPartition(topic, p);
+            ArrayNode begins = producers.putArray("" + p);
+            wait(admin.describeProducers(List.of(partition)).partitionResult(partition)).activeProducers()
+                    .forEach(producer -> begins.add(producer.currentTransactionStartOffset().orElse(-1)));
         }
     }
 

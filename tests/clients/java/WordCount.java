@@ -7,7 +7,10 @@ import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.Produced;
 
-/** A Streams word count, at least once: NAME-lines to NAME-counts. Arguments: bootstrap servers, state folder, NAME. */
+/**
+ * A Streams word count: NAME-lines to NAME-counts. Arguments: bootstrap servers, state folder, NAME, and the processing
+ * guarantee, which is at_least_once unless told otherwise.
+ */
 final class WordCount {
     private WordCount() {}
 
@@ -17,7 +20,7 @@ final class WordCount {
         settings.put("application.id", name + "-word-count");
         settings.put("bootstrap.servers", args[0]);
         settings.put("state.dir", args[1]);
-        settings.put("processing.guarantee", "at_least_once");
+        settings.put("processing.guarantee", args.length > 3 ? args[3] : "at_least_once");
         settings.put("commit.interval.ms", 500);
         settings.put("num.stream.threads", 1);
         settings.put("session.timeout.ms", 6000);

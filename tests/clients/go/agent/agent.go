@@ -54,6 +54,10 @@ type Request struct {
 	Configs    map[string]string `json:"configs"`
 	Count      int32             `json:"count"`
 	Name       string            `json:"name"`
+	Isolation  string            `json:"isolation"`
+	ID         string            `json:"id"`
+	TimeoutMs  int               `json:"timeout_ms"`
+	Commit     bool              `json:"commit"`
 }
 
 // Client is one library: every method is a request.
@@ -78,6 +82,17 @@ type Client interface {
 	Delete(ctx context.Context, topic string) error
 	Alter(ctx context.Context, topic string, configs map[string]string) error
 	Config(ctx context.Context, topic, name string) (string, error)
+}
+
+// Transactor is a client that has transactions.
+type Transactor interface {
+	// Isolate says how the topics that are opened from now on are read: read_committed or read_uncommitted.
+	Isolate(isolation string)
+	InitTransactions(ctx context.Context, id string, timeout time.Duration) error
+	BeginTransaction() error
+	AddOffsets(offsets map[int32]int64) error
+	EndTransaction(ctx context.Context, commit bool) error
+	DescribeTransactions(ctx context.Context, id, topic string, answer map[string]any) error
 }
 
 // Events collects what was given and taken since the last poll.
@@ -150,6 +165,9 @@ func do(c Client, events *Events, r *Request, answer map[string]any) error {
 		answer["sent"] = c.Send(ctx, r.Topic, r.Codec, r.Records)
 	case "open":
 		events.Take()
+		if transactor, is := c.(Transactor); is && r.Isolation != "" {
+			transactor.Isolate(r.Isolation)
+		}
 		return c.Open(ctx, r.Topic, r.Group, r.Reset)
 	case "poll":
 		poll, cancel := context.WithTimeout(ctx, time.Duration(r.Ms)*time.Millisecond)
@@ -202,9 +220,29 @@ func do(c Client, events *Events, r *Request, answer map[string]any) error {
 		answer["value"] = value
 		return err
 	default:
+		if transactor, is := c.(Transactor); is {
+			return transact(ctx, transactor, r, answer)
+		}
 		return fmt.Errorf("%q is no request", r.Do)
 	}
 	return nil
+}
+
+func transact(ctx context.Context, c Transactor, r *Request, answer map[string]any) error {
+	switch r.Do {
+	case "init_transactions":
+		return c.InitTransactions(ctx, r.ID, time.Duration(r.TimeoutMs)*time.Millisecond)
+	case "begin_transaction":
+		return c.BeginTransaction()
+	case "add_offsets":
+		return c.AddOffsets(r.Offsets)
+	case "end_transaction":
+		return c.EndTransaction(ctx, r.Commit)
+	case "describe_transactions":
+		return c.DescribeTransactions(ctx, r.ID, r.Topic, answer)
+	default:
+		return fmt.Errorf("%q is no request", r.Do)
+	}
 }
 
 func notNil[T any](list []T) []T {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,12 @@ type client struct {
 	topic     string
 	group     string
 	events    agent.Events
+
+	id            string
+	timeout       time.Duration
+	isolation     kgo.IsolationLevel
+	transactional *kgo.Client
+	session       *kgo.GroupTransactSession
 }
 
 func main() {
@@ -58,7 +65,7 @@ func (c *client) Lacks() []string {
 	return []string{"patience"}
 }
 
-func (c *client) Send(ctx context.Context, topic, codec string, records []agent.Record) []any {
+func (c *client) producer(codec string) *kgo.Client {
 	if c.producers[codec] == nil {
 		// The broker is to refuse what is too large, not the client.
 		options := c.options(kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerBatchMaxBytes(5_000_000),
@@ -68,6 +75,14 @@ func (c *client) Send(ctx context.Context, topic, codec string, records []agent.
 			panic(err)
 		}
 		c.producers[codec] = producer
+	}
+	return c.producers[codec]
+}
+
+func (c *client) Send(ctx context.Context, topic, codec string, records []agent.Record) []any {
+	producer := c.transactional
+	if producer == nil {
+		producer = c.producer(codec)
 	}
 	sent := make([]any, len(records))
 	for i, r := range records {
@@ -81,7 +96,7 @@ func (c *client) Send(ctx context.Context, topic, codec string, records []agent.
 		for _, header := range r.Parsed {
 			record.Headers = append(record.Headers, kgo.RecordHeader{Key: header.Name, Value: header.Value})
 		}
-		c.producers[codec].Produce(ctx, record, func(record *kgo.Record, err error) {
+		producer.Produce(ctx, record, func(record *kgo.Record, err error) {
 			if err != nil {
 				sent[i] = err.Error()
 			} else {
@@ -89,7 +104,7 @@ func (c *client) Send(ctx context.Context, topic, codec string, records []agent.
 			}
 		})
 	}
-	if err := c.producers[codec].Flush(ctx); err != nil {
+	if err := producer.Flush(ctx); err != nil {
 		return []any{err.Error()}
 	}
 	return sent
@@ -125,12 +140,24 @@ func (c *client) Open(ctx context.Context, topic, group, reset string) error {
 		kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second), kgo.FetchMaxWait(100*time.Millisecond),
 		// A rebalance waits for the next poll, so that what was polled is committed before.
 		kgo.BlockRebalanceOnPoll(),
+		kgo.FetchIsolationLevel(c.isolation),
 		kgo.OnPartitionsAssigned(note("assigned")), kgo.OnPartitionsRevoked(note("revoked")), kgo.OnPartitionsLost(note("revoked")))
 	if c.next {
 		options = append(options, kgo.ServerSideBalancer())
 	}
-	consumer, err := kgo.NewClient(options...)
-	c.consumer, c.topic, c.group = consumer, topic, group
+	c.topic, c.group = topic, group
+	var err error
+	if c.id == "" {
+		c.consumer, err = kgo.NewClient(options...)
+		return err
+	}
+	// One client reads and writes: it takes the place of the one that only writes.
+	c.transactional.Close()
+	c.transactional, c.session = nil, nil
+	session, err := kgo.NewGroupTransactSession(append(options, c.transacting()...)...)
+	if err == nil {
+		c.session, c.consumer, c.transactional = session, session.Client(), session.Client()
+	}
 	return err
 }
 
@@ -217,6 +244,86 @@ func (c *client) Times(ctx context.Context, timestamp int64) (map[int32]*int64, 
 func (c *client) Close() error {
 	c.consumer.CloseAllowingRebalance()
 	return nil
+}
+
+func (c *client) Isolate(isolation string) {
+	c.isolation = map[string]kgo.IsolationLevel{
+		"read_committed": kgo.ReadCommitted(), "read_uncommitted": kgo.ReadUncommitted(),
+	}[isolation]
+}
+
+func (c *client) transacting() []kgo.Opt {
+	return []kgo.Opt{kgo.TransactionalID(c.id), kgo.TransactionTimeout(c.timeout), kgo.RecordPartitioner(partitioner{})}
+}
+
+func (c *client) InitTransactions(ctx context.Context, id string, timeout time.Duration) (err error) {
+	c.id, c.timeout = id, timeout
+	if c.transactional, err = kgo.NewClient(c.options(c.transacting()...)...); err == nil {
+		// Otherwise it would wait until the first record.
+		_, _, err = c.transactional.ProducerID(ctx)
+	}
+	return err
+}
+
+func (c *client) BeginTransaction() error { return c.transactional.BeginTransaction() }
+
+// AddOffsets has nothing to do: a session commits what was polled.
+func (c *client) AddOffsets(map[int32]int64) error {
+	if c.session == nil {
+		return errors.New("nothing is open")
+	}
+	return nil
+}
+
+func (c *client) EndTransaction(ctx context.Context, commit bool) error {
+	if c.session == nil {
+		return c.transactional.EndTransaction(ctx, kgo.TransactionEndTry(commit))
+	}
+	committed, err := c.session.End(ctx, kgo.TransactionEndTry(commit))
+	if err == nil && committed != commit {
+		err = errors.New("a rebalance aborted the transaction")
+	}
+	return err
+}
+
+func (c *client) DescribeTransactions(ctx context.Context, id, topic string, answer map[string]any) error {
+	listed, err := c.admin.ListTransactions(ctx, nil, nil)
+	if err != nil {
+		return err
+	}
+	answer["listed"] = listed[id].State
+	described, err := c.admin.DescribeTransactions(ctx, id)
+	if err != nil {
+		return err
+	}
+	found := described[id]
+	answer["state"], answer["timeout_ms"] = found.State, found.TimeoutMillis
+	partitions := []int32{}
+	for partition := range found.Topics[topic] {
+		partitions = append(partitions, partition)
+	}
+	slices.Sort(partitions)
+	answer["partitions"] = partitions
+	producing, err := c.admin.DescribeProducers(ctx, topicOf(topic))
+	if err != nil {
+		return err
+	}
+	producers := map[int32][]int64{}
+	producing.EachPartition(func(partition kadm.DescribedProducersPartition) {
+		err = errors.Join(err, partition.Err)
+		producers[partition.Partition] = []int64{}
+		for _, producer := range partition.ActiveProducers {
+			producers[partition.Partition] = append(producers[partition.Partition], producer.CurrentTxnStartOffset)
+		}
+	})
+	answer["producers"] = producers
+	return errors.Join(found.Err, err)
+}
+
+func topicOf(topic string) kadm.TopicsSet {
+	set := kadm.TopicsSet{}
+	set.Add(topic)
+	return set
 }
 
 func (c *client) Create(ctx context.Context, topic string, partitions int, configs map[string]string) error {

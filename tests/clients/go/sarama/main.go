@@ -26,6 +26,9 @@ type client struct {
 	admin     sarama.ClusterAdmin
 	producers map[string]sarama.SyncProducer
 
+	transactional sarama.SyncProducer
+	isolation     sarama.IsolationLevel
+
 	topic, name string
 	group       sarama.ConsumerGroup
 	stop        context.CancelFunc
@@ -64,22 +67,38 @@ func (c *client) config() *sarama.Config {
 
 func (c *client) Lacks() []string { return []string{"reset-none", "seek", "patience"} }
 
-func (c *client) Send(_ context.Context, topic, codec string, records []agent.Record) []any {
+func (c *client) producing() *sarama.Config {
+	config := c.config()
+	config.Producer.Return.Successes = true
+	config.Producer.Idempotent = true
+	config.Producer.RequiredAcks = sarama.WaitForAll
+	config.Net.MaxOpenRequests = 1
+	config.Producer.Partitioner = newPartitioner
+	// The broker is to refuse what is too large, not the client.
+	config.Producer.MaxMessageBytes = 5_000_000
+	return config
+}
+
+func (c *client) producer(codec string) (sarama.SyncProducer, error) {
+	if c.transactional != nil {
+		return c.transactional, nil
+	}
 	if c.producers[codec] == nil {
-		config := c.config()
+		config := c.producing()
 		config.Producer.Compression = codecs[codec]
-		config.Producer.Return.Successes = true
-		config.Producer.Idempotent = true
-		config.Producer.RequiredAcks = sarama.WaitForAll
-		config.Net.MaxOpenRequests = 1
-		config.Producer.Partitioner = newPartitioner
-		// The broker is to refuse what is too large, not the client.
-		config.Producer.MaxMessageBytes = 5_000_000
 		producer, err := sarama.NewSyncProducer(c.brokers, config)
 		if err != nil {
-			return []any{err.Error()}
+			return nil, err
 		}
 		c.producers[codec] = producer
+	}
+	return c.producers[codec], nil
+}
+
+func (c *client) Send(_ context.Context, topic, codec string, records []agent.Record) []any {
+	producer, err := c.producer(codec)
+	if err != nil {
+		return []any{err.Error()}
 	}
 	sent := make([]any, len(records))
 	messages := make([]*sarama.ProducerMessage, len(records))
@@ -103,7 +122,7 @@ func (c *client) Send(_ context.Context, topic, codec string, records []agent.Re
 		messages[i] = message
 	}
 	var failures sarama.ProducerErrors
-	if err := c.producers[codec].SendMessages(messages); errors.As(err, &failures) {
+	if err := producer.SendMessages(messages); errors.As(err, &failures) {
 		for _, failure := range failures {
 			sent[failure.Msg.Metadata.(int)] = failure.Err.Error()
 		}
@@ -136,6 +155,7 @@ func (c *client) Open(_ context.Context, topic, group, reset string) error {
 	config.Consumer.Offsets.Initial = map[string]int64{"earliest": sarama.OffsetOldest, "latest": sarama.OffsetNewest}[reset]
 	config.Consumer.Group.Session.Timeout = 6 * time.Second
 	config.Consumer.Group.Heartbeat.Interval = time.Second
+	config.Consumer.IsolationLevel = c.isolation
 	config.Consumer.MaxWaitTime = 100 * time.Millisecond
 	config.Consumer.Return.Errors = true
 	config.ChannelBufferSize = 0
@@ -313,6 +333,48 @@ func (c *client) Close() error {
 	err := c.group.Close()
 	c.stopped.Wait()
 	return err
+}
+
+func (c *client) Isolate(isolation string) {
+	c.isolation = map[string]sarama.IsolationLevel{
+		"read_committed": sarama.ReadCommitted, "read_uncommitted": sarama.ReadUncommitted,
+	}[isolation]
+}
+
+func (c *client) InitTransactions(_ context.Context, id string, timeout time.Duration) (err error) {
+	config := c.producing()
+	config.Producer.Transaction.ID = id
+	config.Producer.Transaction.Timeout = timeout
+	c.transactional, err = sarama.NewSyncProducer(c.brokers, config)
+	return err
+}
+
+func (c *client) BeginTransaction() error { return c.transactional.BeginTxn() }
+
+// AddOffsets only notes them: they are sent with the commit.
+func (c *client) AddOffsets(offsets map[int32]int64) error {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.session == nil {
+		return errors.New("there is no session")
+	}
+	wanted := []*sarama.PartitionOffsetMetadata{}
+	for partition, offset := range offsets {
+		wanted = append(wanted, &sarama.PartitionOffsetMetadata{Partition: partition, Offset: offset})
+	}
+	member := sarama.NewConsumerGroupMetadataFromSession(c.session, c.name, nil)
+	return c.transactional.AddOffsetsToTxnWithGroupMetadata(map[string][]*sarama.PartitionOffsetMetadata{c.topic: wanted}, member)
+}
+
+func (c *client) EndTransaction(_ context.Context, commit bool) error {
+	if commit {
+		return c.transactional.CommitTxn()
+	}
+	return c.transactional.AbortTxn()
+}
+
+func (c *client) DescribeTransactions(context.Context, string, string, map[string]any) error {
+	return agent.ErrLacks("describe-transactions")
 }
 
 func (c *client) Create(_ context.Context, topic string, partitions int, configs map[string]string) error {

@@ -14,7 +14,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use serde_json::{Map, Value, json};
 
@@ -72,6 +72,7 @@ struct Agent {
     common: ClientConfig,
     admin: AdminClient<DefaultClientContext>,
     producers: HashMap<String, FutureProducer>,
+    transactional: Option<FutureProducer>,
     consumer: Option<BaseConsumer<Events>>,
     topic: String,
 }
@@ -87,7 +88,8 @@ impl Agent {
         let mut common = ClientConfig::new();
         common.set("bootstrap.servers", bootstrap).set("client.id", client_id);
         let admin = common.create().expect("an admin client");
-        Self { common, admin, producers: HashMap::new(), consumer: None, topic: String::new() }
+        let producers = HashMap::new();
+        Self { common, admin, producers, transactional: None, consumer: None, topic: String::new() }
     }
 
     async fn obey(&mut self, request: &Value) -> Answer {
@@ -100,7 +102,8 @@ impl Agent {
             "send" => self.send(topic, request["codec"].as_str().unwrap_or("none"), &request["records"]).await,
             "open" => {
                 let (group, reset) = (&request["group"], &request["reset"]);
-                self.open(topic, group.as_str().unwrap_or_default(), reset.as_str().unwrap_or_default())
+                let (group, reset) = (group.as_str().unwrap_or_default(), reset.as_str().unwrap_or_default());
+                self.open(topic, group, reset, request["isolation"].as_str())
             }
             "poll" => self.poll(Duration::from_millis(request["ms"].as_u64().unwrap_or(100))),
             "commit" => self.commit(&request["offsets"]),
@@ -127,6 +130,16 @@ impl Agent {
             "delete" => first(self.admin.delete_topics(&[topic], &AdminOptions::new()).await),
             "alter" => self.alter(topic, &request["configs"]).await,
             "config" => self.config(topic, name).await,
+            "init_transactions" => self.init_transactions(&request["id"], &request["timeout_ms"]),
+            "begin_transaction" => done(self.transactional()?.begin_transaction()),
+            "add_offsets" => {
+                let offsets = self.positions(&request["offsets"])?;
+                let member = self.consumer()?.group_metadata().ok_or("it is in no group")?;
+                done(self.transactional()?.send_offsets_to_transaction(&offsets, &member, PATIENCE))
+            }
+            "end_transaction" if request["commit"] == true => done(self.transactional()?.commit_transaction(PATIENCE)),
+            "end_transaction" => done(self.transactional()?.abort_transaction(PATIENCE)),
+            "describe_transactions" => Ok(json!({"lacks": "describe-transactions"})),
             _ => Err(format!("{request} is no request")),
         }
     }
@@ -141,12 +154,26 @@ impl Agent {
         list
     }
 
+    fn transactional(&self) -> Result<&FutureProducer, String> {
+        self.transactional.as_ref().ok_or_else(|| "it has no transactional id".to_owned())
+    }
+
+    fn init_transactions(&mut self, id: &Value, timeout_ms: &Value) -> Answer {
+        let mut config = self.common.clone();
+        config.set("transactional.id", id.as_str().unwrap_or_default());
+        config.set("transaction.timeout.ms", timeout_ms.to_string());
+        self.transactional = Some(config.create().map_err(why)?);
+        done(self.transactional()?.init_transactions(PATIENCE))
+    }
+
     async fn send(&mut self, topic: &str, codec: &str, records: &Value) -> Answer {
-        let producer = self.producers.entry(codec.to_owned()).or_insert_with(|| {
-            let mut config = self.common.clone();
-            // The broker is to refuse what is too large, not the client.
-            config.set("message.max.bytes", "5000000").set("enable.idempotence", "true");
-            config.set("compression.type", codec).create().expect("a producer")
+        let producer = self.transactional.as_ref().unwrap_or_else(|| {
+            self.producers.entry(codec.to_owned()).or_insert_with(|| {
+                let mut config = self.common.clone();
+                // The broker is to refuse what is too large, not the client.
+                config.set("message.max.bytes", "5000000").set("enable.idempotence", "true");
+                config.set("compression.type", codec).create().expect("a producer")
+            })
         });
         let mut deliveries = Vec::new();
         for r in records.as_array().into_iter().flatten() {
@@ -176,11 +203,14 @@ impl Agent {
         Ok(json!({"sent": sent}))
     }
 
-    fn open(&mut self, topic: &str, group: &str, reset: &str) -> Answer {
+    fn open(&mut self, topic: &str, group: &str, reset: &str, isolation: Option<&str>) -> Answer {
         let mut config = self.common.clone();
         let reset = if reset == "none" { "error" } else { reset };
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", reset);
         config.set("fetch.wait.max.ms", "100");
+        if let Some(isolation) = isolation {
+            config.set("isolation.level", isolation);
+        }
         if let Ok(what) = std::env::var("STRANDLINE_CLIENT_DEBUG") {
             config.set("debug", what).set_log_level(RDKafkaLogLevel::Debug);
         }
@@ -216,12 +246,16 @@ impl Agent {
     }
 
     fn commit(&self, offsets: &Value) -> Answer {
+        done(self.consumer()?.commit(&self.positions(offsets)?, CommitMode::Sync))
+    }
+
+    fn positions(&self, offsets: &Value) -> Result<TopicPartitionList, String> {
         let mut wanted = TopicPartitionList::new();
         for (partition, offset) in offsets.as_object().into_iter().flatten() {
             let offset = Offset::Offset(offset.as_i64().unwrap_or_default());
             wanted.add_partition_offset(&self.topic, partition.parse().map_err(why)?, offset).map_err(why)?;
         }
-        done(self.consumer()?.commit(&wanted, CommitMode::Sync))
+        Ok(wanted)
     }
 
     fn committed(&self, partitions: &Value) -> Answer {
