@@ -75,10 +75,18 @@ fn listed_from(api: ApiKey, versions: &RangeInclusive<i16>) -> i16 {
     if api == ApiKey::Produce { 0 } else { *versions.start() }
 }
 
-/// The answer to a version that is not spoken: in version 0, so that any client can read it.
+/// The answer to a version that is not spoken: in version 0, so that any client can read it. As in
+/// Kafka it lists the versions of this API only, so that who asked asks again (KIP-511): one that
+/// took a full list for the answer would never hear of features.
 pub(super) fn unsupported(frame: &Bytes) -> PendingReply {
     let correlation_id = frame.get(4..8).map_or(0, |mut id| id.get_i32());
-    let response = spoken().with_error_code(ResponseError::UnsupportedVersion.code());
+    let own = ApiVersion::default()
+        .with_api_key(ApiKey::ApiVersions as i16)
+        .with_min_version(*VERSIONS.start())
+        .with_max_version(*VERSIONS.end());
+    let response = ApiVersionsResponse::default()
+        .with_error_code(ResponseError::UnsupportedVersion.code())
+        .with_api_keys(vec![own]);
     let mut body = BytesMut::new();
     body.put_i32(0);
     body.put_i32(correlation_id);
