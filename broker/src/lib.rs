@@ -89,9 +89,9 @@ use crate::readiness::Readiness;
 use crate::server::frame::RequestMemory;
 use crate::server::memory::MemoryBudget;
 use crate::slowdown::Slowdown;
-use crate::space::SpaceGauge;
 use crate::tasks::TaskSet;
 use crate::telemetry::Telemetry;
+use crate::transactions::Remembered;
 use crate::unwanted::Unwanted;
 
 /// Everything that a request may touch.
@@ -129,8 +129,8 @@ pub struct Broker {
     pub(crate) reads_on: Arc<Semaphore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) clock_skew: ClockSkew,
-    pub(crate) space: SpaceGauge,
     pub(crate) slowdown: Slowdown,
+    pub(crate) transactions: Remembered,
     pub(crate) tasks: TaskSet,
     pub(crate) ids: Ids,
     draining: AtomicBool,

@@ -586,6 +586,15 @@ pub(crate) const PENDING_OFFSETS_BYTES: usize = 512 * 1024;
 /// Keys of offsets that one transaction changes for a group. Each takes a compare and a step of the
 /// etcd transaction that ends it.
 pub(crate) const PENDING_OFFSETS_KEYS: usize = 100;
+/// Transactional ids whose values a broker remembers that it has written: about 300 bytes each.
+pub(crate) const REMEMBERED_TRANSACTIONS: usize = 10_000;
+/// A transaction that has been open for so long is shown in etcd: most end long before, and cost no
+/// write.
+pub(crate) const SHOWN_AFTER: Duration = Duration::from_secs(10);
+/// Open transactions that are shown in etcd, the oldest.
+pub(crate) const SHOWN_TRANSACTIONS: usize = 100;
+/// Partitions that are shown of each, about 100 bytes each.
+pub(crate) const SHOWN_PARTITIONS: usize = 20;
 /// Transactional ids that are forgotten in one pass.
 pub(crate) const EXPIRED_TRANSACTIONAL_IDS_PER_PASS: usize = 100;
 /// Transactions of one group whose pending offsets are looked at for one answer.

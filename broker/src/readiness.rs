@@ -133,7 +133,7 @@ fn slowed(broker: &Broker) -> Option<&'static str> {
             "the state has more than half of max_state_ranges offset ranges: merging does not keep up with producers",
         );
     }
-    (broker.space.pause() > Duration::ZERO).then_some("etcd is nearly full")
+    (broker.slowdown.space().pause() > Duration::ZERO).then_some("etcd is nearly full")
 }
 
 /// Why nothing can be committed.

@@ -263,6 +263,8 @@ pub(crate) mod tests {
         TimestampType,
     };
 
+    use strandline_storage::format::batch::crc32c;
+
     use super::*;
 
     /// A batch as a client writes it: record `i` has timestamp `base + i`.
@@ -288,6 +290,19 @@ pub(crate) mod tests {
         let options = RecordEncodeOptions { version: 2, compression: codec };
         RecordBatchEncoder::encode(&mut out, &records, &options).unwrap();
         out.freeze()
+    }
+
+    /// The same in a transaction of this producer: its id, its epoch, and the batch's first
+    /// sequence number.
+    pub(crate) fn in_transaction(batch: &Bytes, producer: (i64, i16, i32)) -> Bytes {
+        let mut bytes = batch.to_vec();
+        bytes[22] |= 0x10;
+        bytes[43..51].copy_from_slice(&producer.0.to_be_bytes());
+        bytes[51..53].copy_from_slice(&producer.1.to_be_bytes());
+        bytes[53..57].copy_from_slice(&producer.2.to_be_bytes());
+        let crc = crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        bytes.into()
     }
 
     const CODECS: [(Codec, Compression); 5] = [

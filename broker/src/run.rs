@@ -45,6 +45,7 @@ use crate::slowdown::Slowdown;
 use crate::space::SpaceGauge;
 use crate::tasks::{TaskDeath, TaskKind, TaskSet};
 use crate::telemetry::Telemetry;
+use crate::transactions::Remembered;
 use crate::unwanted::Unwanted;
 use crate::{Broker, MembershipEnd, jobs, membership, merge, space};
 
@@ -220,8 +221,8 @@ pub async fn open(config: Config, parts: Parts) -> Result<Opened, OpenError> {
         reads_on: Arc::new(Semaphore::new(FETCHES_READ_ON)),
         clock: parts.clock,
         clock_skew,
-        space: slowdown.space().clone(),
         slowdown,
+        transactions: Remembered::default(),
         tasks: tasks.clone(),
         ids,
         draining: false.into(),

@@ -3,7 +3,7 @@
 //!
 //! The number of offset ranges falls as they are merged. When merging does not keep up, each flush
 //! waits after the one before: not at all below half of the limit, then longer and longer. While
-//! etcd is nearly full it waits too ([`SpaceGauge::pause`]). Clients are told the pause as their
+//! etcd is nearly full it waits too (`SpaceGauge::pause`). Clients are told the pause as their
 //! throttle time.
 
 use std::time::Duration;

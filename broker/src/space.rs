@@ -86,8 +86,8 @@ pub(crate) async fn run(broker: Arc<Broker>) {
     loop {
         match broker.lease_backend.space().await {
             Ok(Some(space)) => {
-                broker.space.note(space, broker.config.etcd_quota_bytes);
-                was_slowed = tell(&broker.space, was_slowed);
+                broker.slowdown.space().note(space, broker.config.etcd_quota_bytes);
+                was_slowed = tell(broker.slowdown.space(), was_slowed);
             }
             Ok(None) => std::future::pending().await,
             Err(error) => debug!(%error, "etcd does not say how full it is"),
@@ -141,9 +141,9 @@ mod tests {
         };
         assert!(produce().await < SPACE_LONGEST_PAUSE);
         let space = |used_bytes| Space { file_bytes: used_bytes, used_bytes, quota_bytes: Some(100) };
-        opened.broker.space.note(space(97), 0);
+        opened.broker.slowdown.space().note(space(97), 0);
         assert!(produce().await >= SPACE_LONGEST_PAUSE * 2, "producers are slowed, and not refused");
-        opened.broker.space.note(space(50), 0);
+        opened.broker.slowdown.space().note(space(50), 0);
         assert!(produce().await < SPACE_LONGEST_PAUSE);
     }
 

@@ -78,6 +78,8 @@ pub enum Key {
         /// The transactional id.
         transactional_id: String,
     },
+    /// `open-transactions`: those that have been open the longest.
+    OpenTransactions,
     /// `configs/brokers/<node id>`, or `configs/brokers/default`: dynamic broker configs.
     BrokerConfig(Option<i32>),
     /// `configs/groups/<group>`: configs of one group, which need not exist. Escaped, as in
@@ -130,6 +132,7 @@ impl Keyspace {
             Key::Offsets { group, topic, part } => {
                 self.under(&format!("offsets/{}/{topic}/{part}", escape(group)))
             }
+            Key::OpenTransactions => self.under("open-transactions"),
             Key::Transaction(id) => self.under(&format!("txns/{}", escape(id))),
             Key::Pending { group, transactional_id } => {
                 self.under(&format!("pending/{}/{}", escape(group), escape(transactional_id)))
@@ -150,6 +153,7 @@ impl Keyspace {
                 "bucket" => Some(Key::Bucket),
                 "commits" => Some(Key::Commits),
                 "snapshot" => Some(Key::Snapshot),
+                "open-transactions" => Some(Key::OpenTransactions),
                 "producer-ids" => Some(Key::ProducerIds),
                 _ => None,
             },

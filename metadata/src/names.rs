@@ -74,6 +74,8 @@ pub struct Names {
     /// Groups change with every rebalance, and a step copies the keys beside the one that changes.
     groups: OrdMap<Arc<str>, i64>,
     offsets: OrdMap<Arc<str>, OrdSet<(Arc<str>, u32)>>,
+    /// Those that have changed since this began to watch.
+    transactions: OrdMap<Arc<str>, i64>,
     /// Keys whose values cannot be read.
     unreadable: OrdSet<Bytes>,
 }
@@ -128,6 +130,12 @@ impl Names {
     /// Mod revision of a group's key; 0 if there is none.
     pub fn group_revision(&self, group: &str) -> i64 {
         self.groups.get(group).copied().unwrap_or(0)
+    }
+
+    /// Mod revision of a transactional id's key, if it has changed since this broker began to
+    /// watch.
+    pub fn transaction_revision(&self, transactional_id: &str) -> Option<i64> {
+        self.transactions.get(transactional_id).copied()
     }
 
     /// Whether anything is committed for a group.
@@ -195,6 +203,9 @@ impl Names {
             Key::Group(group) => {
                 self.groups.insert(group.as_str().into(), kv.mod_revision);
             }
+            Key::Transaction(id) => {
+                self.transactions.insert(id.as_str().into(), kv.mod_revision);
+            }
             Key::Offsets { group, topic, part } => {
                 let key = (topic.as_str().into(), *part);
                 if !self.offsets.get(group.as_str()).is_some_and(|known| known.contains(&key)) {
@@ -252,6 +263,9 @@ impl Names {
             }
             Key::Group(group) => {
                 self.groups.remove(group.as_str());
+            }
+            Key::Transaction(id) => {
+                self.transactions.remove(id.as_str());
             }
             Key::Offsets { group, topic, part } => {
                 if let Some(keys) = self.offsets.get_mut(group.as_str()) {

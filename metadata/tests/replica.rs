@@ -274,6 +274,47 @@ async fn what_is_ready_at_the_same_time_shares_a_transaction() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn changes_with_records_share_a_transaction_and_who_has_lost_fails_alone() {
+    let (backend, store) = (Embedded::in_memory(), memory());
+    let node = Node::open(&backend, &store, 1).await;
+    node.create_topic().await;
+    let create = |name: &str| {
+        let topic = topics::new_topic(
+            Uuid::from_u128(name.as_bytes()[0].into()),
+            1,
+            std::collections::BTreeMap::new(),
+            0,
+        );
+        topics::create(&keys(), name, &topic)
+    };
+    let before = node.replica.newest_revision().await.unwrap();
+    let names = ["a", "b", "c", "d"];
+    let made = names.map(|name| node.committer.change_at(0, create(name)));
+    let made = futures::future::join_all(made).await;
+    let revisions: Vec<i64> = made.into_iter().map(|made| made.unwrap().1).collect();
+    assert_eq!(revisions, [before + 1; 4], "all of them at one revision");
+    // `t` exists: the others do not fail for it.
+    let names = ["e", "t", "f"];
+    let made = names.map(|name| node.committer.change(0, create(name)));
+    let made = futures::future::join_all(made).await;
+    assert!(made[0].is_ok() && made[2].is_ok(), "{made:?}");
+    assert_eq!(made[1], Err(CommitError::Conflict));
+    // Two that change the same key have different transactions.
+    let made = [create("g"), create("g")].map(|change| node.committer.change(0, change));
+    let made = futures::future::join_all(made).await;
+    assert_eq!((made[0].is_ok(), &made[1]), (true, &Err(CommitError::Conflict)));
+    let topics = node.replica.read(|view| view.names.topics().len());
+    assert_eq!(topics, 8);
+    // A snapshot of a checkpoint's revision has all that is in it.
+    let checkpoint = Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() };
+    let made = [create("h"), checkpoint, create("i")].map(|change| node.committer.change_at(0, change));
+    let made = futures::future::join_all(made).await;
+    let revisions: Vec<i64> = made.into_iter().map(|made| made.unwrap().1).collect();
+    assert_eq!([revisions[1] - revisions[0], revisions[2] - revisions[1]], [1, 1]);
+    node.replica.read(|view| invariants::check(&view.state)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_of_changes_does_not_put_off_what_may_wait() {
     let (backend, store) = (Embedded::in_memory(), memory());
     let node = Node::open(&backend, &store, 1).await;

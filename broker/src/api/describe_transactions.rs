@@ -1,7 +1,7 @@
 //! DescribeTransactions (key 65), version 0 (KIP-664).
 //!
-//! From etcd and the state machine, current on any broker. A transactional id that is named twice is
-//! answered once.
+//! From etcd and the state machine, current on any broker. A transactional id that is named twice
+//! is answered once.
 
 use std::ops::RangeInclusive;
 

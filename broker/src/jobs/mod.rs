@@ -26,6 +26,7 @@ pub(crate) use self::retention::clock_trust;
 use crate::Broker;
 use crate::tasks::TaskKind;
 use crate::transactions::expiry::TransactionExpiry;
+use crate::transactions::shown;
 
 /// The key under which the jobs' broker is chosen.
 const LEADER: &str = "jobs";
@@ -43,6 +44,8 @@ pub(crate) async fn run(broker: Arc<Broker>) {
     let leads = Arc::new(AtomicBool::new(false));
     broker.tasks.start(TaskKind::Critical, "watermarks", watermarks::run(broker.clone(), leads.clone()));
     broker.tasks.start(TaskKind::Critical, "beacon", beacon::run(broker.clone(), leads.clone()));
+    let showing = shown::run(broker.clone(), leads.clone());
+    broker.tasks.start(TaskKind::Critical, "open transactions", showing);
     let mut term = Term::default();
     // Whoever founds a cluster says so before it has written much, and does not wait until somebody
     // leads.
@@ -121,13 +124,13 @@ impl Term {
             || counters.log_bytes_since_snapshot >= config.snapshot_log_bytes
             || (revision - snapshot >= config.snapshot_revisions && (has_log || snapshot == 0))
             || (is_old && (has_log || has_dead))
-            || (broker.space.is_short() && has_log)
+            || (broker.slowdown.space().is_short() && has_log)
     }
 
     /// Has etcd forget what history nobody needs.
     async fn compact(&mut self, broker: &Broker) -> Result<(), BackendError> {
         let newest = broker.replica.newest_revision().await?;
-        match self.compactor.due(Instant::now(), newest, broker.space.is_short()) {
+        match self.compactor.due(Instant::now(), newest, broker.slowdown.space().is_short()) {
             Some(revision) => broker.replica.backend().compact(revision).await,
             None => Ok(()),
         }

@@ -13,7 +13,6 @@ use kafka_protocol::messages::{
 use kafka_protocol::records::Compression;
 use strandline_metadata::backend::Backend;
 use strandline_metadata::state::{Partition, Range};
-use strandline_storage::format::batch::crc32c;
 use strandline_storage::path::{ObjectId, ObjectKind};
 use strandline_storage::store::{FaultHandle, FaultPlan};
 use tokio::time::sleep;
@@ -22,7 +21,7 @@ use uuid::Uuid;
 use super::plan::{Ends, Piece, Rules, loads, objects, pieces};
 use crate::api::text;
 use crate::limits::UNREADABLE_REST;
-use crate::records::tests::batch;
+use crate::records::tests::{batch, in_transaction};
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World, metric};
 
@@ -434,18 +433,6 @@ fn what_was_written_at_the_same_time_is_read_together() {
     assert_eq!(places, [vec![(1, 9, 7)], all(0), all(1), all(2)]);
 }
 
-/// A batch of three records of the producer with this id, in an epoch of its.
-fn transactional((producer_id, epoch): (i64, i16)) -> Bytes {
-    let mut bytes = batch(Compression::None, NOW_MS, 3).to_vec();
-    bytes[22] |= 0x10;
-    bytes[43..51].copy_from_slice(&producer_id.to_be_bytes());
-    bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
-    bytes[53..57].copy_from_slice(&0_i32.to_be_bytes());
-    let crc = crc32c(&bytes[21..]);
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
-}
-
 /// What `read_committed` is answered from an offset on: records, aborted transactions, and the last
 /// stable offset.
 async fn fetch_committed(client: &mut TestClient, offset: i64) -> (Bytes, Vec<(i64, i64)>, i64) {
@@ -471,7 +458,10 @@ async fn transactions_read_the_same_when_they_are_merged() {
     let producer = client.call(&request.with_transaction_timeout_ms(60_000), 5).await;
     let producer_id = producer.producer_id;
     let mut write = async |epoch| {
-        let data = PartitionProduceData::default().with_records(Some(transactional((*producer_id, epoch))));
+        let data = PartitionProduceData::default().with_records(Some(in_transaction(
+            &batch(Compression::None, NOW_MS, 3),
+            (*producer_id, epoch, 0),
+        )));
         let data =
             TopicProduceData::default().with_name(TopicName(text("t"))).with_partition_data(vec![data]);
         let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);

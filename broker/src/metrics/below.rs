@@ -44,10 +44,10 @@ impl BelowMetrics {
     pub(super) fn look(&self, broker: &Broker) {
         let unreadable = broker.replica.read(|view| view.names.unreadable());
         self.unreadable_keys.set(i64::try_from(unreadable).unwrap_or(i64::MAX));
-        let (used, file, quota) = broker.space.bytes();
+        let (used, file, quota) = broker.slowdown.space().bytes();
         for (gauge, bytes) in [(&self.etcd_used, used), (&self.etcd_file, file), (&self.etcd_quota, quota)] {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
-        self.produce_pause.set(broker.space.pause().as_secs_f64());
+        self.produce_pause.set(broker.slowdown.space().pause().as_secs_f64());
     }
 }

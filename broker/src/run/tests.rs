@@ -9,7 +9,7 @@ use super::Fatal;
 use crate::testing::World;
 
 /// The tasks without which a broker would only look alive.
-const CRITICAL: [&str; 13] = [
+const CRITICAL: [&str; 14] = [
     "barrier",
     "beacon",
     "committer",
@@ -18,6 +18,7 @@ const CRITICAL: [&str; 13] = [
     "jobs",
     "membership",
     "merge",
+    "open transactions",
     "readiness",
     "replica",
     "space",

@@ -65,7 +65,7 @@ impl TransactionExpiry {
             let Some(stored) = read(broker, transactional_id).await? else { continue };
             if of(&stored.value) == (ProducerEpoch { id: producer_id, epoch: producer.epoch }) {
                 let change = transactions::expire(broker.replica.keys(), transactional_id, &stored);
-                if make(broker, change).await?.is_some() {
+                if make(broker, transactional_id, None, change).await?.is_some() {
                     info!(transactional_id, producer_id, "a transactional id that nobody uses is forgotten");
                 }
             }

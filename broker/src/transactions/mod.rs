@@ -14,8 +14,10 @@
 
 mod decide;
 pub(crate) mod expiry;
+pub(crate) mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kafka_protocol::error::ResponseError;
 use strandline_metadata::commit::{Change, CommitError};
@@ -33,15 +35,49 @@ use self::decide::{Decision, FRESH_ID};
 use crate::Broker;
 use crate::group::offsets::Commit;
 use crate::limits::{
-    PENDING_OFFSETS_BYTES, PENDING_OFFSETS_KEYS, PENDING_TRANSACTIONS, TRANSACTION_ATTEMPTS,
-    TRANSACTION_GROUPS, TRANSACTION_PARTITIONS, TRANSACTIONAL_ID_BYTES,
+    PENDING_OFFSETS_BYTES, PENDING_OFFSETS_KEYS, PENDING_TRANSACTIONS, REMEMBERED_TRANSACTIONS,
+    TRANSACTION_ATTEMPTS, TRANSACTION_GROUPS, TRANSACTION_PARTITIONS, TRANSACTIONAL_ID_BYTES,
 };
-use crate::topics::commit;
 
 /// A transactional id as it is stored, and whether a transaction of it is open.
 struct Known {
     stored: StoredTransaction,
     is_open: bool,
+    /// Whether it was remembered instead of read: a change that is decided on it fails if it is
+    /// old, but it is no ground to refuse anything.
+    is_remembered: bool,
+}
+
+/// What this broker has stored of transactional ids itself, so that it need not read it again.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    values: Mutex<BTreeMap<String, StoredTransaction>>,
+}
+
+impl Remembered {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, StoredTransaction>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was stored, unless it is known that somebody has changed it since.
+    fn get(&self, broker: &Broker, transactional_id: &str) -> Option<StoredTransaction> {
+        let stored = self.lock().get(transactional_id).cloned()?;
+        let changed = broker.replica.read(|view| view.names.transaction_revision(transactional_id));
+        changed.is_none_or(|revision| revision <= stored.revision).then_some(stored)
+    }
+
+    fn set(&self, transactional_id: &str, stored: Option<StoredTransaction>) {
+        let mut values = self.lock();
+        let Some(stored) = stored else {
+            values.remove(transactional_id);
+            return;
+        };
+        // Which of them go is of no importance: they are read again.
+        if values.len() >= REMEMBERED_TRANSACTIONS {
+            values.clear();
+        }
+        values.insert(transactional_id.to_owned(), stored);
+    }
 }
 
 /// Refuses all transactions below their feature level, for good, but for a cluster that is founded
@@ -86,11 +122,17 @@ fn unreadable(error: &GroupReadError) -> ResponseError {
     }
 }
 
-/// The same with what is open.
-async fn known(broker: &Broker, transactional_id: &str) -> Result<Known, ResponseError> {
+/// The same with what is open; what is remembered will do for the first attempt.
+async fn known(broker: &Broker, transactional_id: &str, attempt: usize) -> Result<Known, ResponseError> {
+    let remembered = broker.transactions.get(broker, transactional_id).filter(|_| attempt == 0);
+    if let Some(stored) = remembered
+        && let Some(is_open) = producer(broker, &stored.value, |producer| producer.open.is_some())
+    {
+        return Ok(Known { stored, is_open, is_remembered: true });
+    }
     let stored = read(broker, transactional_id).await?.ok_or(ResponseError::InvalidProducerIdMapping)?;
     let is_open = is_open(broker, &stored.value).await?;
-    Ok(Known { stored, is_open })
+    Ok(Known { stored, is_open, is_remembered: false })
 }
 
 /// Whether a transaction of this producer and epoch is open. A batch may have begun it on a broker
@@ -132,10 +174,20 @@ fn failed(error: &CommitError) -> ResponseError {
     }
 }
 
-/// Commits a change. `None` if what it was decided on is over: decide anew.
-async fn make(broker: &Broker, change: Change) -> Result<Option<()>, ResponseError> {
-    match commit(broker, change).await {
-        Ok(_) => Ok(Some(())),
+/// Commits what a transactional id becomes. `None` if what it was decided on is over: decide anew.
+async fn make(
+    broker: &Broker,
+    transactional_id: &str,
+    next: Option<&TransactionValue>,
+    change: Change,
+) -> Result<Option<()>, ResponseError> {
+    broker.transactions.set(transactional_id, None);
+    match broker.committer.change_at(broker.clock.now_ms(), change).await {
+        Ok((_, revision)) => {
+            let stored = next.map(|value| StoredTransaction { value: value.clone(), revision });
+            broker.transactions.set(transactional_id, stored);
+            Ok(Some(()))
+        }
         Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(failed(&error)),
     }
@@ -179,7 +231,7 @@ pub(crate) async fn initialize(
         };
         let keys = broker.replica.keys();
         let change = transactions::initialize(keys, transactional_id, stored.as_ref(), &next);
-        if make(broker, change).await?.is_some() {
+        if make(broker, transactional_id, Some(&next), change).await?.is_some() {
             return Ok(of(&next));
         }
     }
@@ -194,9 +246,12 @@ pub(crate) async fn add_partitions(
     partitions: &BTreeMap<Uuid, Vec<u32>>,
 ) -> Result<(), ResponseError> {
     check_id(broker, transactional_id)?;
-    for _ in 0..TRANSACTION_ATTEMPTS {
-        let Known { stored, is_open } = known(broker, transactional_id).await?;
-        decide::check(&stored.value, producer_epoch)?;
+    for attempt in 0..TRANSACTION_ATTEMPTS {
+        let Known { stored, is_open, is_remembered } = known(broker, transactional_id, attempt).await?;
+        match decide::check(&stored.value, producer_epoch) {
+            Err(_) if is_remembered => continue,
+            checked => checked?,
+        }
         let (missing, there) = producer(broker, &stored.value, |producer| {
             let has = |place: &(Uuid, u32)| {
                 producer.open.as_ref().is_some_and(|open| open.partitions.contains_key(place))
@@ -215,7 +270,7 @@ pub(crate) async fn add_partitions(
         let next = decide::ongoing(&stored.value, broker.clock.now_ms());
         let keys = broker.replica.keys();
         let change = transactions::begin(keys, transactional_id, &stored, &next, partitions);
-        if make(broker, change).await?.is_some() {
+        if make(broker, transactional_id, Some(&next), change).await?.is_some() {
             return Ok(());
         }
     }
@@ -229,7 +284,7 @@ pub(crate) async fn has_partitions(
     producer_epoch: ProducerEpoch,
 ) -> Result<BTreeSet<(Uuid, u32)>, ResponseError> {
     check_id(broker, transactional_id)?;
-    let Known { stored, .. } = known(broker, transactional_id).await?;
+    let Known { stored, .. } = known(broker, transactional_id, 1).await?;
     decide::check(&stored.value, producer_epoch)?;
     let has = producer(broker, &stored.value, |producer| {
         producer.open.as_ref().map(|open| open.partitions.keys().copied().collect())
@@ -245,16 +300,19 @@ pub(crate) async fn add_group(
     group: &str,
 ) -> Result<(), ResponseError> {
     check_id(broker, transactional_id)?;
-    for _ in 0..TRANSACTION_ATTEMPTS {
-        let Known { stored, is_open } = known(broker, transactional_id).await?;
-        decide::check(&stored.value, producer)?;
+    for attempt in 0..TRANSACTION_ATTEMPTS {
+        let Known { stored, is_open, is_remembered } = known(broker, transactional_id, attempt).await?;
+        match decide::check(&stored.value, producer) {
+            Err(_) if is_remembered => continue,
+            checked => checked?,
+        }
         if is_open && stored.value.groups.contains(group) {
             return Ok(());
         }
         let next = with_group(&stored.value, group, broker.clock.now_ms())?;
         let keys = broker.replica.keys();
         let change = transactions::begin(keys, transactional_id, &stored, &next, &BTreeMap::new());
-        if make(broker, change).await?.is_some() {
+        if make(broker, transactional_id, Some(&next), change).await?.is_some() {
             return Ok(());
         }
     }
@@ -294,15 +352,19 @@ pub(crate) async fn add_offsets(
     is_version_2: bool,
 ) -> Result<(), AddOffsetsError> {
     check_id(broker, transactional_id)?;
-    for _ in 0..TRANSACTION_ATTEMPTS {
-        let Known { stored, .. } = known(broker, transactional_id).await?;
-        decide::check(&stored.value, producer).map_err(|code| match code {
+    for attempt in 0..TRANSACTION_ATTEMPTS {
+        let Known { stored, is_remembered, .. } = known(broker, transactional_id, attempt).await?;
+        match decide::check(&stored.value, producer) {
+            Err(_) if is_remembered => continue,
             // As Kafka's group coordinators say it.
-            ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
-            code => code,
-        })?;
+            Err(ResponseError::ProducerFenced) => return Err(ResponseError::InvalidProducerEpoch.into()),
+            checked => checked?,
+        }
         let is_announced = stored.value.groups.contains(group);
         if !is_version_2 && !is_announced {
+            if is_remembered {
+                continue;
+            }
             return Err(ResponseError::InvalidTxnState.into());
         }
         let (backend, keys) = (broker.replica.backend().as_ref(), broker.replica.keys());
@@ -328,7 +390,7 @@ pub(crate) async fn add_offsets(
         let next = with_group(&stored.value, group, broker.clock.now_ms())?;
         let pending = PendingOffsets { group: group.to_owned(), group_revision, value };
         let change = transactions::add_offsets(keys, transactional_id, &stored, &next, &pending);
-        if make(broker, change).await?.is_some() {
+        if make(broker, transactional_id, Some(&next), change).await?.is_some() {
             return Ok(());
         }
         if broker.replica.read(|view| view.names.group_revision(group)) != group_revision {
@@ -354,13 +416,24 @@ pub(crate) async fn end(
     bumps_epoch: bool,
 ) -> Result<ProducerEpoch, ResponseError> {
     check_id(broker, transactional_id)?;
-    for _ in 0..TRANSACTION_ATTEMPTS {
-        let Known { stored, is_open } = known(broker, transactional_id).await?;
+    // With version 1 the next transaction has the same epoch: who is late does not end that.
+    let mut number = None;
+    for attempt in 0..TRANSACTION_ATTEMPTS {
+        let Known { stored, is_open, is_remembered } = known(broker, transactional_id, attempt).await?;
         let now_ms = broker.clock.now_ms();
-        let next = match decide::end(&stored.value, is_open, producer, is_commit, bumps_epoch, now_ms)? {
+        let decision = decide::end(&stored.value, is_open, producer, is_commit, bumps_epoch, now_ms);
+        if is_remembered && !matches!(decision, Ok(Decision::Become(_))) {
+            continue;
+        }
+        let next = match decision? {
             Decision::Done(producer) => return Ok(producer),
             Decision::Become(next) => with_id(broker, *next).await?,
         };
+        let current = self::producer(broker, &stored.value, |producer| producer.number);
+        if number.is_some() && number != Some(current) {
+            return Err(ResponseError::ConcurrentTransactions);
+        }
+        number = Some(current);
         if end_as(broker, transactional_id, &stored, &next, is_commit).await?.is_some() {
             broker.metrics.transactions().ended(is_commit);
             return Ok(of(&next));
@@ -407,7 +480,7 @@ async fn end_as(
         moved.append(&mut offsets.map_err(|error| unreadable(&error))?);
     }
     let change = transactions::end(keys, transactional_id, stored, next, is_commit, moved);
-    make(broker, change).await
+    make(broker, transactional_id, Some(next), change).await
 }
 
 /// What a transactional id is, for people.

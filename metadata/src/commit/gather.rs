@@ -13,6 +13,7 @@ use crate::limits::{
     BACKEND_REQUEST_BYTES, BACKEND_TXN_OPS, FIXED_STEPS, RECORD_BYTES, RECORDS_PER_TXN, TXN_RECORD_BYTES,
 };
 use crate::record::{Body, Flush, Record};
+use crate::state::Effects;
 
 /// What is to be committed without delay.
 #[derive(Debug)]
@@ -21,8 +22,21 @@ pub(super) enum Proposal {
     Flush(QueuedFlush),
     /// A change without a record; shares a transaction with others.
     Part(Part),
-    /// A change with a record; has a transaction to itself.
-    Alone { record: Bytes, compares: Vec<Compare>, ops: Vec<Op>, reply: oneshot::Sender<Committed> },
+    /// A change with a record; shares a transaction with its like only.
+    Alone(Recorded),
+}
+
+/// A change with a record. Its compares decide whether its sequence number is used, so they are
+/// those of the whole transaction.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) record: Bytes,
+    pub(super) compares: Vec<Compare>,
+    pub(super) ops: Vec<Op>,
+    /// Whether it has a transaction to itself. The state right after a checkpoint is the one of its
+    /// whole revision: a snapshot of it would lack what comes behind it there.
+    pub(super) is_alone: bool,
+    pub(super) reply: oneshot::Sender<Committed>,
 }
 
 /// A flush on its way into a transaction.
@@ -77,11 +91,7 @@ impl Part {
 
     /// The keys that it changes one by one; `None` if it deletes whole ranges.
     fn changed_keys(&self) -> Option<Vec<Bytes>> {
-        let key = |op: &Op| match op {
-            Op::Put { key, .. } | Op::Delete(KeyRange::Key(key)) => Some(key.clone()),
-            Op::Delete(KeyRange::Span { .. }) | Op::Range(_) | Op::Txn(_) => None,
-        };
-        self.txn.then.iter().map(key).collect()
+        self.txn.then.iter().map(changed_key).collect()
     }
 
     /// Whether nobody waits for it any more.
@@ -92,6 +102,65 @@ impl Part {
     pub(super) fn answer(self, result: Result<i64, CommitError>) {
         // Whoever stopped waiting does not need the answer; what is committed stays committed.
         let _ = self.reply.send(result);
+    }
+}
+
+impl Recorded {
+    /// Tells what became of it. Whoever stopped waiting does not need the answer; what is committed
+    /// stays committed.
+    pub(super) fn answer(self, committed: Result<(i64, Vec<oneshot::Receiver<Effects>>), CommitError>) {
+        let committed = match committed {
+            Ok((revision, records)) => Committed { records, error: None, revision },
+            Err(error) => Committed { error: Some(error), ..Committed::default() },
+        };
+        let _ = self.reply.send(committed);
+    }
+}
+
+/// Changes with records that are tried together: all of them or none.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    pub(super) changes: Vec<Recorded>,
+    changed: BTreeSet<Bytes>,
+    /// Nothing more may join.
+    is_closed: bool,
+    compares: usize,
+    steps: usize,
+    bytes: usize,
+}
+
+impl Together {
+    /// Takes a change in, or gives it back if it does not fit. The first always does.
+    pub(super) fn take(&mut self, change: Recorded) -> Result<(), Recorded> {
+        let keys: Vec<Bytes> = change.ops.iter().filter_map(changed_key).collect();
+        let compares = self.compares + change.compares.len();
+        let steps = self.steps + change.ops.len() + 1;
+        let txn = Txn { compares: change.compares.clone(), then: change.ops.clone(), ..Txn::default() };
+        let bytes = self.bytes + txn_bytes(&txn) + change.record.len();
+        let fits = !change.is_alone
+            && !self.is_closed
+            && keys.len() == change.ops.len()
+            && compares + FIXED_STEPS <= BACKEND_TXN_OPS
+            && steps + FIXED_STEPS <= BACKEND_TXN_OPS
+            && self.changes.len() < RECORDS_PER_TXN
+            && bytes <= TXN_RECORD_BYTES
+            && !keys.iter().any(|key| self.changed.contains(key));
+        if !(fits || self.changes.is_empty()) {
+            return Err(change);
+        }
+        (self.compares, self.steps, self.bytes) = (compares, steps, bytes);
+        self.is_closed |= change.is_alone;
+        self.changed.extend(keys);
+        self.changes.push(change);
+        Ok(())
+    }
+}
+
+/// The key that a step changes; `None` if it is not a single one.
+fn changed_key(op: &Op) -> Option<Bytes> {
+    match op {
+        Op::Put { key, .. } | Op::Delete(KeyRange::Key(key)) => Some(key.clone()),
+        Op::Delete(KeyRange::Span { .. }) | Op::Range(_) | Op::Txn(_) => None,
     }
 }
 

@@ -15,8 +15,10 @@
 //! notices if a watch leaves one out.
 //!
 //! What shares a transaction: flushes that are ready, and changes without a record, each nested
-//! with its own compares so that it fails alone. A change with a record has a transaction to
-//! itself, since its compares decide whether its sequence number is used.
+//! with its own compares so that it fails alone. The compares of a change with a record decide
+//! whether its sequence number is used, so they are those of the whole transaction: such changes
+//! share one with each other only, and if any compare fails each is tried in its own. A checkpoint
+//! has one to itself: the state right after it is that of its revision.
 
 mod gather;
 mod health;
@@ -28,7 +30,7 @@ mod transaction;
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::gather::{Part, Proposal};
+use self::gather::{Part, Proposal, Recorded};
 pub use self::health::{CommitHealth, CommitTrouble};
 pub use self::run::CommitLoop;
 pub use self::session::{Session, SessionCell};
@@ -196,21 +198,30 @@ impl Committer {
 
     /// Commits a change and waits until this broker has applied it.
     pub async fn change(&self, time_ms: i64, change: Change) -> Result<Effects, CommitError> {
+        self.change_at(time_ms, change).await.map(|(effects, _)| effects)
+    }
+
+    /// The same, and the revision at which it is committed.
+    pub async fn change_at(&self, time_ms: i64, change: Change) -> Result<(Effects, i64), CommitError> {
         let Change { compares, ops, body } = change;
         let Some(body) = body else {
             let (part, revision) = Part::new(None, compares, ops);
             self.propose(Proposal::Part(part)).await?;
             let revision = revision.await.unwrap_or(Err(CommitError::Closed))?;
             self.replica.wait_applied(revision).await;
-            return Ok(Effects::default());
+            return Ok((Effects::default(), revision));
         };
+        let is_alone = matches!(body, Body::Checkpoint(_));
         let record = Record::new(time_ms, body).to_bytes();
         let (reply, committed) = oneshot::channel();
-        self.propose(Proposal::Alone { record, compares, ops, reply }).await?;
+        self.propose(Proposal::Alone(Recorded { record, compares, ops, is_alone, reply })).await?;
         let mut committed = committed.await.map_err(|_| CommitError::Closed)?;
         match (committed.error.take(), committed.records.pop()) {
             (Some(error), _) => Err(error),
-            (None, Some(applied)) => applied.await.map_err(|_| CommitError::OutcomeLost),
+            (None, Some(applied)) => {
+                let effects = applied.await.map_err(|_| CommitError::OutcomeLost)?;
+                Ok((effects, committed.revision))
+            }
             (None, None) => unreachable!("a change that is committed has its record"),
         }
     }

@@ -5,11 +5,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::gather::{Part, Proposal, Shared};
+use super::gather::{Part, Proposal, Recorded, Shared, Together};
 use super::health::CommitHealth;
 use super::settle::{Settled, settle};
 use super::transaction::{Contents, Head, HeadTrace};
-use super::{CommitError, Committed, Session, SessionCell};
+use super::{CommitError, Session, SessionCell};
 use crate::backend::{BackendError, Compare, KeyRange, KeyValue, Op, RangeRequest, Txn, TxnResponse};
 use crate::limits::{PATIENCE, RECORDS_PER_TXN, TXN_RECORD_BYTES};
 use crate::replica::Replica;
@@ -66,11 +66,9 @@ impl CommitLoop {
             // put them off.
             let is_patients_turn = self.next_patient.is_some() && Instant::now() >= self.patient_due;
             match self.next_proposal.take() {
-                Some(Proposal::Alone { record, compares, ops, reply }) if !is_patients_turn => {
-                    let committed = self.commit_alone(record, &compares, &ops).await;
-                    // Whoever stopped waiting does not need the answer; what is committed stays
-                    // committed.
-                    let _ = reply.send(committed);
+                Some(Proposal::Alone(change)) if !is_patients_turn => {
+                    let together = self.gather_recorded(change);
+                    self.commit_recorded(together).await;
                 }
                 proposal => {
                     self.next_proposal = proposal;
@@ -121,7 +119,7 @@ impl CommitLoop {
                 None => break,
                 Some(Proposal::Flush(flush)) => shared.take_flush(flush).map_err(Proposal::Flush),
                 Some(Proposal::Part(part)) => shared.take_part(part).map_err(Proposal::Part),
-                Some(alone @ Proposal::Alone { .. }) => Err(alone),
+                Some(alone @ Proposal::Alone(_)) => Err(alone),
             };
             if let Err(refused) = refused {
                 self.next_proposal = Some(refused);
@@ -205,17 +203,68 @@ impl CommitLoop {
         }
     }
 
-    async fn commit_alone(&mut self, record: Bytes, compares: &[Compare], ops: &[Op]) -> Committed {
+    /// Takes the changes with records that are ready and may be tried together.
+    fn gather_recorded(&mut self, first: Recorded) -> Vec<Recorded> {
+        let mut together = Together::default();
+        let mut next = Some(Proposal::Alone(first));
+        while let Some(proposal) = next {
+            let refused = match proposal {
+                Proposal::Alone(change) => together.take(change).map_err(Proposal::Alone),
+                other => Err(other),
+            };
+            if let Err(refused) = refused {
+                self.next_proposal = Some(refused);
+                break;
+            }
+            next = self.proposals.try_recv().ok();
+        }
+        together.changes
+    }
+
+    /// Commits changes with records in one transaction, or, if the compares of any do not hold,
+    /// each in its own.
+    async fn commit_recorded(&mut self, mut changes: Vec<Recorded>) {
+        if changes.len() > 1 {
+            let records: Vec<Bytes> = changes.iter().map(|change| change.record.clone()).collect();
+            let compares: Vec<Compare> = changes.iter().flat_map(|change| change.compares.clone()).collect();
+            let ops: Vec<Op> = changes.iter().flat_map(|change| change.ops.clone()).collect();
+            match self.commit_these(&records, &compares, &ops).await {
+                Err(CommitError::Conflict) => {}
+                Err(error) => {
+                    for change in changes {
+                        change.answer(Err(error.clone()));
+                    }
+                    return;
+                }
+                Ok((revision, receivers)) => {
+                    for (change, receiver) in changes.into_iter().zip(receivers) {
+                        change.answer(Ok((revision, vec![receiver])));
+                    }
+                    return;
+                }
+            }
+        }
+        for change in changes.drain(..) {
+            let records = std::slice::from_ref(&change.record);
+            let committed = self.commit_these(records, &change.compares, &change.ops).await;
+            change.answer(committed);
+        }
+    }
+
+    /// Commits records with what they go with; gives the revision, and where their outcomes are
+    /// told.
+    async fn commit_these(
+        &mut self,
+        records: &[Bytes],
+        compares: &[Compare],
+        ops: &[Op],
+    ) -> Result<(i64, Vec<oneshot::Receiver<Effects>>), CommitError> {
         if self.enter_session().is_none() {
-            return Committed { error: Some(CommitError::NotRegistered), ..Committed::default() };
+            return Err(CommitError::NotRegistered);
         }
-        let records = [record];
-        let contents = Contents { records: &records, parts: &[], compares, ops };
+        let contents = Contents { records, parts: &[], compares, ops };
         let (outcome, receivers) = self.commit(&contents, &|| true).await;
-        match outcome {
-            Ok((revision, _)) => Committed { records: receivers, error: None, revision },
-            Err(error) => Committed { error: Some(error), ..Committed::default() },
-        }
+        outcome.map(|(revision, _)| (revision, receivers))
     }
 
     /// Takes over the session that is current now; a new one starts with an empty head.

@@ -74,3 +74,48 @@ pub struct PendingTopic {
     /// By partition.
     pub partitions: BTreeMap<u32, CommittedOffset>,
 }
+
+/// The value of `open-transactions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenTransactionsValue {
+    /// Format of this value.
+    pub format: u32,
+    /// How many have been open for ten seconds or more.
+    pub open: u64,
+    /// Those that have been open the longest, the oldest first.
+    pub oldest: Vec<OpenTransactionValue>,
+}
+
+impl Value for OpenTransactionsValue {
+    const WHAT: &'static str = "open transactions";
+}
+
+/// A transaction that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenTransactionValue {
+    /// The transactional id.
+    pub transactional_id: String,
+    /// Its producer id.
+    pub producer_id: i64,
+    /// The producer's epoch.
+    pub epoch: i16,
+    /// Wall clock of whoever began it, ms since 1970.
+    pub since_ms: i64,
+    /// After so long it is aborted, in ms.
+    pub timeout_ms: u32,
+    /// How many partitions it has.
+    pub partitions: u64,
+    /// Some of those that it has written to.
+    pub first: Vec<OpenPartitionValue>,
+}
+
+/// A partition of an open transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPartitionValue {
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// Where the transaction begins there: nobody who reads what is committed comes further.
+    pub first_offset: i64,
+}

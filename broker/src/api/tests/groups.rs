@@ -227,7 +227,7 @@ async fn groups_do_not_grow_while_etcd_is_nearly_full() {
     let (id, generation) = member(&mut client, "g").await;
     assert_eq!(commit(&mut client, &commit_request("g", &id, generation, 1), 9).await, 0);
     let space = |used_bytes| Space { file_bytes: 100, used_bytes, quota_bytes: Some(100) };
-    opened.broker.space.note(space(SPACE_CLOSED_PERCENT), 0);
+    opened.broker.slowdown.space().note(space(SPACE_CLOSED_PERCENT), 0);
     let later = ResponseError::CoordinatorLoadInProgress.code();
     // Nothing is founded, by members of either kind or by a commit.
     assert_eq!(join(&mut client, "new", 9).await.error_code, later);
@@ -247,7 +247,7 @@ async fn groups_do_not_grow_while_etcd_is_nearly_full() {
     request.topics[0].partitions[0].partition_index = 1;
     assert_eq!(commit(&mut client, &request, 9).await, later, "for one more partition");
     assert_eq!(committed(&mut client, "g", 9).await, (vec![2, -1], 0));
-    opened.broker.space.note(space(SPACE_CLOSED_PERCENT - 1), 0);
+    opened.broker.slowdown.space().note(space(SPACE_CLOSED_PERCENT - 1), 0);
     assert_eq!(commit(&mut client, &request, 9).await, 0);
     assert_eq!(join(&mut client, "new", 9).await.error_code, 0);
 }

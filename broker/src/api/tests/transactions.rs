@@ -16,10 +16,11 @@ use kafka_protocol::messages::{
     WriteTxnMarkersRequest,
 };
 use kafka_protocol::records::RecordBatchDecoder;
-use strandline_storage::format::batch::{BatchHeader, crc32c};
+use strandline_storage::format::batch::BatchHeader;
 use tokio::time::{Duration, sleep};
 
 use super::*;
+use crate::records::tests::in_transaction;
 
 const FLAGS: [&str; 8] = [
     "--put-budget-per-s",
@@ -41,14 +42,7 @@ struct Producer {
 
 /// A batch of three records of this producer.
 fn transactional(producer: Producer, sequence: i32) -> Bytes {
-    let mut bytes = batch(Compression::None, NOW_MS, 3).to_vec();
-    bytes[22] |= 0x10;
-    bytes[43..51].copy_from_slice(&producer.id.to_be_bytes());
-    bytes[51..53].copy_from_slice(&producer.epoch.to_be_bytes());
-    bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
-    let crc = crc32c(&bytes[21..]);
-    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    bytes.into()
+    in_transaction(&batch(Compression::None, NOW_MS, 3), (producer.id, producer.epoch, sequence))
 }
 
 fn id(id: &str) -> TransactionalId {

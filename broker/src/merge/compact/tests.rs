@@ -8,10 +8,15 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kafka_protocol::messages::{FetchRequest, IncrementalAlterConfigsRequest, TopicName};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    EndTxnRequest, FetchRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ProduceRequest,
+    TopicName, TransactionalId,
+};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use strandline_metadata::backend::Backend;
 use strandline_metadata::state::Partition;
 use strandline_storage::path::ObjectKind;
 use strandline_storage::store::Payload;
@@ -21,6 +26,7 @@ use uuid::Uuid;
 use crate::api::text;
 use crate::limits::UNREADABLE_REST;
 use crate::merge::tests::deny;
+use crate::records::tests::in_transaction;
 use crate::run::Opened;
 use crate::testing::{NOW_MS, TestClient, World, metric};
 
@@ -554,4 +560,53 @@ async fn any_history_comes_to_the_same_table() {
         assert!(after.ranges().iter().all(|range| range.compacted), "seed {seed}");
         assert_eq!(keys.len(), left.len(), "seed {seed}: a key is there twice");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_aborted_supersedes_nothing_and_goes() {
+    let world = World::new();
+    let opened = world.broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let topic = client.create_topic("t", 1, &EAGER).await;
+    let id = || TransactionalId(text("x"));
+    let request = InitProducerIdRequest::default().with_transactional_id(Some(id()));
+    let producer_id = client.call(&request.with_transaction_timeout_ms(60_000), 5).await.producer_id;
+    let mut write = async |epoch, value: &str, committed: Option<bool>| {
+        let changes = [change("k", value), change(value, value)];
+        let batch = in_transaction(&batch_of(&changes, Compression::None), (*producer_id, epoch, 0));
+        let data = PartitionProduceData::default().with_records(Some(batch));
+        let data =
+            TopicProduceData::default().with_name(TopicName(text("t"))).with_partition_data(vec![data]);
+        let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000);
+        let request = request.with_transactional_id(Some(id())).with_topic_data(vec![data]);
+        assert_eq!(client.call(&request, 12).await.responses[0].partition_responses[0].error_code, 0);
+        let Some(committed) = committed else { return };
+        let request = EndTxnRequest::default().with_transactional_id(id()).with_producer_id(producer_id);
+        let ended = client.call(&request.with_producer_epoch(epoch).with_committed(committed), 5).await;
+        assert_eq!(ended.error_code, 0);
+    };
+    // At 0, 3, 6, 9, with their ends at 2, 5, 8.
+    write(0, "one", Some(true)).await;
+    write(1, "two", Some(true)).await;
+    write(2, "aborted", Some(false)).await;
+    write(3, "open", None).await;
+    sleep(A_WHILE).await;
+    let after = partition(&opened, topic).await;
+    assert_eq!((after.last_stable(), after.end()), (9, 11));
+    assert_eq!(
+        (after.markers().len(), after.aborted().len()),
+        (1, 1),
+        "what lies behind the last range stays"
+    );
+    let compacted: Vec<(i64, i64)> =
+        after.ranges().iter().filter(|r| r.compacted).map(|r| (r.base_offset, r.end_offset)).collect();
+    assert_eq!(compacted, [(0, 8)]);
+    let mut reader = TestClient::connect(&opened.broker);
+    let kept = vec![(1, change("one", "one")), (3, change("k", "two")), (4, change("two", "two"))];
+    let read = read_from(&mut reader, 0, 8, 1 << 20).await;
+    let read: Vec<_> = read.into_iter().filter(|(offset, _)| *offset < 8).collect();
+    assert_eq!(read, kept);
+    let backend: Arc<dyn Backend> = Arc::new(world.backend.clone());
+    let report = crate::fsck::run(&backend, &world.store, opened.broker.replica.keys(), true).await.unwrap();
+    assert!(report.is_clean(), "{report}");
 }

@@ -1,5 +1,5 @@
-//! What log compaction knows of transactions (KIP-98): records of aborted ones count for nothing and
-//! go, and of the ends only those stay that consumers still have to see.
+//! What log compaction knows of transactions (KIP-98): records of aborted ones count for nothing
+//! and go, and of the ends only those stay that consumers still have to see.
 //!
 //! The end of a committed transaction tells consumers nothing. That of an aborted one does as long
 //! as the state names the transaction: who meets its first offset passes over the producer's
