@@ -39,6 +39,7 @@ const SHIPPED: &[&str] = &[
     include_str!("../runbooks/lag.md"),
     include_str!("../runbooks/s3-slow-or-failing.md"),
     include_str!("../runbooks/observer-blind.md"),
+    include_str!("../runbooks/open-transaction.md"),
     include_str!("../runbooks/rebalance-storm.md"),
     include_str!("../runbooks/retention-overtaking-a-group.md"),
 ];
@@ -319,6 +320,7 @@ mod tests {
             ("S3 slow", "s3-slow-or-failing"),
             ("certificate expired", "credential-expiry"),
             ("hot key", "hot-partition"),
+            ("hanging transaction read_committed", "open-transaction"),
             ("broker killed", "broker-lost"),
             ("retention overtakes consumer", "retention-overtaking-a-group"),
         ] {

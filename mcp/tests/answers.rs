@@ -11,6 +11,7 @@ use common::{Store, TOKEN, serve};
 use serde_json::{Value, json};
 use strandline_mcp::tools::{Tool, spec};
 use strandline_metadata::keys::Key;
+use strandline_metadata::values::transaction::TransactionStateValue;
 
 fn now_ms() -> i64 {
     use strandline_mcp::clock::Clock as _;
@@ -30,6 +31,7 @@ fn arguments(tool: Tool) -> Value {
             "partitions" => json!(4),
             "to" => json!("latest"),
             "plan_id" => json!("plan-none"),
+            "transactional_id" => json!("a.pay"),
             other => panic!("no example for {other}"),
         };
     }
@@ -196,7 +198,10 @@ async fn a_tenant_sees_its_own_in_lists_counts_totals_cursors_and_errors() {
         let answer = served.call_as(team, tool.spec().name, arguments(*tool)).await;
         let text = answer.to_string();
         assert!(
-            !text.contains("b.payments") && !text.contains("b.audit") && !text.contains("b.idle"),
+            !text.contains("b.payments")
+                && !text.contains("b.audit")
+                && !text.contains("b.idle")
+                && !text.contains("b.bill"),
             "{}: {text}",
             tool.spec().name
         );
@@ -308,6 +313,107 @@ async fn lag_and_offsets_are_exact_and_null_where_nothing_is_known() {
 }
 
 #[tokio::test]
+async fn transactions_are_listed_by_age_with_what_they_hold_back() {
+    let store = Store::new();
+    store.furnish(&[], now_ms());
+    let served = serve(&store, &["--calls-per-minute", "100000"]).await;
+    let listed = served.call("list_transactions", json!({})).await;
+    let ids = |listed: &Value| -> Vec<String> {
+        let all = listed["transactions"].as_array().unwrap();
+        all.iter().map(|t| t["transactional_id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&listed), ["a.pay", "b.bill", "a.done"], "the oldest first, then those that are not open");
+    assert_eq!((&listed["total"], &listed["open"]), (&json!(3), &json!(2)));
+    let (pay, done) = (&listed["transactions"][0], &listed["transactions"][2]);
+    assert_eq!(
+        (&pay["state"], &pay["last_outcome"], &pay["producer_id"], &pay["epoch"], &pay["timeout_ms"]),
+        (&json!("Ongoing"), &json!("committed"), &json!(7), &json!(3), &json!(900_000))
+    );
+    assert!((60..90).contains(&pay["age_s"].as_i64().unwrap()) && pay["times_out_at"].is_string(), "{pay}");
+    assert_eq!(
+        pay["partitions"],
+        json!([
+            {"topic": "a.orders", "partition": 0, "first_offset": 20_090, "held_back": 10},
+            {"topic": "b.payments", "partition": 0, "first_offset": 45, "held_back": 5},
+        ])
+    );
+    assert_eq!((&done["state"], &done["last_outcome"]), (&json!("CompleteAbort"), &json!("aborted")));
+    assert!(done["open_since"].is_null() && done["age_s"].is_null() && done["partition_count"].is_null());
+    for (filter, expected) in [
+        (json!({"prefix": "a."}), vec!["a.pay", "a.done"]),
+        (json!({"min_age_s": 45}), vec!["a.pay"]),
+        (json!({"topic": "a.orders"}), vec!["a.pay"]),
+        (json!({"topic": "b.payments"}), vec!["a.pay", "b.bill"]),
+        (json!({"topic": "a.new"}), vec![]),
+    ] {
+        assert_eq!(ids(&served.call("list_transactions", filter.clone()).await), expected, "{filter}");
+    }
+    let unknown = served.call("list_transactions", json!({"topic": "nope"})).await;
+    assert_eq!(unknown["error"]["code"], "not_found");
+    let one = served.call("describe_transaction", json!({"transactional_id": "a.pay"})).await;
+    let own = &one["transaction"];
+    assert_eq!((&own["held_back"], &own["partition_count"]), (&json!(15), &json!(2)));
+    assert_eq!((&own["last_epoch"], &own["previous_producer_id"]), (&json!(2), &Value::Null));
+    assert_eq!(own["groups"], json!(["a.shop", "b.audit"]));
+    let first = &one["partitions"][0];
+    assert_eq!(
+        (&first["last_stable_offset"], &first["end_offset"], &first["held_back"]),
+        (&json!(20_090), &json!(20_100), &json!(10))
+    );
+    assert!(first["as_of_revision"].is_number() && own["listed_revision"].is_number(), "{one}");
+    // What it kept from others is shown beside the offsets, too.
+    let offsets = served.call("get_partition_offsets", json!({"topic": "a.orders"})).await;
+    let held = |answer: &Value, n: usize| answer["partitions"][n]["held_back"].clone();
+    assert_eq!((held(&offsets, 0), held(&offsets, 1)), (json!(10), json!(0)));
+    let topics = served.call("describe_topics", json!({"names": ["a.orders", "a.new"]})).await;
+    assert_eq!((held(&topics["topics"][1], 0), held(&topics["topics"][0], 0)), (json!(10), Value::Null));
+    let lag = served.call("get_group_lag", json!({"group_id": "a.shop"})).await;
+    assert_eq!((held(&lag, 0), &lag["partitions"][0]["last_stable_offset"]), (json!(10), &json!(20_090)));
+    // Where the last stable offset is further, it has ended since it was listed.
+    store.marks(store.topic("a.orders", 2, &[]), &[(10, 20_100), (0, 5)]);
+    let ended = served.call("describe_transaction", json!({"transactional_id": "a.pay"})).await;
+    assert_eq!((held(&ended, 0), &ended["transaction"]["held_back"]), (json!(0), &json!(5)));
+    // Without whoever aborts them, the list may be old.
+    store.delete(&Key::Leader("jobs".to_owned()));
+    let old = served.call("list_transactions", json!({})).await;
+    assert_eq!(old["meta"]["warnings"][0]["code"], "jobs_not_held", "{old}");
+}
+
+#[tokio::test]
+async fn a_tenant_sees_the_transactions_of_its_topics_and_of_those_its_own_partitions() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = tokens_file(&folder);
+    let store = Store::new();
+    store.furnish(&[], now_ms());
+    let served = serve(&store, &["--tokens-file", &tokens, "--calls-per-minute", "100000"]).await;
+    let team = "token-of-team-a";
+    let listed = served.call_as(team, "list_transactions", json!({})).await;
+    // One that is not open may have been about anything; one of another tenant's topics is its own.
+    assert_eq!((&listed["total"], &listed["open"]), (&json!(1), &json!(1)), "{listed}");
+    let pay = &listed["transactions"][0];
+    assert_eq!((&pay["transactional_id"], &pay["partition_count"]), (&json!("a.pay"), &json!(1)));
+    assert_eq!(pay["partitions"].as_array().unwrap().len(), 1);
+    let warning = &listed["meta"]["warnings"][0];
+    assert_eq!(warning["code"], "partitions_hidden", "{listed}");
+    assert!(warning["message"].as_str().unwrap().starts_with("1 partitions"), "{warning}");
+    let one = served.call_as(team, "describe_transaction", json!({"transactional_id": "a.pay"})).await;
+    let own = &one["transaction"];
+    assert_eq!((&own["groups"], &own["held_back"]), (&json!(["a.shop"]), &json!(10)), "{one}");
+    assert_eq!(one["meta"]["warnings"][0]["code"], "partitions_hidden", "{one}");
+    let generic = |e: &Value, id: &str| e["error"]["message"].as_str().unwrap().replace(id, "X");
+    let mut said = std::collections::BTreeSet::new();
+    for id in ["b.bill", "a.done", "a.nosuch"] {
+        let error = served.call_as(team, "describe_transaction", json!({"transactional_id": id})).await;
+        said.insert(generic(&error, id));
+    }
+    assert_eq!(said.len(), 1, "what may not be seen does not exist: {said:?}");
+    let foreign = served.call_as(team, "list_transactions", json!({"topic": "b.payments"})).await;
+    assert_eq!(foreign["error"]["code"], "not_found");
+    let whole = served.call_as("token-of-reader", "list_transactions", json!({})).await;
+    assert_eq!((&whole["total"], &whole["meta"]["warnings"]), (&json!(3), &json!([])), "{whole}");
+}
+
+#[tokio::test]
 async fn a_thousand_calls_share_their_reads_and_one_makes_two_at_most() {
     let store = Store::new();
     store.furnish(&[], now_ms());
@@ -350,12 +456,16 @@ async fn lists_go_on_where_they_stopped() {
         let id = store.topic(&format!("topic-{n:03}"), 3, &[]);
         store.marks(id, &[(0, 1), (0, 1), (0, 1)]);
         store.commit(&format!("group/{n:03}"), &format!("topic-{n:03}"), id, &[(0, 0)], now_ms());
+        store.transactional_id(&format!("tx/{n:03}"), n, TransactionStateValue::Empty);
     }
+    store.open_transactions(&[("tx/099", 2_000, &[]), ("tx/120", 1_000, &[]), ("tx/never", 2_000, &[])]);
     store.topic("wide", 700, &[]);
     let served = serve(&store, &["--calls-per-minute", "100000"]).await;
     for (tool, field, total, mut arguments) in [
         ("list_topics", "topics", 131, json!({})),
         ("list_groups", "groups", 130, json!({})),
+        ("list_transactions", "transactions", 131, json!({})),
+        ("list_transactions", "transactions", 3, json!({"limit": 1, "min_age_s": 0})),
         ("describe_configs", "configs", 131, json!({"limit": 200})),
         ("get_partition_offsets", "partitions", 700, json!({"topic": "wide", "limit": 200})),
     ] {
@@ -363,8 +473,11 @@ async fn lists_go_on_where_they_stopped() {
         for _ in 0..100 {
             let answer = served.call(tool, arguments.clone()).await;
             for item in answer[field].as_array().unwrap() {
-                let key =
-                    ["name", "group_id", "partition"].iter().find_map(|k| item.get(*k)).unwrap().to_string();
+                let key = ["name", "group_id", "transactional_id", "partition"]
+                    .iter()
+                    .find_map(|k| item.get(*k))
+                    .unwrap()
+                    .to_string();
                 assert!(seen.insert(key), "{tool} says {item} twice");
             }
             match answer["next_cursor"].as_str() {

@@ -94,6 +94,53 @@ async fn lag_has_the_cause_that_etcd_shows() {
 }
 
 #[tokio::test]
+async fn a_group_that_waits_for_a_transaction_has_it_named_and_one_that_has_more_to_read_has_not() {
+    let store = Store::new();
+    store.furnish(&[], now_ms());
+    let (held, far) = (store.topic("a.held", 1, &[]), store.topic("a.far", 1, &[]));
+    store.stable_marks(held, &[(0, 100, 5_000)]);
+    store.stable_marks(far, &[(0, 2_000, 5_000)]);
+    for (group, topic, topic_id) in [("a.waits", "a.held", held), ("a.behind", "a.far", far)] {
+        store.group(group, topic);
+        store.commit(group, topic, topic_id, &[(0, 100)], now_ms() - 90_000);
+    }
+    let since = |s: i64| now_ms() - s * 1_000;
+    store.open_transactions(&[("a.slow\u{202e}", since(75), &[(held, 0, 100), (far, 0, 2_000)])]);
+    let served = serve(&store, &FLAGS).await;
+    let waits = diagnosis(&served, "diagnose_group_lag", json!({"group_id": "a.waits"})).await;
+    assert_eq!(codes(&waits), ["open_transaction"], "{waits}");
+    assert_eq!((&waits["severity"], &waits["confidence"]), (&json!("warning"), &json!("high")));
+    let summary = waits["summary"].as_str().unwrap();
+    assert!(summary.contains("\"a.slow\"") && summary.contains("4900 of the 4900"), "{summary}");
+    assert_eq!(waits["recommendations"][0]["runbook_id"], "open-transaction");
+    let named = &evidence(&waits, "group.open_transactions")[0];
+    assert_eq!((&named["timeout_ms"], &named["is_overdue"]), (&json!(900_000), &json!(false)));
+    // Of its partitions only those that the group waits for.
+    let partition = json!({"topic": "a.held", "partition": 0, "first_offset": 100, "held_back": 4_900});
+    assert_eq!((&named["partitions"], &named["partition_count"]), (&json!([partition]), &json!(1)));
+    let lag = served.call("get_group_lag", json!({"group_id": "a.waits"})).await;
+    assert_eq!(lag["partitions"][0]["status"], "held_back", "{lag}");
+    let behind = diagnosis(&served, "diagnose_group_lag", json!({"group_id": "a.behind"})).await;
+    assert_eq!(codes(&behind), ["consumer_stalled", "open_transaction"], "{behind}");
+    assert_eq!(behind["root_causes"][1]["counter_evidence_refs"], json!(["group.readable_lag"]));
+    // One that is younger than what is listed is not named, and neither is anybody else.
+    store.open_transactions(&[]);
+    let unnamed = diagnosis(&served, "diagnose_group_lag", json!({"group_id": "a.waits"})).await;
+    assert!(!codes(&unnamed).contains(&"open_transaction"), "{unnamed}");
+    // One that nobody aborts in time is wrong with the cluster.
+    store.open_transactions(&[("a.hangs", since(1_000), &[(held, 0, 100)])]);
+    let now = diagnosis(&served, "explain_current_state", json!({})).await;
+    let hangs = |c: &&Value| c["evidence_refs"][0] == "transactions.overdue";
+    let cause = now["root_causes"].as_array().unwrap().iter().find(hangs).unwrap();
+    assert!(cause["reasoning"].as_str().unwrap().contains("\"a.hangs\""), "{cause}");
+    // One that is open for long, and still in time, is worth a word.
+    store.open_transactions(&[("a.long", since(400), &[(held, 0, 100)])]);
+    let now = diagnosis(&served, "explain_current_state", json!({})).await;
+    assert_eq!(evidence(&now, "transactions.long_open")[0]["transactional_id"], "a.long", "{now}");
+    assert!(codes(&now).contains(&"open_transaction"), "{now}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_now_names_the_cluster_before_groups_and_blindness_is_unknown() {
     let endpoints = [endpoint().await, endpoint().await];
     let urls: Vec<String> = endpoints.iter().map(|e| e.url.clone()).collect();
@@ -177,6 +224,12 @@ async fn a_tenant_is_told_of_its_own_groups_only() {
     .unwrap();
     let store = Store::new();
     store.furnish(&[], now_ms());
+    let (orders, payments) = (store.topic("a.orders", 2, &[]), store.topic("b.payments", 1, &[]));
+    let since_ms = now_ms() - 1_000_000;
+    store.open_transactions(&[
+        ("x.both", since_ms, &[(orders, 0, 20_090), (payments, 0, 45)]),
+        ("x.foreign", since_ms, &[(orders, 0, 20_095)]),
+    ]);
     let served = serve(&store, &["--tokens-file", path.to_str().unwrap(), FLAGS[0], FLAGS[1]]).await;
     for tool in ["explain_current_state", "incident_snapshot"] {
         let answer = served.call_as("token-of-team-b", tool, json!({})).await;
@@ -186,6 +239,7 @@ async fn a_tenant_is_told_of_its_own_groups_only() {
             "{tool}: {text}"
         );
         assert!(!text.contains("a.orders") && !text.contains("10.9.8.7"), "{tool}: {text}");
+        assert!(text.contains("x.both") && !text.contains("x.foreign"), "{tool}: {text}");
     }
     let foreign =
         served.call_as("token-of-team-b", "diagnose_group_lag", json!({"group_id": "a.shop"})).await;

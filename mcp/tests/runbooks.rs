@@ -18,9 +18,12 @@ const FOREIGN: &[&str] = &[
     "fetch.min.bytes",
     "group.instance.id",
     "group.protocol=consumer",
+    "isolation.level=read_committed",
+    "kafka-transactions abort",
     "max.poll.interval.ms",
     "max.poll.records",
     "session.timeout.ms",
+    "transaction.timeout.ms",
     "--quota-backend-bytes",
 ];
 

@@ -124,6 +124,11 @@ pub const fn advice(code: Code) -> Option<Advice> {
             "deleting a group deletes its offsets",
             "describe_group: members are there",
         ),
+        Code::OpenTransaction => one(
+            "find the producer with this transactional id and let it commit or abort; one that is gone is aborted when its time-out is over (describe_transaction: times_out_at), or at once when it starts again with the same id",
+            "an aborted transaction's records are never shown; a shorter transaction.timeout.ms, which is the producer's choice, aborts work that takes long",
+            "get_partition_offsets: held_back is 0",
+        ),
         Code::OffsetsOutOfRange => one(
             "let the owner of the data choose between log start and end; plan_reset_offsets shows what each means",
             "what is skipped stays unread",

@@ -18,6 +18,11 @@ pub const HOT: f64 = 2.0;
 /// A commit that came so long after a broker was lost shows that the group had recovered, in s.
 pub const RECOVERED_S: f64 = 30.0;
 
+/// A transaction whose time-out was over so long ago should have been aborted, in s.
+pub const OVERDUE_S: i64 = 30;
+/// A transaction that has been open for so long is worth a word, in s.
+pub const LONG_OPEN_S: i64 = 300;
+
 /// One request in a hundred that takes longer is slow, in ms.
 pub const S3_P99_MS: f64 = 1_000.0;
 /// Half of the requests that take longer are slow, in ms.

@@ -84,6 +84,8 @@ pub enum Code {
     RetentionOvertaking,
     /// Nobody is in the group.
     EmptyGroup,
+    /// An open transaction keeps records from whoever reads what is committed.
+    OpenTransaction,
     /// The group rebalances again and again.
     RebalanceStorm,
     /// A broker lost its registration.
@@ -139,6 +141,7 @@ impl Code {
         Self::OffsetsOutOfRange,
         Self::RetentionOvertaking,
         Self::EmptyGroup,
+        Self::OpenTransaction,
         Self::RebalanceStorm,
         Self::BrokerDown,
         Self::BrokerRestarting,
@@ -172,6 +175,7 @@ impl Code {
             Self::CommitFailing => "commit_failing",
             Self::OffsetsOutOfRange => "offsets_out_of_range",
             Self::EmptyGroup => "empty_group",
+            Self::OpenTransaction => "open_transaction",
             Self::RebalanceStorm => "rebalance_storm",
             Self::BrokerDown => "broker_down",
             Self::BrokerRestarting => "broker_restarting",
@@ -278,10 +282,11 @@ impl Cause {
     }
 }
 
-/// The causes that rules find, what explains others first.
+/// The causes that rules find, what explains others first, and what at most adds to them last.
 pub fn judge(rules: &[Rule], exhibits: &Exhibits) -> Vec<Cause> {
     let drafts = rules.iter().filter_map(|rule| rule(exhibits));
     let mut causes: Vec<Cause> = drafts.filter_map(|draft| Cause::of(draft, exhibits)).collect();
-    causes.sort_by_key(|c| c.code);
+    let only_adds = |c: &Cause| c.severity == Severity::Info && c.confidence == Confidence::Low;
+    causes.sort_by_key(|c| (only_adds(c), c.code));
     causes
 }

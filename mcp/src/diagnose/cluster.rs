@@ -1,6 +1,7 @@
 //! What is wrong with the cluster as a whole.
 
-use super::bounds::{COMMIT_P99_MS, ETCD_READ_MS, TOKEN_S};
+use super::bounds::{COMMIT_P99_MS, ETCD_READ_MS, OVERDUE_S, TOKEN_S};
+use super::transactions::{named, only_adds_to};
 use super::{Code, Confidence, Draft, Exhibits, Rule, Severity, storage};
 
 /// What must be known to say that it is well.
@@ -20,6 +21,8 @@ pub const OWN: &[Rule] = &[
     state_crowded,
     broker_behind,
     no_job_holder,
+    overdue_transaction,
+    long_transaction,
     draining,
     metrics_blind,
     token_expiring,
@@ -186,6 +189,43 @@ fn no_job_holder(e: &Exhibits) -> Option<Draft> {
     let reasoning =
         "no broker holds the background jobs: no retention, no snapshots, no watermarks".to_owned();
     Some(draft(Code::NoJobHolder, "cluster.jobs_not_held", Severity::Warning, vec!["jobs.held"], reasoning))
+}
+
+/// A transaction that nobody aborts though its time-out is over.
+fn overdue_transaction(e: &Exhibits) -> Option<Draft> {
+    let transactions = named(e, "transactions.overdue")?;
+    // Whoever aborts them is not there; that is said already.
+    if e.flag("jobs.held") == Some(false) || e.number("brokers.registered") == Some(0.0) {
+        return None;
+    }
+    let reasoning = format!("nobody aborts what timed out {OVERDUE_S} s ago or more: {transactions}");
+    let rule = "cluster.transaction_not_aborted";
+    if e.number("brokers.lost").is_some_and(|n| n > 0.0) {
+        // Another broker took over the jobs, and measures time-outs anew.
+        let evidence = vec!["transactions.overdue", "brokers.lost"];
+        return Some(Draft { evidence, ..only_adds_to(Code::OpenTransaction, rule, reasoning) });
+    }
+    Some(draft(
+        Code::OpenTransaction,
+        rule,
+        Severity::Warning,
+        vec!["transactions.overdue", "transactions.open"],
+        reasoning,
+    ))
+}
+
+/// A transaction that is slow and may be meant to be.
+fn long_transaction(e: &Exhibits) -> Option<Draft> {
+    let transactions = named(e, "transactions.long_open")?;
+    let reasoning =
+        format!("records are kept for long from whoever reads with read_committed, by {transactions}");
+    Some(draft(
+        Code::OpenTransaction,
+        "cluster.transaction_open_for_long",
+        Severity::Info,
+        vec!["transactions.long_open"],
+        reasoning,
+    ))
 }
 
 fn draining(e: &Exhibits) -> Option<Draft> {

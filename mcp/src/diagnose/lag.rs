@@ -6,6 +6,7 @@ use super::bounds::{
     HOT, MOST_OF_LAG, NO_LAG_RECORDS, NO_LAG_S, OVERTAKEN_S, RECOVERED_S, S3_ERRORS, SAME_PACE, STORM, SURGE,
 };
 use super::storage::{is_slow, slow_evidence};
+use super::transactions::{named, only_adds_to};
 use super::{Code, Confidence, Draft, Exhibits, Rule, Severity};
 
 /// What must be known to say that a group is well.
@@ -16,6 +17,7 @@ pub const RULES: &[Rule] = &[
     out_of_range,
     overtaking,
     empty_group,
+    open_transaction,
     rebalance_storm,
     no_broker,
     broker_lost,
@@ -45,6 +47,15 @@ fn behind(e: &Exhibits) -> Option<f64> {
     let lag = e.number("group.lag")?;
     let usual = e.number("group.produce_rate").unwrap_or_default() * NO_LAG_S;
     (lag > NO_LAG_RECORDS.max(usual)).then_some(lag)
+}
+
+/// The lag without what open transactions keep from a group that has read all that is committed, if
+/// it is more than a group has that is well: what says how fast the group reads is about that.
+fn readable(e: &Exhibits) -> Option<f64> {
+    let lag = behind(e)?;
+    let readable = e.number("group.readable_lag").unwrap_or(lag);
+    let usual = e.number("group.produce_rate").unwrap_or_default() * NO_LAG_S;
+    (readable > NO_LAG_RECORDS.max(usual)).then_some(readable)
 }
 
 /// Whether somebody is there to read; not if it is not known.
@@ -83,6 +94,45 @@ fn empty_group(e: &Exhibits) -> Option<Draft> {
     let is_empty = e.number("group.members") == Some(0.0);
     let reasoning = format!("nobody is in the group, and {lag} records wait for it");
     is_empty.then(|| draft(Code::EmptyGroup, "lag.no_members", vec!["group.members", "group.lag"], reasoning))
+}
+
+/// A group that has read what is committed waits for the transaction; for one that is far from
+/// there it is no reason yet, and will be one.
+fn open_transaction(e: &Exhibits) -> Option<Draft> {
+    let lag = behind(e)?;
+    if !has_members(e) {
+        return None;
+    }
+    let held = e.number("group.held_back_lag")?;
+    let later = e.number("group.held_back_later").unwrap_or_default();
+    let transactions = named(e, "group.open_transactions")?;
+    let past = e.number("group.partitions_past_stable").is_some_and(|n| n > 0.0);
+    let mut counter_evidence = Vec::new();
+    if past {
+        counter_evidence.push("group.partitions_past_stable");
+    }
+    if held * 2.0 < lag {
+        counter_evidence.push("group.readable_lag");
+        let reasoning = format!(
+            "of the lag of {lag} records {} are of open transactions or behind them, and the group has others to read first: {transactions}",
+            held + later
+        );
+        let adds = only_adds_to(Code::OpenTransaction, "lag.transaction_ahead", reasoning);
+        let evidence = vec!["group.open_transactions", "group.held_back_lag", "group.held_back_later"];
+        return (held + later > NO_LAG_RECORDS).then_some(Draft { evidence, counter_evidence, ..adds });
+    }
+    if readable(e).is_some() {
+        counter_evidence.push("group.readable_lag");
+    }
+    let reasoning = format!(
+        "the group has read what is committed and waits: {held} of the {lag} records of its lag are kept from whoever reads with read_committed, by {transactions}"
+    );
+    let evidence =
+        vec!["group.open_transactions", "group.held_back_lag", "group.partitions_held_back", "group.members"];
+    Some(Draft {
+        counter_evidence,
+        ..draft(Code::OpenTransaction, "lag.waits_at_last_stable_offset", evidence, reasoning)
+    })
 }
 
 fn rebalance_storm(e: &Exhibits) -> Option<Draft> {
@@ -167,7 +217,7 @@ fn storage(e: &Exhibits) -> Option<Draft> {
 }
 
 fn hot_partition(e: &Exhibits) -> Option<Draft> {
-    behind(e)?;
+    readable(e)?;
     if !has_members(e) {
         return None;
     }
@@ -194,7 +244,7 @@ fn hot_partition(e: &Exhibits) -> Option<Draft> {
 }
 
 fn stalled(e: &Exhibits) -> Option<Draft> {
-    behind(e)?;
+    readable(e)?;
     let stalled = e.number("group.partitions_stalled").filter(|n| *n > 0.0)?;
     let lagging = e.number("group.partitions_lagging")?;
     if !has_members(e) || stalled * 2.0 < lagging {
@@ -215,7 +265,7 @@ fn stalled(e: &Exhibits) -> Option<Draft> {
 }
 
 fn surge(e: &Exhibits) -> Option<Draft> {
-    behind(e)?;
+    readable(e)?;
     let (produced, before) = (e.number("group.produce_rate")?, e.number("group.produce_rate_before")?);
     let consumed = e.number("group.consume_rate")?;
     if produced < SURGE * before || produced <= consumed || consumed <= 0.0 {
@@ -233,7 +283,7 @@ fn surge(e: &Exhibits) -> Option<Draft> {
 }
 
 fn slow(e: &Exhibits) -> Option<Draft> {
-    behind(e)?;
+    readable(e)?;
     let (consumed, produced) = (e.number("group.consume_rate")?, e.number("group.produce_rate")?);
     if !has_members(e) || consumed <= 0.0 || consumed >= produced {
         return None;

@@ -18,6 +18,7 @@ mod evidence;
 pub mod lag;
 mod report;
 pub mod storage;
+mod transactions;
 
 pub use self::advice::{Advice, advice};
 pub use self::cause::{Cause, Code, Confidence, Draft, Severity, judge};
@@ -25,7 +26,7 @@ pub use self::evidence::{Evidence, Exhibits, Missing, Status};
 pub use self::report::{Report, report};
 
 /// Version of the rules: it changes when the same evidence may lead to another answer.
-pub const RULES_VERSION: &str = "3";
+pub const RULES_VERSION: &str = "4";
 
 /// A rule: a cause if the evidence is there for it.
 pub type Rule = fn(&Exhibits) -> Option<Draft>;

@@ -29,6 +29,15 @@ fn with(base: &Value, more: &Value) -> Exhibits {
     exhibits(&all)
 }
 
+/// A transaction as evidence has it.
+fn transaction(is_overdue: bool) -> Value {
+    json!([{
+        "transactional_id": "pay-1", "open_since": "2026-01-01T00:00:00Z", "age_s": 75, "timeout_ms": 900_000,
+        "times_out_at": "2026-01-01T00:15:00Z", "is_overdue": is_overdue, "partition_count": 1,
+        "partitions": [{"topic": "orders", "partition": 0, "first_offset": 10, "held_back": 4990}],
+    }])
+}
+
 /// A group that is well, in a cluster that is.
 fn well() -> Value {
     let group = json!({
@@ -38,11 +47,14 @@ fn well() -> Value {
         "group.consume_rate": 100, "group.produce_rate": 100, "group.consume_rate_before": 100,
         "group.produce_rate_before": 100, "group.hottest_lag_share": 0.5, "group.hottest_fair_share": 0.25,
         "group.hottest_produce_share": 0.26, "group.hottest_consume_rate": 25, "group.hottest_partition": {"partition": 0},
+        "group.partitions_held_back": 0, "group.partitions_past_stable": 0, "group.held_back_lag": 0,
+        "group.held_back_later": 0, "group.open_transactions": [],
     });
     let cluster = json!({
         "brokers.registered": ["1", "2"], "brokers.lost": [], "brokers.draining": [], "brokers.unregistered": [],
         "brokers.restarting": [], "brokers.behind": [], "jobs.held": true, "etcd.reachable": true, "etcd.read_ms": 3,
         "commit.p99_ms": 9, "commit.per_s": 4, "commit.failures": 0, "metrics.blind": [],
+        "transactions.open": 0, "transactions.overdue": [], "transactions.long_open": [],
         "produce.slowed_by_state_s": 0, "produce.slowed_by_etcd_s": 0,
         "s3.scraped_brokers": 2, "s3.failing_brokers": 0, "s3.error_rate": 0, "s3.throttled_per_s": 0, "s3.denied_per_s": 0,
         "s3.put_p50_ms": 8, "s3.put_p50_before_ms": 8, "s3.put_p99_ms": 40, "s3.get_p99_ms": 30, "s3.put_failures": 0,
@@ -127,6 +139,27 @@ fn each_cause_of_lag_is_named_first_for_its_evidence() {
             "never_committed",
             Confidence::Medium,
         ),
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10, "group.consume_rate": 0,
+                "group.partitions_held_back": 1, "group.open_transactions": transaction(false)}),
+            "open_transaction",
+            Confidence::High,
+        ),
+        // Somebody who is past the last stable offset on another partition reads everything.
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10, "group.consume_rate": 0,
+                "group.partitions_held_back": 1, "group.partitions_past_stable": 1,
+                "group.open_transactions": transaction(false)}),
+            "open_transaction",
+            Confidence::Medium,
+        ),
+        // It has much to read before it gets to the transaction.
+        (
+            json!({"group.lag": 50_000, "group.held_back_later": 4990, "group.readable_lag": 50_000,
+                "group.consume_rate": 0, "group.partitions_stalled": 2, "group.open_transactions": transaction(false)}),
+            "consumer_stalled",
+            Confidence::High,
+        ),
     ];
     for (more, first, confidence) in table {
         let (codes, report) = answer(lag::RULES, &with(&well(), &more), lag::ESSENTIAL);
@@ -173,11 +206,65 @@ fn what_looks_alike_is_told_apart() {
         (json!({"group.lag": 50_000, "group.rebalances": 2}), "rebalance_storm"),
         (json!({"group.lag": 5, "group.members": 0}), "empty_group"),
         (json!({"group.lag": 50_000, "group.overtaken_in_s": 900_000}), "retention_overtaking"),
+        // A group that waits for a transaction is neither slow nor has it a hot partition.
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10, "group.consume_rate": 60,
+                "group.open_transactions": transaction(false)}),
+            "consumer_slow",
+        ),
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10, "group.consume_rate": 60,
+                "group.hottest_lag_share": 0.97, "group.hottest_produce_share": 0.9,
+                "group.open_transactions": transaction(false)}),
+            "hot_partition",
+        ),
+        // Nobody is named without a name, nor for a group that nobody is in.
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10}),
+            "open_transaction",
+        ),
+        (
+            json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10, "group.members": 0,
+                "group.open_transactions": transaction(false)}),
+            "open_transaction",
+        ),
+        // What a few seconds produce is not behind.
+        (
+            json!({"group.lag": 1000, "group.held_back_lag": 990, "group.readable_lag": 10,
+                "group.open_transactions": transaction(false)}),
+            "open_transaction",
+        ),
     ];
     for (more, code) in table {
         let (codes, _) = answer(lag::RULES, &with(&well(), &more), lag::ESSENTIAL);
         assert!(!codes.contains(&code), "{more}: {codes:?}");
     }
+}
+
+#[test]
+fn a_transaction_is_named_with_since_when_and_until_when_and_comes_last_where_it_only_adds() {
+    let waits = json!({"group.lag": 5000, "group.held_back_lag": 4990, "group.readable_lag": 10,
+        "group.consume_rate": 0, "group.open_transactions": transaction(true)});
+    let (codes, report) = answer(lag::RULES, &with(&well(), &waits), lag::ESSENTIAL);
+    assert_eq!(codes, ["open_transaction"]);
+    for said in ["\"pay-1\"", "2026-01-01T00:00:00Z (75 s)", "in 1 partition,", "should have been", "4990 of"]
+    {
+        assert!(report.summary.contains(said), "{said}: {}", report.summary);
+    }
+    let ahead = json!({"group.lag": 50_000, "group.held_back_later": 4990, "group.readable_lag": 50_000,
+        "group.consume_rate": 60, "group.open_transactions": transaction(false)});
+    let (codes, report) = answer(lag::RULES, &with(&well(), &ahead), lag::ESSENTIAL);
+    assert_eq!(codes, ["consumer_slow", "open_transaction"]);
+    let adds = &report.causes[1];
+    assert_eq!((adds.severity, adds.confidence), (Severity::Info, Confidence::Low));
+    assert_eq!(adds.counter_evidence_refs, ["group.readable_lag"]);
+    // Whoever took over from a lost broker measures time-outs anew.
+    let lost = json!({"brokers.lost": ["2"], "transactions.overdue": transaction(true)});
+    let (codes, _) = answer(&cluster::rules(), &with(&well(), &lost), cluster::ESSENTIAL);
+    assert_eq!(codes, ["broker_down", "open_transaction"]);
+    let unheld = json!({"jobs.held": false, "transactions.overdue": transaction(true)});
+    let (codes, _) = answer(&cluster::rules(), &with(&well(), &unheld), cluster::ESSENTIAL);
+    assert_eq!(codes, ["no_job_holder"]);
 }
 
 #[test]
@@ -218,6 +305,8 @@ fn what_is_wrong_with_the_cluster_is_named() {
         (json!({"brokers.behind": ["broker-2"]}), "broker_behind", Severity::Warning),
         (json!({"brokers.draining": ["2"]}), "broker_draining", Severity::Info),
         (json!({"jobs.held": false}), "no_job_holder", Severity::Warning),
+        (json!({"transactions.overdue": transaction(true)}), "open_transaction", Severity::Warning),
+        (json!({"transactions.long_open": transaction(false)}), "open_transaction", Severity::Info),
         (json!({"commit.failures": 3}), "commit_failing", Severity::Critical),
         (json!({"commit.p99_ms": 4000}), "etcd_slow", Severity::Warning),
         (json!({"produce.slowed_by_etcd_s": 60}), "etcd_nearly_full", Severity::Warning),

@@ -55,6 +55,7 @@ const fn of(scalar: Scalar, label: &'static str, values: &'static [&'static str]
 const S3: &str = "strandline_object_store_requests_total";
 const FLUSH_FAILURES: &str = "strandline_flush_failures_total";
 const CACHE: &str = "strandline_cache_requests_total";
+const TRANSACTIONS: &str = "strandline_transactions_total";
 
 /// APIs that administer: their calls are counted together.
 const ADMIN: &[&str] = &[
@@ -117,6 +118,9 @@ pub const SCALARS: &[Scalar] = &[
     of(counter("commit_failures", FLUSH_FAILURES), "step", &["commit"]),
     gauge("state_slowed", "strandline_state_slowed"),
     gauge("etcd_pause_s", "strandline_produce_pause_seconds"),
+    of(counter("transactions_committed", TRANSACTIONS), "outcome", &["committed"]),
+    of(counter("transactions_aborted", TRANSACTIONS), "outcome", &["aborted"]),
+    counter("transactions_timed_out", "strandline_transactions_timed_out_total"),
 ];
 
 /// Every histogram that is kept, in seconds.

@@ -1,8 +1,8 @@
 //! What of the cluster a call needs, and which ranges of etcd have it.
 //!
 //! The keys of a cluster lie in three runs: brokers, cluster, commits, configs, groups, heads,
-//! leaders; the log; offsets, producer-ids, snapshot, topics, watermarks. The log is never read, so
-//! two ranges cover everything.
+//! leaders; the log; offsets, open and pending transactions, producer-ids, snapshot, topics,
+//! transactional ids, watermarks. The log is never read, so two ranges cover everything.
 
 use strandline_metadata::backend::KeyRange;
 use strandline_metadata::keys::Keyspace;
@@ -15,11 +15,11 @@ pub(super) const FAMILIES: usize = 5;
 pub(super) enum Family {
     /// All that lies before the log.
     Plain,
-    /// Committed offsets, and what lies between them and the snapshot.
+    /// Committed offsets, open transactions, and what else lies between them and the snapshot.
     Commits,
     /// The snapshot.
     Snapshot,
-    /// Topics.
+    /// Topics, and transactional ids behind them.
     Topics,
     /// Watermarks.
     Watermarks,

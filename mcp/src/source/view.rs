@@ -8,6 +8,7 @@ use strandline_metadata::keys::Key;
 use strandline_metadata::limits::{OFFSETS_PER_KEY, WATERMARKS_PER_KEY};
 use strandline_metadata::placement::{self, Candidate};
 use strandline_metadata::values::group::{CommittedOffset, GroupValue, OffsetsValue};
+use strandline_metadata::values::transaction::{OpenTransactionsValue, TransactionValue};
 use strandline_metadata::values::watermarks::{Watermarks, WatermarksValue};
 use strandline_metadata::values::{
     BrokerValue, ClusterValue, ConfigsValue, LeaderValue, SnapshotValue, TopicValue, Value,
@@ -50,6 +51,10 @@ pub enum Decoded {
     Leader(Arc<Stored<LeaderValue>>),
     /// `snapshot`.
     Snapshot(Arc<Stored<SnapshotValue>>),
+    /// `txns/…`.
+    Transaction(Arc<Stored<TransactionValue>>),
+    /// `open-transactions`.
+    OpenTransactions(Arc<Stored<OpenTransactionsValue>>),
     /// Something that no view has.
     Other,
     /// A value of another format, or damaged: this build cannot read it.
@@ -63,6 +68,13 @@ pub struct Marks {
     pub marks: Watermarks,
     /// The revision that they are as of.
     pub revision: i64,
+}
+
+impl Marks {
+    /// How many offsets open transactions keep from whoever reads what is committed.
+    pub fn held_back(&self) -> i64 {
+        (self.marks.end - self.marks.last_stable).max(0)
+    }
 }
 
 /// What a group committed for a partition.
@@ -109,6 +121,10 @@ pub struct View {
     /// Committed offsets, by group.
     pub offsets: Arc<BTreeMap<String, Arc<GroupOffsets>>>,
     pub(crate) watermarks: Arc<MarksByRun>,
+    /// Transactional ids.
+    pub transactions: Arc<BTreeMap<String, Arc<Stored<TransactionValue>>>>,
+    /// The transactions that have been open for a while; `None` if there never was one.
+    pub open_transactions: Option<Arc<Stored<OpenTransactionsValue>>>,
     /// Values that this build cannot read.
     pub unreadable: usize,
 }
@@ -150,6 +166,12 @@ impl View {
                 self.leaders.insert(job, value);
             }
             (Key::Snapshot, Decoded::Snapshot(value)) => self.snapshot = Some(value),
+            (Key::Transaction(id), Decoded::Transaction(value)) => {
+                Arc::make_mut(&mut self.transactions).insert(id, value);
+            }
+            (Key::OpenTransactions, Decoded::OpenTransactions(value)) => {
+                self.open_transactions = Some(value);
+            }
             (key, Decoded::Unreadable) => self.remove(&key),
             _ => {}
         }
@@ -185,6 +207,8 @@ impl View {
             }
             Key::Leader(job) => drop(self.leaders.remove(job)),
             Key::Snapshot => self.snapshot = None,
+            Key::Transaction(id) => drop(Arc::make_mut(&mut self.transactions).remove(id)),
+            Key::OpenTransactions => self.open_transactions = None,
             Key::Bucket
             | Key::BrokerConfig(Some(_))
             | Key::ClientMetrics(_)
@@ -192,7 +216,6 @@ impl View {
             | Key::Head(_)
             | Key::Log { .. }
             | Key::ProducerIds
-            | Key::Transaction(_)
             | Key::Pending { .. } => {}
         }
     }
@@ -208,11 +231,15 @@ impl View {
                 self.group_configs.clone_from(&from.group_configs);
                 self.groups.clone_from(&from.groups);
             }
-            Family::Commits => self.offsets.clone_from(&from.offsets),
+            Family::Commits => {
+                self.offsets.clone_from(&from.offsets);
+                self.open_transactions.clone_from(&from.open_transactions);
+            }
             Family::Snapshot => self.snapshot.clone_from(&from.snapshot),
             Family::Topics => {
                 self.topics.clone_from(&from.topics);
                 self.names.clone_from(&from.names);
+                self.transactions.clone_from(&from.transactions);
             }
             Family::Watermarks => self.watermarks.clone_from(&from.watermarks),
         }
@@ -284,12 +311,13 @@ pub(super) fn decode(key: &Key, kv: &KeyValue) -> Decoded {
         Key::Watermarks { .. } => stored(kv, Decoded::Watermarks),
         Key::Leader(_) => stored(kv, Decoded::Leader),
         Key::Snapshot => stored(kv, Decoded::Snapshot),
+        Key::Transaction(_) => stored(kv, Decoded::Transaction),
+        Key::OpenTransactions => stored(kv, Decoded::OpenTransactions),
         Key::Bucket
         | Key::Commits
         | Key::Head(_)
         | Key::Log { .. }
         | Key::ProducerIds
-        | Key::Transaction(_)
         | Key::Pending { .. } => Decoded::Other,
     }
 }

@@ -45,7 +45,7 @@ pub(super) const EXPLAIN_CURRENT_STATE: ToolSpec = ToolSpec {
 pub(super) const DIAGNOSE_GROUP_LAG: ToolSpec = ToolSpec {
     name: "diagnose_group_lag",
     title: "Diagnose consumer group lag",
-    description: "Why does a consumer group lag? Stalled or slow consumer, producer surge, rebalance storm, empty group, hot partition, lost broker, slow storage, offsets out of range, never committed, or no lag.",
+    description: "Why does a consumer group lag? Stalled or slow consumer, producer surge, rebalance storm, empty group, hot partition, open transaction, lost broker, slow storage, offsets out of range, never committed, or no lag.",
     scope: Scope::Read,
     cost: 3,
     params: &[required("group_id", GROUP, ""), WINDOW, START, END],

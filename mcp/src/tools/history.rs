@@ -135,6 +135,24 @@ const METRICS: &[Metric] = &[
         "offsets that were committed",
         MetricSource::Rate("offset_commits"),
     ),
+    metric(
+        "transactions_committed",
+        "transactions/s",
+        "transactions that were committed",
+        MetricSource::Rate("transactions_committed"),
+    ),
+    metric(
+        "transactions_aborted",
+        "transactions/s",
+        "transactions that were aborted",
+        MetricSource::Rate("transactions_aborted"),
+    ),
+    metric(
+        "transactions_timed_out",
+        "transactions/s",
+        "transactions that were open for too long",
+        MetricSource::Rate("transactions_timed_out"),
+    ),
     metric("connections", "connections", "open connections of clients", MetricSource::Level("connections")),
     metric("buffer_bytes", "bytes", "records buffered or being written", MetricSource::Level("buffer_bytes")),
     metric(

@@ -14,6 +14,7 @@ mod plan;
 mod runbooks;
 pub mod spec;
 mod topics;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -82,6 +83,8 @@ tools! {
     GetGroupLag lag::GET_GROUP_LAG, |call| lag::get_group_lag(call).await;
     ListLaggingGroups lag::LIST_LAGGING_GROUPS, |call| lag::list_lagging_groups(call).await;
     GetPartitionOffsets topics::GET_PARTITION_OFFSETS, |call| topics::get_partition_offsets(call).await;
+    ListTransactions transactions::LIST_TRANSACTIONS, |call| transactions::list_transactions(call).await;
+    DescribeTransaction transactions::DESCRIBE_TRANSACTION, |call| transactions::describe_transaction(call).await;
     DescribeBrokers cluster::DESCRIBE_BROKERS, |call| cluster::describe_brokers(call).await;
     StorageStatus cluster::STORAGE_STATUS, |call| cluster::storage_status(call).await;
     ListMetrics history::LIST_METRICS, |call| Ok(history::list_metrics(call));

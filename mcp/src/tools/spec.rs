@@ -238,22 +238,21 @@ pub fn input_schema(params: &[Param]) -> Map<String, Value> {
     schema
 }
 
-/// The JSON schema of a tool's answer: its own fields or an error, and meta in any case.
+/// The JSON schema of a tool's answer, as it is published: its own fields, if it is no error.
 pub fn output_schema(output: &str) -> Map<String, Value> {
     let own = schema_of(output);
     let mut properties = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     // A catalogue is read by a model in each conversation: what does not help it is left out.
-    // `error` and `meta` are the same for every tool, and an answer has either `error`, of which
-    // the instructions speak, or all of the tool's own fields. Answers are held to the whole of it
-    // by [`full_schema`], in tests.
+    // `error`, `meta` and `next_cursor` are the same for every tool, and the instructions speak of
+    // them; an answer has either `error` or all of the tool's own fields, and `meta` always.
+    // Answers are held to the whole of it by [`full_schema`], in tests.
+    properties.remove("next_cursor");
     for property in properties.values_mut() {
         *property = outlined(property);
     }
-    properties.insert("meta".to_owned(), json!({"type": "object"}));
     let mut schema = Map::new();
     schema.insert("type".to_owned(), Value::from("object"));
     schema.insert("properties".to_owned(), Value::Object(properties));
-    schema.insert("required".to_owned(), json!(["meta"]));
     schema
 }
 
@@ -454,11 +453,10 @@ mod tests {
         assert_eq!(schema["properties"]["d"]["enum"], json!(["x", "y", null]));
         assert_eq!(schema["properties"]["e"]["additionalProperties"]["type"], "number");
         assert_eq!(schema["required"], json!(["a", "b", "d", "e", "f"]));
-        let whole = Value::Object(output_schema("{a:s}"));
-        assert_eq!(
-            (&whole["required"], whole["properties"].as_object().unwrap().len()),
-            (&json!(["meta"]), 2)
-        );
+        let published = Value::Object(output_schema("{a:s,next_cursor:s?}"));
+        assert_eq!(published, json!({"type": "object", "properties": {"a": {"type": "string"}}}));
+        let whole = full_schema("{a:s,next_cursor:s?}");
+        assert_eq!(whole["required"], json!(["a", "next_cursor", "meta"]));
         schema_of(META);
         schema_of(ERROR);
         let nested = Value::Object(output_schema("{a:[{b:{c:s},d:(x|y)?,e:[{f:i?}]?}]?,g:{h:n}}"));

@@ -35,17 +35,17 @@ pub(super) const LIST_TOPICS: ToolSpec = ToolSpec {
 pub(super) const DESCRIBE_TOPICS: ToolSpec = ToolSpec {
     name: "describe_topics",
     title: "Describe topics",
-    description: "Describe topics and their partitions: leader hint, log start, high watermark, last stable offset, bytes, last write. error_code 3 means that there is no such topic.",
+    description: "Describe topics and their partitions: leader hint, log start, high watermark, last stable offset, what open transactions hold back, bytes, last write. error_code 3 means that there is no such topic.",
     scope: Scope::Read,
     cost: 2,
     params: &[optional("names", NAMES, "all if absent"), LIMIT, CURSOR],
-    output: "{topics:[{name:s,error_code:i,topic_id:s?,partitions:[{partition:i,leader_id:i?,leader_epoch:i,replica_nodes:[i],isr_nodes:[i],offline_replicas:[i],error_code:i,log_start_offset:i?,high_watermark:i?,last_stable_offset:i?,bytes:i?,last_write_at:s?}]}],next_cursor:s?}",
+    output: "{topics:[{name:s,error_code:i,topic_id:s?,partitions:[{partition:i,leader_id:i?,leader_epoch:i,replica_nodes:[i],isr_nodes:[i],offline_replicas:[i],error_code:i,log_start_offset:i?,high_watermark:i?,last_stable_offset:i?,held_back:i?,bytes:i?,last_write_at:s?}]}],next_cursor:s?}",
 };
 
 pub(super) const GET_PARTITION_OFFSETS: ToolSpec = ToolSpec {
     name: "get_partition_offsets",
     title: "Get partition offsets",
-    description: "Get log start, high watermark (end offset) and last stable offset of the partitions of a topic, and the revision that they are as of.",
+    description: "Get log start, high watermark (end offset) and last stable offset of the partitions of a topic, what open transactions hold back, and the revision that they are as of.",
     scope: Scope::Read,
     cost: 1,
     params: &[
@@ -54,7 +54,7 @@ pub(super) const GET_PARTITION_OFFSETS: ToolSpec = ToolSpec {
         LIMIT,
         CURSOR,
     ],
-    output: "{topic:s,topic_id:s,partition_count:i,partitions:[{partition:i,log_start_offset:i?,high_watermark:i?,last_stable_offset:i?,records:i?,bytes:i?,last_write_at:s?,as_of_revision:i?}],next_cursor:s?}",
+    output: "{topic:s,topic_id:s,partition_count:i,partitions:[{partition:i,log_start_offset:i?,high_watermark:i?,last_stable_offset:i?,held_back:i?,records:i?,bytes:i?,last_write_at:s?,as_of_revision:i?}],next_cursor:s?}",
 };
 
 pub(super) const DESCRIBE_CONFIGS: ToolSpec = ToolSpec {
@@ -189,7 +189,8 @@ fn partition_row(view: &View, candidates: &[i32], topic: &TopicValue, partition:
     // Any broker serves any partition; records are replicated by the object store. Kafka's lists
     // name the hint.
     let nodes: Vec<i32> = leader.into_iter().collect();
-    let marks = view.marks(topic.topic_id, partition).map(|m| m.marks);
+    let at = view.marks(topic.topic_id, partition);
+    let marks = at.map(|m| m.marks);
     json!({
         "partition": partition,
         "leader_id": leader,
@@ -201,6 +202,7 @@ fn partition_row(view: &View, candidates: &[i32], topic: &TopicValue, partition:
         "log_start_offset": marks.map(|m| m.log_start),
         "high_watermark": marks.map(|m| m.end),
         "last_stable_offset": marks.map(|m| m.last_stable),
+        "held_back": at.map(|m| m.held_back()),
         "bytes": marks.map(|m| m.bytes),
         "last_write_at": marks.and_then(|m| rfc3339(m.last_timestamp_ms)),
     })
@@ -245,6 +247,7 @@ pub(super) async fn get_partition_offsets(call: &mut Call<'_>) -> Result<Body, T
             "log_start_offset": marks.map(|m| m.log_start),
             "high_watermark": marks.map(|m| m.end),
             "last_stable_offset": marks.map(|m| m.last_stable),
+            "held_back": at.map(|m| m.held_back()),
             "records": marks.map(|m| m.end - m.log_start),
             "bytes": marks.map(|m| m.bytes),
             "last_write_at": marks.and_then(|m| rfc3339(m.last_timestamp_ms)),

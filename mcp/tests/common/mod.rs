@@ -33,6 +33,9 @@ use strandline_metadata::values::group::{
     Blob, ClassicGroupValue, ClassicMemberValue, ClassicStateValue, CommittedOffset, GroupState, GroupValue,
     OffsetsValue, ProtocolValue,
 };
+use strandline_metadata::values::transaction::{
+    OpenPartitionValue, OpenTransactionValue, OpenTransactionsValue, TransactionStateValue, TransactionValue,
+};
 use strandline_metadata::values::watermarks::{Watermarks, WatermarksValue};
 use strandline_metadata::values::{
     BrokerValue, ClusterValue, ConfigsValue, LeaderValue, TopicValue, VALUE_FORMAT,
@@ -51,6 +54,9 @@ pub struct Faults {
     pub slow: Option<Duration>,
     pub compacted: bool,
 }
+
+/// An open transaction: its id, since when, and topics with partitions and first offsets.
+pub type OpenOne<'a> = (&'a str, i64, &'a [(Uuid, u32, i64)]);
 
 /// A revision, and the keys as of it.
 type Kvs = (i64, BTreeMap<Bytes, KeyValue>);
@@ -128,10 +134,16 @@ impl Store {
 
     /// Log start and end of each partition.
     pub fn marks(&self, topic_id: Uuid, marks: &[(i64, i64)]) {
-        let partitions = marks.iter().map(|&(log_start, end)| Watermarks {
+        let marks: Vec<_> = marks.iter().map(|&(log_start, end)| (log_start, end, end)).collect();
+        self.stable_marks(topic_id, &marks);
+    }
+
+    /// Log start, last stable offset and end of each partition.
+    pub fn stable_marks(&self, topic_id: Uuid, marks: &[(i64, i64, i64)]) {
+        let partitions = marks.iter().map(|&(log_start, last_stable, end)| Watermarks {
             log_start,
             end,
-            last_stable: end,
+            last_stable,
             bytes: u64::try_from(end - log_start).unwrap() * 100,
             last_timestamp_ms: 1_700_000_001_000,
         });
@@ -189,6 +201,45 @@ impl Store {
         self.put(&Key::Group(id.to_owned()), &value);
     }
 
+    /// A transactional id with a time-out of 15 minutes that commits for the group `a.shop`.
+    pub fn transactional_id(&self, id: &str, producer_id: i64, state: TransactionStateValue) {
+        let value = TransactionValue {
+            format: VALUE_FORMAT,
+            producer_id,
+            epoch: 3,
+            last_epoch: 2,
+            previous_producer_id: -1,
+            timeout_ms: 900_000,
+            state,
+            groups: ["a.shop", "b.audit"].map(str::to_owned).into(),
+            updated_ms: 1_700_000_000_000,
+        };
+        self.put(&Key::Transaction(id.to_owned()), &value);
+    }
+
+    /// The open transactions, each with a time-out of 15 minutes.
+    pub fn open_transactions(&self, open: &[OpenOne<'_>]) {
+        let oldest = open.iter().map(|(id, since_ms, partitions)| OpenTransactionValue {
+            transactional_id: (*id).to_owned(),
+            producer_id: 7,
+            epoch: 3,
+            since_ms: *since_ms,
+            timeout_ms: 900_000,
+            partitions: partitions.len() as u64,
+            first: partitions
+                .iter()
+                .map(|&(topic_id, partition, first_offset)| OpenPartitionValue {
+                    topic_id,
+                    partition,
+                    first_offset,
+                })
+                .collect(),
+        });
+        let value =
+            OpenTransactionsValue { format: VALUE_FORMAT, open: open.len() as u64, oldest: oldest.collect() };
+        self.put(&Key::OpenTransactions, &value);
+    }
+
     pub fn broker(&self, node_id: i32, metrics_url: &str) {
         let value = BrokerValue {
             format: VALUE_FORMAT,
@@ -211,7 +262,8 @@ impl Store {
     }
 
     /// A small cluster: two brokers, two topics of one tenant and one of another, groups that lag,
-    /// are empty, never committed.
+    /// are empty, never committed; transactional ids of which two have an open transaction, one in
+    /// topics of both tenants and one in those of the other.
     pub fn furnish(&self, metrics: &[String], now_ms: i64) {
         self.put(
             &Key::Cluster,
@@ -230,15 +282,22 @@ impl Store {
         );
         self.defaults(&[("log.retention.bytes", "5000"), ("sasl.password", "hunter2")]);
         let orders = self.topic("a.orders", 2, &[("retention.ms", "60000")]);
-        self.marks(orders, &[(10, 20_100), (0, 5)]);
+        self.stable_marks(orders, &[(10, 20_090, 20_100), (0, 5, 5)]);
         let payments = self.topic("b.payments", 1, &[("cleanup.policy", "compact")]);
-        self.marks(payments, &[(0, 50)]);
+        self.stable_marks(payments, &[(0, 45, 50)]);
         self.topic("a.new", 1, &[]);
         self.group("a.shop", "a.orders");
         self.commit("a.shop", "a.orders", orders, &[(0, 100), (1, 5)], now_ms - 120_000);
         self.commit("b.audit", "b.payments", payments, &[(0, 20)], now_ms);
         self.group("b.idle", "b.payments");
         self.commit("a.late", "a.orders", orders, &[(0, 4)], now_ms);
+        self.transactional_id("a.pay", 7, TransactionStateValue::CompleteCommit);
+        self.transactional_id("b.bill", 8, TransactionStateValue::Ongoing);
+        self.transactional_id("a.done", 9, TransactionStateValue::CompleteAbort);
+        self.open_transactions(&[
+            ("b.bill", now_ms - 30_000, &[(payments, 0, 48)]),
+            ("a.pay", now_ms - 60_000, &[(orders, 0, 20_090), (payments, 0, 45)]),
+        ]);
     }
 }
 

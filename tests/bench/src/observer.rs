@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{CreateTopicsRequest, InitProducerIdRequest, TransactionalId};
 use serde_json::{Value, json};
-use strandline_tests::client::{Client, produce_request, topic};
+use strandline_tests::client::{Client, produce_request, text, topic};
 use strandline_tests::member::Group;
 use strandline_tests::observer::Observer;
 use tokio::time::sleep;
@@ -23,6 +23,8 @@ const PARTITIONS: i32 = 3;
 const GROUPS: usize = 1_000;
 /// Topics that a group reads.
 const TOPICS_PER_GROUP: usize = 5;
+/// The id that is described.
+const TRANSACTIONAL_ID: &str = "team-00.payments";
 /// Calls of each tool.
 const CALLS: usize = 40;
 /// Callers that ask the same at the same time.
@@ -72,6 +74,11 @@ impl Large {
             let created = client.call(&request, 7).await.expect("topics are created");
             assert!(created.topics.iter().all(|t| t.error_code == 0), "{created:?}");
         }
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(TransactionalId(text(TRANSACTIONAL_ID))))
+            .with_transaction_timeout_ms(60_000);
+        let answer = client.call(&request, 4).await.expect("a producer id");
+        assert_eq!(answer.error_code, 0);
         let one = kib_batch(1);
         for n in 0..TOPICS {
             let batches: Vec<(i32, Bytes)> = (0..PARTITIONS).map(|p| (p, one.clone())).collect();
@@ -135,6 +142,7 @@ fn arguments(tool: &str, schema: &Value) -> Value {
             "topic" => json!(topic_name(2_500)),
             "broker_id" => json!(1),
             "runbook_id" => json!("lag"),
+            "transactional_id" => json!(TRANSACTIONAL_ID),
             other => panic!("what to give for {other}?"),
         };
         (name.to_owned(), value)

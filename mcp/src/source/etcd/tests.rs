@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
@@ -9,6 +9,9 @@ use strandline_metadata::backend::{KeyValue, Watch};
 use strandline_metadata::keys::Key;
 use strandline_metadata::values::group::{
     ClassicGroupValue, ClassicStateValue, CommittedOffset, GroupState, GroupValue, OffsetsValue,
+};
+use strandline_metadata::values::transaction::{
+    OpenTransactionsValue, TransactionStateValue, TransactionValue,
 };
 use strandline_metadata::values::watermarks::{Watermarks, WatermarksValue};
 use strandline_metadata::values::{
@@ -101,6 +104,7 @@ impl History {
 }
 
 /// One of few keys of every family, and a value for it; some values cannot be read.
+#[expect(clippy::too_many_lines, reason = "it is a table with an entry per key")]
 fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
     let which = random.random_range(0..6_u128);
     // No two topics have one id; one that is created again may have another than before.
@@ -108,7 +112,7 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
     let (number, part) = (random.random_range(0..1_000_i64), random.random_range(0..2));
     let partitions = random.random_range(1..4);
     let configs = BTreeMap::from([("retention.ms".to_owned(), number.to_string())]);
-    let key = match random.random_range(0..14) {
+    let key = match random.random_range(0..16) {
         0 => Key::Cluster,
         1 => Key::Broker(i32::from(part == 1)),
         2 => Key::BrokerConfig(None),
@@ -121,6 +125,8 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
         9 => Key::Topic(name.clone()),
         10 => Key::Watermarks { topic_id: id, part },
         11 => Key::ClientMetrics(name.clone()),
+        12 => Key::Transaction(name.clone()),
+        13 => Key::OpenTransactions,
         _ => Key::Offsets { group: name.clone(), topic: format!("n{}", number % 6), part },
     };
     if random.random_bool(0.05) {
@@ -192,6 +198,21 @@ fn random_put(random: &mut StdRng) -> (Key, Vec<u8>) {
             };
             let partitions = BTreeMap::from([(part, commit)]);
             OffsetsValue { format, writer: 1, write: 1, topic_id: id, partitions }.encode()
+        }
+        Key::Transaction(_) => TransactionValue {
+            format,
+            producer_id: number,
+            epoch: 0,
+            last_epoch: -1,
+            previous_producer_id: -1,
+            timeout_ms: 60_000,
+            state: TransactionStateValue::Empty,
+            groups: BTreeSet::new(),
+            updated_ms: number,
+        }
+        .encode(),
+        Key::OpenTransactions => {
+            OpenTransactionsValue { format, open: number.unsigned_abs(), oldest: Vec::new() }.encode()
         }
         _ => ConfigsValue { format, configs }.encode(),
     };

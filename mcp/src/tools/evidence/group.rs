@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::figures::rounded;
 use super::super::lag::{Row, Status, readiness, rows, sum, trend};
 use super::super::{Call, groups, topics};
-use super::{Collected, seconds_since};
+use super::{Collected, seconds_since, transactions};
 use crate::foreign::clean;
 use crate::source::changes::Family;
 use crate::source::history::{Window, precise};
@@ -124,6 +124,7 @@ pub(in crate::tools) fn group(call: &Call<'_>, into: &mut Collected, view: &View
     pace(call, into, view, id, &rows);
     hottest(into, &rows);
     retention(into, view, &rows);
+    transactions::group(call, into, view, &rows);
     let window = into.window;
     match rebalances(call, window) {
         Some(counts) => {

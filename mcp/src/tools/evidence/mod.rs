@@ -5,6 +5,7 @@
 //! with why.
 
 pub(super) mod group;
+mod transactions;
 
 use serde_json::{Value, json};
 
@@ -132,7 +133,10 @@ pub(super) fn storage(into: &mut Collected, figures: &Figures) {
 pub(super) fn cluster(call: &Call<'_>, into: &mut Collected, view: Option<&View>, figures: &Figures) {
     into.exact("etcd.reachable", view.is_some().into());
     match view {
-        Some(view) => registrations(call, into, view),
+        Some(view) => {
+            registrations(call, into, view);
+            transactions::cluster(call, into, view);
+        }
         None => into.miss("brokers.registered", "etcd", "etcd cannot be read"),
     }
     let named = |(name, _): &(String, Figures)| name.trim_start_matches("metrics:").to_owned();
@@ -151,6 +155,7 @@ pub(super) fn cluster(call: &Call<'_>, into: &mut Collected, view: Option<&View>
     into.metric("commit.p99_ms", figures.percentile_ms("commit_latency", 0.99));
     into.metric("commit.per_s", figures.rate("flushes"));
     into.metric("commit.failures", figures.appeared("commit_failures"));
+    into.metric("transactions.timed_out", figures.growth("transactions_timed_out"));
     let day = figures.over(Window { start_ms: into.window.end_ms - DAY_MS, ..into.window });
     into.metric("produce.slowed_by_state_s", day.above_zero_s("state_slowed"));
     into.metric("produce.slowed_by_etcd_s", day.above_zero_s("etcd_pause_s"));

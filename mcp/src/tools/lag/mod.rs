@@ -38,7 +38,7 @@ pub(super) const GET_GROUP_LAG: ToolSpec = ToolSpec {
         LIMIT,
         CURSOR,
     ],
-    output: "{group_id:s,state:s,member_count:i,total_lag:i?,max_lag:i?,partition_count:i,never_committed:i,out_of_range:i,unknown:i,trend:(growing|shrinking|steady|unknown),partitions:[{topic:s,partition:i,committed_offset:i?,log_start_offset:i?,end_offset:i?,lag:i?,consume_rate:n?,produce_rate:n?,eta_s:i?,status:(ok|growing|stalled|never_committed|out_of_range|unknown),committed_at:s?}],next_cursor:s?}",
+    output: "{group_id:s,state:s,member_count:i,total_lag:i?,max_lag:i?,partition_count:i,never_committed:i,out_of_range:i,unknown:i,trend:(growing|shrinking|steady|unknown),partitions:[{topic:s,partition:i,committed_offset:i?,log_start_offset:i?,last_stable_offset:i?,end_offset:i?,lag:i?,held_back:i?,consume_rate:n?,produce_rate:n?,eta_s:i?,status:(ok|growing|stalled|held_back|never_committed|out_of_range|unknown),committed_at:s?}],next_cursor:s?}",
 };
 
 pub(super) const LIST_LAGGING_GROUPS: ToolSpec = ToolSpec {
@@ -72,8 +72,9 @@ pub(super) const CHECK_REPLAY_READINESS: ToolSpec = ToolSpec {
 fn row_json(row: &Row) -> Value {
     json!({
         "topic": clean(&row.topic), "partition": row.partition,
-        "committed_offset": row.now.committed, "log_start_offset": row.now.log_start, "end_offset": row.now.end,
-        "lag": row.lag,
+        "committed_offset": row.now.committed, "log_start_offset": row.now.log_start,
+        "last_stable_offset": row.now.last_stable, "end_offset": row.now.end,
+        "lag": row.lag, "held_back": row.now.held_back(),
         "consume_rate": row.consume_rate.map(rounded), "produce_rate": row.produce_rate.map(rounded),
         "eta_s": row.eta_s, "status": row.status.as_str(),
         "committed_at": row.now.committed_at_ms.and_then(rfc3339),

@@ -17,6 +17,9 @@ const RATE_SPAN_MS: i64 = 300_000;
 const STALL_MS: i64 = 60_000;
 /// A commit that is ahead of the watermarks for so long is out of range rather than new, in ms.
 const AHEAD_MS: i64 = 30_000;
+/// A group that is so close to the last stable offset is at it: records that were aborted and ends
+/// of transactions have offsets, too, and not every consumer commits behind those.
+const AT_STABLE: i64 = 10;
 
 /// How a partition of a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(in crate::tools) enum Status {
     Growing,
     /// There is something to read and it reads nothing.
     Stalled,
+    /// It has read what is committed, and an open transaction keeps the rest from it.
+    HeldBack,
     /// It has committed nothing.
     NeverCommitted,
     /// What it committed is not in the log.
@@ -41,6 +46,7 @@ impl Status {
             Self::Ok => "ok",
             Self::Growing => "growing",
             Self::Stalled => "stalled",
+            Self::HeldBack => "held_back",
             Self::NeverCommitted => "never_committed",
             Self::OutOfRange => "out_of_range",
             Self::Unknown => "unknown",
@@ -57,8 +63,29 @@ pub(in crate::tools) struct Now {
     /// Revision of the key that the commit is in.
     pub(in crate::tools) commit_revision: i64,
     pub(in crate::tools) log_start: Option<i64>,
+    /// No further does anybody come who reads what is committed.
+    pub(in crate::tools) last_stable: Option<i64>,
     pub(in crate::tools) end: Option<i64>,
     pub(in crate::tools) marks_revision: i64,
+}
+
+impl Now {
+    /// How many offsets open transactions keep from whoever reads what is committed.
+    pub(in crate::tools) fn held_back(&self) -> Option<i64> {
+        Some((self.end? - self.last_stable?).max(0))
+    }
+
+    /// How far the group is behind the last stable offset; less than nothing if it is past it,
+    /// which only somebody gets who reads what is not committed, too.
+    pub(in crate::tools) fn behind_stable(&self) -> Option<i64> {
+        Some(self.last_stable? - self.committed?)
+    }
+
+    /// Whether the group has read what is committed and cannot get further.
+    pub(in crate::tools) fn is_at_stable(&self) -> bool {
+        self.held_back().is_some_and(|held| held > 0)
+            && self.behind_stable().is_some_and(|behind| (0..=AT_STABLE).contains(&behind))
+    }
 }
 
 /// A partition of a group, judged.
@@ -111,16 +138,17 @@ fn judge(now: &Now, past: Option<Past>) -> (Status, Option<f64>, Option<f64>, Op
     if lag == 0 {
         return (Status::Ok, consume, produce, Some(0));
     }
+    let stands = if now.is_at_stable() { Status::HeldBack } else { Status::Stalled };
     let silent_ms = now.committed_at_ms.map_or(i64::MAX, |t| now.at_ms - t);
     let (Some(consumed), Some(produced)) = (consume, produce) else {
         // Without a past it can be said only that nothing was committed for long.
-        let status = if silent_ms > STALL_MS { Status::Stalled } else { Status::Unknown };
+        let status = if silent_ms > STALL_MS { stands } else { Status::Unknown };
         return (status, consume, produce, None);
     };
     let gain = consumed - produced;
     let eta_s = (gain > 0.0).then(|| whole(precise(lag) / gain)).flatten();
     let status = if consumed == 0.0 && silent_ms > STALL_MS {
-        Status::Stalled
+        stands
     } else if gain < 0.0 {
         Status::Growing
     } else {
@@ -192,6 +220,7 @@ fn now(view: &View, id: &str, name: &str, topic_id: Uuid, partition: u32) -> Now
         committed_at_ms: commit.map(|c| c.committed.time_ms),
         commit_revision: commit.map_or(0, |c| c.revision),
         log_start: marks.map(|m| m.marks.log_start),
+        last_stable: marks.map(|m| m.marks.last_stable),
         end: marks.map(|m| m.marks.end),
         marks_revision: marks.map_or(0, |m| m.revision),
     }
@@ -231,6 +260,7 @@ pub(super) mod tests {
             committed_at_ms: Some(NOW_MS - committed_ago_ms),
             commit_revision: 10,
             log_start: Some(5),
+            last_stable: Some(end),
             end: Some(end),
             marks_revision: 9,
         }
@@ -250,6 +280,12 @@ pub(super) mod tests {
         assert_eq!(status(now(100, 200, 90_000), past(100, 150)), Status::Stalled);
         assert_eq!(status(now(100, 200, 1_000), past(100, 150)), Status::Growing, "it commits still");
         assert_eq!(status(now(100, 200, 0), past(50, 190)), Status::Ok, "it catches up");
+        let open = |committed: i64| Now { last_stable: Some(110), ..now(committed, 200, 90_000) };
+        assert_eq!(status(open(110), past(110, 150)), Status::HeldBack);
+        assert_eq!(status(open(109), None), Status::HeldBack, "an end of a transaction is behind it");
+        assert_eq!(status(open(50), past(50, 150)), Status::Stalled, "there is something to read");
+        assert_eq!(status(open(111), None), Status::Stalled, "it reads what is not committed");
+        assert_eq!(open(50).held_back(), Some(90));
         assert_eq!(status(now(4, 200, 0), None), Status::OutOfRange, "before the start");
         assert_eq!(status(now(201, 200, 0), None), Status::Ok, "a commit newer than the watermarks");
         assert_eq!(status(now(201, 200, 31_000), None), Status::OutOfRange);
