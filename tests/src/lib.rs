@@ -19,4 +19,5 @@ pub mod single;
 pub mod surroundings;
 pub mod table;
 pub mod tail;
+pub mod transactions;
 pub mod workload;

@@ -2,11 +2,11 @@
 //! the same run mean anything together.
 //!
 //! Floor: the same bytes PUT to the same S3 server by `object_store` alone. `strandline-bench [NAME
-//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, merged, wide, start,
-//! fair, commits, members, failover, observer. `growth`, a simulated week, takes half an hour, and
-//! `growth=HOURS` its share of that; `compaction`, ten million keys, takes some minutes, or
-//! `compaction=KEYS`; `audit` writes 100,000 objects, or `audit=OBJECTS`; `observer-soak` takes an
-//! hour, or `observer-soak=MINUTES`.
+//! …]` runs only the named parts: state, produce, sparse, puts, fetch, many, merged, transactions,
+//! wide, start, fair, commits, members, failover, observer. `growth`, a simulated week, takes half
+//! an hour, and `growth=HOURS` its share of that; `compaction`, ten million keys, takes some
+//! minutes, or `compaction=KEYS`; `audit` writes 100,000 objects, or `audit=OBJECTS`;
+//! `observer-soak` takes an hour, or `observer-soak=MINUTES`.
 //! These run only if they are named.
 
 mod audit;
@@ -18,6 +18,7 @@ mod observer;
 mod report;
 mod stack;
 mod state;
+mod transactions;
 mod wide;
 
 use std::time::{Duration, Instant};
@@ -92,6 +93,9 @@ async fn main() {
             let objects =
                 objects.strip_prefix('=').map_or(100_000, |n| n.parse().expect("a number of objects"));
             audit::figures(&mut stack, &mut report, objects).await;
+        }
+        if runs("transactions") {
+            transactions::figures(&mut stack, &mut report).await;
         }
         if runs("wide") {
             wide::figures(&mut stack, &mut report).await;

@@ -47,6 +47,10 @@ pub(crate) async fn everything(world: &World) {
         }
         table.check(&addresses, true).await;
     }
+    if let Some(payments) = &world.payments {
+        payments.check().await;
+        world.outside.trace.note(&format!("{} transactions are known to be committed", payments.committed()));
+    }
     same_state(world).await;
     audit(world, false).await;
     // A broker that starts now has nothing in memory: it reads snapshot, log and every object.

@@ -40,6 +40,8 @@ pub struct Plan {
     pub silences: u32,
     /// Compacted topics: one or none.
     pub tables: u32,
+    /// Whether there are transactions: once or never.
+    pub transactions: u32,
     /// The seed of these, so that all else is drawn as without them.
     pub rare_seed: u64,
 }
@@ -70,6 +72,7 @@ impl Plan {
             // Drawn last, so that the others are what they were without it.
             silences: u32::from(rare.chance(0.1)),
             tables: u32::from(rare.chance(0.25)),
+            transactions: u32::from(rare.chance(0.3)),
         }
     }
 }

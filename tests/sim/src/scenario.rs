@@ -16,6 +16,7 @@ use strandline_storage::store::ObjectStoreBackend;
 use strandline_tests::history::History;
 use strandline_tests::producer::{self, Options};
 use strandline_tests::table::{self, Table};
+use strandline_tests::transactions::Payments;
 use strandline_tests::workload::create_topic;
 use strandline_tests::{surroundings, tail};
 use tokio::sync::watch;
@@ -42,6 +43,10 @@ const TABLE_WRITERS: u32 = 2;
 /// How long its tombstones stay, and for how long at least by a clock that may just be trusted.
 const TABLE_RETENTION: Duration = Duration::from_secs(40);
 const TABLE_KEPT: Duration = Duration::from_secs(9);
+/// Partitions of the topics that are written to in transactions, and who writes to the first of
+/// them.
+const PAYMENTS_PARTITIONS: i32 = 2;
+const PAYMENTS_FEEDERS: u32 = 2;
 /// The cluster's name.
 const CLUSTER: &str = "sim";
 /// Time for everything that was sent to be acknowledged, once nothing goes wrong any more.
@@ -61,6 +66,8 @@ pub(crate) struct World {
     rare: Random,
     /// What is known of the compacted topic, if there is one.
     pub(crate) table: Option<Table>,
+    /// What is known of the topics that are written to in transactions, if there are any.
+    pub(crate) payments: Option<Payments>,
 }
 
 /// The clients of a run, by name.
@@ -129,10 +136,12 @@ impl World {
         ];
         let nodes: Vec<Arc<Node>> =
             (1..=plan.brokers).map(|id| Node::new(id, &outside, &random, flags.as_flattened())).collect();
-        let addresses = nodes.iter().map(|n| n.address()).collect();
+        let addresses: Vec<String> = nodes.iter().map(|n| n.address()).collect();
+        let payments = (plan.transactions > 0)
+            .then(|| Payments::new("payments", PAYMENTS_PARTITIONS, addresses.clone(), history.clone()));
         let table = (plan.tables > 0)
             .then(|| Table::new(TABLE, TABLE_PARTITIONS, addresses, TABLE_KEPT, history.clone()));
-        Self { plan: plan.clone(), outside, nodes, history, random, rare, table }
+        Self { plan: plan.clone(), outside, nodes, history, random, rare, table, payments }
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -201,6 +210,32 @@ impl World {
         clients.start("table trimmer".to_owned(), trimming);
     }
 
+    /// Those who work in transactions.
+    async fn start_payments(&self, stop: &watch::Sender<bool>, clients: &mut Clients) {
+        let Some(payments) = &self.payments else { return };
+        payments.create().await;
+        for number in 0..PAYMENTS_FEEDERS {
+            let (seed, pause) = (self.rare.number(), self.rare.ms(100, 600));
+            clients.start(
+                format!("feeder {number}"),
+                payments.clone().feed(number, seed, pause, stop.subscribe()),
+            );
+        }
+        for partition in 0..PAYMENTS_PARTITIONS {
+            // Two of them have the same transactional id.
+            for number in 0..2 {
+                let (seed, pause) = (self.rare.number(), self.rare.ms(100, 600));
+                let transforming = payments.clone().transform(partition, seed, pause, stop.subscribe());
+                clients.start(format!("transformer {partition}-{number}"), transforming);
+            }
+        }
+        for address in self.addresses() {
+            let name = format!("reader of what is committed on {address}");
+            let pause = self.rare.ms(100, 1_000);
+            clients.start(name, payments.clone().follow(address, pause, stop.subscribe()));
+        }
+    }
+
     /// For what only few seeds have.
     pub(crate) fn rare(&self) -> &Random {
         &self.rare
@@ -214,7 +249,9 @@ impl World {
         let states = self.nodes.iter().filter_map(|n| Some((n.id, n.broker()?.replica().state())));
         for (id, state) in states {
             let partitions = state.topics().values().flat_map(Topic::partitions);
-            let known: usize = partitions.map(|partition| partition.producers().len()).sum();
+            let producers = partitions.flat_map(|partition| partition.producers().keys());
+            // Those of transactional ids go on.
+            let known = producers.filter(|id| !state.transactional().contains_key(*id)).count();
             // Whoever comes to run the jobs begins to count the silence anew; where checkpoints are
             // late, nobody runs them for long enough.
             if known > 0 && !self.plan.late_checkpoints {
@@ -314,6 +351,7 @@ async fn work(world: &World) {
     }
     world.start_standalone(&stop, &mut clients);
     world.start_table(&stop, &mut clients).await;
+    world.start_payments(&stop, &mut clients).await;
     let mut backup = world.make_trouble().await;
     for _ in 0..plan.silences {
         world.be_silent(&quiet).await;
