@@ -182,7 +182,7 @@ async fn damaged_answers_are_never_served() {
         json!({"flip_rate": 1.0, "operations": ["get"]}),
         json!({"truncate_rate": 1.0, "operations": ["get"]}),
         json!({"missing_rate": 1.0, "operations": ["get"]}),
-        json!({"flip_rate": 0.3, "truncate_rate": 0.2, "missing_rate": 0.1, "operations": ["get"]}),
+        json!({"flip_rate": 0.5, "truncate_rate": 0.5, "missing_rate": 0.4, "operations": ["get"]}),
     ] {
         // A broker that has just started has nothing in memory.
         cluster.s3().heal().await;
