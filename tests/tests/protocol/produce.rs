@@ -74,6 +74,8 @@ async fn a_bad_batch_is_refused_by_its_code_and_nothing_is_written() {
         .expect("the topic is created");
     let good = batch(&["a", "b", "c"], now_ms(), None, NONE);
     let attributes = |bits: i16| with(&good, 21, &bits.to_be_bytes());
+    let producer = [&9_i64.to_be_bytes()[..], &0_i16.to_be_bytes(), &0_i32.to_be_bytes()].concat();
+    let transactional = with(&attributes(0x10), 43, &producer);
     let mut flipped = good.to_vec();
     *flipped.last_mut().expect("it is not empty") ^= 1;
     let too_large = batch(&["x".repeat(6000)], now_ms(), None, NONE);
@@ -96,7 +98,8 @@ async fn a_bad_batch_is_refused_by_its_code_and_nothing_is_written() {
         ("codec 5", attributes(5), ResponseError::UnsupportedCompressionType),
         ("codec 7", attributes(7), ResponseError::UnsupportedCompressionType),
         ("a control batch", attributes(0x20), ResponseError::InvalidRecord),
-        ("a transactional batch", attributes(0x10), ResponseError::TransactionalIdAuthorizationFailed),
+        ("a transactional batch", transactional, ResponseError::TransactionalIdAuthorizationFailed),
+        ("a transactional batch of nobody", attributes(0x10), ResponseError::InvalidRecord),
         ("a batch too large", too_large, ResponseError::MessageTooLarge),
         ("a time in the future", future, ResponseError::InvalidTimestamp),
         ("a time in the past", past, ResponseError::InvalidTimestamp),
