@@ -4,14 +4,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kafka_protocol::messages::UpdateFeaturesRequest;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use kafka_protocol::messages::{InitProducerIdRequest, TransactionalId, UpdateFeaturesRequest};
 use strandline_tests::client::{Client, text};
 use strandline_tests::cluster::{Cluster, Plan};
 use strandline_tests::process::eventually;
 use strandline_tests::table::{self, Table};
+use strandline_tests::transactions::Payments;
 use strandline_tests::workload::Workload;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// The older build's program.
 fn older() -> PathBuf {
@@ -80,11 +83,11 @@ async fn an_older_broker_says_that_a_cluster_of_this_build_is_too_new_for_it() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// Nothing is merged, and nothing compacted, while a cluster may have brokers that do not know how
-/// to read it: a mixed cluster works on, and raising the level begins it.
+/// Nothing is merged, nothing compacted, and no transaction begun, while a cluster may have brokers
+/// that do not know how to read it: a mixed cluster works on, and raising the level begins it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an older build's program: make test-upgrade"]
-async fn an_older_cluster_merges_and_compacts_once_its_level_is_raised() {
+async fn an_older_cluster_merges_compacts_and_has_transactions_once_its_level_is_raised() {
     let plan = plan().flag("merge-interval-ms", 500).program(older());
     let mut cluster = Cluster::start(plan).await;
     let addresses = cluster.addresses();
@@ -96,6 +99,8 @@ async fn an_older_cluster_merges_and_compacts_once_its_level_is_raised() {
     let reader = tokio::spawn(table.clone().read(Duration::from_millis(300), stop.subscribe()));
     roll(&mut cluster, &workload, None).await;
     assert!(merged(&cluster).await < 1.0, "an older broker could not read it");
+    let refused = init_producer(&addresses[0]).await;
+    assert_eq!(refused, ResponseError::TransactionalIdAuthorizationFailed.code());
     cluster.stop(1).await;
     cluster.set_program(1, Some(older()));
     cluster.restart(1);
@@ -108,10 +113,29 @@ async fn an_older_cluster_merges_and_compacts_once_its_level_is_raised() {
     raise_level(&addresses[0]).await;
     eventually("merges begin", Duration::from_mins(1), async || (merged(&cluster).await > 0.0).then_some(()))
         .await;
+    eventually("transactions begin", Duration::from_mins(1), async || {
+        (init_producer(&addresses[0]).await == 0).then_some(())
+    })
+    .await;
+    let payments = Payments::new("payments", 2, addresses.clone(), workload.history().clone());
+    payments.create().await;
+    let mut paying = JoinSet::new();
+    for number in 0..2 {
+        let (seed, pause) = (number.into(), Duration::from_millis(50));
+        paying.spawn(payments.clone().feed(number, seed, pause, stop.subscribe()));
+        let partition = number as i32;
+        paying.spawn(payments.clone().transform(partition, 2 + seed, pause, stop.subscribe()));
+    }
     workload.progress(1_000).await;
+    eventually("transactions are committed", Duration::from_mins(1), async || {
+        (payments.committed() > 20).then_some(())
+    })
+    .await;
     stop.send_replace(true);
     changes.await.unwrap();
     reader.await.unwrap();
+    paying.join_all().await;
+    payments.check().await;
     workload.finish(&mut cluster).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     table.check(&addresses, true).await;
@@ -129,14 +153,23 @@ async fn merged(cluster: &Cluster) -> f64 {
     bytes
 }
 
-/// The feature level from which on ranges are merged.
-const MERGING: i16 = 4;
+/// The feature level from which on ranges are merged, and there are transactions.
+const TRANSACTIONS: i16 = 5;
+
+/// What the answer to a producer is that asks for transactions.
+async fn init_producer(address: &str) -> i16 {
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(Some(TransactionalId(text("before"))))
+        .with_transaction_timeout_ms(10_000);
+    let mut client = Client::connect(address).await.unwrap();
+    client.call(&request, 4).await.unwrap().error_code
+}
 
 /// Raises the cluster's feature level to that.
 async fn raise_level(address: &str) {
     let feature = FeatureUpdateKey::default()
         .with_feature(text("strandline.version"))
-        .with_max_version_level(MERGING)
+        .with_max_version_level(TRANSACTIONS)
         .with_upgrade_type(1);
     let request =
         UpdateFeaturesRequest::default().with_timeout_ms(10_000).with_feature_updates(vec![feature]);

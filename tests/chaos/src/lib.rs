@@ -143,9 +143,9 @@ async fn all_rounds(options: Options, story: Arc<Story>) -> Verdict {
         let is_last = left < options.round * 3 / 2;
         let length = if is_last { left.max(Duration::from_secs(1)) } else { options.round };
         let seed = options.seed.wrapping_mul(1_000_003) + u64::from(rounds);
-        let round = Round::start(&cluster, rounds, seed, story.clone()).await;
-        round.hurt(&mut cluster, &mut surroundings, &mut rng, length).await;
         let are_builds_mixed = options.older.is_some();
+        let round = Round::start(&cluster, rounds, seed, !are_builds_mixed, story.clone()).await;
+        round.hurt(&mut cluster, &mut surroundings, &mut rng, length).await;
         let done = round.finish(&mut cluster, is_last, are_builds_mixed).await;
         records += done.records;
         commits += done.commits;

@@ -19,6 +19,7 @@ use strandline_tests::process::{eventually, was_killed};
 use strandline_tests::producer::{self, Options};
 use strandline_tests::table::{self, Table};
 use strandline_tests::tail;
+use strandline_tests::transactions::Payments;
 use strandline_tests::workload::create_topic;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,6 +42,10 @@ const TABLE_WRITERS: u32 = 2;
 /// Tombstones stay there for so long, and by a clock that may just be trusted at least for so long.
 const TABLE_RETENTION_MS: u64 = 60_000;
 const TABLE_KEPT: Duration = Duration::from_secs(25);
+/// Partitions of the topics that are written to in transactions, and who writes to the first of
+/// them.
+const PAYMENTS_PARTITIONS: i32 = 2;
+const PAYMENTS_FEEDERS: u32 = 2;
 /// Time in which whatever is dirty is compacted.
 const COMPACTION: Duration = Duration::from_secs(15);
 /// Time for anything to happen that must happen once everything is well again.
@@ -68,6 +73,8 @@ pub(crate) struct Round {
     short_topic: String,
     /// Compacted all the time.
     table: Table,
+    /// Written to in transactions, if the cluster has them.
+    payments: Option<Payments>,
     groups: Vec<Members>,
     churn: Churn,
     stop: watch::Sender<bool>,
@@ -78,8 +85,15 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Creates the topics and puts the load on them.
-    pub(crate) async fn start(cluster: &Cluster, number: u32, seed: u64, story: Arc<Story>) -> Self {
+    /// Creates the topics and puts the load on them. A cluster that an older build has founded has
+    /// no transactions.
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        number: u32,
+        seed: u64,
+        has_transactions: bool,
+        story: Arc<Story>,
+    ) -> Self {
         let addresses = cluster.addresses();
         let (main_topic, short_topic) = (format!("main-{number}"), format!("short-{number}"));
         create_topic(&addresses, &main_topic, PARTITIONS).await;
@@ -89,6 +103,13 @@ impl Round {
         let (main, short, churned) = (History::default(), History::default(), History::default());
         let table =
             Table::new(&table_topic, TABLE_PARTITIONS, addresses.clone(), TABLE_KEPT, History::default());
+        let payments = has_transactions.then(|| {
+            let name = format!("payments-{number}");
+            Payments::new(&name, PAYMENTS_PARTITIONS, addresses.clone(), History::default())
+        });
+        if let Some(payments) = &payments {
+            payments.create().await;
+        }
         let (stop, phase) = (watch::Sender::new(false), watch::Sender::new(Phase::Wild));
         let churn = Churn {
             topic: format!("churn-{number}"),
@@ -120,6 +141,7 @@ impl Round {
             short,
             short_topic,
             table,
+            payments,
             groups: groups.into(),
             churn,
             stop,
@@ -171,9 +193,34 @@ impl Round {
         }
         self.others.spawn(self.table.clone().read(Duration::from_millis(700), self.stop.subscribe()));
         self.others.spawn(self.table.clone().trim(seed, Duration::from_secs(9), self.stop.subscribe()));
+        self.pay(addresses, seed);
         self.producers.spawn(self.churn.clone().administer(seed));
         for writer in 0..WRITERS {
             self.producers.spawn(self.churn.clone().write(writer));
+        }
+    }
+
+    /// Works in transactions. Two have the transactional id of each partition.
+    fn pay(&mut self, addresses: &[String], seed: u64) {
+        let Some(payments) = self.payments.clone() else { return };
+        for number in 0..PAYMENTS_FEEDERS {
+            let (seed, pause) = (seed.wrapping_add(number.into()), Duration::from_millis(200));
+            self.producers.spawn(payments.clone().feed(number, seed, pause, self.stop.subscribe()));
+        }
+        for partition in 0..PAYMENTS_PARTITIONS {
+            for number in 0..2 {
+                let (seed, pause) = (seed.rotate_left(8 + number), Duration::from_millis(300));
+                self.producers.spawn(payments.clone().transform(
+                    partition,
+                    seed,
+                    pause,
+                    self.stop.subscribe(),
+                ));
+            }
+        }
+        for address in addresses {
+            let (address, pause) = (address.clone(), Duration::from_millis(500));
+            self.others.spawn(payments.clone().follow(address, pause, self.stop.subscribe()));
         }
     }
 
@@ -332,6 +379,9 @@ impl Round {
         }
         // Below its feature level nothing is compacted.
         self.table.check(live, !are_builds_mixed && left_alone == 0.0).await;
+        if let Some(payments) = &self.payments {
+            payments.check().await;
+        }
         let mut commits = 0;
         for group in &self.groups {
             commits += group.check().await;
@@ -345,8 +395,9 @@ impl Round {
         let (code, said) = cluster.fsck(&[]).await;
         assert_eq!(code, Some(0), "the audit found something: {said}");
         self.story.say(&format!(
-            "{records} records in {lives} lives of a topic; {} changes of a compacted one; fsck: {}",
+            "{records} records in {lives} lives of a topic; {} changes of a compacted one; {} transactions committed; fsck: {}",
             self.table.acked(),
+            self.payments.as_ref().map_or(0, Payments::committed),
             said.replace('\n', "; ")
         ));
         (commits, all)
@@ -357,7 +408,9 @@ impl Round {
             let said = cluster.logged(never);
             assert!(said.is_empty(), "{}", said.join("\n"));
         }
-        for history in [&self.main, &self.short, &self.churn.history, self.table.history()] {
+        let payments = self.payments.as_ref().map(Payments::history);
+        let histories = [&self.main, &self.short, &self.churn.history, self.table.history()];
+        for history in histories.into_iter().chain(payments) {
             history.assert_clean();
         }
     }
@@ -366,7 +419,9 @@ impl Round {
     async fn clear(&self, cluster: &mut Cluster, is_last: bool) {
         let addresses = cluster.live_addresses();
         let stranger = self.stranger_topic();
-        for topic in [&self.main_topic, &self.short_topic, &self.churn.topic, &stranger, self.table.topic()] {
+        let payments = self.payments.iter().flat_map(Payments::topics);
+        let topics = [&self.main_topic, &self.short_topic, &self.churn.topic, &stranger, self.table.topic()];
+        for topic in topics.into_iter().chain(payments) {
             delete_topic(&addresses, topic).await;
         }
         if is_last {

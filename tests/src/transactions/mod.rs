@@ -93,6 +93,11 @@ impl Payments {
         [&self.input, &self.output]
     }
 
+    /// What is wrong with what was read, and what clients were told.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// How many transactions are known to be committed.
     pub fn committed(&self) -> u64 {
         let fed = self.lock().values().filter(|fed| fed.fate == Fate::Committed).count() as u64;
