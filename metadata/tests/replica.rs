@@ -305,6 +305,13 @@ async fn changes_with_records_share_a_transaction_and_who_has_lost_fails_alone()
     assert_eq!((made[0].is_ok(), &made[1]), (true, &Err(CommitError::Conflict)));
     let topics = node.replica.read(|view| view.names.topics().len());
     assert_eq!(topics, 8);
+    // Nor do they share one if the second is made only if the first is not.
+    let own = keys().encode(&Key::Topic("j".to_owned()));
+    let mut unless = create("k");
+    unless.compares.push(Compare::ModRevision(own, 0));
+    let made = [create("j"), unless].map(|change| node.committer.change(0, change));
+    let made = futures::future::join_all(made).await;
+    assert_eq!((made[0].is_ok(), &made[1]), (true, &Err(CommitError::Conflict)));
     // A snapshot of a checkpoint's revision has all that is in it.
     let checkpoint = Change { body: Some(Body::Checkpoint(Checkpoint {})), ..Change::default() };
     let made = [create("h"), checkpoint, create("i")].map(|change| node.committer.change_at(0, change));

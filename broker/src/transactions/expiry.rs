@@ -54,7 +54,12 @@ impl TransactionExpiry {
         }
         self.since = present;
         for (producer_id, producer) in late {
-            if time_out(broker, &producer, producer_id).await? {
+            let ended = match time_out(broker, &producer, producer_id).await {
+                // What is stored of it cannot be read, which is said: the others end all the same.
+                Err(ResponseError::UnknownServerError) => false,
+                ended => ended?,
+            };
+            if ended {
                 let TransactionalProducer { transactional_id, epoch, timeout_ms, .. } = &producer;
                 info!(%transactional_id, producer_id, epoch, timeout_ms, "a transaction has timed out and is aborted");
                 broker.metrics.transactions().timed_out();
@@ -62,7 +67,11 @@ impl TransactionExpiry {
         }
         for (producer_id, producer) in idle {
             let transactional_id = &*producer.transactional_id;
-            let Some(stored) = read(broker, transactional_id).await? else { continue };
+            let stored = match read(broker, transactional_id).await {
+                Err(ResponseError::UnknownServerError) => None,
+                stored => stored?,
+            };
+            let Some(stored) = stored else { continue };
             if of(&stored.value) == (ProducerEpoch { id: producer_id, epoch: producer.epoch }) {
                 let change = transactions::expire(broker.replica.keys(), transactional_id, &stored);
                 if make(broker, transactional_id, None, change).await?.is_some() {

@@ -31,15 +31,21 @@ pub(crate) async fn run(broker: Arc<Broker>, leads: Arc<AtomicBool>) {
             continue;
         };
         let open = shown(&broker.replica.state(), broker.clock.now_ms()).await;
-        // A cluster that has none has no key.
-        if written.as_ref() == Some(&open) || (written.is_none() && open.open == 0) {
+        // A cluster that has never had any has no key. Whoever led before may have left what has
+        // ended since.
+        let has_any = broker.replica.read(|view| !view.state.transactional().is_empty());
+        if written.as_ref() == Some(&open) || (written.is_none() && !has_any) {
             continue;
         }
         let key = broker.replica.keys().encode(&Key::OpenTransactions);
         let writing = broker.committer.write(session, Vec::new(), vec![Op::put(key, open.encode())]);
         match timeout(BACKEND_TIMEOUT, writing).await {
             Ok(Ok(_)) => written = Some(open),
-            Ok(Err(error)) => debug!(%error, "open transactions could not be written"),
+            // It may have been written all the same.
+            Ok(Err(error)) => {
+                debug!(%error, "open transactions could not be written");
+                written = None;
+            }
             Err(_) => written = None,
         }
     }

@@ -161,6 +161,14 @@ pub enum Compare {
     Value(Bytes, Bytes),
 }
 
+impl Compare {
+    /// The key that it looks at.
+    pub(crate) fn key(&self) -> &Bytes {
+        let (Self::CreateRevision(key, _) | Self::ModRevision(key, _) | Self::Value(key, _)) = self;
+        key
+    }
+}
+
 /// A step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

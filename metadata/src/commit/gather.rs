@@ -131,6 +131,9 @@ pub(super) struct Together {
 
 impl Together {
     /// Takes a change in, or gives it back if it does not fit. The first always does.
+    ///
+    /// All compares of a transaction are looked at before any of its steps, so nothing may compare
+    /// a key that one before it changes.
     pub(super) fn take(&mut self, change: Recorded) -> Result<(), Recorded> {
         let keys: Vec<Bytes> = change.ops.iter().filter_map(changed_key).collect();
         let compares = self.compares + change.compares.len();
@@ -144,7 +147,8 @@ impl Together {
             && steps + FIXED_STEPS <= BACKEND_TXN_OPS
             && self.changes.len() < RECORDS_PER_TXN
             && bytes <= TXN_RECORD_BYTES
-            && !keys.iter().any(|key| self.changed.contains(key));
+            && !keys.iter().any(|key| self.changed.contains(key))
+            && !change.compares.iter().any(|compare| self.changed.contains(compare.key()));
         if !(fits || self.changes.is_empty()) {
             return Err(change);
         }

@@ -16,6 +16,10 @@ use kafka_protocol::messages::{
     WriteTxnMarkersRequest,
 };
 use kafka_protocol::records::RecordBatchDecoder;
+use strandline_metadata::backend::{KeyRange, Op, RangeRequest};
+use strandline_metadata::keys::Key;
+use strandline_metadata::values::transaction::OpenTransactionsValue;
+use strandline_metadata::values::{VALUE_FORMAT, Value as _};
 use strandline_storage::format::batch::BatchHeader;
 use tokio::time::{Duration, sleep};
 
@@ -398,6 +402,52 @@ async fn a_transaction_that_is_open_for_too_long_is_aborted() {
     assert!(opened.broker.replica.read(|view| view.state.transactional().is_empty()));
     let gone = end(&mut client, 5, Producer { epoch: 1, ..producer }, true).await.error_code;
     assert_eq!(gone, ResponseError::InvalidProducerIdMapping.code());
+}
+
+/// Puts something under a key, whatever that breaks.
+async fn put(broker: &Broker, key: &Key, value: impl Into<Bytes>) {
+    let session = broker.sessions.current().expect("it is registered");
+    let op = Op::put(broker.replica.keys().encode(key), value.into());
+    broker.committer.write(session, Vec::new(), vec![op]).await.expect("it is written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_cannot_be_read_keeps_no_other_from_its_time_out() {
+    let opened = World::new().broker(1, &FLAGS).await;
+    let mut client = TestClient::connect(&opened.broker);
+    let mut topics = Vec::new();
+    for transactional_id in ["damaged", "payments"] {
+        let topic = client.create_topic(transactional_id, 1, &[]).await;
+        topics.push(topic);
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(id(transactional_id)))
+            .with_transaction_timeout_ms(5_000);
+        let answer = client.call(&request, 5).await;
+        let producer = Producer { id: *answer.producer_id, epoch: answer.producer_epoch };
+        let request = produce_request(13, topic, vec![(0, transactional(producer, 0))])
+            .with_transactional_id(Some(id(transactional_id)));
+        let answer = client.call(&request, 13).await;
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    }
+    put(&opened.broker, &Key::Transaction("damaged".to_owned()), "{").await;
+    sleep(Duration::from_secs(7)).await;
+    assert_eq!(read(&mut client, topics[0], 0, true).await.last_stable, 0, "nobody knows what it is");
+    assert_eq!(read(&mut client, topics[1], 0, true).await.last_stable, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_broker_has_shown_is_replaced_once_it_has_ended() {
+    let opened = World::new().broker(1, &FLAGS).await;
+    let old = OpenTransactionsValue { format: VALUE_FORMAT, open: 1, oldest: Vec::new() };
+    put(&opened.broker, &Key::OpenTransactions, old.encode()).await;
+    let mut client = TestClient::connect(&opened.broker);
+    initialize(&mut client, 5).await;
+    sleep(Duration::from_secs(5)).await;
+    let keys = KeyRange::Key(opened.broker.replica.keys().encode(&Key::OpenTransactions));
+    let request = RangeRequest { keys, revision: None, limit: 1, keys_only: false };
+    let found = opened.broker.replica.backend().range(request).await.expect("it is there");
+    let shown = OpenTransactionsValue::decode(&found.kvs[0].value).expect("it is readable");
+    assert_eq!(shown.open, 0);
 }
 
 #[tokio::test]
